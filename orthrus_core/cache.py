@@ -1,0 +1,215 @@
+"""The paged K/V cache: pages, page tables, reference counts. The only writer of keys and values.
+
+A *cell* holds the key and value of one position of one sequence; a page is `page_size` consecutive cells. Page 0 is
+scratch: token rows left over in a forward write there and nobody reads it. The full pages of a prompt are indexed by
+their tokens and the page before, so that another prompt with the same beginning starts from them.
+"""
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SCRATCH_PAGE = 0
+PrefixKey = tuple[int, tuple[int, ...]]
+
+
+class PagePool:
+    """Owns which page belongs to whom. Holds no tensors.
+
+    A page is free, held by `references[page]` sequences, or idle: held by nobody, its contents still indexed as a
+    prompt prefix. Idle pages are given away, oldest first, when no free page is left.
+    """
+
+    def __init__(self, num_pages: int, page_size: int):
+        """Args: num_pages counts the scratch page too and must be >= 2."""
+        if num_pages < 2:
+            raise ValueError(f"num_pages must be >= 2 (one is scratch), got {num_pages}")
+        self.num_pages = num_pages
+        self.page_size = page_size
+        self.references = [0] * num_pages
+        self._free = list(range(num_pages - 1, SCRATCH_PAGE, -1))
+        self._idle: OrderedDict[int, None] = OrderedDict()
+        self._page_of_key: dict[PrefixKey, int] = {}
+        self._key_of_page: dict[int, PrefixKey] = {}
+        self._serial_of_page: dict[int, int] = {}
+        self._serials = itertools.count(1)
+
+    @property
+    def num_available(self) -> int:
+        """Pages that `take` can give: free and idle ones."""
+        return len(self._free) + len(self._idle)
+
+    def take(self) -> int | None:
+        """Return a page with one reference, or None when every page is held."""
+        if self._free:
+            page = self._free.pop()
+        elif self._idle:
+            page, _ = self._idle.popitem(last=False)
+            del self._page_of_key[self._key_of_page.pop(page)]
+            del self._serial_of_page[page]
+        else:
+            return None
+        self.references[page] = 1
+        return page
+
+    def share(self, page: int) -> None:
+        """Add a reference to a held or idle page."""
+        if self.references[page] == 0:
+            del self._idle[page]
+        self.references[page] += 1
+
+    def release(self, page: int) -> None:
+        """Drop a reference; the last one makes the page idle (if it is an indexed prefix) or free."""
+        assert self.references[page] > 0, f"page {page} released more often than taken"
+        self.references[page] -= 1
+        if self.references[page] > 0:
+            return
+        if page in self._key_of_page:
+            self._idle[page] = None
+        else:
+            self._free.append(page)
+
+    def index_prefix(self, pages: Sequence[int], token_ids: Sequence[int], num_committed: int) -> None:
+        """Offer a prompt's full pages to later prompts.
+
+        Args:
+            pages: the sequence's pages in order of position.
+            token_ids: the prompt.
+            num_committed: how many of its positions have final AR keys and values.
+        """
+        parent = 0
+        for index in range(min(num_committed, len(token_ids)) // self.page_size):
+            key = self._key(parent, token_ids, index)
+            page = self._page_of_key.get(key)
+            if page is None:
+                page = pages[index]
+                if page in self._key_of_page:
+                    return
+                self._page_of_key[key] = page
+                self._key_of_page[page] = key
+                self._serial_of_page[page] = next(self._serials)
+            parent = self._serial_of_page[page]
+
+    def match_prefix(self, token_ids: Sequence[int]) -> list[int]:
+        """Take references to the pages that already hold the beginning of a prompt.
+
+        The page of the last prompt token is never matched: that token's row must run to give the first logits.
+        """
+        pages: list[int] = []
+        parent = 0
+        for index in range((len(token_ids) - 1) // self.page_size):
+            page = self._page_of_key.get(self._key(parent, token_ids, index))
+            if page is None:
+                break
+            self.share(page)
+            pages.append(page)
+            parent = self._serial_of_page[page]
+        return pages
+
+    def _key(self, parent: int, token_ids: Sequence[int], index: int) -> PrefixKey:
+        """A page's contents: the serial of the page before it and its own tokens."""
+        start = index * self.page_size
+        return parent, tuple(token_ids[start : start + self.page_size])
+
+
+class KVCache:
+    """Keys and values of every layer, (num_pages, page_size, Hkv, Dh) each.
+
+    Consensus and AR decoding use the same cells: the draft pass writes where the verify pass will overwrite.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_layers: int,
+        num_pages: int,
+        page_size: int,
+        num_kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ):
+        shape = (num_pages, page_size, num_kv_heads, head_dim)
+        self.page_size = page_size
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers)]
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Cache bytes of one position over all layers, the same for both views."""
+        per_layer = self.keys[0][0, 0].numel() * self.keys[0].element_size()
+        return 2 * per_layer * len(self.keys)
+
+    def write(self, layer_idx: int, cells: Tensor, k: Tensor, v: Tensor) -> None:
+        """Put the keys and values of T token rows into their cells.
+
+        Args:
+            cells: (T,) int64, page * page_size + offset.
+            k: (T, Hkv, Dh).
+            v: (T, Hkv, Dh).
+        """
+        self.keys[layer_idx].flatten(0, 1).index_copy_(0, cells, k)
+        self.values[layer_idx].flatten(0, 1).index_copy_(0, cells, v)
+
+    def gather(self, layer_idx: int, tables: Tensor) -> tuple[Tensor, Tensor]:
+        """Read whole pages in table order.
+
+        Args:
+            tables: (G, P) int64 page ids.
+        Returns:
+            keys and values, (G, P * page_size, Hkv, Dh) each.
+        """
+        shape = (tables.shape[0], -1, *self.keys[0].shape[2:])
+        pages = tables.flatten()
+        k = self.keys[layer_idx].index_select(0, pages).view(shape)
+        v = self.values[layer_idx].index_select(0, pages).view(shape)
+        return k, v
+
+
+class PageTables:
+    """Which pages each sequence slot holds, in order of position.
+
+    Attributes:
+        pages: (slots, pages per sequence) int64; entries past `num_held[slot]` are the scratch page.
+        num_held: pages of each slot.
+    """
+
+    def __init__(self, pool: PagePool, *, num_slots: int, pages_per_sequence: int):
+        self.pool = pool
+        self.pages = np.full((num_slots, pages_per_sequence), SCRATCH_PAGE, dtype=np.int64)
+        self.num_held = [0] * num_slots
+
+    def adopt(self, slot: int, pages: Sequence[int]) -> None:
+        """Start an empty slot with pages whose references the caller already took."""
+        assert self.num_held[slot] == 0, f"slot {slot} still holds pages"
+        self.pages[slot, : len(pages)] = pages
+        self.num_held[slot] = len(pages)
+
+    def grow(self, slot: int, num_cells: int) -> int:
+        """Take pages until the slot has `num_cells` cells or the pool is empty.
+
+        Returns:
+            Cells the slot has now: at least `num_cells`, or fewer when pages ran out.
+        """
+        while self.num_held[slot] * self.pool.page_size < num_cells:
+            page = self.pool.take()
+            if page is None:
+                break
+            self.pages[slot, self.num_held[slot]] = page
+            self.num_held[slot] += 1
+        return self.num_held[slot] * self.pool.page_size
+
+    def held(self, slot: int) -> list[int]:
+        """Return the slot's pages in order of position."""
+        return self.pages[slot, : self.num_held[slot]].tolist()
+
+    def clear(self, slot: int) -> None:
+        """Give all pages of a slot back, the last ones first, so that prefixes lose their ends first."""
+        for page in reversed(self.held(slot)):
+            self.pool.release(page)
+        self.pages[slot] = SCRATCH_PAGE
+        self.num_held[slot] = 0

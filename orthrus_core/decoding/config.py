@@ -1,0 +1,53 @@
+"""What the engine is told once, at its start."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class EngineConfig(BaseModel):
+    """Options of one engine. None of them changes the text, only the speed and the memory."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: Literal["consensus", "autoregressive"] = Field(
+        "consensus", description="consensus: draft and verify; autoregressive: one token per sequence and step"
+    )
+    token_budget: int = Field(64, ge=4, description="T, token rows of every forward pass")
+    block_size: int | None = Field(
+        None, ge=1, description="K, most tokens drafted per sequence and step; None: the head's own"
+    )
+    max_sequences: int = Field(8, ge=1, description="sequences in flight; others wait")
+    max_context: int = Field(2048, ge=2, description="most tokens of prompt and completion together")
+    consensus: Literal["coupled"] = Field(
+        "coupled", description="accept rule: the longest prefix on which both views agree"
+    )
+    page_size: Literal[1, 2, 4, 8, 16, 32, 64] = Field(16, description="cells of a cache page")
+    num_pages: int | None = Field(
+        None, ge=2, description="pages of the cache, one of them scratch; None: room for every sequence at max_context"
+    )
+    self_check: bool = Field(True, description="compare bits of permuted token rows at start-up")
+
+    @model_validator(mode="after")
+    def _fits(self) -> "EngineConfig":
+        if self.token_budget < self.max_sequences:
+            raise ValueError(
+                f"token_budget must be >= max_sequences ({self.max_sequences}), got {self.token_budget}: "
+                "every running sequence needs a token row"
+            )
+        if self.num_pages is not None and self.num_pages - 1 < self.pages_per_sequence:
+            raise ValueError(
+                f"num_pages must be >= {self.pages_per_sequence + 1} to hold one sequence of "
+                f"max_context {self.max_context}, got {self.num_pages}"
+            )
+        return self
+
+    @property
+    def pages_per_sequence(self) -> int:
+        """Pages that a sequence of `max_context` tokens fills."""
+        return -(-self.max_context // self.page_size)
+
+    @property
+    def total_pages(self) -> int:
+        """Pages to allocate, the scratch page included."""
+        return self.num_pages or self.max_sequences * self.pages_per_sequence + 1

@@ -1,0 +1,81 @@
+"""A sequence: one request in flight."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from orthrus_core.decoding.sampling import SamplingParams
+from orthrus_core.decoding.stats import CompletionStats
+from orthrus_core.decoding.stop import FinishReason
+
+NO_SLOT = -1
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What became of a request.
+
+    Attributes:
+        request_id: as `Engine.submit` returned it.
+        token_ids: emitted tokens; the EOS that ended them included.
+        finish_reason: stop (an EOS or stop id), length (max_new_tokens), context (max_context) or error.
+        error: what was wrong with the request; None if nothing was.
+        stats: counters.
+    """
+
+    request_id: int
+    token_ids: list[int]
+    finish_reason: FinishReason
+    error: str | None
+    stats: CompletionStats
+
+
+@dataclass
+class Sequence:
+    """The state of a request that runs or waits.
+
+    Attributes:
+        token_ids: the prompt and then every emitted token; the last one is the anchor.
+        num_prompt: how many of them are the prompt.
+        num_committed: positions whose K/V in the cache is final, at most len(token_ids) - 1.
+        slot: row in the page tables while running.
+    """
+
+    request_id: int
+    token_ids: list[int]
+    params: SamplingParams
+    stop_ids: frozenset[int]
+    on_tokens: Callable[[list[int]], None] | None
+    submitted_at: float = field(default_factory=time.perf_counter)
+    started_at: float | None = None
+    num_prompt: int = 0
+    num_committed: int = 0
+    slot: int = NO_SLOT
+    stats: CompletionStats = field(default_factory=CompletionStats)
+
+    def __post_init__(self) -> None:
+        self.num_prompt = self.stats.prompt_tokens = len(self.token_ids)
+
+    @property
+    def anchor_position(self) -> int:
+        """Position of the last token, the only one that may be emitted without K/V."""
+        return len(self.token_ids) - 1
+
+    @property
+    def is_prefilling(self) -> bool:
+        """Whether positions before the anchor still lack K/V."""
+        return self.num_committed < self.anchor_position
+
+    @property
+    def num_emitted(self) -> int:
+        """Completion tokens so far."""
+        return len(self.token_ids) - self.num_prompt
+
+    def complete(self, reason: FinishReason, error: str | None = None) -> Completion:
+        """Close the counters and return the completion."""
+        now = time.perf_counter()
+        started_at = now if self.started_at is None else self.started_at
+        self.stats.completion_tokens = self.num_emitted
+        self.stats.queued_s = started_at - self.submitted_at
+        self.stats.running_s = now - started_at
+        return Completion(self.request_id, self.token_ids[self.num_prompt :], reason, error, self.stats)

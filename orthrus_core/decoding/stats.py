@@ -1,0 +1,87 @@
+"""What is counted, per request and per run."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class CompletionStats:
+    """Counters of one request.
+
+    Attributes:
+        prompt_tokens: length of the prompt.
+        completion_tokens: emitted tokens, the final EOS included.
+        steps: draft-and-verify (or plain AR) steps that carried this request; prefill is not one.
+        forwards: draft and verify passes that carried this request, prefill not counted.
+        drafted: proposals of the diffusion view that were verified.
+        accepted: those of them that were emitted.
+        step_tokens: tokens emitted by steps. The last forward of a prefill emits one token outside any step.
+        min_logit_gap: smallest difference of the two largest AR logits at an emitted token.
+        logprob: sum of the log-probabilities of the emitted tokens under the AR view at temperature 1.
+        queued_s: seconds between submit and the first token row.
+        running_s: seconds between the first token row and the end.
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    steps: int = 0
+    forwards: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    step_tokens: int = 0
+    min_logit_gap: float | None = None
+    logprob: float = 0.0
+    queued_s: float = 0.0
+    running_s: float = 0.0
+
+    @property
+    def acceptance_length(self) -> float | None:
+        """Tokens emitted per step (accepted drafts + 1); None when prefill emitted everything."""
+        return self.step_tokens / self.steps if self.steps else None
+
+    @property
+    def tokens_per_forward(self) -> float | None:
+        """Tokens emitted per draft or verify pass, the paper's TPF; None when prefill emitted everything."""
+        return self.step_tokens / self.forwards if self.forwards else None
+
+
+@dataclass
+class EngineStats:
+    """Counters of one engine since its start.
+
+    Attributes:
+        steps: calls of `step` that ran a forward.
+        verify_forwards: passes of the AR view, prefill and verify rows mixed.
+        draft_forwards: passes of the diffusion view.
+        sequence_steps: sum over requests of their steps.
+        step_tokens: tokens emitted by those steps.
+        emitted_tokens: all emitted tokens.
+        token_rows: rows that carried a token of some sequence, of all forwards.
+        preemptions: times a sequence gave its pages back and was prefilled again.
+        prefix_tokens: prompt tokens whose keys and values were found in the cache.
+        drafted_by_position: verified proposals by their distance from the anchor, 1 first.
+        accepted_by_position: agreed proposals by that distance.
+        busy_s: seconds inside `step`.
+    """
+
+    steps: int = 0
+    verify_forwards: int = 0
+    draft_forwards: int = 0
+    sequence_steps: int = 0
+    step_tokens: int = 0
+    emitted_tokens: int = 0
+    token_rows: int = 0
+    preemptions: int = 0
+    prefix_tokens: int = 0
+    drafted_by_position: list[int] = field(default_factory=list)
+    accepted_by_position: list[int] = field(default_factory=list)
+    busy_s: float = 0.0
+
+    def count_block(self, num_drafts: int, num_accepted: int) -> None:
+        """Add one verified block to the counts by position."""
+        grow = num_drafts - len(self.drafted_by_position)
+        self.drafted_by_position.extend([0] * grow)
+        self.accepted_by_position.extend([0] * grow)
+        for position in range(num_drafts):
+            self.drafted_by_position[position] += 1
+        for position in range(num_accepted):
+            self.accepted_by_position[position] += 1

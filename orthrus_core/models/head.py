@@ -1,0 +1,52 @@
+"""Adding a fresh diffusion head to a plain backbone."""
+
+import torch
+from transformers import PreTrainedModel, Qwen3ForCausalLM
+
+from orthrus_core.errors import ConfigError
+from orthrus_core.models.attention import DIFFUSION_SUFFIX, VIEW_MODULES
+from orthrus_core.models.config import OrthrusConfig
+from orthrus_core.models.model import OrthrusLM
+
+
+def add_diffusion_head(
+    backbone: PreTrainedModel, *, block_size: int = 32, mask_token_id: int | None = None
+) -> OrthrusLM:
+    """Give a plain causal LM the second view, initialised from its own projections.
+
+    Args:
+        backbone: a transformers Qwen3 model; it is not changed, its tensors are copied.
+        block_size: K, the most tokens the head will draft in one step.
+        mask_token_id: id of the token that marks a place to draft; must not occur in text.
+    Returns:
+        An `OrthrusLM` on the backbone's device, in its dtype, in evaluation mode.
+    Raises:
+        ConfigError: the architecture is not supported, or the head's numbers are out of bounds.
+    """
+    if not isinstance(backbone, Qwen3ForCausalLM):
+        raise ConfigError(
+            f"add_diffusion_head supports Qwen3ForCausalLM backbones, got {type(backbone).__name__}"
+        )
+    fields = backbone.config.to_dict()
+    for key in ("model_type", "architectures", "transformers_version"):
+        fields.pop(key, None)
+    config = OrthrusConfig(**fields | {"block_size": block_size, "mask_token_id": mask_token_id})
+    config.dtype = backbone.dtype
+    config.check_head()
+    model = OrthrusLM(config).to(device=backbone.device, dtype=backbone.dtype)
+    missing, unexpected = model.load_state_dict(backbone.state_dict(), strict=False)
+    if unexpected or any(DIFFUSION_SUFFIX not in name for name in missing):
+        raise ConfigError(f"backbone tensors do not fit its config: {(missing + unexpected)[:3]}")
+    reset_diffusion_head(model)
+    if backbone.generation_config is not None:
+        model.generation_config = backbone.generation_config
+    return model.eval()
+
+
+@torch.no_grad()
+def reset_diffusion_head(model: OrthrusLM) -> None:
+    """Set every `*_diff` tensor to its AR counterpart, in place."""
+    for layer in model.model.layers:
+        for name in VIEW_MODULES:
+            ar_view = getattr(layer.self_attn, name)
+            getattr(layer.self_attn, name + DIFFUSION_SUFFIX).load_state_dict(ar_view.state_dict())

@@ -1,0 +1,1 @@
+"""Training: packed batches in, weights out. One loop for backbones and for diffusion heads."""

@@ -1,0 +1,72 @@
+"""Settings of the training loop; frozen, checked once at the edge."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class StrictConfig(BaseModel):
+    """Base of all training settings: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class OptimizerConfig(StrictConfig):
+    """Muon on matrices, AdamW on embeddings and norms, one schedule for both."""
+
+    muon_lr: float = Field(4e-3, gt=0, description="Peak learning rate of Muon (all matrices but embeddings).")
+    adamw_lr: float = Field(4e-3, gt=0, description="Peak learning rate of AdamW (everything else).")
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay of the matrices; nothing else decays.")
+    warmup: float = Field(0.02, ge=0, lt=1, description="Share of the token budget with a rising learning rate.")
+    decay: Literal["linear", "cosine"] = Field("linear", description="Shape of the fall after the warm-up.")
+    final_lr: float = Field(0.0, ge=0, le=1, description="Learning rate at the end, as a share of the peak.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this global norm.")
+
+
+class LoopConfig(StrictConfig):
+    """Length, rhythm and precision of a training run."""
+
+    max_tokens: int = Field(..., gt=0, description="Budget of document tokens; the schedule follows it.")
+    precision: Literal["bfloat16", "float32"] = Field(
+        "bfloat16", description="Arithmetic of the linear layers; weights, norms and attention stay FP32."
+    )
+    log_every_s: float = Field(10.0, gt=0, description="Seconds between log lines.")
+    evaluate_every_s: float = Field(120.0, gt=0, description="Seconds between evaluations on held-out batches.")
+    save_every_s: float = Field(180.0, gt=0, description="Seconds between snapshots of the weights.")
+
+
+class PackingConfig(StrictConfig):
+    """Shape of a batch."""
+
+    sequence_len: int = Field(512, gt=1, description="Tokens per packed row; no document may be longer.")
+    sequences_per_batch: int = Field(8, gt=0, description="Packed rows per batch.")
+
+
+class BackboneConfig(StrictConfig):
+    """Shape and loss of a small Qwen3 backbone trained from scratch."""
+
+    hidden_size: int = Field(192, gt=0, description="Width of the residual stream.")
+    intermediate_size: int = Field(512, gt=0, description="Width of the MLPs.")
+    num_layers: int = Field(4, gt=0, description="Decoder layers.")
+    num_heads: int = Field(6, gt=0, description="Query heads.")
+    num_key_value_heads: int = Field(2, gt=0, description="Key/value heads; divides num_heads.")
+    head_dim: int = Field(32, gt=0, description="Size of one head.")
+    max_position_embeddings: int = Field(2048, gt=0, description="Longest context the model is made for.")
+    rope_theta: float = Field(10000.0, gt=0, description="Base of the rotary embedding.")
+    prompt_weight: float = Field(0.0, ge=0, le=1, description="Loss weight of prompt tokens; completions have 1.")
+
+
+class HeadConfig(StrictConfig):
+    """Shape and loss of a diffusion head."""
+
+    block_size: int = Field(8, ge=2, description="K, the anchor and K-1 masks of one block.")
+    mask_token_id: int | None = Field(None, ge=0, description="Token of a slot to draft. None: the tokenizer's.")
+    anchors_per_sequence: int = Field(32, gt=0, description="Blocks trained per packed row.")
+    loss: Literal["forward_kl", "cross_entropy"] = Field(
+        "forward_kl", description="Against the AR view's distribution, or against the token that follows."
+    )
+    slot_decay: float = Field(0.9, gt=0, le=1, description="Slot i of a block weighs slot_decay ** i.")
+    shorten_probability: float = Field(
+        0.0, ge=0, le=1, description="Share of blocks trained at a random shorter length, 2 to K - 1."
+    )
+    rows_per_chunk: int = Field(2048, gt=0, description="Rows whose logits are held at a time.")

@@ -1,0 +1,1 @@
+"""Bulk generation pipelines on Ray."""

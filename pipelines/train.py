@@ -1,0 +1,119 @@
+"""From a train config to a trained model directory."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import yaml
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from orthrus_core.errors import ConfigError
+from orthrus_core.training.backbone import BackboneObjective, new_backbone
+from orthrus_core.training.checkpoint import check_output_directory, replace_directory, round_to_bfloat16, save_model
+from orthrus_core.training.packing import Document, PackedBatch, packed_batches
+from orthrus_core.training.trainer import Objective, Progress, Trainer
+from pipelines.demo.answers import share_of_right_answers
+from pipelines.train_config import BackboneTrainConfig, HeadTrainConfig, TrainConfig
+from pipelines.train_data import task_documents, task_stream
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILE = "train_config.yaml"
+HELD_OUT_SEED = 7
+
+
+def train(config: TrainConfig) -> Progress:
+    """Run a train job from start to end; the model directory is `config.output.path`.
+
+    Raises:
+        ConfigError: paths, columns or sizes in the config that cannot work.
+    """
+    check_output_directory(config.output.path, overwrite=config.output.overwrite)
+    torch.set_num_threads(config.num_threads)
+    if isinstance(config, BackboneTrainConfig):
+        return _train_backbone(config)
+    return _train_head(config)
+
+
+def _train_backbone(config: BackboneTrainConfig) -> Progress:
+    tokenizer = load_tokenizer(config.tokenizer)
+    model = new_backbone(
+        config.backbone, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, seed=config.seed
+    )
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    objective = BackboneObjective(
+        model, config.backbone, precision=config.loop.precision, compiled=config.compile
+    )
+    held_out = task_documents(
+        tokenizer, seed=HELD_OUT_SEED, num_tasks=config.data.held_out_documents, split="heldout"
+    )
+    progress = _run(
+        config, objective, model, tokenizer, task_stream(tokenizer, seed=config.data.seed), held_out
+    )
+    if config.data.held_out_answers:
+        round_to_bfloat16(model)
+        right = share_of_right_answers(
+            model, tokenizer, seed=HELD_OUT_SEED + 1, num_tasks=config.data.held_out_answers
+        )
+        progress.history.append({"step": progress.step, "tokens": progress.tokens, "right_answers": right})
+        logger.info("answers right=%.4f of=%d", right, config.data.held_out_answers)
+        _save(config, model, tokenizer, progress)
+    return progress
+
+
+def _train_head(config: HeadTrainConfig) -> Progress:
+    raise ConfigError("not yet")
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """Load a tokenizer directory.
+
+    Raises:
+        ConfigError: there is none, or it lacks an end-of-sequence token.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"no tokenizer in {path}: {error}") from error
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(f"the tokenizer in {path} has no end-of-sequence token")
+    return tokenizer
+
+
+def _run(
+    config: TrainConfig,
+    objective: Objective,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Iterator[Document],
+    held_out: Iterator[Document],
+) -> Progress:
+    trainer = Trainer(
+        objective,
+        optimizer=config.optimizer,
+        loop=config.loop,
+        held_out=list(_pack(held_out, config)),
+        save=lambda progress: _save(config, model, tokenizer, progress),
+    )
+    return trainer.run(_pack(documents, config))
+
+
+def _pack(documents: Iterator[Document], config: TrainConfig) -> Iterator[PackedBatch]:
+    return packed_batches(
+        documents,
+        sequence_len=config.packing.sequence_len,
+        sequences_per_batch=config.packing.sequences_per_batch,
+    )
+
+
+def _save(
+    config: TrainConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, progress: Progress
+) -> None:
+    def write(directory: Path) -> None:
+        save_model(model, directory, state=progress.state())
+        tokenizer.save_pretrained(directory)
+        (directory / CONFIG_FILE).write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+    replace_directory(config.output.path, write)
+    logger.info("saved path=%s step=%d tokens=%d", config.output.path, progress.step, progress.tokens)

@@ -1,0 +1,65 @@
+"""Documents to train on: generated tasks, or rows that the generate job wrote."""
+
+import random
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import pyarrow.dataset as ds
+from transformers import PreTrainedTokenizerBase
+
+from orthrus_core.errors import ConfigError
+from orthrus_core.training.packing import Document
+from pipelines.demo.rows import render_task
+from pipelines.demo.tasks import generate_tasks
+from pipelines.demo.tasks.generator import Split
+from pipelines.train_config import RowDataConfig
+
+TASKS_PER_CHUNK = 1000
+
+
+def task_documents(
+    tokenizer: PreTrainedTokenizerBase, *, seed: int, num_tasks: int, split: Split
+) -> Iterator[Document]:
+    """Rendered tasks of one seed."""
+    for task in generate_tasks(seed, num_tasks, split):
+        yield Document(*render_task(tokenizer, task))
+
+
+def task_stream(tokenizer: PreTrainedTokenizerBase, *, seed: int) -> Iterator[Document]:
+    """Training tasks without end: chunk c has the seed `seed * 1_000_000 + c`."""
+    for chunk in count(seed * 1_000_000):
+        yield from task_documents(tokenizer, seed=chunk, num_tasks=TASKS_PER_CHUNK, split="train")
+
+
+def row_documents(config: RowDataConfig) -> list[Document]:
+    """Read prompts and completions from Parquet, in the order of the files.
+
+    Rows whose completion is null (error rows) or shorter than two tokens hold nothing to learn and are left out.
+
+    Raises:
+        ConfigError: nothing to read, a column is missing, or no row is usable.
+    """
+    path, columns = Path(config.path), [config.prompt_column, config.completion_column]
+    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    if not files or not files[0].is_file():
+        raise ConfigError(f"train.data.path {path} holds no Parquet files: run the generate job first")
+    dataset = ds.dataset([str(file) for file in files], format="parquet")
+    missing = [column for column in columns if column not in dataset.schema.names]
+    if missing:
+        raise ConfigError(
+            f"train.data.path {path} has no column {', '.join(missing)} (it has {', '.join(dataset.schema.names)}); "
+            "ask the generate job for token ids"
+        )
+    rows = zip(*(dataset.to_table(columns=[column])[column].to_pylist() for column in columns), strict=True)
+    documents = [Document(prompt, completion) for prompt, completion in rows if prompt and len(completion or ()) > 1]
+    if not documents:
+        raise ConfigError(f"train.data.path {path} has no row with a prompt and a completion")
+    return documents
+
+
+def shuffled_epochs(documents: list[Document], *, seed: int) -> Iterator[Document]:
+    """The documents again and again, in a new order each time."""
+    rng = random.Random(seed)
+    while True:
+        yield from rng.sample(documents, len(documents))
