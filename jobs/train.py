@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
     """Run the job; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="yaml file, see configs/train/")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, may repeat")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="may repeat")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     from pipelines.train import train

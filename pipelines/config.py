@@ -11,6 +11,8 @@ from typing import Any, Literal, Self, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from orthrus_core.decoding.config import EngineConfig
+from orthrus_core.decoding.sampling import SamplingParams
 from orthrus_core.errors import ConfigError
 
 
@@ -84,42 +86,23 @@ class ModelConfig(Section):
     )
 
 
-class DecodeConfig(Section):
-    """The engine's own options; the same fields as orthrus_core.EngineConfig."""
-
-    mode: Literal["consensus", "autoregressive"] = Field(
-        "consensus", description="consensus: drafts of the diffusion view; autoregressive: one by one."
-    )
-    token_budget: int = Field(64, ge=1, description="Token rows of every forward pass.")
-    block_size: int | None = Field(None, ge=2, description="Anchor + drafts per step; none: the head's own.")
-    max_sequences: int = Field(8, ge=1, description="Sequences in flight per engine.")
-    max_context: int = Field(2048, ge=2, description="Longest prompt + completion, in tokens.")
-    consensus: Literal["coupled"] = Field("coupled", description="Rule by which drafts are accepted.")
-    page_size: int = Field(16, ge=1, description="Cells of one cache page.")
-    num_pages: int | None = Field(None, ge=1, description="Cache pages; none: enough for all sequences.")
-    self_check: bool = Field(True, description="Compare permuted rows bit for bit at start-up.")
-
-
 class SamplingColumns(Section):
     """Columns whose value replaces an option for its row, where it is not null."""
 
     max_new_tokens: str | None = Field(None, description="Column with the row's own max_new_tokens.")
 
 
-class SamplingConfig(Section):
-    """How each completion is chosen and where it ends; the fields of orthrus_core.SamplingParams."""
+class SamplingConfig(SamplingParams):
+    """How each completion is chosen and where it ends; per-row values from columns."""
 
-    max_new_tokens: int = Field(128, ge=1, description="Most tokens of one completion.")
-    temperature: float = Field(0.0, ge=0.0, le=0.0, description="0: greedy, the only rule there is so far.")
-    seed: int = Field(0, ge=0, description="Seed of every row.")
-    eos_token_id: int | tuple[int, ...] | None = Field(
-        None, description="Token ids that end a completion; none: the model's own."
-    )
-    stop_token_ids: tuple[int, ...] = Field((), description="Further token ids that end a completion.")
-    ignore_eos: bool = Field(False, description="Write on after an end token, to the length limit.")
     columns: SamplingColumns = Field(
         default_factory=SamplingColumns, description="Per-row values, by option name."
     )
+
+    @property
+    def params(self) -> SamplingParams:
+        """What the engine takes."""
+        return SamplingParams(**self.model_dump(exclude={"columns"}))
 
 
 class OutputConfig(Section):
@@ -145,7 +128,11 @@ class RunConfig(Section):
     calls_in_flight: int | None = Field(
         None, ge=1, description="Units an actor works on at once; none: enough to keep its engine full."
     )
-    retries: int = Field(3, ge=0, description="Times a unit is tried again after its actor died.")
+    retries: int = Field(
+        3,
+        ge=0,
+        description="Deaths of actors in a row, without a finished unit between them, that are repaired.",
+    )
     progress_every_s: float = Field(10.0, gt=0, description="Seconds between progress lines.")
     ray_address: str | None = Field(
         None, description="Cluster to join; none: a running one or a new local one; local: always new."
@@ -157,7 +144,7 @@ class GenerateConfig(Section):
 
     input: InputConfig = Field(description="Prompts.")
     model: ModelConfig = Field(description="Model.")
-    decode: DecodeConfig = Field(default_factory=DecodeConfig, description="Engine.")
+    decode: EngineConfig = Field(default_factory=EngineConfig, description="Engine.")
     sampling: SamplingConfig = Field(default_factory=SamplingConfig, description="Choice and end of text.")
     output: OutputConfig = Field(description="Result.")
     run: RunConfig = Field(default_factory=RunConfig, description="Machines.")
@@ -182,7 +169,8 @@ def load_config(cls: type[ConfigT], path: str | Path, overrides: Sequence[str] =
     try:
         return cls.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(item, cls) for item in error.errors())) from None
+        lines = {_dotted(item["loc"]): _explain(item, cls) for item in reversed(error.errors())}
+        raise ConfigError("; ".join(reversed(lines.values()))) from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -237,7 +225,8 @@ def _explain(item: Any, cls: type[BaseModel]) -> str:
     if kind == "literal_error":
         return f"{where} must be {context['expected']}{got}"
     if kind == "value_error":
-        return f"{where} {context['error']}"
+        text = str(context["error"])
+        return f"{where} {text.removeprefix(where.rsplit('.', 1)[-1]).strip()}"
     rule = item["msg"].removeprefix("Input should be ").split(", unable to parse")[0]
     return f"{where} must be {rule}{got}"
 

@@ -42,7 +42,7 @@ class Unit:
     @property
     def file_name(self) -> str:
         """Name of the output file within data/."""
-        return f"part-{self.shard:05}-{self.index:05}.parquet"
+        return unit_file_name(self.shard, self.index)
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,11 @@ class Plan:
         shards = tuple(_shard(entry) for entry in tree["shards"])
         units = tuple(Unit(*entry) for entry in tree["units"])
         return Plan(shards, units, pa.ipc.read_schema(pa.py_buffer(base64.b64decode(tree["schema"]))))
+
+
+def unit_file_name(shard: int, index: int) -> str:
+    """Name of a unit's output file within data/."""
+    return f"part-{shard:05}-{index:05}.parquet"
 
 
 def plan_units(inspection: Inspection, unit_rows: int) -> Plan:

@@ -106,6 +106,10 @@ class PromptRenderer:
             raise RequestError(f"prompt has {len(ids)} tokens, decode.max_context is {self._max_context}")
         return ids
 
+    def decode(self, ids: list[int]) -> str:
+        """Token ids as text, special tokens shown."""
+        return str(self._tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
     def _fill(self, row: Mapping[str, Any]) -> str:
         assert self._template is not None
         try:
@@ -117,11 +121,12 @@ class PromptRenderer:
         if self._prompt.system is not None and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": self._prompt.system}, *messages]
         try:
-            return self._tokenizer.apply_chat_template(
+            text = self._tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=True, **self._prompt.template_args
             )
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
             raise RequestError(f"chat template fails: {type(error).__name__}: {error}") from None
+        return str(text)
 
 
 @dataclass(frozen=True)
@@ -134,30 +139,25 @@ class RenderedRow:
     error: str | None
 
 
-class RenderUnit:
-    """The dataset stage between reading and generating: one table in, one table out."""
+def render_unit(
+    table: pa.Table, config: GenerateConfig, tokenizer_path: str, layout: TableLayout
+) -> pa.Table:
+    """Render every row of a unit; the dataset stage between reading and generating.
 
-    def __init__(self, config: GenerateConfig, tokenizer_path: str, layout: TableLayout):
-        self._config = config
-        self._path = tokenizer_path
-        self._layout = layout
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """Render every row, and keep only the columns that are written later.
-
-        Returns:
-            Columns: id, the carried ones, SHARD, UNIT, ROW_ERROR (string, null if fine), PROMPT_IDS
-            (list<int32>, null on error), MAX_NEW_TOKENS (int32).
-        """
-        prompt, max_context = self._config.input.prompt, self._config.decode.max_context
-        renderer = _renderer(self._path, prompt.model_dump_json(), max_context)
-        rendered = render_rows(table, renderer, self._config)
-        columns: dict[str, Any] = {"id": pa.array([row.id for row in rendered], pa.string())}
-        columns |= {name: table.column(name) for name in (*self._layout.carried.names, SHARD, UNIT)}
-        columns[ROW_ERROR] = pa.array([row.error for row in rendered], pa.string())
-        columns[PROMPT_IDS] = pa.array([row.prompt_ids for row in rendered], pa.list_(pa.int32()))
-        columns[MAX_NEW_TOKENS] = pa.array([row.max_new_tokens for row in rendered], pa.int32())
-        return pa.table(columns)
+    Args:
+        table: as `source.read_unit` makes it.
+    Returns:
+        Columns: id, the carried ones, SHARD, UNIT, ROW_ERROR (string, null if fine), PROMPT_IDS
+        (list<int32>, null on error), MAX_NEW_TOKENS (int32).
+    """
+    renderer = _renderer(tokenizer_path, config.input.prompt.model_dump_json(), config.decode.max_context)
+    rendered = render_rows(table, renderer, config)
+    columns: dict[str, Any] = {"id": pa.array([row.id for row in rendered], pa.string())}
+    columns |= {name: table.column(name) for name in (*layout.carried.names, SHARD, UNIT)}
+    columns[ROW_ERROR] = pa.array([row.error for row in rendered], pa.string())
+    columns[PROMPT_IDS] = pa.array([row.prompt_ids for row in rendered], pa.list_(pa.int32()))
+    columns[MAX_NEW_TOKENS] = pa.array([row.max_new_tokens for row in rendered], pa.int32())
+    return pa.table(columns)
 
 
 def render_rows(table: pa.Table, renderer: PromptRenderer, config: GenerateConfig) -> list[RenderedRow]:

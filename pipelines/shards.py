@@ -86,7 +86,7 @@ def inspect_shards(
     faults = [
         f"{file.url}: {fault}"
         for (file, _), result in zip(files, looked, strict=True)
-        for fault in ([result] if isinstance(result, str) else _column_faults(*result, needed))
+        for fault in ([result] if isinstance(result, str) else _column_faults(result[0], result[1], needed))
     ]
     if faults:
         raise ConfigError(f"{len(faults)} fault(s) in input files: " + "; ".join(faults))

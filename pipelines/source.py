@@ -45,7 +45,7 @@ class UnitSource(Datasource):
         shard = self._plan.shards[unit.shard]
         size = self._bytes(unit)
         metadata = BlockMetadata(
-            num_rows=unit.num_rows, size_bytes=size, input_files=[shard.file.url], exec_stats=None
+            num_rows=unit.num_rows, size_bytes=size, input_files=(shard.file.url,), exec_stats=None
         )
         return ReadTask(partial(_blocks, partial(read_unit, shard, unit, self._types)), metadata)
 
@@ -68,6 +68,7 @@ def read_unit(shard: Shard, unit: Unit, types: pa.Schema) -> pa.Table:
         A table of `unit.num_rows` rows: the columns wanted, then SHARD, UNIT, ROW and ROW_ERROR (null, or why
         a jsonl row does not fit its columns; it then has nulls in those).
     """
+    errors: list[str | None]
     if shard.format == "parquet":
         columns, errors = _read_parquet(shard, unit, types), [None] * unit.num_rows
     else:
@@ -105,7 +106,8 @@ def _read_parquet(shard: Shard, unit: Unit, types: pa.Schema) -> dict[str, Any]:
 
 def _row_groups(shard: Shard, unit: Unit) -> tuple[list[int], int]:
     """Row groups that hold a unit, and how many rows of the first come before it."""
-    groups, first, skip = [], 0, 0
+    groups: list[int] = []
+    first, skip = 0, 0
     for number, rows in enumerate(shard.row_groups):
         if first < unit.start + unit.num_rows and first + rows > unit.start:
             if not groups:

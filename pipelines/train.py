@@ -6,16 +6,29 @@ from pathlib import Path
 
 import torch
 import yaml
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from orthrus_core.errors import ConfigError
+from orthrus_core.models.head import add_diffusion_head
 from orthrus_core.training.backbone import BackboneObjective, new_backbone
-from orthrus_core.training.checkpoint import check_output_directory, replace_directory, round_to_bfloat16, save_model
+from orthrus_core.training.checkpoint import (
+    check_output_directory,
+    replace_directory,
+    round_to_bfloat16,
+    save_model,
+)
+from orthrus_core.training.head import HeadObjective
 from orthrus_core.training.packing import Document, PackedBatch, packed_batches
 from orthrus_core.training.trainer import Objective, Progress, Trainer
 from pipelines.demo.answers import share_of_right_answers
 from pipelines.train_config import BackboneTrainConfig, HeadTrainConfig, TrainConfig
-from pipelines.train_data import task_documents, task_stream
+from pipelines.train_data import row_documents, shuffled_epochs, split_documents, task_documents, task_stream
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +54,9 @@ def _train_backbone(config: BackboneTrainConfig) -> Progress:
     model = new_backbone(
         config.backbone, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, seed=config.seed
     )
-    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
     objective = BackboneObjective(
         model, config.backbone, precision=config.loop.precision, compiled=config.compile
     )
@@ -53,6 +68,7 @@ def _train_backbone(config: BackboneTrainConfig) -> Progress:
     )
     if config.data.held_out_answers:
         round_to_bfloat16(model)
+        model.set_attn_implementation("sdpa")
         right = share_of_right_answers(
             model, tokenizer, seed=HELD_OUT_SEED + 1, num_tasks=config.data.held_out_answers
         )
@@ -63,7 +79,43 @@ def _train_backbone(config: BackboneTrainConfig) -> Progress:
 
 
 def _train_head(config: HeadTrainConfig) -> Progress:
-    raise ConfigError("not yet")
+    tokenizer = load_tokenizer(config.backbone)
+    model = add_diffusion_head(
+        load_backbone(config.backbone),
+        block_size=config.head.block_size,
+        mask_token_id=_mask_token_id(config, tokenizer),
+    )
+    objective = HeadObjective(
+        model, config.head, precision=config.loop.precision, seed=config.seed, compiled=config.compile
+    )
+    held_out, documents = split_documents(
+        row_documents(config.data), num_held_out=config.data.held_out_documents, seed=config.seed
+    )
+    return _run(
+        config, objective, model, tokenizer, shuffled_epochs(documents, seed=config.seed), iter(held_out)
+    )
+
+
+def _mask_token_id(config: HeadTrainConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    if config.head.mask_token_id is not None:
+        return config.head.mask_token_id
+    if tokenizer.mask_token_id is None:
+        raise ConfigError(
+            f"the tokenizer in {config.backbone} has no mask token: set head.mask_token_id"
+        )
+    return tokenizer.mask_token_id
+
+
+def load_backbone(path: Path) -> PreTrainedModel:
+    """Load a plain causal LM in FP32.
+
+    Raises:
+        ConfigError: there is no loadable model in `path`.
+    """
+    try:
+        return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"no loadable backbone in {path}: {error}") from error
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:

@@ -1,12 +1,11 @@
-"""Settings of the train job: one yaml file, checked before anything runs."""
+"""Options of the train job: a backbone from scratch, or a diffusion head on a frozen backbone."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Literal
 
-import yaml
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field
 
-from orthrus_core.errors import ConfigError
 from orthrus_core.training.config import (
     BackboneConfig,
     HeadConfig,
@@ -15,6 +14,7 @@ from orthrus_core.training.config import (
     PackingConfig,
     StrictConfig,
 )
+from pipelines.config import load_config
 
 
 class OutputConfig(StrictConfig):
@@ -70,50 +70,23 @@ class HeadTrainConfig(_TrainConfig):
 
 
 TrainConfig = BackboneTrainConfig | HeadTrainConfig
-_ADAPTER: TypeAdapter[TrainConfig] = TypeAdapter(Annotated[TrainConfig, Field(discriminator="kind")])
 
 
-def load_train_config(path: Path, settings: list[str]) -> TrainConfig:
-    """Read a yaml file and apply `key=value` settings on top.
+class _Kind(BaseModel):
+    """The one key that says which of the configs a file holds."""
+
+    kind: Literal["backbone", "head"]
+
+
+def load_train_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a yaml file and put command-line values over it.
 
     Args:
-        path: the yaml file.
-        settings: dotted keys with yaml values, such as `loop.max_tokens=1000`; the last one wins.
+        path: the yaml file; its `kind` decides which keys it may have.
+        overrides: `a.b=value` each, such as `loop.max_tokens=1000`; the last one wins.
     Raises:
-        ConfigError: unreadable file, malformed setting, unknown key or value out of bounds.
+        ConfigError: one line that names each bad key, its rule and its value.
     """
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read config {path}: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"config {path} must be a mapping of keys to values")
-    for setting in settings:
-        _apply(values, setting)
-    try:
-        return _ADAPTER.validate_python(values)
-    except ValidationError as error:
-        raise ConfigError("; ".join(_describe(problem) for problem in error.errors())) from error
-
-
-def _apply(values: dict[str, Any], setting: str) -> None:
-    key, separator, text = setting.partition("=")
-    if not separator or not key:
-        raise ConfigError(f"--set takes key=value, got {setting!r}")
-    *parents, leaf = key.split(".")
-    for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
-            raise ConfigError(f"--set {key}: {parent} is a value, it has no keys below it")
-    try:
-        values[leaf] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {key}: {text!r} is not yaml") from error
-
-
-def _describe(problem: Any) -> str:
-    # The first part of the location is the tag of the union ("backbone", "head"), which no user wrote.
-    key = ".".join(str(part) for part in problem["loc"][1:]) or "kind"
-    given = problem.get("input")
-    got = "" if problem["type"] == "missing" or isinstance(given, dict) else f", got {given!r}"
-    return f"train.{key}: {problem['msg']}{got}"
+    if load_config(_Kind, path, overrides).kind == "backbone":
+        return load_config(BackboneTrainConfig, path, overrides)
+    return load_config(HeadTrainConfig, path, overrides)

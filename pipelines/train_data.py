@@ -35,7 +35,7 @@ def task_stream(tokenizer: PreTrainedTokenizerBase, *, seed: int) -> Iterator[Do
 def row_documents(config: RowDataConfig) -> list[Document]:
     """Read prompts and completions from Parquet, in the order of the files.
 
-    Rows whose completion is null (error rows) or shorter than two tokens hold nothing to learn and are left out.
+    Rows without a completion (error rows) or with less than two tokens hold nothing to learn: left out.
 
     Raises:
         ConfigError: nothing to read, a column is missing, or no row is usable.
@@ -43,19 +43,38 @@ def row_documents(config: RowDataConfig) -> list[Document]:
     path, columns = Path(config.path), [config.prompt_column, config.completion_column]
     files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
-        raise ConfigError(f"train.data.path {path} holds no Parquet files: run the generate job first")
+        raise ConfigError(f"data.path {path} holds no Parquet files: run the generate job first")
     dataset = ds.dataset([str(file) for file in files], format="parquet")
     missing = [column for column in columns if column not in dataset.schema.names]
     if missing:
         raise ConfigError(
-            f"train.data.path {path} has no column {', '.join(missing)} (it has {', '.join(dataset.schema.names)}); "
-            "ask the generate job for token ids"
+            f"data.path {path} has no column {', '.join(missing)} "
+            f"(it has {', '.join(dataset.schema.names)}): ask the generate job for token ids"
         )
-    rows = zip(*(dataset.to_table(columns=[column])[column].to_pylist() for column in columns), strict=True)
-    documents = [Document(prompt, completion) for prompt, completion in rows if prompt and len(completion or ()) > 1]
+    table = dataset.to_table(columns=columns)
+    rows = zip(*(table[column].to_pylist() for column in columns), strict=True)
+    documents = [
+        Document(prompt, completion) for prompt, completion in rows if prompt and len(completion or ()) > 1
+    ]
     if not documents:
-        raise ConfigError(f"train.data.path {path} has no row with a prompt and a completion")
+        raise ConfigError(f"data.path {path} has no row with a prompt and a completion")
     return documents
+
+
+def split_documents(
+    documents: list[Document], *, num_held_out: int, seed: int
+) -> tuple[list[Document], list[Document]]:
+    """Draw documents to hold out; returns (held out, the others).
+
+    Raises:
+        ConfigError: nothing would be left to train on.
+    """
+    if num_held_out >= len(documents):
+        raise ConfigError(
+            f"data.held_out_documents is {num_held_out}, but there are only {len(documents)} documents"
+        )
+    shuffled = random.Random(seed).sample(documents, len(documents))
+    return shuffled[:num_held_out], shuffled[num_held_out:]
 
 
 def shuffled_epochs(documents: list[Document], *, seed: int) -> Iterator[Document]:

@@ -6,6 +6,8 @@ from torch import Tensor
 from orthrus_core.cache import KVCache
 from orthrus_core.decoding.rows import RowGroups
 
+FUSED_DEVICES = ("cpu",)
+
 
 def attend_sdpa(
     q: Tensor, cache: KVCache, groups: RowGroups, *, layer_idx: int, scaling: float, window: int | None
@@ -52,7 +54,7 @@ def attend_tile(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float) -
     Returns:
         output (N, Hkv, Q, Dh) and the scores' log-sum-exp (N, Hkv, Q) in float32.
     """
-    if q.device.type == "cpu":
+    if q.device.type in FUSED_DEVICES:
         mask = mask.expand(-1, q.shape[1], -1, -1)
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=mask, scale=scaling)
     scores = (q @ k.transpose(-1, -2)).float() * scaling + mask

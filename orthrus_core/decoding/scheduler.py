@@ -144,7 +144,6 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         self.finish(sequence)
-        sequence.num_committed = 0
         self.waiting.appendleft(sequence)
         self.num_preemptions += 1
 

@@ -14,7 +14,7 @@ DIFFUSION_SUFFIX = "_diff"
 class Attend(Protocol):
     """Where the keys and values of a forward go, and what its queries see."""
 
-    def __call__(self, layer: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def __call__(self, layer: "DualViewAttention", q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend with one layer's projections, after norm and rotary embedding.
 
         Args:
@@ -31,7 +31,7 @@ class Attend(Protocol):
 class DualViewAttention(Qwen3Attention):
     """Qwen3 attention whose projections exist twice, the second set under `*_diff` names.
 
-    The diffusion set starts as a copy of the AR set. Both views share everything else of the layer.
+    Both views share everything else of the layer. `add_diffusion_head` and checkpoints set the weights.
     """
 
     def __init__(self, config, layer_idx: int):
@@ -79,8 +79,8 @@ class DualViewAttention(Qwen3Attention):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return q (B, H, N, Dh), k and v (B, Hkv, N, Dh) of one view, normed and rotated."""
         heads = (*hidden_states.shape[:-1], -1, self.head_dim)
-        q = self._module("q_norm", view)(self._module("q_proj", view)(hidden_states).view(heads)).transpose(1, 2)
-        k = self._module("k_norm", view)(self._module("k_proj", view)(hidden_states).view(heads)).transpose(1, 2)
-        v = self._module("v_proj", view)(hidden_states).view(heads).transpose(1, 2)
+        q, k, v = (self._module(f"{name}_proj", view)(hidden_states).view(heads) for name in "qkv")
+        q = self._module("q_norm", view)(q).transpose(1, 2)
+        k = self._module("k_norm", view)(k).transpose(1, 2)
         q, k = apply_rotary_pos_emb(q, k, *position_embeddings)
-        return q, k, v
+        return q, k, v.transpose(1, 2)

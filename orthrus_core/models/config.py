@@ -5,7 +5,6 @@ from transformers import Qwen3Config
 from orthrus_core.errors import CheckpointError
 
 MIN_BLOCK_SIZE = 2
-PUBLISHED_MODEL_TYPES = ("orthrus", "qwen3")
 
 
 class OrthrusConfig(Qwen3Config):
@@ -31,6 +30,10 @@ class OrthrusConfig(Qwen3Config):
             raise CheckpointError(
                 "config.mask_token_id is missing: name the id of the mask token (published heads use 151669)"
             )
+        for name in ("mask_token_id", "block_size"):
+            value = getattr(self, name)
+            if type(value) is not int:
+                raise CheckpointError(f"config.{name} must be an integer, got {value!r}")
         if not 0 <= self.mask_token_id < self.vocab_size:
             raise CheckpointError(
                 f"config.mask_token_id must be inside the vocabulary of {self.vocab_size} entries, "

@@ -1,7 +1,10 @@
 """Adding a fresh diffusion head to a plain backbone."""
 
+import copy
+
 import torch
 from transformers import PreTrainedModel, Qwen3ForCausalLM
+from transformers.initialization import no_init_weights
 
 from orthrus_core.errors import ConfigError
 from orthrus_core.models.attention import DIFFUSION_SUFFIX, VIEW_MODULES
@@ -23,24 +26,32 @@ def add_diffusion_head(
     Raises:
         ConfigError: the architecture is not supported, or the head's numbers are out of bounds.
     """
-    if not isinstance(backbone, Qwen3ForCausalLM):
+    if not isinstance(backbone, Qwen3ForCausalLM) or isinstance(backbone, OrthrusLM):
         raise ConfigError(
-            f"add_diffusion_head supports Qwen3ForCausalLM backbones, got {type(backbone).__name__}"
+            f"add_diffusion_head supports plain Qwen3ForCausalLM backbones, got {type(backbone).__name__}"
         )
-    fields = backbone.config.to_dict()
-    for key in ("model_type", "architectures", "transformers_version"):
-        fields.pop(key, None)
-    config = OrthrusConfig(**fields | {"block_size": block_size, "mask_token_id": mask_token_id})
-    config.dtype = backbone.dtype
-    config.check_head()
-    model = OrthrusLM(config).to(device=backbone.device, dtype=backbone.dtype)
+    model = _without_weights(backbone, block_size=block_size, mask_token_id=mask_token_id)
     missing, unexpected = model.load_state_dict(backbone.state_dict(), strict=False)
     if unexpected or any(DIFFUSION_SUFFIX not in name for name in missing):
         raise ConfigError(f"backbone tensors do not fit its config: {(missing + unexpected)[:3]}")
     reset_diffusion_head(model)
-    if backbone.generation_config is not None:
-        model.generation_config = backbone.generation_config
+    model.generation_config = copy.deepcopy(backbone.generation_config)
     return model.eval()
+
+
+def _without_weights(backbone: PreTrainedModel, *, block_size: int, mask_token_id: int | None) -> OrthrusLM:
+    """Return the model on the backbone's device and in its dtype, its tensors not yet set."""
+    fields = backbone.config.to_dict()
+    for key in ("model_type", "architectures", "transformers_version"):
+        fields.pop(key, None)
+    config = OrthrusConfig(**fields | {"block_size": block_size, "mask_token_id": mask_token_id})
+    config.check_head()
+    with torch.device(backbone.device), no_init_weights():
+        model = OrthrusLM._from_config(
+            config, dtype=backbone.dtype, attn_implementation=backbone.config._attn_implementation
+        )
+    model.tie_weights()  # no_init_weights leaves this out too
+    return model
 
 
 @torch.no_grad()

@@ -1,14 +1,19 @@
 """Loading a checkpoint with a head, whatever its config.json calls itself."""
 
-import json
+import re
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedConfig
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
 
 from orthrus_core.errors import CheckpointError
-from orthrus_core.models.config import PUBLISHED_MODEL_TYPES, OrthrusConfig
+from orthrus_core.models.checkpoint import load_config, one_line
 from orthrus_core.models.model import OrthrusLM
+
+__all__ = ["load_config", "load_model"]
+
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 def load_model(
@@ -16,52 +21,38 @@ def load_model(
 ) -> OrthrusLM:
     """Load a backbone with its diffusion head from a local directory or a hub id.
 
-    Published checkpoints say `model_type: qwen3` with `architectures: [OrthrusLM]`; the Auto classes would load
-    those as a plain Qwen3 and drop the head, this function does not.
+    Published checkpoints say `model_type: qwen3` with `architectures: [OrthrusLM]`; the Auto classes would
+    load those as a plain Qwen3 and drop the head, this function does not.
 
     Args:
         path: directory with config.json and safetensors (one file or sharded), or a hub id.
         dtype: dtype of the weights; "auto" keeps the checkpoint's.
         device: where to put the model.
+    Returns:
+        The model in evaluation mode.
     Raises:
         CheckpointError: no such checkpoint, another architecture, or tensors that do not fit.
     """
-    config = load_config(path)
+    directory = _local_directory(path)
+    config = load_config(directory)
     try:
-        model = OrthrusLM.from_pretrained(str(path), config=config, dtype=dtype, use_safetensors=True)
-    except OSError as error:
-        raise CheckpointError(f"{path}: no loadable safetensors weights: {_first_line(error)}") from error
+        model = OrthrusLM.from_pretrained(directory, config=config, dtype=dtype, use_safetensors=True)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot load the weights: {one_line(error)}") from error
     return model.to(device).eval()
 
 
-def load_config(path: str | Path) -> OrthrusConfig:
-    """Read config.json as an Orthrus config and check its head.
-
-    Raises:
-        CheckpointError: config.json is missing or unreadable, of another model type, or its head cannot draft.
-    """
-    if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
-        raise CheckpointError(f"{path}: has no config.json; point model.path at a checkpoint directory")
+def _local_directory(path: str | Path) -> str:
+    """Return the directory that holds a checkpoint, downloading it when `path` is a hub id."""
+    if Path(path).is_dir():
+        return str(path)
+    if Path(path).exists():
+        raise CheckpointError(f"{path}: is a file; name the checkpoint directory that holds config.json")
+    if not HUB_ID.fullmatch(str(path)):
+        raise CheckpointError(f"{path}: no such directory; name a checkpoint directory or a hub id owner/name")
     try:
-        fields, _ = PreTrainedConfig.get_config_dict(str(path))
-    except (OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path}: cannot read config.json: {_first_line(error)}") from error
-    if not fields:
-        raise CheckpointError(f"{path}: is neither a checkpoint directory nor a reachable hub id")
-    model_type = fields.pop("model_type", None)
-    if model_type not in PUBLISHED_MODEL_TYPES:
+        return snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors"], ignore_patterns=["*/*"])
+    except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: config.model_type must be one of {', '.join(PUBLISHED_MODEL_TYPES)}, got {model_type}"
-        )
-    if "block_size" not in fields:
-        raise CheckpointError(
-            f"{path}: config.block_size is missing: this is a plain backbone without a diffusion head; "
-            "add one with orthrus_core.add_diffusion_head"
-        )
-    config = OrthrusConfig(**fields)
-    config.check_head()
-    return config
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            f"{path}: no such directory, and not to be had from the hub: {one_line(error)}"
+        ) from error

@@ -1,13 +1,21 @@
 """The dual-view language model as a transformers model."""
 
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM, Qwen3Model, Qwen3PreTrainedModel
 
-from orthrus_core.errors import CheckpointError
-from orthrus_core.models.attention import DIFFUSION_SUFFIX, DualViewAttention
+from orthrus_core.models.attention import DualViewAttention
+from orthrus_core.models.checkpoint import check_shapes, load_config, read_shapes, refuse_tensors
 from orthrus_core.models.config import OrthrusConfig
 from orthrus_core.models.generation import EngineGenerationMixin
+
+TIED = {"lm_head.weight": "model.embed_tokens.weight"}
+ELSEWHERE = {"state_dict", "gguf_file", "subfolder", "variant"}  # options that take weights from other files
 
 
 class OrthrusModel(Qwen3Model):
@@ -41,46 +49,42 @@ class OrthrusLM(EngineGenerationMixin, Qwen3ForCausalLM):
         self.post_init()
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs
+    ):
         """Load a checkpoint that holds a backbone and its diffusion head.
+
+        A local directory is checked before anything is loaded, a hub download afterwards.
 
         Raises:
             CheckpointError: tensors are missing, surplus or of another shape than the config says.
         """
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+        path = pretrained_model_name_or_path
+        if path is not None and Path(path).is_dir() and not kwargs.keys() & ELSEWHERE:
+            cls._check_directory(path, kwargs.get("config"))
+        kwargs["ignore_mismatched_sizes"] = True  # not ignored: the loading info has them
+        loaded: Any = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
+        model, info = loaded
+        refuse_tensors(
+            path,
+            missing=info["missing_keys"],
+            surplus=info["unexpected_keys"],
+            misshaped=[str(key[0]) for key in info["mismatched_keys"]],
         )
-        check_loading(str(pretrained_model_name_or_path), info)
-        return (model, info) if output_loading_info else model
+        return loaded if output_loading_info else model
 
-
-def check_loading(path: str, info: dict) -> None:
-    """Refuse a checkpoint whose tensors are not exactly those of the model.
-
-    Args:
-        path: named in the error.
-        info: transformers' loading info (`missing_keys`, `unexpected_keys`, `mismatched_keys`).
-    Raises:
-        CheckpointError: naming the first few tensors and the repair.
-    """
-    problems = {
-        "missing": sorted(info.get("missing_keys", ())),
-        "surplus": sorted(info.get("unexpected_keys", ())),
-        "wrongly shaped": sorted(str(key[0]) for key in info.get("mismatched_keys", ())),
-    }
-    found = [f"{len(names)} {what} ({_first_few(names)})" for what, names in problems.items() if names]
-    if not found:
-        return
-    missing = problems["missing"]
-    if missing and all(DIFFUSION_SUFFIX in name for name in missing):
-        repair = "add a head with orthrus_core.add_diffusion_head, or point to a checkpoint that has one"
-    else:
-        repair = "the config and the weights do not belong together; re-download or re-save the checkpoint"
-    raise CheckpointError(f"{path}: tensors do not fit an Orthrus model: {', '.join(found)}; {repair}")
-
-
-def _first_few(names: list[str], count: int = 3) -> str:
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+    @classmethod
+    def _check_directory(cls, path: str | Path, config: object) -> None:
+        own = load_config(path)
+        config = config if isinstance(config, OrthrusConfig) else own
+        with torch.device("meta"):
+            skeleton = cls(copy.deepcopy(config))
+        check_shapes(
+            path,
+            read_shapes(path),
+            {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()},
+            tied=TIED if config.tie_word_embeddings else {},
+        )
 
 
 def register() -> None:

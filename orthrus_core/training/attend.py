@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from orthrus_core.models.attention import DualViewAttention
+
 
 def masked_attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor, scaling: float) -> Tensor:
     """Attention with an explicit mask: products in autocast's dtype, softmax in FP32.
@@ -27,3 +29,33 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor, scaling: 
         weights = weights.to(torch.get_autocast_dtype(q.device.type))
     out = weights.view(B, Hkv, H // Hkv * N, M) @ v.to(weights.dtype)
     return out.view(B, H, N, Dh).transpose(1, 2)
+
+
+class RecordingAttend:
+    """AR attention that keeps the keys and values of every layer."""
+
+    def __init__(self, mask: Tensor) -> None:
+        """mask: (B, 1, N, N) bool, see `causal_document_mask`."""
+        self._mask = mask
+        self.recorded: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, layer: DualViewAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Record k and v (B, Hkv, N, Dh), then attend."""
+        self.recorded[layer.layer_idx] = (k, v)
+        return masked_attention(q, k, v, mask=self._mask, scaling=layer.scaling)
+
+
+class BlockAttend:
+    """Diffusion attention over recorded AR keys and the keys of the blocks themselves."""
+
+    def __init__(self, recorded: dict[int, tuple[Tensor, Tensor]], mask: Tensor) -> None:
+        """mask: (B, 1, A * K, N + A * K) bool, see `block_diffusion_mask`."""
+        self._recorded = recorded
+        self._mask = mask
+
+    def __call__(self, layer: DualViewAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend with q (B, H, A * K, Dh); k and v (B, Hkv, A * K, Dh) join the recorded ones."""
+        recorded_k, recorded_v = self._recorded[layer.layer_idx]
+        k = torch.cat([recorded_k.to(k.dtype), k], dim=2)
+        v = torch.cat([recorded_v.to(v.dtype), v], dim=2)
+        return masked_attention(q, k, v, mask=self._mask, scaling=layer.scaling)

@@ -17,13 +17,21 @@ ATTENTION_NAME = "orthrus_training"
 
 
 def _attention(
-    module: Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float, **_: object
+    module: Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    scaling: float,
+    **_: object,
 ) -> tuple[Tensor, None]:
     """`masked_attention` in the form that transformers calls."""
     return masked_attention(query, key, value, mask=attention_mask, scaling=scaling), None
 
 
-def new_backbone(config: BackboneConfig, *, vocab_size: int, eos_token_id: int, seed: int) -> Qwen3ForCausalLM:
+def new_backbone(
+    config: BackboneConfig, *, vocab_size: int, eos_token_id: int, seed: int
+) -> Qwen3ForCausalLM:
     """A Qwen3 model with random FP32 weights, a function of config and seed alone."""
     AttentionInterface.register(ATTENTION_NAME, _attention)
     qwen3 = Qwen3Config(

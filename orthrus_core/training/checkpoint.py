@@ -1,5 +1,6 @@
 """Model directories that are complete or absent, never half written."""
 
+import copy
 import json
 import shutil
 import tempfile
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from orthrus_core.errors import ConfigError
@@ -43,9 +45,9 @@ def check_output_directory(path: Path, *, overwrite: bool) -> None:
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not (path / STATE_FILE).is_file():
-        raise ConfigError(f"output.path {path} holds something that is no training output: choose another path")
+        raise ConfigError(f"output.path {path} is not empty and no training output: choose another path")
     if not overwrite:
-        raise ConfigError(f"output.path {path} holds a trained model: set output.overwrite=true to replace it")
+        raise ConfigError(f"output.path {path} holds a model: set output.overwrite=true to replace it")
 
 
 def round_to_bfloat16(model: PreTrainedModel) -> None:
@@ -55,20 +57,22 @@ def round_to_bfloat16(model: PreTrainedModel) -> None:
             parameter.copy_(parameter.to(torch.bfloat16))
 
 
-def bfloat16_state(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The state dict as it is saved: floating-point tensors rounded to BF16."""
-    return {
-        name: value.detach().to(torch.bfloat16) if value.is_floating_point() else value
-        for name, value in model.state_dict().items()
-    }
+def bfloat16_state(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The state dict as it is saved: floating-point tensors rounded to BF16, tied tensors still tied."""
+    rounded: dict[int, Tensor] = {}
+    state = {}
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            value = rounded.setdefault(value.data_ptr(), value.detach().to(torch.bfloat16))
+        state[name] = value
+    return state
 
 
 def save_model(model: PreTrainedModel, directory: Path, *, state: Mapping[str, Any]) -> None:
     """Write the weights in BF16, the config and `training.json`; the model in memory stays as it is."""
-    dtype = model.config.dtype
-    model.config.dtype = torch.bfloat16
-    try:
-        model.save_pretrained(directory, state_dict=bfloat16_state(model))
-    finally:
-        model.config.dtype = dtype
+    model.save_pretrained(directory, state_dict=bfloat16_state(model))
+    # save_pretrained writes the dtype of the model in memory into config.json, not that of the state dict.
+    config = copy.deepcopy(model.config)
+    config.dtype = torch.bfloat16
+    config.save_pretrained(directory)
     (directory / STATE_FILE).write_text(json.dumps(state, indent=1) + "\n")

@@ -14,10 +14,10 @@ class StrictConfig(BaseModel):
 class OptimizerConfig(StrictConfig):
     """Muon on matrices, AdamW on embeddings and norms, one schedule for both."""
 
-    muon_lr: float = Field(4e-3, gt=0, description="Peak learning rate of Muon (all matrices but embeddings).")
+    muon_lr: float = Field(4e-3, gt=0, description="Peak learning rate of Muon (matrices but embeddings).")
     adamw_lr: float = Field(4e-3, gt=0, description="Peak learning rate of AdamW (everything else).")
     weight_decay: float = Field(0.0, ge=0, description="Weight decay of the matrices; nothing else decays.")
-    warmup: float = Field(0.02, ge=0, lt=1, description="Share of the token budget with a rising learning rate.")
+    warmup: float = Field(0.02, ge=0, lt=1, description="Share of the run with a rising learning rate.")
     decay: Literal["linear", "cosine"] = Field("linear", description="Shape of the fall after the warm-up.")
     final_lr: float = Field(0.0, ge=0, le=1, description="Learning rate at the end, as a share of the peak.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this global norm.")
@@ -31,7 +31,7 @@ class LoopConfig(StrictConfig):
         "bfloat16", description="Arithmetic of the linear layers; weights, norms and attention stay FP32."
     )
     log_every_s: float = Field(10.0, gt=0, description="Seconds between log lines.")
-    evaluate_every_s: float = Field(120.0, gt=0, description="Seconds between evaluations on held-out batches.")
+    evaluate_every_s: float = Field(120.0, gt=0, description="Seconds between held-out evaluations.")
     save_every_s: float = Field(180.0, gt=0, description="Seconds between snapshots of the weights.")
 
 
@@ -53,14 +53,14 @@ class BackboneConfig(StrictConfig):
     head_dim: int = Field(32, gt=0, description="Size of one head.")
     max_position_embeddings: int = Field(2048, gt=0, description="Longest context the model is made for.")
     rope_theta: float = Field(10000.0, gt=0, description="Base of the rotary embedding.")
-    prompt_weight: float = Field(0.0, ge=0, le=1, description="Loss weight of prompt tokens; completions have 1.")
+    prompt_weight: float = Field(0.0, ge=0, le=1, description="Loss weight of prompt tokens.")
 
 
 class HeadConfig(StrictConfig):
     """Shape and loss of a diffusion head."""
 
     block_size: int = Field(8, ge=2, description="K, the anchor and K-1 masks of one block.")
-    mask_token_id: int | None = Field(None, ge=0, description="Token of a slot to draft. None: the tokenizer's.")
+    mask_token_id: int | None = Field(None, ge=0, description="Slots to draft. None: the tokenizer's.")
     anchors_per_sequence: int = Field(32, gt=0, description="Blocks trained per packed row.")
     loss: Literal["forward_kl", "cross_entropy"] = Field(
         "forward_kl", description="Against the AR view's distribution, or against the token that follows."

@@ -25,7 +25,8 @@ class MuonAdamW:
     def __init__(self, named_parameters: Iterable[tuple[str, Parameter]], config: OptimizerConfig) -> None:
         """Sort the parameters: matrices that are not embeddings go to Muon."""
         self._config = config
-        matrices, others = [], []
+        matrices: list[Parameter] = []
+        others: list[Parameter] = []
         for name, parameter in named_parameters:
             is_matrix = parameter.ndim == 2 and "embed" not in name and "lm_head" not in name
             (matrices if is_matrix else others).append(parameter)

@@ -117,7 +117,7 @@ class Trainer:
         losses, norms = (torch.stack(values).mean().item() for values in zip(*self._since_log, strict=True))
         progress = self.progress
         logger.info(
-            "train step=%d tokens=%d loss=%.4f grad_norm=%.3f lr_factor=%.3f tokens_per_s=%.0f elapsed_s=%.0f",
+            "train step=%d tokens=%d loss=%.4f grad_norm=%.3f lr=%.3f tokens_per_s=%.0f elapsed_s=%.0f",
             progress.step,
             progress.tokens,
             losses,

@@ -10,7 +10,12 @@ MAX_NEW_TOKENS = 256
 
 
 def share_of_right_answers(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, seed: int, num_tasks: int, batch_size: int = 50
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seed: int,
+    num_tasks: int,
+    batch_size: int = 50,
 ) -> float:
     """Answer held-out tasks greedily with transformers' `generate` and check the answers.
 
@@ -31,9 +36,10 @@ def _answer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: l
     prompts = [render_task(tokenizer, task)[0] for task in tasks]
     width = max(len(prompt) for prompt in prompts)
     padding = [width - len(prompt) for prompt in prompts]
-    input_ids = [[tokenizer.pad_token_id] * pad + prompt for pad, prompt in zip(padding, prompts, strict=True)]
+    pad_id = tokenizer.pad_token_id
+    input_ids = [[pad_id] * pad + prompt for pad, prompt in zip(padding, prompts, strict=True)]
     attention_mask = [[0] * pad + [1] * (width - pad) for pad in padding]
-    output_ids = model.generate(
+    output_ids = model.generate(  # type: ignore[operator]
         torch.tensor(input_ids),
         attention_mask=torch.tensor(attention_mask),
         max_new_tokens=MAX_NEW_TOKENS,

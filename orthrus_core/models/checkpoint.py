@@ -1,0 +1,158 @@
+"""What a checkpoint directory holds, read from its config and its tensor headers, without loading weights."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedConfig
+
+from orthrus_core.errors import CheckpointError
+from orthrus_core.models.attention import DIFFUSION_SUFFIX
+from orthrus_core.models.config import OrthrusConfig
+
+PUBLISHED_MODEL_TYPES = ("orthrus", "qwen3")
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+IGNORED_SUFFIX = "rotary_emb.inv_freq"  # a constant that old checkpoints carry
+MAX_NAMED = 3
+
+Shape = tuple[int, ...]
+
+
+def load_config(path: str | Path) -> OrthrusConfig:
+    """Read config.json as an Orthrus config and check its head.
+
+    Args:
+        path: local directory or hub id.
+    Raises:
+        CheckpointError: config.json is missing or unreadable, of another model type, or its head cannot draft.
+    """
+    fields = _read_config(path)
+    model_type = fields.pop("model_type", None)
+    if model_type not in PUBLISHED_MODEL_TYPES:
+        raise CheckpointError(
+            f"{path}: config.model_type must be one of {', '.join(PUBLISHED_MODEL_TYPES)}, got {model_type}"
+        )
+    if "block_size" not in fields and "mask_token_id" not in fields:
+        raise CheckpointError(
+            f"{path}: config.json has neither block_size nor mask_token_id: this is a plain backbone without a "
+            "diffusion head; add one with orthrus_core.add_diffusion_head"
+        )
+    if "block_size" not in fields:
+        raise CheckpointError(
+            f"{path}: config.block_size is missing: name the head's block size (published heads use 32)"
+        )
+    try:
+        config = OrthrusConfig(**fields)
+        config.check_head()
+    except (CheckpointError, StrictDataclassError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: {one_line(error)}") from error
+    return config
+
+
+def _read_config(path: str | Path) -> dict:
+    if Path(path).is_dir() and not (Path(path) / CONFIG_FILE).is_file():
+        raise CheckpointError(f"{path}: has no {CONFIG_FILE}; name a checkpoint directory")
+    try:
+        fields, _ = PreTrainedConfig.get_config_dict(str(path))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: cannot read {CONFIG_FILE}: {one_line(error)}") from error
+    if not fields:
+        raise CheckpointError(f"{path}: {CONFIG_FILE} is empty; download or save the checkpoint again")
+    return fields
+
+
+def read_shapes(directory: str | Path) -> dict[str, Shape]:
+    """Return the shape of every tensor in a directory's safetensors, read from the file headers.
+
+    Raises:
+        CheckpointError: no safetensors there, or a file that is missing, cut short or no safetensors.
+    """
+    shapes: dict[str, Shape] = {}
+    for file in _weight_files(Path(directory)):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{file}: is missing; download or save the checkpoint again") from error
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{file}: is no readable safetensors file ({one_line(error)}); "
+                "download or save the checkpoint again"
+            ) from error
+    return shapes
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    """Return the files that transformers would load."""
+    if (directory / WEIGHTS_FILE).is_file():
+        return [directory / WEIGHTS_FILE]
+    index = directory / INDEX_FILE
+    if not index.is_file():
+        raise CheckpointError(f"{directory}: has no weights: neither {WEIGHTS_FILE} nor {INDEX_FILE} is there")
+    try:
+        names = set(json.loads(index.read_text())["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index}: is no safetensors index ({one_line(error)})") from error
+    return [directory / name for name in sorted(names)]
+
+
+def check_shapes(
+    path: str | Path, found: Mapping[str, Shape], expected: Mapping[str, Shape], *, tied: Mapping[str, str]
+) -> None:
+    """Refuse a checkpoint whose tensors are not exactly those of the model.
+
+    Args:
+        path: named in the error.
+        found: shapes in the checkpoint.
+        expected: shapes in the model, tied tensors included.
+        tied: tensor names that are one tensor in the model; the checkpoint needs one of each pair.
+    Raises:
+        CheckpointError: naming the first few tensors and the repair.
+    """
+    names = {name for name in found if not name.endswith(IGNORED_SUFFIX)}
+    for pair in tied.items():
+        if names.intersection(pair):
+            names |= set(pair)
+    refuse_tensors(
+        path,
+        missing=expected.keys() - names,
+        surplus=names - expected.keys(),
+        misshaped={
+            f"{name} {list(found[name])} instead of {list(shape)}"
+            for name, shape in expected.items()
+            if name in found and found[name] != shape
+        },
+    )
+
+
+def refuse_tensors(
+    path: str | Path, *, missing: Iterable[str], surplus: Iterable[str], misshaped: Iterable[str]
+) -> None:
+    """Raise if any tensor is missing, surplus or of the wrong shape.
+
+    Raises:
+        CheckpointError: naming the first few of each kind and the repair.
+    """
+    missing = sorted(missing)
+    problems = {"missing": missing, "surplus": sorted(surplus), "wrongly shaped": sorted(misshaped)}
+    found = [f"{len(names)} {what} ({_first_few(names)})" for what, names in problems.items() if names]
+    if not found:
+        return
+    if len(missing) > 1 and all(DIFFUSION_SUFFIX in name for name in missing) and len(found) == 1:
+        repair = "if it has no diffusion head at all, add one with orthrus_core.add_diffusion_head; else download it again"
+    else:
+        repair = "its config.json and its weights do not belong together: download or save the checkpoint again"
+    raise CheckpointError(f"{path}: tensors do not fit an Orthrus model: {', '.join(found)}; {repair}")
+
+
+def one_line(error: Exception) -> str:
+    """Return an error's message without line breaks, or its type where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _first_few(names: list[str]) -> str:
+    return ", ".join(names[:MAX_NAMED]) + (", ..." if len(names) > MAX_NAMED else "")

@@ -1,0 +1,113 @@
+"""An engine in a thread of its own, which many callers feed through futures."""
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from orthrus_core.decoding.engine import Completion, Request
+
+
+class EngineLike(Protocol):
+    """What the actor needs of an engine."""
+
+    @property
+    def exactness(self) -> str:
+        """Either "exact" or "unverified"."""
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has anything to do."""
+
+    def submit(self, request: Request) -> int:
+        """Queue a request; returns its id."""
+
+    def step(self) -> Sequence[Completion]:
+        """One step for all running sequences; returns what finished."""
+
+    def report(self) -> dict[str, Any]:
+        """Figures since the start."""
+
+
+@dataclass
+class _Batch:
+    """The requests of one unit on their way through the engine."""
+
+    requests: Sequence[Request]
+    future: "Future[tuple[list[Completion], dict[str, Any]]]"
+    completions: dict[int, Completion]  # by place in `requests`
+
+
+class EngineThread:
+    """Owns an engine: builds it, steps it, and resolves a future for each batch of requests."""
+
+    def __init__(self, factory: Callable[[], EngineLike], on_broken: Callable[[BaseException], None]):
+        """Build the engine in its thread and wait for it.
+
+        Args:
+            factory: called once, in the thread.
+            on_broken: called when a step raises, which means that the engine can no longer be trusted.
+        Raises:
+            Exception: whatever the factory raises.
+        """
+        self._factory = factory
+        self._on_broken = on_broken
+        self._inbox: queue.SimpleQueue[_Batch] = queue.SimpleQueue()
+        self._broken: BaseException | None = None
+        self._places: dict[int, tuple[_Batch, int]] = {}
+        started: Future[EngineLike] = Future()
+        threading.Thread(target=self._run, args=(started,), name="engine", daemon=True).start()
+        self.exactness = started.result().exactness
+
+    def submit(self, requests: Sequence[Request]) -> "Future[tuple[list[Completion], dict[str, Any]]]":
+        """Queue requests; the future gives their completions in order, and the engine's report."""
+        batch = _Batch(requests, Future(), {})
+        self._inbox.put(batch)
+        if self._broken is not None:
+            self._fail(self._broken)
+        return batch.future
+
+    def _run(self, started: "Future[EngineLike]") -> None:
+        try:
+            engine = self._factory()
+        except BaseException as error:
+            started.set_exception(error)
+            return
+        started.set_result(engine)
+        try:
+            while True:
+                self._admit(engine)
+                for completion in engine.step():
+                    self._deliver(engine, completion)
+        except BaseException as error:
+            self._on_broken(error)
+            self._broken = error
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Fail every batch that is in the engine or on its way to it."""
+        batches = [batch for batch, _ in self._places.values()]
+        self._places.clear()
+        while not self._inbox.empty():
+            batches.append(self._inbox.get())
+        for batch in batches:
+            if not batch.future.done():
+                batch.future.set_exception(error)
+
+    def _admit(self, engine: EngineLike) -> None:
+        """Take in what waits; sleep only where there is nothing to step."""
+        while not engine.has_work or not self._inbox.empty():
+            batch = self._inbox.get()
+            if not batch.requests:
+                batch.future.set_result(([], engine.report()))
+            for place, request in enumerate(batch.requests):
+                self._places[engine.submit(request)] = (batch, place)
+
+    def _deliver(self, engine: EngineLike, completion: Completion) -> None:
+        batch, place = self._places.pop(completion.request_id)
+        batch.completions[place] = completion
+        if len(batch.completions) == len(batch.requests):
+            ordered = [batch.completions[i] for i in range(len(batch.requests))]
+            batch.future.set_result((ordered, engine.report()))

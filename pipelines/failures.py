@@ -1,0 +1,54 @@
+"""Notes that dying actors leave for the operator, and the bound on how often they may die."""
+
+import time
+from dataclasses import dataclass
+
+from orthrus_core.errors import OrthrusError
+from pipelines.storage import join, list_directory, put, read_bytes
+
+
+@dataclass(frozen=True)
+class FailureNotes:
+    """A directory of notes of one run.
+
+    Attributes:
+        url: where the notes are, one text file each.
+        data_url: where units are committed; their number tells whether the run gets anywhere.
+    """
+
+    url: str
+    data_url: str
+
+    def write(self, kind: str, text: str) -> None:
+        """Leave a note of kind "engine" (a step raised) or "restart" (an actor was started again)."""
+        name = f"{self._committed():08}-{time.time_ns()}-{kind}.txt"
+        put(join(self.url, name), text.encode())
+
+    def check_restarts(self, limit: int) -> None:
+        """Note a restart, and give up after `limit` in a row without a unit committed between them.
+
+        Raises:
+            OrthrusError: with the last reason that an actor gave.
+        """
+        self.write("restart", "an actor was started again\n")
+        prefix = f"{self._committed():08}-"
+        restarts = [
+            name for name in self._names() if name.startswith(prefix) and name.endswith("-restart.txt")
+        ]
+        if len(restarts) > limit:
+            reason = self.last_reason() or "killed from outside: out of memory, a crash, or a lost machine"
+            raise OrthrusError(f"actors died {len(restarts)} times without finishing a unit: {reason}")
+
+    def last_reason(self) -> str | None:
+        """The last line of the newest engine note."""
+        names = [name for name in self._names() if name.endswith("-engine.txt")]
+        if not names:
+            return None
+        text = (read_bytes(join(self.url, names[-1])) or b"").decode(errors="replace")
+        return next((line for line in reversed(text.split("\n")) if line.strip()), None)
+
+    def _names(self) -> list[str]:
+        return sorted(name for name in list_directory(self.url) if name.endswith(".txt"))
+
+    def _committed(self) -> int:
+        return sum(not name.startswith(".") for name in list_directory(self.data_url))

@@ -1,0 +1,93 @@
+"""A runner without a model: a dict is the cache, a hash is the language. It checks everything it is asked to read."""
+
+import hashlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from orthrus_core.cache import PageTables
+from orthrus_core.decoding.engine import Engine
+from orthrus_core.decoding.rows import AttentionShapes, Span, TokenRows, lay_out
+
+
+def next_token(prefix: tuple[int, ...], vocab_size: int) -> int:
+    """The fake language: every prefix has one continuation."""
+    digest = hashlib.blake2b(repr(prefix).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % vocab_size
+
+
+def continuation(prompt: list[int], count: int, vocab_size: int) -> list[int]:
+    """What plain AR decoding of the fake language gives."""
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(next_token(tuple(tokens), vocab_size))
+    return tokens[len(prompt) :]
+
+
+class FakeRunner:
+    """Stands in for `ModelRunner`.
+
+    Cells hold (position, token, view). An AR row must find the AR-view cells 0..p of its own sequence, or the test
+    fails; it answers with the language's next token. A diffusion row proposes the right token unless `is_wrong`
+    says otherwise, and leaves junk in its cell as the real one does.
+    """
+
+    def __init__(self, engine: Engine, tables: PageTables, is_wrong: Callable[[], bool]):
+        self.device = torch.device("cpu")
+        self.token_budget = engine.config.token_budget
+        self.shapes = AttentionShapes()
+        self.rows_seen: list[int] = []
+        self._tables = tables
+        self._page_size = engine.config.page_size
+        self._vocab_size = engine._model.config.vocab_size
+        self._is_wrong = is_wrong
+        self._cells: dict[int, tuple[int, int, str]] = {}
+
+    def lay_out(self, spans: list[Span], view: str) -> TokenRows:
+        return lay_out(
+            spans,
+            view=view,
+            token_budget=self.token_budget,
+            page_tables=self._tables.pages,
+            page_size=self._page_size,
+            shapes=self.shapes,
+            device=self.device,
+        )
+
+    def run(self, rows: TokenRows, view: str) -> Tensor:
+        assert len(rows.token_ids) == self.token_budget
+        self.rows_seen.append(rows.num_used)
+        used = range(rows.num_used)
+        for row in used:
+            cell = int(rows.cells[row])
+            assert cell >= self._page_size, "a used row writes to the scratch page"
+            self._cells[cell] = (int(rows.positions[row]), int(rows.token_ids[row]), view)
+        logits = torch.zeros(self.token_budget, self._vocab_size)
+        for row in used:
+            logits[row, self._answer(rows, row, view)] = 1.0
+        return logits
+
+    def _answer(self, rows: TokenRows, row: int, view: str) -> int:
+        position = int(rows.positions[row])
+        contents = self._visible(rows, row)
+        if view == "ar":
+            assert [(p, v) for p, _, v in contents] == [(p, "ar") for p in range(position + 1)]
+            return next_token(tuple(token for _, token, _ in contents), self._vocab_size)
+        anchor = next(index for index, (_, _, v) in enumerate(contents) if v == "diffusion")
+        assert [(p, v) for p, _, v in contents[:anchor]] == [(p, "ar") for p in range(anchor)]
+        assert all(v == "diffusion" for _, _, v in contents[anchor:])
+        prefix = [token for _, token, _ in contents[: anchor + 1]]
+        truth = continuation(prefix, position - anchor + 1, self._vocab_size)[-1]
+        return (truth + 1) % self._vocab_size if self._is_wrong() else truth
+
+    def _visible(self, rows: TokenRows, row: int) -> list[tuple[int, int, str]]:
+        groups = rows.groups
+        group, place = divmod(int(groups.places[row]), groups.rows.shape[1])
+        assert int(groups.rows[group, place]) == row
+        pages = groups.tables[groups.tile_groups == group].flatten().tolist()
+        limit = int(groups.limits[group, place])
+        return [
+            self._cells[pages[cell // self._page_size] * self._page_size + cell % self._page_size]
+            for cell in range(limit + 1)
+        ]

@@ -1,0 +1,142 @@
+"""Random schedules of the whole engine over a fake language, with a dict as the reference cache."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orthrus_core.decoding.engine import Engine, EngineConfig, Request, SamplingParams
+from tests.fake_runner import FakeRunner, continuation
+from tests.small_models import small_orthrus
+
+V = 97
+PROMPTS = st.lists(st.integers(0, 2), min_size=1, max_size=30)  # few ids, so that prompts share beginnings
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small_orthrus(vocab_size=V, block_size=16)
+
+
+def fake_engine(model, config: EngineConfig, *, wrong_share: float, seed: int) -> Engine:
+    engine = Engine(model, config)
+    source = random.Random(seed)
+    tables = engine._scheduler._tables
+    engine._runner = FakeRunner(engine, tables, lambda: source.random() < wrong_share)
+    return engine
+
+
+@st.composite
+def configs(draw) -> EngineConfig:
+    max_sequences = draw(st.integers(1, 6))
+    max_context = draw(st.integers(8, 60))
+    page_size = draw(st.sampled_from([1, 2, 4, 8]))
+    least = -(-max_context // page_size) + 1
+    return EngineConfig(
+        mode=draw(st.sampled_from(["consensus", "consensus", "autoregressive"])),
+        token_budget=draw(st.integers(max(max_sequences, 4), 24)),
+        block_size=draw(st.integers(1, 16)),
+        max_sequences=max_sequences,
+        max_context=max_context,
+        page_size=page_size,
+        num_pages=draw(st.integers(least, least * 3)),
+        self_check=False,
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    config=configs(),
+    requests=st.lists(st.tuples(PROMPTS, st.integers(1, 40), st.integers(0, 12)), min_size=1, max_size=12),
+    wrong_share=st.sampled_from([0.0, 0.2, 0.7, 1.0]),
+    seed=st.integers(0, 99),
+    cancelled=st.sets(st.integers(0, 11), max_size=3),
+)
+def test_every_schedule_gives_the_ar_text_and_returns_all_pages(
+    model, config, requests, wrong_share, seed, cancelled
+):
+    engine = fake_engine(model, config, wrong_share=wrong_share, seed=seed)
+    pool = engine._scheduler._tables.pool
+    arrivals = sorted(range(len(requests)), key=lambda index: requests[index][2])
+    index_of_id: dict[int, int] = {}
+    done = {}
+    steps = 0
+    while arrivals or engine.has_work:
+        while arrivals and requests[arrivals[0]][2] <= steps:
+            index = arrivals.pop(0)
+            prompt, max_new_tokens, _ = requests[index]
+            params = SamplingParams(max_new_tokens=max_new_tokens, ignore_eos=True)
+            index_of_id[engine.submit(Request(prompt, params))] = index
+        for completion in engine.step():
+            done[index_of_id[completion.request_id]] = completion
+        steps += 1
+        for request_id, index in index_of_id.items():
+            if index in cancelled and index not in done and steps == requests[index][2] + 3:
+                assert engine.cancel(request_id)
+                done[index] = None
+        assert steps < 5000, "the engine makes no progress"
+    assert sorted(done) == list(range(len(requests)))
+    for index, completion in done.items():
+        if completion is not None:
+            check_completion(completion, *requests[index][:2], config.max_context)
+    assert pool.num_available == pool.num_pages - 1
+    assert not any(pool.references)
+
+
+def check_completion(completion, prompt: list[int], max_new_tokens: int, max_context: int) -> None:
+    if len(prompt) >= max_context:
+        assert completion.finish_reason == "error"
+        assert completion.error == f"prompt has {len(prompt)} tokens, max_context is {max_context}"
+        return
+    count = min(max_new_tokens, max_context - len(prompt))
+    assert completion.token_ids == continuation(prompt, count, V)
+    assert completion.finish_reason == ("length" if count == max_new_tokens else "context")
+
+
+def test_right_drafts_are_all_accepted_and_counted(model):
+    config = EngineConfig(token_budget=16, block_size=4, max_sequences=1, max_context=64, self_check=False)
+    engine = fake_engine(model, config, wrong_share=0.0, seed=0)
+    # prefill emits 1 token; then 4 drafts + 1 bonus per step: 5 + 5 + 5
+    [completion] = engine.generate([[1, 2, 3]], SamplingParams(max_new_tokens=16, ignore_eos=True))
+    stats = completion.stats
+    assert (stats.steps, stats.forwards, stats.drafted, stats.accepted) == (3, 6, 12, 12)
+    assert (stats.acceptance_length, stats.tokens_per_forward) == (5.0, 2.5)
+    assert (stats.prompt_tokens, stats.completion_tokens, stats.step_tokens) == (3, 16, 15)
+    assert engine.report()["accepted_by_position"] == [3, 3, 3, 3]
+
+
+def test_wrong_drafts_cost_steps_but_no_text(model):
+    config = EngineConfig(token_budget=16, block_size=4, max_sequences=1, max_context=64, self_check=False)
+    engine = fake_engine(model, config, wrong_share=1.0, seed=0)
+    [completion] = engine.generate([[1, 2, 3]], SamplingParams(max_new_tokens=4, ignore_eos=True))
+    assert completion.token_ids == continuation([1, 2, 3], 4, V)
+    assert (completion.stats.steps, completion.stats.accepted) == (3, 0)
+    assert completion.stats.acceptance_length == 1.0
+
+
+def test_a_shared_prompt_beginning_is_prefilled_once(model):
+    config = EngineConfig(token_budget=16, max_sequences=1, max_context=64, page_size=4, self_check=False)
+    engine = fake_engine(model, config, wrong_share=0.5, seed=0)
+    prompts = [[5] * 17, [5] * 16 + [6, 7]]
+    completions = engine.generate(prompts, SamplingParams(max_new_tokens=3, ignore_eos=True))
+    assert engine.report()["prefix_tokens"] == 16
+    assert [c.token_ids for c in completions] == [continuation(prompt, 3, V) for prompt in prompts]
+
+
+def test_a_full_pool_preempts_the_youngest_and_changes_no_text(model):
+    config = EngineConfig(
+        token_budget=16, max_sequences=3, max_context=40, page_size=4, num_pages=14, self_check=False
+    )
+    engine = fake_engine(model, config, wrong_share=0.3, seed=1)
+    prompts = [[1] * 9, [2] * 9, [3] * 9]
+    completions = engine.generate(prompts, SamplingParams(max_new_tokens=30, ignore_eos=True))
+    assert engine.report()["preemptions"] > 0
+    assert [c.token_ids for c in completions] == [continuation(prompt, 30, V) for prompt in prompts]
+
+
+def test_no_forward_exceeds_the_token_budget(model):
+    config = EngineConfig(token_budget=12, max_sequences=6, max_context=50, self_check=False)
+    engine = fake_engine(model, config, wrong_share=0.3, seed=2)
+    engine.generate([[n] * (3 * n + 1) for n in range(9)], SamplingParams(max_new_tokens=12, ignore_eos=True))
+    assert max(engine._runner.rows_seen) == 12

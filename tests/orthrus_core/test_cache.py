@@ -1,0 +1,106 @@
+import pytest
+import torch
+
+from orthrus_core.cache import SCRATCH_PAGE, KVCache, PagePool, PageTables
+
+
+def test_every_page_but_scratch_is_given_once():
+    pool = PagePool(num_pages=4, page_size=2)
+    pages = [pool.take() for _ in range(4)]
+    assert sorted(pages[:3]) == [1, 2, 3]
+    assert pages[3] is None
+    assert SCRATCH_PAGE not in pages
+
+
+def test_a_released_page_is_given_again():
+    pool = PagePool(num_pages=2, page_size=2)
+    page = pool.take()
+    pool.release(page)
+    assert pool.take() == page
+
+
+def test_a_shared_page_is_free_only_after_its_last_release():
+    pool = PagePool(num_pages=2, page_size=2)
+    page = pool.take()
+    pool.share(page)
+    pool.release(page)
+    assert pool.take() is None
+    pool.release(page)
+    assert pool.take() == page
+
+
+def test_releasing_too_often_is_our_own_bug():
+    pool = PagePool(num_pages=2, page_size=2)
+    page = pool.take()
+    pool.release(page)
+    with pytest.raises(AssertionError, match="released more often"):
+        pool.release(page)
+
+
+def test_only_full_committed_pages_of_a_prompt_are_matched():
+    pool = PagePool(num_pages=6, page_size=2)
+    pages = [pool.take() for _ in range(3)]
+    pool.index_prefix(pages, [1, 2, 3, 4, 5, 6], num_committed=5)
+    assert pool.match_prefix([1, 2, 3, 4, 5, 6]) == pages[:2]
+
+
+def test_the_page_of_the_last_prompt_token_is_never_matched():
+    pool = PagePool(num_pages=6, page_size=2)
+    pages = [pool.take(), pool.take()]
+    pool.index_prefix(pages, [1, 2, 3, 4], num_committed=4)
+    assert pool.match_prefix([1, 2, 3, 4]) == pages[:1]
+    assert pool.match_prefix([1, 2]) == []
+
+
+def test_equal_pages_behind_different_beginnings_are_not_confused():
+    pool = PagePool(num_pages=8, page_size=2)
+    first, second = [pool.take(), pool.take()], [pool.take(), pool.take()]
+    pool.index_prefix(first, [1, 1, 9, 9], num_committed=4)
+    pool.index_prefix(second, [2, 2, 9, 9], num_committed=4)
+    assert pool.match_prefix([2, 2, 9, 9, 0]) == second
+    assert pool.match_prefix([3, 3, 9, 9, 0]) == []
+
+
+def test_idle_pages_stay_matchable_until_they_are_needed():
+    pool = PagePool(num_pages=3, page_size=2)
+    pages = [pool.take(), pool.take()]
+    pool.index_prefix(pages, [1, 2, 3, 4], num_committed=4)
+    for page in reversed(pages):
+        pool.release(page)
+    assert pool.num_available == 2
+    assert pool.match_prefix([1, 2, 3, 4, 5]) == pages
+    for page in reversed(pages):
+        pool.release(page)
+    assert pool.take() == pages[1]  # the end of the prefix goes first
+    assert pool.match_prefix([1, 2, 3, 4, 5]) == pages[:1]
+
+
+def test_tables_grow_by_whole_pages_and_stop_when_the_pool_is_empty():
+    pool = PagePool(num_pages=3, page_size=4)
+    tables = PageTables(pool, num_slots=2, pages_per_sequence=3)
+    assert tables.grow(0, 5) == 8
+    assert tables.grow(1, 1) == 0
+    tables.clear(0)
+    assert tables.grow(1, 1) == 4
+    assert tables.held(0) == []
+
+
+def test_written_rows_are_read_back_in_table_order():
+    cache = KVCache(
+        num_layers=1, num_pages=4, page_size=2, num_kv_heads=1, head_dim=1, dtype=torch.float32,
+        device=torch.device("cpu"),
+    )  # fmt: skip
+    cells = torch.tensor([6, 7, 2])  # page 3 whole, first cell of page 1
+    values = torch.tensor([10.0, 11.0, 12.0]).view(3, 1, 1)
+    cache.write(0, cells, values, -values)
+    k, v = cache.gather(0, torch.tensor([[3, 1]]))
+    assert k.flatten().tolist() == [10.0, 11.0, 12.0, 0.0]
+    assert v.flatten().tolist() == [-10.0, -11.0, -12.0, 0.0]
+
+
+def test_cache_bytes_count_keys_and_values_of_all_layers():
+    cache = KVCache(
+        num_layers=3, num_pages=2, page_size=2, num_kv_heads=2, head_dim=8, dtype=torch.bfloat16,
+        device=torch.device("cpu"),
+    )  # fmt: skip
+    assert cache.bytes_per_token == 3 * 2 * 2 * 8 * 2
