@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
         config = load_train_config(args.config, args.set)
         progress = train(config)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"config error: {error}", file=sys.stderr)
         return 2
     print(f"trained {config.output.path}: {progress.tokens} tokens in {progress.seconds:.0f} s")
     return 0

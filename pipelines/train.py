@@ -100,9 +100,7 @@ def _mask_token_id(config: HeadTrainConfig, tokenizer: PreTrainedTokenizerBase) 
     if config.head.mask_token_id is not None:
         return config.head.mask_token_id
     if tokenizer.mask_token_id is None:
-        raise ConfigError(
-            f"the tokenizer in {config.backbone} has no mask token: set head.mask_token_id"
-        )
+        raise ConfigError(f"the tokenizer in {config.backbone} has no mask token: set head.mask_token_id")
     return tokenizer.mask_token_id
 
 

@@ -41,7 +41,7 @@ def row_documents(config: RowDataConfig) -> list[Document]:
         ConfigError: nothing to read, a column is missing, or no row is usable.
     """
     path, columns = Path(config.path), [config.prompt_column, config.completion_column]
-    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    files = _parquet_files(path) if path.is_dir() else [path]
     if not files or not files[0].is_file():
         raise ConfigError(f"data.path {path} holds no Parquet files: run the generate job first")
     dataset = ds.dataset([str(file) for file in files], format="parquet")
@@ -59,6 +59,12 @@ def row_documents(config: RowDataConfig) -> list[Document]:
     if not documents:
         raise ConfigError(f"data.path {path} has no row with a prompt and a completion")
     return documents
+
+
+def _parquet_files(directory: Path) -> list[Path]:
+    """Parquet files below a directory, without those in hidden and `_run`-like places, sorted."""
+    files = sorted(directory.rglob("*.parquet"))
+    return [file for file in files if not any(p[0] in "._" for p in file.relative_to(directory).parts)]
 
 
 def split_documents(

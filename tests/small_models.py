@@ -26,9 +26,9 @@ def small_backbone(
     Args:
         seed: the weights are a function of it and the shape.
         tied: whether the output head is the embedding.
-        sameness: size of a vector added to all embeddings. With 0 a completion of 40 tokens has about 15 different
-            ones and few drafts stand (1.3 tokens per step); 0.2: about 3 and 2 to 3 tokens per step;
-            1.0: nearly constant text, nearly every draft stands.
+        sameness: size of a vector added to all embeddings. With 0 a completion of 40 tokens has about 15
+            different ones and few drafts stand (1.3 tokens per step); 0.2: about 3 and 2 to 3 tokens per
+            step; 1.0: nearly constant text, nearly every draft stands.
         fields: further fields of `Qwen3Config`, for instance eos_token_id, hidden_size or attention_bias.
     """
     values = {
@@ -68,8 +68,8 @@ def small_orthrus(
     """Return `small_backbone` with a diffusion head that is a noisy copy of the AR projections.
 
     Args:
-        noise: standard deviation added to every `*_diff` tensor (matrices have 0.2). With 0.1 and more, drafts
-            rarely stand.
+        noise: standard deviation added to every `*_diff` tensor (matrices have 0.2). With 0.1 and more,
+            drafts rarely stand.
         backbone: arguments of `small_backbone`.
     """
     model = add_diffusion_head(

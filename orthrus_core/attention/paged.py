@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from orthrus_core.attention.sdpa import attend_sdpa
 from orthrus_core.cache import KVCache
 from orthrus_core.decoding.rows import TokenRows
+from orthrus_core.models.attention import DualViewAttention
 
 
 class PagedAttend:
@@ -20,7 +21,7 @@ class PagedAttend:
         self._rows = rows
         self._attend = attend
 
-    def __call__(self, layer: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def __call__(self, layer: DualViewAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See `orthrus_core.models.attention.Attend`; here B = 1 and N = T."""
         q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))  # (T, heads, Dh)
         self._cache.write(layer.layer_idx, self._rows.cells, k, v)

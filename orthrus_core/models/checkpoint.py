@@ -28,7 +28,8 @@ def load_config(path: str | Path) -> OrthrusConfig:
     Args:
         path: local directory or hub id.
     Raises:
-        CheckpointError: config.json is missing or unreadable, of another model type, or its head cannot draft.
+        CheckpointError: config.json is missing or unreadable, of another model type, or its head cannot
+            draft.
     """
     fields = _read_config(path)
     model_type = fields.pop("model_type", None)
@@ -38,8 +39,8 @@ def load_config(path: str | Path) -> OrthrusConfig:
         )
     if "block_size" not in fields and "mask_token_id" not in fields:
         raise CheckpointError(
-            f"{path}: config.json has neither block_size nor mask_token_id: this is a plain backbone without a "
-            "diffusion head; add one with orthrus_core.add_diffusion_head"
+            f"{path}: config.json has neither block_size nor mask_token_id: this is a plain backbone without "
+            "a diffusion head; add one with orthrus_core.add_diffusion_head"
         )
     if "block_size" not in fields:
         raise CheckpointError(
@@ -92,7 +93,7 @@ def _weight_files(directory: Path) -> list[Path]:
         return [directory / WEIGHTS_FILE]
     index = directory / INDEX_FILE
     if not index.is_file():
-        raise CheckpointError(f"{directory}: has no weights: neither {WEIGHTS_FILE} nor {INDEX_FILE} is there")
+        raise CheckpointError(f"{directory}: has no weights, neither {WEIGHTS_FILE} nor {INDEX_FILE}")
     try:
         names = set(json.loads(index.read_text())["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -143,9 +144,9 @@ def refuse_tensors(
     if not found:
         return
     if len(missing) > 1 and all(DIFFUSION_SUFFIX in name for name in missing) and len(found) == 1:
-        repair = "if it has no diffusion head at all, add one with orthrus_core.add_diffusion_head; else download it again"
+        repair = "download it again, or add a head to a backbone without one by orthrus_core.add_diffusion_head"
     else:
-        repair = "its config.json and its weights do not belong together: download or save the checkpoint again"
+        repair = "config.json and weights do not belong together: download or save the checkpoint again"
     raise CheckpointError(f"{path}: tensors do not fit an Orthrus model: {', '.join(found)}; {repair}")
 
 

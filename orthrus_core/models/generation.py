@@ -1,153 +1,162 @@
 """`generate` of the transformers model, run by the decoding engine."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
+from transformers import GenerationConfig, GenerationMixin
 from transformers.generation.streamers import BaseStreamer
 
 from orthrus_core.errors import ConfigError, RequestError
+from orthrus_core.models.options import merge_options
 
 if TYPE_CHECKING:
     from orthrus_core.decoding.engine import Completion, EngineConfig, SamplingParams
 
-IGNORED_OPTIONS = {"use_cache", "return_dict_in_generate", "num_return_sequences", "num_beams"}
+MAX_SEQUENCES = 32
 
 
-class EngineGenerationMixin:
+class EngineGenerationMixin(GenerationMixin):
     """Adds `use_diffusion_mode` to transformers' `generate`."""
 
-    def generate(
-        self,
-        input_ids: Tensor | None = None,
-        *args,
-        use_diffusion_mode: bool | None = None,
-        attention_mask: Tensor | None = None,
-        streamer: BaseStreamer | None = None,
-        **kwargs,
+    def generate(  # type: ignore[override]
+        self, inputs: Tensor | None = None, *args, use_diffusion_mode: bool | None = None, **kwargs
     ):
-        """Generate as transformers does, or with the consensus engine.
+        """Generate as transformers does, or with the decoding engine.
 
         Args:
-            input_ids: (B, N) int64 prompts, left-padded when their lengths differ.
-            use_diffusion_mode: True: consensus decoding; False: plain AR decoding by the same engine, the same
-                tokens bit for bit; None: transformers' own `generate` with everything it offers.
-            attention_mask: (B, N), 0 where a prompt is padded. None: nothing is padded.
-            streamer: receives the prompt and then the tokens of every step; one prompt only.
-            kwargs: with the engine: max_new_tokens, max_length, eos_token_id, pad_token_id, do_sample=False,
-                generation_config, token_budget, block_size.
+            inputs: (B, N) int64 prompts, left-padded when their lengths differ; also by the name `input_ids`.
+            use_diffusion_mode: True: consensus decoding; False: plain AR decoding by the same engine, the
+                same tokens bit for bit; None: transformers' own `generate` with everything it offers.
+            kwargs: with the engine: attention_mask (B, N), 0 where a prompt is padded (None: leading pad
+                tokens are padding, unless they are an EOS too); streamer, which gets the prompt and then the
+                tokens of every step, one prompt only; max_new_tokens, max_length, eos_token_id, pad_token_id,
+                generation_config, token_budget, block_size. Decoding is greedy: sampling asked for here is
+                refused, sampling in the model's own generation_config is left out with a warning.
         Returns:
-            (B, N + longest completion) int64: prompts as given, completions padded on the right.
+            With the engine (B, N + longest completion) int64: prompts as given, completions padded on the
+            right.
         Raises:
-            ConfigError: an option the engine does not have.
+            ConfigError: an option the engine does not have, or a value it cannot take.
             RequestError: a prompt the engine cannot run.
         """
         if use_diffusion_mode is None:
-            return super().generate(  # type: ignore[misc]
-                input_ids, *args, attention_mask=attention_mask, streamer=streamer, **kwargs
-            )
-        if input_ids is None or input_ids.dim() != 2:
-            raise ConfigError("generate needs input_ids of shape (batch, length) with use_diffusion_mode")
+            return super().generate(inputs, *args, **kwargs)  # type: ignore[misc]
         if args:
             raise ConfigError("with use_diffusion_mode, generate takes its options by keyword")
+        input_ids = kwargs.pop("input_ids", None) if inputs is None else inputs
+        if not isinstance(input_ids, Tensor) or input_ids.dim() != 2 or not input_ids.numel():
+            raise ConfigError("with use_diffusion_mode, generate needs input_ids of shape (batch, length)")
         mode = "consensus" if use_diffusion_mode else "autoregressive"
-        return _generate(self, input_ids, attention_mask, streamer, mode, kwargs)
+        return _generate(self, input_ids, mode, **kwargs)
 
 
-@torch.no_grad()
-def _generate(model, input_ids: Tensor, attention_mask: Tensor | None, streamer, mode: str, kwargs: dict) -> Tensor:
+def _generate(
+    model,
+    input_ids: Tensor,
+    mode: str,
+    *,
+    attention_mask: Tensor | None = None,
+    streamer: BaseStreamer | None = None,
+    generation_config: GenerationConfig | None = None,
+    **kwargs,
+) -> Tensor:
     from orthrus_core.decoding.engine import Engine, Request
 
     if streamer is not None and len(input_ids) > 1:
         raise ConfigError(f"a streamer takes one prompt, got a batch of {len(input_ids)}")
+    options = merge_options(model, generation_config, kwargs, prompt_len=input_ids.shape[1])
+    if attention_mask is None:
+        attention_mask = _attention_mask(input_ids, options)
     prompts = _unpad(input_ids, attention_mask)
-    engine_config, params, pad_token_id = _plan(model, prompts, mode, kwargs)
-    engine = Engine(model, engine_config)
+    config, params = _plan(model, prompts, mode, options)
+    engine = Engine(model, config)
     on_tokens = None
     if streamer is not None:
         streamer.put(input_ids.cpu())
-        on_tokens = lambda ids: streamer.put(torch.tensor(ids))  # noqa: E731
-    requests = [Request(prompt, params, on_tokens=on_tokens) for prompt in prompts]
-    completions = engine.run(requests)
+        on_tokens = _put_into(streamer)
+    completions = engine.run([Request(prompt, params, on_tokens=on_tokens) for prompt in prompts])
     if streamer is not None:
         streamer.end()
-    return _pad(input_ids, completions, pad_token_id)
+    return _pad(input_ids, completions, options["pad_token_id"])
 
 
-def _unpad(input_ids: Tensor, attention_mask: Tensor | None) -> list[list[int]]:
-    if attention_mask is None:
-        return input_ids.tolist()
+def _put_into(streamer: BaseStreamer) -> Callable[[list[int]], None]:
+    return lambda token_ids: streamer.put(torch.tensor(token_ids))
+
+
+def _attention_mask(input_ids: Tensor, options: dict[str, Any]) -> Tensor:
+    """Return (B, N) bool, False at the pad tokens before the first other token."""
+    pad, eos = options["pad_token_id"], options["eos_token_id"]
+    if pad is None or pad in (eos if isinstance(eos, tuple) else (eos,)):
+        return torch.ones_like(input_ids, dtype=torch.bool)
+    return ~(input_ids == pad).long().cumprod(dim=1).bool()
+
+
+def _unpad(input_ids: Tensor, attention_mask: Tensor) -> list[list[int]]:
     if attention_mask.shape != input_ids.shape:
         raise ConfigError(
             f"attention_mask must have the shape of input_ids {tuple(input_ids.shape)}, "
             f"got {tuple(attention_mask.shape)}"
         )
-    keep = attention_mask.bool()
+    keep = attention_mask.bool().to(input_ids.device)
     if bool((keep[:, :-1] & ~keep[:, 1:]).any()):
         raise ConfigError("prompts must be padded on the left: set tokenizer.padding_side = 'left'")
     return [row[mask].tolist() for row, mask in zip(input_ids, keep, strict=True)]
 
 
 def _plan(
-    model, prompts: list[list[int]], mode: str, kwargs: dict
-) -> "tuple[EngineConfig, SamplingParams, int]":
-    """Turn transformers' generation options into the engine's."""
+    model, prompts: list[list[int]], mode: str, options: dict[str, Any]
+) -> "tuple[EngineConfig, SamplingParams]":
+    """Turn the options in force into the engine's.
+
+    Raises:
+        ConfigError: a value out of bounds.
+    """
     from orthrus_core.decoding.engine import EngineConfig, SamplingParams
 
-    options = dict(kwargs)
-    generation_config = options.pop("generation_config", None) or model.generation_config
-    block_size = options.pop("block_size", None) or model.config.block_size
-    sequences = min(len(prompts), 32)
-    token_budget = options.pop("token_budget", None) or _round_up(sequences * (block_size + 1), 16)
-    longest = max(map(len, prompts), default=1)
-    eos_token_id = options.pop("eos_token_id", generation_config.eos_token_id)
-    pad_token_id = options.pop("pad_token_id", generation_config.pad_token_id)
-    max_new_tokens = _max_new_tokens(options, generation_config, longest)
-    if options.pop("do_sample", generation_config.do_sample) and options.pop("temperature", 1.0) != 0.0:
-        raise ConfigError("use_diffusion_mode decodes greedily: pass do_sample=False")
-    options.pop("temperature", None)
-    unknown = sorted(set(options) - IGNORED_OPTIONS)
-    if unknown:
-        raise ConfigError(f"generate with use_diffusion_mode does not take: {', '.join(unknown)}")
-    eos = tuple(eos_token_id) if isinstance(eos_token_id, list | tuple) else eos_token_id
-    config = EngineConfig.model_validate(
-        {
-            "mode": mode,
-            "token_budget": max(token_budget, 16),
-            "block_size": block_size,
-            "max_sequences": max(sequences, 1),
-            "max_context": min(longest + max_new_tokens, model.config.max_position_embeddings),
-            "self_check": False,
-        }
-    )
-    params = SamplingParams(max_new_tokens=max_new_tokens, eos_token_id=eos)
-    if pad_token_id is None:
-        pad_token_id = eos[0] if isinstance(eos, tuple) else eos
-    return config, params, 0 if pad_token_id is None else pad_token_id
+    block_size = options.get("block_size", model.config.block_size)
+    num_sequences = min(len(prompts), MAX_SEQUENCES)
+    eos_token_id, longest = options["eos_token_id"], max(map(len, prompts))
+    try:
+        params = SamplingParams(
+            max_new_tokens=options["max_new_tokens"],
+            eos_token_id=eos_token_id,
+            ignore_eos=eos_token_id is None,
+        )
+        config = EngineConfig.model_validate(
+            {
+                "mode": mode,
+                "token_budget": options.get("token_budget", _round_up(num_sequences * (block_size + 1), 16)),
+                "block_size": block_size,
+                "max_sequences": num_sequences,
+                "max_context": min(longest + params.max_new_tokens, model.config.max_position_embeddings),
+                "self_check": False,
+            }
+        )
+    except ValidationError as error:
+        raise ConfigError(f"generate with use_diffusion_mode: {_first_problem(error)}") from error
+    return config, params
 
 
-def _max_new_tokens(options: dict, generation_config, prompt_length: int) -> int:
-    asked = options.pop("max_new_tokens", None)
-    max_length = options.pop("max_length", None)
-    if asked is None and max_length is not None:
-        asked = max_length - prompt_length
-    if asked is None:
-        asked = generation_config.max_new_tokens or (generation_config.max_length or 20) - prompt_length
-    if asked < 1:
-        raise ConfigError(f"max_new_tokens must be >= 1, got {asked}: the prompt fills max_length already")
-    return asked
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    name = ".".join(map(str, problem["loc"]))
+    return f"{name}: {problem['msg']}, got {problem['input']!r}" if name else problem["msg"]
 
 
 def _round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
-def _pad(input_ids: Tensor, completions: "list[Completion]", pad_token_id: int) -> Tensor:
+def _pad(input_ids: Tensor, completions: "list[Completion]", pad_token_id: int | None) -> Tensor:
     for index, completion in enumerate(completions):
         if completion.error is not None:
             raise RequestError(f"prompt {index}: {completion.error}")
     width = max(len(completion.token_ids) for completion in completions)
-    out = input_ids.new_full((len(completions), width), pad_token_id)
+    out = input_ids.new_full((len(completions), width), 0 if pad_token_id is None else pad_token_id)
     for row, completion in zip(out, completions, strict=True):
         row[: len(completion.token_ids)] = input_ids.new_tensor(completion.token_ids)
     return torch.cat([input_ids, out], dim=1)

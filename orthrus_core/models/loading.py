@@ -49,9 +49,11 @@ def _local_directory(path: str | Path) -> str:
     if Path(path).exists():
         raise CheckpointError(f"{path}: is a file; name the checkpoint directory that holds config.json")
     if not HUB_ID.fullmatch(str(path)):
-        raise CheckpointError(f"{path}: no such directory; name a checkpoint directory or a hub id owner/name")
+        raise CheckpointError(f"{path}: no such directory, and no hub id owner/name")
     try:
-        return snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors"], ignore_patterns=["*/*"])
+        return snapshot_download(
+            str(path), allow_patterns=["*.json", "*.safetensors"], ignore_patterns=["*/*"]
+        )
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{path}: no such directory, and not to be had from the hub: {one_line(error)}"

@@ -1,0 +1,130 @@
+"""Configs: yaml, overrides, and errors of one line."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orthrus_core.errors import ConfigError
+from pipelines.config import GenerateConfig, load_config
+
+CONFIGS = Path(__file__).parents[2] / "configs/generate"
+SMALL = {
+    "input": {"paths": "prompts", "prompt": {"column": "question"}},
+    "model": {"path": "model"},
+    "output": {"path": "out"},
+}
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(SMALL))
+    return path
+
+
+def refusal(path, *overrides) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(GenerateConfig, path, overrides)
+    return str(caught.value)
+
+
+def test_one_path_becomes_a_list_of_one(config_file):
+    assert load_config(GenerateConfig, config_file).input.paths == ("prompts",)
+
+
+def test_an_override_wins_over_yaml_and_yaml_over_the_default(config_file):
+    config_file.write_text(yaml.safe_dump(SMALL | {"run": {"unit_rows": 5, "actors": 2}}))
+    config = load_config(GenerateConfig, config_file, ["run.unit_rows=9"])
+    assert (config.run.unit_rows, config.run.actors, config.run.retries) == (9, 2, 3)
+
+
+def test_an_override_takes_yaml_values(config_file):
+    config = load_config(GenerateConfig, config_file, ["sampling.stop_token_ids=[4, 5]", "output.token_ids=true"])
+    assert config.sampling.stop_token_ids == (4, 5)
+    assert config.output.token_ids is True
+
+
+def test_a_bound_is_named_with_the_value_that_breaks_it(config_file):
+    assert refusal(config_file, "run.unit_rows=0") == "run.unit_rows must be >= 1, got 0"
+
+
+def test_an_unknown_key_gets_a_suggestion(config_file):
+    assert refusal(config_file, "decode.blocksize=4") == (
+        "decode.blocksize is not a known key, did you mean block_size?"
+    )
+
+
+def test_an_unknown_key_without_a_neighbour_gets_the_known_ones(config_file):
+    assert refusal(config_file, "output.zzz=4") == (
+        "output.zzz is not a known key; known: path, token_ids, prompt_token_ids"
+    )
+
+
+def test_a_missing_key_is_named(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump({"input": SMALL["input"], "model": {}, "output": SMALL["output"]}))
+    assert refusal(path) == "model.path is required"
+
+
+def test_all_mistakes_stand_in_one_line(config_file):
+    text = refusal(config_file, "run.actors=0", "decode.mode=fast")
+    assert text == "decode.mode must be 'consensus' or 'autoregressive', got 'fast'; run.actors must be >= 1, got 0"
+
+
+def test_a_value_of_the_wrong_type_is_named(config_file):
+    assert refusal(config_file, "run.actors=many") == "run.actors must be a valid integer, got 'many'"
+
+
+def test_sampling_is_refused_for_now(config_file):
+    assert "sampling.temperature must be 0.0" in refusal(config_file, "sampling.temperature=0.7")
+
+
+def test_a_prompt_has_exactly_one_source(config_file):
+    text = refusal(config_file, "input.prompt.messages=m")
+    assert text == "input.prompt must have exactly one of column, messages, template, got column and messages"
+
+
+def test_messages_need_the_chat_template(config_file):
+    text = refusal(config_file, "input.prompt={messages: m, chat: false}")
+    assert text == "input.prompt must have chat: true with messages or system"
+
+
+def test_an_override_without_a_value_is_refused(config_file):
+    assert refusal(config_file, "run.actors") == "--set takes key.key=value, got 'run.actors'"
+
+
+def test_an_override_below_a_value_is_refused(config_file):
+    assert refusal(config_file, "model.path.x=1") == "--set model.path.x: path is a value, not a section"
+
+
+def test_a_missing_config_file_is_one_line(tmp_path):
+    assert refusal(tmp_path / "none.yaml") == f"cannot read config {tmp_path}/none.yaml: No such file or directory"
+
+
+def test_broken_yaml_is_one_line(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("input: [1,\n")
+    text = refusal(path)
+    assert "is not yaml" in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_configs_load_and_say_what_they_need(path):
+    load_config(GenerateConfig, path)
+    text = path.read_text()
+    assert text.startswith("#")
+    assert "# Needs:" in text
+    assert "# Takes:" in text
+
+
+def test_every_option_is_described():
+    def undescribed(cls):
+        for name, field in cls.model_fields.items():
+            if not field.description:
+                yield f"{cls.__name__}.{name}"
+            if hasattr(field.annotation, "model_fields"):
+                yield from undescribed(field.annotation)
+
+    assert list(undescribed(GenerateConfig)) == []
