@@ -3,6 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
+# make bench PROMPTS=FILE COLUMN=question ROWS=100 measures these prompts beside the demo's.
+PROMPTS ?=
+COLUMN ?= prompt
+ROWS ?= 100
+OWN_PROMPTS = $(foreach option,path=$(PROMPTS) column=$(COLUMN) rows=$(ROWS),--set 'prompt_sets.own.$(option)')
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo dry-run test lint bench demo-model clean
 
@@ -10,7 +16,8 @@ help:
 	@echo "make demo        generate completions for the shipped prompts with the shipped model"
 	@echo "make test        run the tests (under 8 minutes on 2 cores)"
 	@echo "make lint        ruff and mypy"
-	@echo "make bench       measure exactness, acceptance and speed against AR and transformers"
+	@echo "make bench       measure exactness, acceptance and speed against AR and transformers (about 4 minutes)"
+	@echo "                 PROMPTS=FILE COLUMN=NAME ROWS=100 adds prompts of your own, Parquet or JSONL"
 	@echo "make demo-model  train the shipped demo model again, from text to head (about an hour on 2 cores)"
 
 $(INSTALLED): pyproject.toml infra/constraints.txt
@@ -35,7 +42,15 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 bench: $(INSTALLED)
-	$(BIN)/python jobs/evaluate.py --config configs/evaluate/demo.yaml
+	$(BIN)/python jobs/evaluate.py --config configs/evaluate/demo.yaml $(if $(PROMPTS),$(OWN_PROMPTS))
+
+demo-model: $(INSTALLED)
+	$(BIN)/python -m pipelines.demo tokenizer pipelines/demo/model
+	$(BIN)/python jobs/train.py --config configs/train/demo-backbone.yaml
+	$(BIN)/python -m pipelines.demo training-prompts build/demo-training-prompts
+	$(BIN)/python jobs/generate.py --config configs/generate/demo-selfgen.yaml
+	$(BIN)/python jobs/train.py --config configs/train/demo-head.yaml
+	cp build/demo-head/*.json build/demo-head/*.jinja build/demo-head/*.safetensors pipelines/demo/model/
 
 clean:
 	rm -rf outputs build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,8 +1,9 @@
 """The paged K/V cache: pages, page tables, reference counts. The only writer of keys and values.
 
-A *cell* holds the key and value of one position of one sequence; a page is `page_size` consecutive cells. Page 0 is
-scratch: token rows left over in a forward write there and nobody reads it. The full pages of a prompt are indexed by
-their tokens and the page before, so that another prompt with the same beginning starts from them.
+A *cell* holds the key and value of one position of one sequence; a page is `page_size` consecutive cells.
+Page 0 is scratch: token rows left over in a forward write there and nobody reads it. The full pages of a
+prompt are indexed by their tokens and the page before, so that another prompt with the same beginning starts
+from them.
 """
 
 import itertools
@@ -20,8 +21,8 @@ PrefixKey = tuple[int, tuple[int, ...]]
 class PagePool:
     """Owns which page belongs to whom. Holds no tensors.
 
-    A page is free, held by `references[page]` sequences, or idle: held by nobody, its contents still indexed as a
-    prompt prefix. Idle pages are given away, oldest first, when no free page is left.
+    A page is free, held by `references[page]` sequences, or idle: held by nobody, its contents still indexed
+    as a prompt prefix. Idle pages are given away, oldest first, when no free page is left.
     """
 
     def __init__(self, num_pages: int, page_size: int):
@@ -97,7 +98,8 @@ class PagePool:
     def match_prefix(self, token_ids: Sequence[int]) -> list[int]:
         """Take references to the pages that already hold the beginning of a prompt.
 
-        The page of the last prompt token is never matched: that token's row must run to give the first logits.
+        The page of the last prompt token is never matched: that token's row must run to give the first
+        logits.
         """
         pages: list[int] = []
         parent = 0

@@ -32,6 +32,7 @@ STAGE_CPUS = 0.25  # of reading and writing; small, so that a machine with 2 CPU
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_worker_niceness": "0",  # Ray's 15 starves a local run beside anything else on the machine
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
@@ -75,7 +76,7 @@ def ray_session(run: RunConfig) -> Iterator[None]:
         os.environ.setdefault(name, value)
     import ray
 
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     local: dict[str, Any] = {
         "include_dashboard": False,
         "num_cpus": max(os.cpu_count() or 1, _cpus_needed(run)),
@@ -231,13 +232,18 @@ def _set_options(context: Any, run: RunConfig) -> None:
     """Ray Data's options for this job."""
     for handler in logging.getLogger("ray.data").handlers:
         if handler.get_name() == "console":  # the file in Ray's log directory keeps everything
-            handler.setLevel(logging.ERROR)
+            handler.setLevel(logging.WARNING)
+            handler.addFilter(_is_not_about_progress_bars)
     context.target_max_block_size = None  # a unit stays one block, however large
     context.execution_no_progress_timeout_s = -1  # a unit of long texts may take longer than half an hour
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.retried_map_errors = True  # storage that fails for a moment; bad rows never raise
     context.max_map_retries = run.retries
+
+
+def _is_not_about_progress_bars(record: logging.LogRecord) -> bool:
+    return "Progress bars disabled" not in record.getMessage()
 
 
 _CONFIG_FAULT = re.compile(r"(?:^|[\s.])(?:ConfigError|CheckpointError): (.+)")

@@ -75,7 +75,12 @@ def load_engine(spec: ActorSpec) -> EngineLike:
 
     torch.set_num_threads(spec.threads)  # Ray sets OMP_NUM_THREADS=1 for actors with less than 2 CPUs
     dtype = spec.dtype if spec.dtype == "auto" else getattr(torch, spec.dtype)
-    model = orthrus_core.load_model(fetch(spec.checkpoint), dtype=dtype, device=spec.device)
+    model = orthrus_core.load_model(
+        fetch(spec.checkpoint),
+        dtype=dtype,
+        device=spec.device,
+        needs_head=spec.decode.mode == "consensus",
+    )
     return orthrus_core.Engine(model, spec.decode)
 
 

@@ -167,8 +167,8 @@ def versions() -> dict[str, str]:
 
 def _check_model(config: GenerateConfig, checkpoint: Checkpoint) -> None:
     """Refuse what the engine would refuse, minutes earlier."""
-    model = load_model_config(checkpoint.path)
     decode = config.decode
+    model = load_model_config(checkpoint.path, needs_head=decode.mode == "consensus")
     if decode.mode == "consensus" and decode.block_size is not None and decode.block_size > model.block_size:
         raise ConfigError(
             f"decode.block_size must be <= {model.block_size}, the head's own, got {decode.block_size}"

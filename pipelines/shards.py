@@ -86,10 +86,10 @@ def inspect_shards(
     faults = [
         f"{file.url}: {fault}"
         for (file, _), result in zip(files, looked, strict=True)
-        for fault in ([result] if isinstance(result, str) else _column_faults(result[0], result[1], needed))
+        if (fault := result if isinstance(result, str) else _column_faults(result[0], result[1], needed))
     ]
     if faults:
-        raise ConfigError(f"{len(faults)} fault(s) in input files: " + "; ".join(faults))
+        raise ConfigError(f"{len(faults)} bad input file(s): " + "; ".join(faults))
     shards = tuple(shard for shard, _ in good)
     return Inspection(shards, _unify([schema for _, schema in good], shards))
 
@@ -189,14 +189,19 @@ def _wider(first: pa.DataType, second: pa.DataType) -> pa.DataType | None:
         return None
 
 
-def _column_faults(shard: Shard, schema: pa.Schema, needed: Mapping[str, str]) -> Iterator[str]:
+def _column_faults(shard: Shard, schema: pa.Schema, needed: Mapping[str, str]) -> str:
+    """What is wrong with a file's columns; empty if nothing is."""
     if shard.num_rows == 0:
-        return
-    for name, kind in needed.items():
-        if name not in schema.names:
-            yield f"no column {name}; there are {', '.join(schema.names) or 'none'}"
-        elif shard.format == "parquet" and not _fits(schema.field(name).type, kind):
-            yield f"column {name} is {schema.field(name).type}, not a {kind} column"
+        return ""
+    absent = [name for name in needed if name not in schema.names]
+    if absent:
+        return f"no column {', '.join(absent)} (it has {', '.join(schema.names) or 'none'})"
+    if shard.format == "jsonl":
+        return ""  # values of the wrong type are error rows there
+    wrong = {name: kind for name, kind in needed.items() if not _fits(schema.field(name).type, kind)}
+    return ", ".join(
+        f"column {n} is {schema.field(n).type}, not a {kind} column" for n, kind in wrong.items()
+    )
 
 
 def _fits(kind: pa.DataType, wanted: str) -> bool:

@@ -88,9 +88,8 @@ def _train_head(config: HeadTrainConfig) -> Progress:
     objective = HeadObjective(
         model, config.head, precision=config.loop.precision, seed=config.seed, compiled=config.compile
     )
-    held_out, documents = split_documents(
-        row_documents(config.data), num_held_out=config.data.held_out_documents, seed=config.seed
-    )
+    rows = row_documents(config.data, sequence_len=config.packing.sequence_len)
+    held_out, documents = split_documents(rows, num_held_out=config.data.held_out_documents, seed=config.seed)
     return _run(
         config, objective, model, tokenizer, shuffled_epochs(documents, seed=config.seed), iter(held_out)
     )
@@ -110,6 +109,7 @@ def load_backbone(path: Path) -> PreTrainedModel:
     Raises:
         ConfigError: there is no loadable model in `path`.
     """
+    _check_is_directory(path)
     try:
         return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     except (OSError, ValueError) as error:
@@ -122,6 +122,7 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     Raises:
         ConfigError: there is none, or it lacks an end-of-sequence token.
     """
+    _check_is_directory(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
@@ -129,6 +130,12 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     if tokenizer.eos_token_id is None:
         raise ConfigError(f"the tokenizer in {path} has no end-of-sequence token")
     return tokenizer
+
+
+def _check_is_directory(path: Path) -> None:
+    # transformers would take any other text for the name of a model on the hub, and ask the network.
+    if not path.is_dir():
+        raise ConfigError(f"{path} is no directory: download or train the model first")
 
 
 def _run(

@@ -38,6 +38,9 @@ class RowDataConfig(StrictConfig):
     path: Path = Field(..., description="Directory of Parquet files, or one file.")
     prompt_column: str = Field("prompt_token_ids", description="Column with the prompt, list of token ids.")
     completion_column: str = Field("token_ids", description="Column with the completion, final EOS included.")
+    too_long: Literal["refuse", "drop"] = Field(
+        "refuse", description="What to do with rows longer than packing.sequence_len."
+    )
     held_out_documents: int = Field(300, gt=0, description="Rows kept out of training, for evaluation.")
 
 

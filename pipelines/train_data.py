@@ -1,5 +1,6 @@
 """Documents to train on: generated tasks, or rows that the generate job wrote."""
 
+import logging
 import random
 from collections.abc import Iterator
 from itertools import count
@@ -14,6 +15,8 @@ from pipelines.demo.rows import render_task
 from pipelines.demo.tasks import generate_tasks
 from pipelines.demo.tasks.generator import Split
 from pipelines.train_config import RowDataConfig
+
+logger = logging.getLogger(__name__)
 
 TASKS_PER_CHUNK = 1000
 
@@ -32,13 +35,16 @@ def task_stream(tokenizer: PreTrainedTokenizerBase, *, seed: int) -> Iterator[Do
         yield from task_documents(tokenizer, seed=chunk, num_tasks=TASKS_PER_CHUNK, split="train")
 
 
-def row_documents(config: RowDataConfig) -> list[Document]:
+def row_documents(config: RowDataConfig, *, sequence_len: int) -> list[Document]:
     """Read prompts and completions from Parquet, in the order of the files.
 
     Rows without a completion (error rows) or with less than two tokens hold nothing to learn: left out.
 
+    Args:
+        sequence_len: longest row that can be packed, prompt and completion together.
     Raises:
-        ConfigError: nothing to read, a column is missing, or no row is usable.
+        ConfigError: nothing to read, a column is missing, no row is usable, or rows are too long and
+            `config.too_long` is "refuse".
     """
     path, columns = Path(config.path), [config.prompt_column, config.completion_column]
     files = _parquet_files(path) if path.is_dir() else [path]
@@ -56,6 +62,7 @@ def row_documents(config: RowDataConfig) -> list[Document]:
     documents = [
         Document(prompt, completion) for prompt, completion in rows if prompt and len(completion or ()) > 1
     ]
+    documents = _fitting(documents, config, sequence_len)
     if not documents:
         raise ConfigError(f"data.path {path} has no row with a prompt and a completion")
     return documents
@@ -65,6 +72,19 @@ def _parquet_files(directory: Path) -> list[Path]:
     """Parquet files below a directory, without those in hidden and `_run`-like places, sorted."""
     files = sorted(directory.rglob("*.parquet"))
     return [file for file in files if not any(p[0] in "._" for p in file.relative_to(directory).parts)]
+
+
+def _fitting(documents: list[Document], config: RowDataConfig, sequence_len: int) -> list[Document]:
+    fitting = [document for document in documents if len(document) <= sequence_len]
+    num_too_long = len(documents) - len(fitting)
+    if num_too_long and config.too_long == "refuse":
+        raise ConfigError(
+            f"data.path {config.path} has {num_too_long} of {len(documents)} rows longer than "
+            f"packing.sequence_len {sequence_len}: raise it, or set data.too_long=drop"
+        )
+    if num_too_long:
+        logger.warning("dropped rows=%d of=%d longer_than=%d", num_too_long, len(documents), sequence_len)
+    return fitting
 
 
 def split_documents(

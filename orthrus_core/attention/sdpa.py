@@ -56,7 +56,9 @@ def attend_tile(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float) -
     """
     if q.device.type in FUSED_DEVICES:
         mask = mask.expand(-1, q.shape[1], -1, -1)
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=mask, scale=scaling)
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            q, k, v, attn_mask=mask, scale=scaling
+        )
     scores = (q @ k.transpose(-1, -2)).float() * scaling + mask
     logsumexp = scores.logsumexp(dim=-1)
     return (scores - logsumexp[..., None]).exp().to(v.dtype) @ v, logsumexp
@@ -65,8 +67,8 @@ def attend_tile(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float) -
 def merge_tiles(out: Tensor, logsumexp: Tensor, merge: Tensor) -> Tensor:
     """Combine the tiles of each group, always in order of position.
 
-    A tile of which a query sees nothing has weight exactly 0, so that the result does not depend on how many such
-    tiles the group has.
+    A tile of which a query sees nothing has weight exactly 0, so that the result does not depend on how many
+    such tiles the group has.
 
     Args:
         out: (N, Hkv, Q, Dh).

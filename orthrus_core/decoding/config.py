@@ -11,7 +11,8 @@ class EngineConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     mode: Literal["consensus", "autoregressive"] = Field(
-        "consensus", description="consensus: draft and verify; autoregressive: one token per sequence and step"
+        "consensus",
+        description="consensus: draft and verify; autoregressive: one token per sequence and step",
     )
     token_budget: int = Field(64, ge=4, description="T, token rows of every forward pass")
     block_size: int | None = Field(
@@ -24,7 +25,9 @@ class EngineConfig(BaseModel):
     )
     page_size: Literal[1, 2, 4, 8, 16, 32, 64] = Field(16, description="cells of a cache page")
     num_pages: int | None = Field(
-        None, ge=2, description="pages of the cache, one of them scratch; None: room for every sequence at max_context"
+        None,
+        ge=2,
+        description="pages of the cache, one of them scratch; None: room for every sequence at max_context",
     )
     self_check: bool = Field(True, description="compare bits of permuted token rows at start-up")
 

@@ -9,7 +9,7 @@ from orthrus_core.decoding.scheduler import Work
 
 
 def draft_spans(works: list[Work], mask_token_id: int) -> list[Span]:
-    """Return one block [anchor, MASK, ...] for each work that drafts; row i proposes the token of offset i+1."""
+    """Return a block [anchor, MASK, ...] per work that drafts; row i proposes the token of offset i+1."""
     return [
         Span(
             work.sequence.slot,

@@ -31,8 +31,8 @@ __all__ = [
 class Engine:
     """Decodes many requests over one model and one paged cache.
 
-    Every forward has exactly `token_budget` rows, so a token's logits depend on its own sequence alone: the text of
-    a request is the same in both modes, alone or in traffic, whatever its neighbours do.
+    Every forward has exactly `token_budget` rows, so a token's logits depend on its own sequence alone: the
+    text of a request is the same in both modes, alone or in traffic, whatever its neighbours do.
 
     Attributes:
         config: as given.
@@ -68,7 +68,8 @@ class Engine:
     def submit(self, request: Request) -> int:
         """Queue a request and return its id.
 
-        A request that cannot run does not raise: it comes back from the next `step` with finish_reason "error".
+        A request that cannot run does not raise: it comes back from the next `step` with finish_reason
+        "error".
         """
         request_id = next(self._ids)
         sequence = Sequence(
@@ -269,4 +270,3 @@ def _stop_ids_of(model: OrthrusLM) -> frozenset[int]:
     if eos is None:
         return frozenset()
     return frozenset([eos] if isinstance(eos, int) else eos)
-

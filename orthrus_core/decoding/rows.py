@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,9 +34,9 @@ class AttentionShapes:
 
     Attributes:
         query_widths: W, queries of a group.
-        tile_lengths: cells of a key tile. A forward whose limits fit into one tile takes the shortest that holds
-            them; all others split their cells into tiles of the longest, merged in order. So a row's sums are
-            taken in an order that depends on its own position alone.
+        tile_lengths: cells of a key tile. A forward whose limits fit into one tile takes the shortest that
+            holds them; all others split their cells into tiles of the longest, merged in order. So a row's
+            sums are taken in an order that depends on its own position alone.
     """
 
     query_widths: tuple[int, ...] = (2, 4, 8, 16, 32)
@@ -82,8 +83,8 @@ class RowGroups:
     def mask(self, *, page_size: int, repeats: int, window: int | None, dtype: torch.dtype) -> Tensor:
         """Return the additive mask of what every query sees, made once per forward and window.
 
-        Unseen cells get a large finite number: their weight is exactly 0 beside any seen cell, and a tile of which
-        a query sees nothing gives finite values, whose weight in the merge is exactly 0.
+        Unseen cells get a large finite number: their weight is exactly 0 beside any seen cell, and a tile of
+        which a query sees nothing gives finite values, whose weight in the merge is exactly 0.
 
         Args:
             page_size: cells per page.
@@ -143,8 +144,8 @@ def lay_out(
 ) -> TokenRows:
     """Arrange spans as exactly T token rows.
 
-    The limit is the one rule on what a row may see: its own cell in the AR view (causal), the last cell of its
-    span in the diffusion view (the whole block, both directions).
+    The limit is the one rule on what a row may see: its own cell in the AR view (causal), the last cell of
+    its span in the diffusion view (the whole block, both directions).
 
     Args:
         spans: at most T positions in all.
@@ -166,17 +167,20 @@ def lay_out(
     cells = page_tables[np.repeat(slots, counts), positions // page_size] * page_size + positions % page_size
     token_ids = np.concatenate([np.asarray(span.token_ids, dtype=np.int64) for span in spans])
     padding = np.zeros(token_budget - num_used, dtype=np.int64)
-    groups = _group(counts, slots, positions, limits, shapes=shapes, page_tables=page_tables, page_size=page_size)
+    groups = _group(
+        counts, slots, positions, limits, shapes=shapes, page_tables=page_tables, page_size=page_size
+    )
     groups["places"] = np.concatenate([groups["places"], padding])
 
     def as_tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
+    tensors: dict[str, Any] = {name: None if a is None else as_tensor(a) for name, a in groups.items()}
     return TokenRows(
         token_ids=as_tensor(np.concatenate([token_ids, padding])),
         positions=as_tensor(np.concatenate([positions, padding])),
         cells=as_tensor(np.concatenate([cells, np.arange(len(padding)) % page_size])),
-        groups=RowGroups(**{name: None if a is None else as_tensor(a) for name, a in groups.items()}),
+        groups=RowGroups(**tensors),
         num_used=num_used,
     )
 
@@ -206,11 +210,18 @@ def _group(
         "places": (np.repeat(span_first_group, counts) + offsets // width) * width + offsets % width,
         "limits": limits[rows],
         "positions": positions[rows],
-    } | _tile(limits[rows[:, -1]], slots[group_span], shapes=shapes, page_tables=page_tables, page_size=page_size)
+    } | _tile(
+        limits[rows[:, -1]], slots[group_span], shapes=shapes, page_tables=page_tables, page_size=page_size
+    )
 
 
 def _tile(
-    last_cells: np.ndarray, slots: np.ndarray, *, shapes: AttentionShapes, page_tables: np.ndarray, page_size: int
+    last_cells: np.ndarray,
+    slots: np.ndarray,
+    *,
+    shapes: AttentionShapes,
+    page_tables: np.ndarray,
+    page_size: int,
 ) -> dict[str, np.ndarray | None]:
     """Split each group's cells, 0 to its `last_cells`, into tiles; names as in `RowGroups`."""
     tile_length = shapes.tile_for(int(last_cells.max()))

@@ -34,9 +34,9 @@ class Work:
 class Scheduler:
     """Holds waiting and running sequences and fills each step's token budget.
 
-    Every running sequence that decodes gets a row for its anchor; prefill chunks come next; what is left goes to
-    drafts, evenly. When pages run out, the sequence admitted last gives its pages back and waits to be prefilled
-    again, which changes no text. Touches no tensor.
+    Every running sequence that decodes gets a row for its anchor; prefill chunks come next; what is left goes
+    to drafts, evenly. When pages run out, the sequence admitted last gives its pages back and waits to be
+    prefilled again, which changes no text. Touches no tensor.
     """
 
     def __init__(self, config: EngineConfig, tables: PageTables, *, block_size: int):
@@ -148,7 +148,7 @@ class Scheduler:
         self.num_preemptions += 1
 
     def _deal_prefill(self, *, num_decoding: int) -> list[Work]:
-        """Share rows among prompts in order of admission; half the budget while drafts want the other half."""
+        """Share rows among prompts in order of admission; half the budget while drafts want the rest."""
         budget = self._config.token_budget - num_decoding
         if num_decoding and self._block_size:
             budget = max(1, min(budget, self._config.token_budget // 2))

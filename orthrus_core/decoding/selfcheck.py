@@ -23,8 +23,8 @@ CHECKED_WINDOW = 12  # positions of a window
 def check_exactness(runner: ModelRunner, tables: PageTables) -> Exactness:
     """Run one random sequence in several arrangements of token rows and compare the logits' bits.
 
-    First each size of attention is tried against the largest; those that disagree are taken from the runner. Then
-    single rows and odd chunks beside other traffic must agree in the sizes that stay. A
+    First each size of attention is tried against the largest; those that disagree are taken from the runner.
+    Then single rows and odd chunks beside other traffic must agree in the sizes that stay. A
     disagreement is logged as a warning: the engine works, but its text may then depend on the batch.
 
     Args:
@@ -39,7 +39,7 @@ def check_exactness(runner: ModelRunner, tables: PageTables) -> Exactness:
         checker.close()
     if disagreeing:
         logger.warning(
-            "exactness=unverified: token rows differ in bits when run as %s; the text may depend on the batch",
+            "exactness=unverified: token rows differ in bits when run as %s; text may depend on the batch",
             ", ".join(disagreeing),
         )
         return "unverified"
@@ -54,7 +54,9 @@ class _Checker:
         self._tables = tables
         self._random = random.Random(0)
         num_slots = len(tables.num_held)
-        room = min(tables.pages.shape[1], tables.pool.num_available // min(num_slots, 2)) * tables.pool.page_size
+        room = (
+            min(tables.pages.shape[1], tables.pool.num_available // min(num_slots, 2)) * tables.pool.page_size
+        )
         self._tokens = self._random_tokens(min(CHECKED_TOKENS, room))
         self._other = self._random_tokens(max(1, len(self._tokens) // 3)) if num_slots > 1 else []
         tables.grow(0, len(self._tokens))
@@ -71,7 +73,7 @@ class _Checker:
             self._tables.clear(1)
 
     def keep_agreeing_shapes(self) -> None:
-        """Leave the runner the query widths that agree with the widest and the tile lengths with the longest."""
+        """Leave the runner the query widths that agree with the widest and the tiles with the longest."""
         every = self._runner.shapes
         widest, longest = every.query_widths[-1], every.tile_lengths[-1]
         self._runner.shapes = AttentionShapes((widest,), (longest,))

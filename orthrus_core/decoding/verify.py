@@ -55,7 +55,10 @@ def verify(runner: ModelRunner, works: list[Work], draft_ids: Tensor | None) -> 
     spans = verify_spans(works)
     rows = runner.lay_out(spans, "ar")
     anchor_rows = torch.tensor(
-        [first + max(work.num_prefill + work.has_anchor - 1, 0) for first, work in zip(first_rows(spans), works, strict=True)]
+        [
+            first + max(work.num_prefill + work.has_anchor - 1, 0)
+            for first, work in zip(first_rows(spans), works, strict=True)
+        ]
     )
     num_drafts = torch.tensor([work.num_drafts for work in works])
     if draft_ids is not None:
@@ -71,7 +74,8 @@ def choose(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Args:
         logits: (T, V).
     Returns:
-        choice ids (T,) int64, top1-top2 logit gaps (T,) float32, log-probabilities of the choices (T,) float32.
+        choice ids (T,) int64, top1-top2 logit gaps (T,) float32, log-probabilities of the choices (T,)
+        float32.
     """
     logits = logits.float()
     top, choice_ids = logits.max(dim=-1)
@@ -98,7 +102,12 @@ def _accept(choice_ids: Tensor, draft_ids: Tensor | None, anchor_rows: Tensor, n
 
 
 def _to_host(
-    works: list[Work], anchor_rows: Tensor, choice_ids: Tensor, gaps: Tensor, logprobs: Tensor, accepted: Tensor
+    works: list[Work],
+    anchor_rows: Tensor,
+    choice_ids: Tensor,
+    gaps: Tensor,
+    logprobs: Tensor,
+    accepted: Tensor,
 ) -> list[Verdict]:
     padded = torch.zeros_like(choice_ids)
     padded[: len(accepted)] = accepted

@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig
 
 from orthrus_core.errors import CheckpointError
 from orthrus_core.models.attention import DIFFUSION_SUFFIX
-from orthrus_core.models.config import OrthrusConfig
+from orthrus_core.models.config import MIN_BLOCK_SIZE, OrthrusConfig
 
 PUBLISHED_MODEL_TYPES = ("orthrus", "qwen3")
 CONFIG_FILE = "config.json"
@@ -22,11 +22,12 @@ MAX_NAMED = 3
 Shape = tuple[int, ...]
 
 
-def load_config(path: str | Path) -> OrthrusConfig:
+def load_config(path: str | Path, *, needs_head: bool = True) -> OrthrusConfig:
     """Read config.json as an Orthrus config and check its head.
 
     Args:
         path: local directory or hub id.
+        needs_head: False: a plain backbone is fine too, and gets the smallest possible head.
     Raises:
         CheckpointError: config.json is missing or unreadable, of another model type, or its head cannot
             draft.
@@ -37,7 +38,11 @@ def load_config(path: str | Path) -> OrthrusConfig:
         raise CheckpointError(
             f"{path}: config.model_type must be one of {', '.join(PUBLISHED_MODEL_TYPES)}, got {model_type}"
         )
-    if "block_size" not in fields and "mask_token_id" not in fields:
+    if _is_plain(fields):
+        if not needs_head:
+            return OrthrusConfig(
+                **fields | {"block_size": MIN_BLOCK_SIZE, "mask_token_id": fields["vocab_size"] - 1}
+            )
         raise CheckpointError(
             f"{path}: config.json has neither block_size nor mask_token_id: this is a plain backbone without "
             "a diffusion head; add one with orthrus_core.add_diffusion_head"
@@ -52,6 +57,15 @@ def load_config(path: str | Path) -> OrthrusConfig:
     except (CheckpointError, StrictDataclassError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {one_line(error)}") from error
     return config
+
+
+def is_plain_backbone(path: str | Path) -> bool:
+    """Tell whether config.json describes a model without a diffusion head."""
+    return _is_plain(_read_config(path))
+
+
+def _is_plain(fields: Mapping) -> bool:
+    return "block_size" not in fields and "mask_token_id" not in fields
 
 
 def _read_config(path: str | Path) -> dict:
@@ -144,7 +158,7 @@ def refuse_tensors(
     if not found:
         return
     if len(missing) > 1 and all(DIFFUSION_SUFFIX in name for name in missing) and len(found) == 1:
-        repair = "download it again, or add a head to a backbone without one by orthrus_core.add_diffusion_head"
+        repair = "download it again, or add a head to a plain backbone by orthrus_core.add_diffusion_head"
     else:
         repair = "config.json and weights do not belong together: download or save the checkpoint again"
     raise CheckpointError(f"{path}: tensors do not fit an Orthrus model: {', '.join(found)}; {repair}")

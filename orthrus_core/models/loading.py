@@ -6,9 +6,11 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
+from transformers import Qwen3ForCausalLM
 
 from orthrus_core.errors import CheckpointError
-from orthrus_core.models.checkpoint import load_config, one_line
+from orthrus_core.models.checkpoint import is_plain_backbone, load_config, one_line
+from orthrus_core.models.head import add_diffusion_head
 from orthrus_core.models.model import OrthrusLM
 
 __all__ = ["load_config", "load_model"]
@@ -17,7 +19,11 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 def load_model(
-    path: str | Path, *, dtype: torch.dtype | str = "auto", device: torch.device | str = "cpu"
+    path: str | Path,
+    *,
+    dtype: torch.dtype | str = "auto",
+    device: torch.device | str = "cpu",
+    needs_head: bool = True,
 ) -> OrthrusLM:
     """Load a backbone with its diffusion head from a local directory or a hub id.
 
@@ -28,18 +34,26 @@ def load_model(
         path: directory with config.json and safetensors (one file or sharded), or a hub id.
         dtype: dtype of the weights; "auto" keeps the checkpoint's.
         device: where to put the model.
+        needs_head: False: a plain backbone is fine too. It gets an untrained head, so that it can decode
+            autoregressively, for instance to generate the text its head is trained on.
     Returns:
         The model in evaluation mode.
     Raises:
         CheckpointError: no such checkpoint, another architecture, or tensors that do not fit.
     """
     directory = _local_directory(path)
-    config = load_config(directory)
+    config = load_config(directory, needs_head=needs_head)
     try:
-        model = OrthrusLM.from_pretrained(directory, config=config, dtype=dtype, use_safetensors=True)
+        if is_plain_backbone(directory):
+            backbone = Qwen3ForCausalLM.from_pretrained(directory, dtype=dtype, use_safetensors=True)
+            model = add_diffusion_head(
+                backbone, block_size=config.block_size, mask_token_id=config.mask_token_id
+            )
+        else:
+            model = OrthrusLM.from_pretrained(directory, config=config, dtype=dtype, use_safetensors=True)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot load the weights: {one_line(error)}") from error
-    return model.to(device).eval()
+    return model.to(device).eval()  # type: ignore[arg-type]
 
 
 def _local_directory(path: str | Path) -> str:

@@ -72,7 +72,7 @@ def merge_options(
     eos = options.get("eos_token_id", model.config.eos_token_id)
     eos = tuple(eos) if isinstance(eos, list) else eos
     return {name: options[name] for name in ENGINE_OPTIONS & options.keys()} | {
-        "max_new_tokens": _max_new_tokens(inherited, given, prompt_len, model.config.max_position_embeddings),
+        "max_new_tokens": _max_new_tokens(options, prompt_len, model.config.max_position_embeddings),
         "eos_token_id": eos,
         "pad_token_id": options.get("pad_token_id", eos[0] if isinstance(eos, tuple) else eos),
     }
@@ -98,18 +98,15 @@ def _refuse_sampling(inherited: dict[str, Any], given: dict[str, Any]) -> None:
         logger.warning("the model's generation_config asks for sampling; use_diffusion_mode decodes greedily")
 
 
-def _max_new_tokens(
-    inherited: dict[str, Any], given: dict[str, Any], prompt_len: int, max_positions: int
-) -> int:
-    """Apply transformers' rules: max_new_tokens wins; max_length counts the prompt, an inherited one does not."""
-    asked = given.get("max_new_tokens", inherited.get("max_new_tokens"))
-    if asked is not None:
-        return asked
-    if "max_length" not in given:
-        return max(1, min(inherited.get("max_length", DEFAULT_NEW_TOKENS), max_positions - prompt_len))
-    if given["max_length"] <= prompt_len:
+def _max_new_tokens(options: dict[str, Any], prompt_len: int, max_positions: int) -> int:
+    """Apply transformers' rules: max_new_tokens wins, max_length counts the prompt, else 20 tokens."""
+    if "max_new_tokens" in options:
+        return options["max_new_tokens"]
+    if "max_length" not in options:
+        return max(1, min(DEFAULT_NEW_TOKENS, max_positions - prompt_len))
+    if options["max_length"] <= prompt_len:
         raise ConfigError(
-            f"max_length must be greater than the prompt's {prompt_len} tokens, got {given['max_length']}: "
+            f"max_length must be greater than the prompt's {prompt_len} tokens, got {options['max_length']}: "
             "raise it or use max_new_tokens"
         )
-    return given["max_length"] - prompt_len
+    return options["max_length"] - prompt_len

@@ -69,7 +69,7 @@ class BackboneObjective:
         self._model = model
         self._forward = torch.compile(model.model) if compiled else model.model
         self._prompt_weight = config.prompt_weight
-        self._autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
+        self._autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
     def named_parameters(self) -> list[tuple[str, Parameter]]:
         """All parameters of the model."""
@@ -77,16 +77,18 @@ class BackboneObjective:
 
     def loss(self, batch: PackedBatch) -> LossSum:
         """Weighted next-token loss of the batch."""
-        return self._loss(batch, next_token_weights(batch, prompt_weight=self._prompt_weight))
+        return self._loss(batch, prompt_weight=self._prompt_weight)
 
     @torch.no_grad()
     def evaluate(self, batches: Sequence[PackedBatch]) -> dict[str, float]:
         """Mean loss per completion token."""
-        sums = [self._loss(batch, next_token_weights(batch, prompt_weight=0.0)) for batch in batches]
+        sums = [self._loss(batch, prompt_weight=0.0) for batch in batches]
         total = torch.stack([loss.total for loss in sums]).sum()
         return {"loss": (total / torch.stack([loss.weight for loss in sums]).sum()).item()}
 
-    def _loss(self, batch: PackedBatch, weights: Tensor) -> LossSum:
+    def _loss(self, batch: PackedBatch, *, prompt_weight: float) -> LossSum:
+        batch = batch.to(self._model.device)
+        weights = next_token_weights(batch, prompt_weight=prompt_weight)
         with self._autocast:
             hidden = self._forward(
                 batch.input_ids,

@@ -62,8 +62,7 @@ class HeadObjective:
         self._forward = torch.compile(model.model) if compiled else model.model
         self._config = config
         self._generator = torch.Generator().manual_seed(seed)
-        device = model.device.type
-        self._autocast = torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16")
+        self._autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
     def named_parameters(self) -> list[tuple[str, Parameter]]:
         """The parameters of the head."""
@@ -71,6 +70,7 @@ class HeadObjective:
 
     def loss(self, batch: PackedBatch) -> LossSum:
         """Loss over newly drawn blocks."""
+        batch = batch.to(self._model.device)
         blocks = self._sample(batch, self._generator, self._config.shorten_probability)
         return self._loss(self._run_views(batch, blocks))
 
@@ -80,7 +80,8 @@ class HeadObjective:
         generator = torch.Generator().manual_seed(EVALUATION_SEED)
         counts = AcceptanceCounts(self._config.block_size)
         losses = []
-        for batch in batches:
+        for held_out in batches:
+            batch = held_out.to(self._model.device)
             blocks = self._sample(batch, generator, shorten_probability=0.0)
             slots = self._run_views(batch, blocks)
             losses.append(self._loss(slots))

@@ -104,11 +104,13 @@ class Trainer:
 
     def _step(self, batch: PackedBatch) -> None:
         loss = self._objective.loss(batch)
-        (loss.total / loss.weight.clamp(min=1e-6)).backward()
+        # A batch without anything to learn has weight 0 and total 0.
+        mean = loss.total / loss.weight.clamp(min=1e-6)
+        mean.backward()
         grad_norm = self._optimizer.step(self.progress.tokens / self._loop.max_tokens)
         self.progress.step += 1
         self.progress.tokens += batch.num_tokens
-        self._since_log.append((loss.total.detach() / loss.weight, grad_norm))
+        self._since_log.append((mean.detach(), grad_norm))
 
     def _log_when_due(self) -> None:
         elapsed_s = self._rhythm.due_after("log", self._loop.log_every_s)

@@ -14,7 +14,7 @@ def main() -> None:
     kinds.add_parser("tokenizer", help="the tokenizer, trained on generated tasks").add_argument("directory", type=Path)
     held_out = kinds.add_parser("prompts", help="held-out prompts with their answers, as Parquet shards")
     training = kinds.add_parser("training-prompts", help="prompts of the training split, as Parquet shards")
-    for parser_of_kind, rows, seed in ((held_out, 500, 1), (training, 10_000, 2)):
+    for parser_of_kind, rows, seed in ((held_out, 500, 1), (training, 12_000, 2)):
         parser_of_kind.add_argument("directory", type=Path)
         parser_of_kind.add_argument("--rows", type=int, default=rows)
         parser_of_kind.add_argument("--seed", type=int, default=seed)

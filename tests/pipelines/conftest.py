@@ -1,7 +1,8 @@
-"""A small model directory with the demo's tokenizer, prompts in Parquet, and one local Ray for all ray tests."""
+"""A small model with the demo's tokenizer, prompts in Parquet, and one local Ray for all ray tests."""
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,28 +35,10 @@ def prompts_dir(tmp_path) -> Path:
     return path
 
 
-def write_prompts(path: Path, num_rows: int, *, first: int = 0, row_group_size: int = 1000) -> None:
-    """Write `num_rows` numbered prompts."""
-    numbers = range(first, first + num_rows)
-    columns = {
-        "id": pa.array([f"row-{n}" for n in numbers], pa.string()),
-        "prompt": pa.array([f"Add {n} and {2 * n}." for n in numbers], pa.string()),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), path, row_group_size=row_group_size)
-
-
 @pytest.fixture
-def tree(model_dir, prompts_dir, tmp_path) -> dict:
+def tree(model_dir, prompts_dir, tmp_path) -> dict[str, Any]:
     """A generate config as a tree of dicts."""
-    return {
-        "input": {"paths": [str(prompts_dir)], "prompt": {"column": "prompt"}, "id_column": "id"},
-        "model": {"path": str(model_dir), "dtype": "float32", "device": "cpu"},
-        "decode": {"max_context": 256, "max_sequences": 4},
-        "sampling": {"max_new_tokens": 24},
-        "output": {"path": str(tmp_path / "out")},
-        "run": {"unit_rows": 4, "ray_address": "local"},
-    }
+    return generate_tree(model_dir, prompts_dir, tmp_path / "out", unit_rows=4)
 
 
 @pytest.fixture(scope="session")
@@ -69,3 +52,57 @@ def local_ray():
     ray.cloudpickle.register_pickle_by_value(tests.fakes)
     with ray_session(RunConfig(ray_address="local")):
         yield
+
+
+@pytest.fixture(scope="session")
+def many_prompts(tmp_path_factory) -> Path:
+    """Shards of 100, 0 and 120 prompts, and one of a null, a too long and a good one."""
+    path = tmp_path_factory.mktemp("prompts")
+    write_prompts(path / "a.parquet", 100, first=0)
+    write_prompts(path / "b.parquet", 0, first=100)
+    write_prompts(path / "c.parquet", 120, first=100)
+    mixed = {"id": ["null", "long", "fine"], "prompt": [None, "word " * 400, "Add 1 and 1."]}
+    pq.write_table(pa.table(mixed), path / "d.parquet")
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(local_ray, model_dir, many_prompts, tmp_path_factory):
+    """An undisturbed run of the small model over all of `many_prompts`: (job, report)."""
+    return run_tree(
+        generate_tree(model_dir, many_prompts, tmp_path_factory.mktemp("run") / "out", unit_rows=16)
+    )
+
+
+def run_tree(tree: dict[str, Any], *engine_factory):
+    """Prepare and run a config; returns (job, report)."""
+    from pipelines.build import run_job
+    from pipelines.config import GenerateConfig
+    from pipelines.job import prepare
+    from pipelines.progress import Progress
+
+    job = prepare(GenerateConfig.model_validate(tree))
+    return job, run_job(job, Progress(total_rows=job.plan.num_rows, done_rows=0, every_s=60), *engine_factory)
+
+
+def generate_tree(model: Path, prompts: Path, output: Path, *, unit_rows: int) -> dict[str, Any]:
+    """A generate config for a small model as a tree of dicts."""
+    return {
+        "input": {"paths": [str(prompts)], "prompt": {"column": "prompt"}, "id_column": "id"},
+        "model": {"path": str(model), "dtype": "float32", "device": "cpu"},
+        "decode": {"max_context": 256, "max_sequences": 4},
+        "sampling": {"max_new_tokens": 24},
+        "output": {"path": str(output), "token_ids": True},
+        "run": {"unit_rows": unit_rows, "ray_address": "local"},
+    }
+
+
+def write_prompts(path: Path, num_rows: int, *, first: int) -> None:
+    """Write numbered prompts."""
+    numbers = range(first, first + num_rows)
+    columns = {
+        "id": pa.array([f"row-{n}" for n in numbers], pa.string()),
+        "prompt": pa.array([f"Add {n} and {2 * n}." for n in numbers], pa.string()),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path)

@@ -40,7 +40,9 @@ def test_an_override_wins_over_yaml_and_yaml_over_the_default(config_file):
 
 
 def test_an_override_takes_yaml_values(config_file):
-    config = load_config(GenerateConfig, config_file, ["sampling.stop_token_ids=[4, 5]", "output.token_ids=true"])
+    config = load_config(
+        GenerateConfig, config_file, ["sampling.stop_token_ids=[4, 5]", "output.token_ids=true"]
+    )
     assert config.sampling.stop_token_ids == (4, 5)
     assert config.output.token_ids is True
 
@@ -69,7 +71,10 @@ def test_a_missing_key_is_named(tmp_path):
 
 def test_all_mistakes_stand_in_one_line(config_file):
     text = refusal(config_file, "run.actors=0", "decode.mode=fast")
-    assert text == "decode.mode must be 'consensus' or 'autoregressive', got 'fast'; run.actors must be >= 1, got 0"
+    assert (
+        text
+        == "decode.mode must be 'consensus' or 'autoregressive', got 'fast'; run.actors must be >= 1, got 0"
+    )
 
 
 def test_a_value_of_the_wrong_type_is_named(config_file):
@@ -99,7 +104,10 @@ def test_an_override_below_a_value_is_refused(config_file):
 
 
 def test_a_missing_config_file_is_one_line(tmp_path):
-    assert refusal(tmp_path / "none.yaml") == f"cannot read config {tmp_path}/none.yaml: No such file or directory"
+    assert (
+        refusal(tmp_path / "none.yaml")
+        == f"cannot read config {tmp_path}/none.yaml: No such file or directory"
+    )
 
 
 def test_broken_yaml_is_one_line(tmp_path):

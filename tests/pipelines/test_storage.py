@@ -39,7 +39,15 @@ def test_a_missing_directory_is_empty(root):
 
 
 def test_a_directory_lists_data_files_only(root):
-    for name in ("b.parquet", "a.parquet", "_SUCCESS", ".x.tmp", "README.md", "_run/c.parquet", "sub/d.parquet"):
+    for name in (
+        "b.parquet",
+        "a.parquet",
+        "_SUCCESS",
+        ".x.tmp",
+        "README.md",
+        "_run/c.parquet",
+        "sub/d.parquet",
+    ):
         storage.put(f"{root}/{name}", b"x")
     assert names(storage.list_inputs(root, (".parquet",))) == ["a.parquet", "b.parquet", "d.parquet"]
 

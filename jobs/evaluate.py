@@ -1,0 +1,63 @@
+"""Measure a model: right answers, exactness, acceptance, speed: `python jobs/evaluate.py --config FILE`.
+
+Exit codes: 0 done, 2 a mistake in the config or on the command line (one line on stderr), 1 anything else;
+that includes rows that differ from AR decoding where the engine calls itself exact.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+GENERATE_JOB = Path(__file__).with_name("generate.py")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the job; returns the exit code."""
+    options = _parse(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    from orthrus_core.errors import ConfigError, OrthrusError
+
+    try:
+        return _run(options, Console())
+    except ConfigError as error:
+        print(f"config error: {error}", file=sys.stderr)
+        return 2
+    except OrthrusError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Measure right answers, exactness, acceptance and speed.")
+    parser.add_argument("--config", required=True, metavar="FILE", help="yaml file, see configs/evaluate")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override or add, as prompt_sets.mine.path=FILE prompt_sets.mine.column=question",
+    )
+    return parser.parse_args(arguments)
+
+
+def _run(options: argparse.Namespace, console: Console) -> int:
+    from pipelines.config import load_config
+    from pipelines.evaluate_config import EvaluateConfig
+
+    config = load_config(EvaluateConfig, options.config, options.set)
+    from pipelines.evaluate import broken_promises, evaluate
+    from pipelines.evaluate_report import render_evaluation
+
+    report = evaluate(config, GENERATE_JOB)
+    console.print(render_evaluation(report, str(config.output)))
+    broken = broken_promises(report)
+    if broken:
+        print(f"failed: exact decoding differs from AR decoding: {'; '.join(broken)}", file=sys.stderr)
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

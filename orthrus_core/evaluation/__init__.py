@@ -1,0 +1,1 @@
+"""What decoding promises, measured: the same text as AR decoding, and how fast."""

@@ -1,0 +1,162 @@
+"""Options of the evaluate job."""
+
+import re
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from orthrus_core.decoding.config import EngineConfig
+from orthrus_core.decoding.sampling import SamplingParams
+from pipelines.config import (
+    GenerateConfig,
+    InputConfig,
+    ModelConfig,
+    OutputConfig,
+    PromptConfig,
+    RunConfig,
+    SamplingConfig,
+    Section,
+)
+
+DType = Literal["float32", "bfloat16", "float16"]
+
+
+class PromptSetConfig(Section):
+    """One set of prompts, with answers where there are any."""
+
+    path: str = Field(description="File, glob or directory of Parquet or JSONL; local or any fsspec URL.")
+    column: str = Field(description="Text column that holds the prompt.")
+    chat: bool = Field(True, description="Render through the tokenizer's chat template.")
+    id_column: str | None = Field(None, description="Column that names rows; none: {shard}:{row}.")
+    rows: int | None = Field(None, ge=1, description="Most rows, from the first; none: all.")
+    score: Literal["demo"] | None = Field(
+        None, description="demo: check answers by the demo's rule; none: no answers are checked."
+    )
+    kind_column: str = Field("kind", description="With score: text column with the kind of task.")
+    answer_column: str = Field("answer", description="With score: text column with the right answer.")
+
+
+class SpeedLoad(Section):
+    """One load under which the systems are timed."""
+
+    batch: int = Field(ge=1, description="Sequences in flight: the engine's max_sequences, or a batch.")
+    rows: int = Field(ge=1, description="Prompts, the first of the set that leave room for max_new_tokens.")
+    token_budget: int | None = Field(
+        None, ge=4, description="T of consensus and AR; none: room for a whole block of every sequence."
+    )
+    ar_token_budget: int | None = Field(
+        None, ge=4, description="A smaller T for AR alone, where it is faster; none: room for the anchors."
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        for name in ("token_budget", "ar_token_budget"):
+            value = getattr(self, name)
+            if value is not None and value < self.batch:
+                raise ValueError(f"{name} must be >= batch ({self.batch}), got {value}")
+        return self
+
+
+class SpeedConfig(Section):
+    """Consensus, AR and transformers' generate against the clock, in model.dtype."""
+
+    loads: tuple[SpeedLoad, ...] = Field(
+        (SpeedLoad(batch=1, rows=24), SpeedLoad(batch=8, rows=48)), min_length=1, description="Loads."
+    )
+    rounds: int = Field(3, ge=1, description="Times that every system completes the prompts.")
+    warm_up_rows: int = Field(2, ge=1, description="Prompts that each system completes first, not timed.")
+    prompt_sets: tuple[str, ...] | None = Field(None, description="Sets to time; none: all.")
+
+
+class JobConfig(Section):
+    """One generate job in a process of its own, timed from its start to its report."""
+
+    prompt_set: str = Field(description="Set to generate for; all rows of its files.")
+    run: RunConfig = Field(default_factory=RunConfig, description="Machines, as in a generate config.")
+
+
+class EvaluateConfig(Section):
+    """The whole evaluate job."""
+
+    model: ModelConfig = Field(description="Model; its dtype is that of the speed and job sections.")
+    prompt_sets: dict[str, PromptSetConfig] = Field(min_length=1, description="Prompts, by a name.")
+    decode: EngineConfig = Field(default_factory=EngineConfig, description="Engine; it runs in both modes.")
+    sampling: SamplingParams = Field(default_factory=SamplingParams, description="End of text.")
+    dtypes: tuple[DType, ...] = Field(
+        ("float32", "bfloat16"), min_length=1, description="Types in which the two modes are compared."
+    )
+    threads: int | None = Field(None, ge=1, description="Torch threads; none: torch's choice, all cores.")
+    speed: SpeedConfig | None = Field(None, description="Timing; none: none.")
+    job: JobConfig | None = Field(None, description="A generate job; none: none.")
+    output: Path = Field(description="Report, a JSON file; replaced if there is one.")
+
+    @field_validator("prompt_sets")
+    @classmethod
+    def _plain_names(cls, value: dict[str, PromptSetConfig]) -> dict[str, PromptSetConfig]:
+        for name in value:
+            if not re.fullmatch(r"\w+", name):
+                raise ValueError(f"names must be letters, digits and _, got {name!r}")
+        return value
+
+    @field_validator("decode")
+    @classmethod
+    def _no_mode(cls, value: EngineConfig) -> EngineConfig:
+        if "mode" in value.model_fields_set:
+            raise ValueError(f"must have no mode, since both modes are run, got {value.mode}")
+        return value
+
+    @field_validator("speed", "job")
+    @classmethod
+    def _known_sets(
+        cls, value: SpeedConfig | JobConfig | None, info: ValidationInfo
+    ) -> SpeedConfig | JobConfig | None:
+        named = [value.prompt_set] if isinstance(value, JobConfig) else (value and value.prompt_sets) or ()
+        known = info.data.get("prompt_sets", {})
+        for name in named:
+            if name not in known:
+                raise ValueError(f"names the prompt set {name!r}, which is none of {', '.join(known)}")
+        return value
+
+    @field_validator("speed")
+    @classmethod
+    def _rules_of_transformers(cls, value: SpeedConfig | None, info: ValidationInfo) -> SpeedConfig | None:
+        sampling = info.data.get("sampling", SamplingParams())
+        if value and (sampling.ignore_eos or sampling.stop_token_ids):
+            raise ValueError(
+                "needs sampling without ignore_eos and stop_token_ids, which transformers does not have"
+            )
+        return value
+
+    @property
+    def timed_sets(self) -> tuple[str, ...]:
+        """Names of the prompt sets to time."""
+        if self.speed is None:
+            return ()
+        return tuple(self.prompt_sets) if self.speed.prompt_sets is None else self.speed.prompt_sets
+
+
+def generate_config(
+    config: EvaluateConfig, name: str, *, output: str, run: RunConfig | None = None
+) -> GenerateConfig:
+    """The generate job that would complete a prompt set, in consensus mode.
+
+    Args:
+        name: of the prompt set.
+        output: the job's output.path.
+    """
+    source = config.prompt_sets[name]
+    fields: dict[str, Any] = {
+        "input": InputConfig(
+            paths=(source.path,),
+            prompt=PromptConfig(column=source.column, chat=source.chat),
+            id_column=source.id_column,
+            carry=(),
+        ),
+        "model": config.model,
+        "decode": config.decode,
+        "sampling": SamplingConfig(**config.sampling.model_dump()),
+        "output": OutputConfig(path=output),
+        "run": run or RunConfig(),
+    }
+    return GenerateConfig(**fields)

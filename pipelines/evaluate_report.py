@@ -1,0 +1,145 @@
+"""What an evaluation shows in a terminal."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+SHOWN_POSITIONS = 8
+
+
+def render_evaluation(report: Mapping[str, Any], path: str) -> RenderableType:
+    """Tables of a report as `pipelines.evaluate.evaluate` returns it.
+
+    Args:
+        path: where it was written.
+    """
+    machine = report["machine"]
+    parts: list[RenderableType] = [
+        Text(f"{report['model']['path']} on {machine['device']}, {machine['threads']} threads"),
+        *_sets(report),
+        _texts(report),
+        *_differences(report),
+        _acceptance(report),
+    ]
+    if report["speed"]:
+        parts.append(_speed(report))
+    if report["job"]:
+        parts.append(_job(report["job"]))
+    return Group(*parts, Text(f"Everything measured: {path}"))
+
+
+def _sets(report: Mapping[str, Any]) -> list[Text]:
+    return [
+        Text(
+            f"{name}: {facts['rows']} of {facts['available_rows']} rows"
+            + (
+                f", {facts['errors']} more unusable, first {facts['first_errors'][0]}"
+                if facts["errors"]
+                else ""
+            )
+        )
+        for name, facts in report["prompt_sets"].items()
+    ]
+
+
+def _texts(report: Mapping[str, Any]) -> Table:
+    table = _table(
+        "Text: greedy AR decoding checked, consensus decoding compared with it",
+        *("prompts", "dtype", ">right answers", ">same tokens", ">same logprobs", "engine says"),
+    )
+    for text in report["texts"]:
+        exactness, answers = text["exactness"], text["answers"]
+        table.add_row(
+            text["prompt_set"],
+            text["dtype"],
+            f"{answers['right']} of {answers['rows']} ({100 * answers['share']:.1f} %)" if answers else "-",
+            f"{exactness['identical_tokens']} of {exactness['rows']}",
+            f"{exactness['identical_logprobs']} of {exactness['rows']}",
+            exactness["level"],
+        )
+    return table
+
+
+def _differences(report: Mapping[str, Any]) -> list[Text]:
+    return [
+        Text(
+            f"{text['prompt_set']} {text['dtype']} differs: row {d['row']}, token {d['position']}: "
+            f"consensus {d['consensus_id']}, AR {d['ar_id']}, smallest logit gap {d['ar_min_logit_gap']}"
+        )
+        for text in report["texts"]
+        for d in text["exactness"]["differences"]
+    ]
+
+
+def _acceptance(report: Mapping[str, Any]) -> Table:
+    table = _table(
+        "Consensus decoding, and accepted drafts by position in % of the blocks that long",
+        *("prompts", "dtype", ">tokens/step", ">tokens/forward"),
+        *(f">{position}" for position in range(1, SHOWN_POSITIONS + 1)),
+    )
+    for text in report["texts"]:
+        acceptance = text["acceptance"]
+        table.add_row(
+            text["prompt_set"],
+            text["dtype"],
+            _number(acceptance["acceptance_length"]),
+            _number(acceptance["tokens_per_forward"]),
+            *(f"{100 * share:.0f}" for share in acceptance["accepted_by_position"][:SHOWN_POSITIONS]),
+        )
+    return table
+
+
+def _speed(report: Mapping[str, Any]) -> Table:
+    first = report["speed"][0]
+    table = _table(
+        f"Speed in {first['dtype']}: median (lowest to highest) of {first['rounds']} rounds",
+        *("", ">T", ">tokens/s", ">consensus / this", ">same text"),
+    )
+    for load in report["speed"]:
+        left_out = load["rows_without_room"]
+        table.add_row(
+            f"{load['prompt_set']}, batch {load['batch']}, {load['rows']} rows"
+            + (f" ({left_out} left out: too long)" if left_out else "")
+        )
+        for system in load["systems"]:
+            own = system is load["systems"][0]
+            table.add_row(
+                f"  {system['name']}",
+                str(system["token_budget"] or "-"),
+                _spread(system["tokens_per_s"], 0),
+                "" if own else _spread(system["consensus_ratio"], 2),
+                "" if own else f"{system['rows_as_consensus']} of {load['rows']}",
+            )
+    return table
+
+
+def _job(job: Mapping[str, Any]) -> Text:
+    share = job["outside_engine_share"]
+    return Text(
+        f"Generate job on {job['prompt_set']}: {job['rows']} rows, {job['completion_tokens']} tokens in "
+        f"{job['wall_s']:.1f} s = {_number(job['tokens_per_s'], 0)} tokens/s; outside the engine "
+        f"{'-' if share is None else f'{100 * share:.0f} %'} "
+        f"(Ray's start {job['ray_start_s']:.1f} s, loading the model {job['model_load_s']:.1f} s)"
+    )
+
+
+def _table(title: str, *columns: str) -> Table:
+    """An empty table; a name that begins with > is right-aligned."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1))
+    for name in columns:
+        justify: Literal["left", "right"] = "right" if name.startswith(">") else "left"
+        table.add_column(escape(name.removeprefix(">")), justify=justify, no_wrap=True)
+    return table
+
+
+def _spread(values: Mapping[str, float], digits: int) -> str:
+    low, high = (f"{values[name]:.{digits}f}" for name in ("lowest", "highest"))
+    return f"{values['median']:.{digits}f} ({low} to {high})"
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,144 @@
+"""The evaluate job's clock: decoding under several loads, and a whole generate job."""
+
+import json
+import logging
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orthrus_core.decoding.config import EngineConfig
+from orthrus_core.errors import ConfigError, OrthrusError
+from orthrus_core.evaluation.speed import System, Timing, rows_in_common, time_systems
+from orthrus_core.evaluation.systems import engine_system, transformers_system
+from orthrus_core.models.model import OrthrusLM
+from pipelines.evaluate_config import EvaluateConfig, SpeedLoad, generate_config
+from pipelines.evaluate_prompts import PromptSet
+
+logger = logging.getLogger(__name__)
+
+CONSENSUS, AR, SMALL_AR, TRANSFORMERS = "consensus", "AR", "AR, smaller T", "transformers"
+
+
+def check_room(config: EvaluateConfig, prompt_set: PromptSet) -> list[list[int]]:
+    """Return the prompts that leave room for max_new_tokens: transformers knows no max_context.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    most = config.decode.max_context - config.sampling.max_new_tokens
+    prompts = [ids for ids in prompt_set.prompts if len(ids) <= most]
+    if not prompts:
+        raise ConfigError(
+            f"speed: no prompt of {prompt_set.name} leaves room for sampling.max_new_tokens "
+            f"({config.sampling.max_new_tokens}) in decode.max_context ({config.decode.max_context})"
+        )
+    return prompts
+
+
+def time_load(
+    config: EvaluateConfig, model: OrthrusLM, prompt_set: PromptSet, load: SpeedLoad
+) -> dict[str, Any]:
+    """Time every system under one load; the model's dtype is used as it is.
+
+    Returns:
+        `systems`: the lines of the speed table, consensus decoding first.
+    """
+    assert config.speed is not None
+    fitting = check_room(config, prompt_set)
+    prompts = fitting[: load.rows]
+    logger.info("timing prompt_set=%s batch=%d rows=%d", prompt_set.name, load.batch, len(prompts))
+    budgets = token_budgets(config, load, model.config.block_size)
+    timings = time_systems(
+        _systems(config, model, load, budgets),
+        prompts,
+        rounds=config.speed.rounds,
+        warm_up_rows=config.speed.warm_up_rows,
+    )
+    return {
+        "prompt_set": prompt_set.name,
+        "batch": load.batch,
+        "rows": len(prompts),
+        "rounds": config.speed.rounds,
+        "rows_without_room": len(prompt_set.rows) - len(fitting),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "systems": [_figures(name, timings, budgets.get(name)) for name in timings],
+    }
+
+
+def token_budgets(config: EvaluateConfig, load: SpeedLoad, head_block_size: int) -> dict[str, int]:
+    """T of each engine that is timed. AR runs twice where its own T is smaller: on CPUs rows cost time."""
+    block = config.decode.block_size or head_block_size
+    whole = load.token_budget or _round_up(load.batch * (block + 1), 16)
+    own = load.ar_token_budget or _round_up(load.batch, 16)
+    return {CONSENSUS: whole, AR: whole} | ({SMALL_AR: own} if own < whole else {})
+
+
+def _systems(
+    config: EvaluateConfig, model: OrthrusLM, load: SpeedLoad, budgets: Mapping[str, int]
+) -> dict[str, System]:
+    def engine(name: str) -> System:
+        changes: dict[str, Any] = {
+            "max_sequences": load.batch,
+            "token_budget": budgets[name],
+            "num_pages": None,
+        }
+        changes["mode"] = "consensus" if name == CONSENSUS else "autoregressive"
+        options = EngineConfig(**config.decode.model_dump() | changes)
+        return engine_system(model, params=config.sampling, config=options)
+
+    plain = transformers_system(model, params=config.sampling, batch_size=load.batch)
+    return {name: engine(name) for name in budgets} | {TRANSFORMERS: plain}
+
+
+def _figures(name: str, timings: Mapping[str, Timing], token_budget: int | None) -> dict[str, Any]:
+    """One line of the speed table; `consensus_ratio` says how many times as fast consensus decoding is."""
+    timing = timings[name]
+    return {
+        "name": name,
+        "token_budget": token_budget,
+        "tokens": list(timing.tokens),
+        "seconds": list(timing.seconds),
+        "tokens_per_s": asdict(timing.tokens_per_s),
+        "consensus_ratio": asdict(timings[CONSENSUS].ratio_to(timing)),
+        "rows_as_consensus": rows_in_common(timing.outputs, timings[CONSENSUS].outputs),
+    }
+
+
+def time_job(config: EvaluateConfig, generate_job: Path) -> dict[str, Any]:
+    """Run a generate job in a process of its own and say where its time went.
+
+    Returns:
+        `process_s`, from start to exit, and the job's own figures of this run.
+    Raises:
+        OrthrusError: it failed.
+    """
+    assert config.job is not None
+    with tempfile.TemporaryDirectory(prefix="orthrus-evaluate-") as directory:
+        output, path = Path(directory) / "output", Path(directory) / "generate.yaml"
+        job = generate_config(config, config.job.prompt_set, output=str(output), run=config.job.run)
+        path.write_text(yaml.safe_dump(job.model_dump(mode="json")), encoding="utf-8")
+        logger.info("generating prompt_set=%s", config.job.prompt_set)
+        started_at = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, str(generate_job), "--config", str(path)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        process_s = time.perf_counter() - started_at
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+            raise OrthrusError(f"the generate job ended with exit code {done.returncode}: {last}")
+        report = json.loads((output / "_run" / "report.json").read_text(encoding="utf-8"))
+    return {"prompt_set": config.job.prompt_set, "process_s": process_s, **report["this_run"]}
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple

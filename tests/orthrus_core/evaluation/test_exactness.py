@@ -1,0 +1,85 @@
+import dataclasses
+
+import pytest
+
+from orthrus_core import Completion, CompletionStats, ConfigError, EngineConfig, SamplingParams
+from orthrus_core.evaluation.exactness import Difference, compare_completions, compare_modes
+from tests.small_models import small_orthrus
+
+CONFIG = EngineConfig(token_budget=32, max_sequences=3, max_context=128)
+PARAMS = SamplingParams(max_new_tokens=20)
+PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [14, 15], [16, 17, 18, 19]]
+
+
+def completion(token_ids, *, reason="stop", logprob=-1.5, gap=0.25, error=None):
+    stats = CompletionStats(logprob=logprob, min_logit_gap=gap)
+    return Completion(0, token_ids, reason, error, stats)
+
+
+@pytest.fixture(scope="module")
+def both():
+    return compare_modes(small_orthrus(sameness=0.2), PROMPTS, params=PARAMS, config=CONFIG)
+
+
+def test_both_modes_of_one_model_agree_to_the_bit(both):
+    comparison = both.comparison
+    assert (comparison.rows, comparison.identical_tokens, comparison.identical_logprobs) == (5, 5, 5)
+    assert comparison.differences == ()
+
+
+def test_each_mode_ran_as_itself(both):
+    assert (both.consensus.report["mode"], both.autoregressive.report["mode"]) == (
+        "consensus",
+        "autoregressive",
+    )
+    assert both.consensus.report["forwards"] != both.autoregressive.report["forwards"]
+    assert both.consensus.seconds > 0
+
+
+def test_one_planted_token_is_found_and_named(both):
+    planted = list(both.consensus.completions)
+    good = planted[3]
+    wrong_ids = [*good.token_ids[:7], good.token_ids[7] + 1, *good.token_ids[8:]]
+    planted[3] = dataclasses.replace(good, token_ids=wrong_ids)
+    comparison = compare_completions(planted, both.autoregressive.completions)
+    assert (comparison.rows, comparison.identical_tokens, comparison.identical_logprobs) == (5, 4, 4)
+    [difference] = comparison.differences
+    assert difference == Difference(
+        row=3,
+        position=7,
+        consensus_id=good.token_ids[7] + 1,
+        ar_id=good.token_ids[7],
+        ar_min_logit_gap=good.stats.min_logit_gap,
+    )
+
+
+def test_a_completion_that_goes_on_longer_differs_where_the_other_ended():
+    comparison = compare_completions([completion([4, 5, 6])], [completion([4, 5])])
+    assert comparison.differences == (Difference(0, 2, 6, None, 0.25),)
+
+
+def test_the_last_bit_of_a_logprob_counts():
+    comparison = compare_completions([completion([4])], [completion([4], logprob=-1.5000000000000002)])
+    assert (comparison.identical_tokens, comparison.identical_logprobs) == (1, 0)
+    assert comparison.differences == (Difference(0, None, None, None, 0.25),)
+
+
+def test_another_finish_reason_is_a_difference():
+    comparison = compare_completions([completion([4], reason="length")], [completion([4])])
+    assert (comparison.identical_tokens, comparison.identical_logprobs) == (0, 0)
+
+
+def test_rows_that_could_not_run_are_not_called_identical():
+    failed = completion([], reason="error", error="prompt is empty")
+    comparison = compare_completions([failed, completion([4])], [failed, completion([4])])
+    assert (comparison.rows, comparison.errors, comparison.identical_tokens) == (1, 1, 1)
+
+
+def test_only_the_first_differences_are_named():
+    comparison = compare_completions([completion([1])] * 9, [completion([2])] * 9)
+    assert [difference.row for difference in comparison.differences] == [0, 1, 2, 3, 4]
+
+
+def test_nothing_to_compare_is_a_mistake():
+    with pytest.raises(ConfigError, match="at least one prompt"):
+        compare_modes(small_orthrus(), [], params=PARAMS, config=CONFIG)

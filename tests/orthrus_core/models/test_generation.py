@@ -1,0 +1,405 @@
+import logging
+import random
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedTokenizerFast, TextStreamer
+
+from orthrus_core.errors import ConfigError, RequestError
+from tests.small_models import MASK_TOKEN_ID, small_backbone, small_orthrus
+
+PAD = 0
+SHAPES = [
+    {"seed": 0},
+    {"seed": 1, "tied": False, "head_dim": 12, "num_layers": 3},
+    {"seed": 2, "sameness": 0.2, "block_size": 3},
+    {"seed": 3, "sameness": 0.3, "attention_bias": True, "block_size": 16},
+]
+
+
+class FakeStreamer:
+    """Collects what a streamer gets."""
+
+    def __init__(self):
+        self.puts: list[Tensor] = []
+        self.ended = 0
+
+    def put(self, value: Tensor) -> None:
+        assert not self.ended
+        self.puts.append(value)
+
+    def end(self) -> None:
+        self.ended += 1
+
+
+def prompts(*lengths: int, seed: int = 4) -> tuple[Tensor, Tensor]:
+    """Left-padded random prompts without the pad token, and their mask; (B, N) each."""
+    rng = random.Random(seed)
+    width = max(lengths)
+    rows = [[PAD] * (width - n) + rng.choices(range(1, MASK_TOKEN_ID), k=n) for n in lengths]
+    mask = [[0] * (width - n) + [1] * n for n in lengths]
+    return torch.tensor(rows), torch.tensor(mask)
+
+
+def engine_equals_transformers(model, input_ids: Tensor, **options) -> Tensor:
+    """Assert that three ways of greedy decoding give the same tensor, and return it."""
+    expected = model.generate(input_ids, do_sample=False, **options)
+    for mode in (True, False):
+        assert torch.equal(model.generate(input_ids, use_diffusion_mode=mode, **options), expected), mode
+    return expected
+
+
+def some_emitted(model, input_ids: Tensor, place: int) -> int:
+    """The token that greedy decoding of the first prompt emits at `place` and not before."""
+    out = model.generate(input_ids[:1], do_sample=False, max_new_tokens=place + 1)[0, input_ids.shape[1] :]
+    assert out[-1] not in out[:-1], "the test wants another prompt"
+    return int(out[-1])
+
+
+# The same tokens by three ways
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("length", [1, 17])
+def test_a_single_prompt_gets_the_tokens_of_transformers(shape, length):
+    input_ids, _ = prompts(length)
+    out = engine_equals_transformers(small_orthrus(**shape), input_ids, max_new_tokens=21)
+    assert out.shape == (1, length + 21)
+    assert torch.equal(out[:, :length], input_ids)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_left_padded_batch_gets_the_tokens_of_transformers(shape):
+    input_ids, mask = prompts(3, 11, 1, 20, 7)
+    engine_equals_transformers(small_orthrus(**shape), input_ids, attention_mask=mask, max_new_tokens=13)
+
+
+def test_the_tokens_are_those_of_the_backbone():
+    input_ids, mask = prompts(3, 11)
+    options = {"attention_mask": mask, "max_new_tokens": 19}
+    expected = small_backbone().generate(input_ids, do_sample=False, **options)
+    assert torch.equal(small_orthrus().generate(input_ids, use_diffusion_mode=True, **options), expected)
+
+
+def test_in_bfloat16_both_modes_give_the_same_tokens():
+    input_ids, mask = prompts(3, 11, 6)
+    model = small_orthrus(dtype=torch.bfloat16, sameness=0.2)
+    options = {"attention_mask": mask, "max_new_tokens": 40}
+    consensus, ar = (model.generate(input_ids, use_diffusion_mode=mode, **options) for mode in (True, False))
+    assert torch.equal(consensus, ar)
+
+
+def test_more_prompts_than_the_engine_runs_at_once_come_back_in_order():
+    input_ids, mask = prompts(*(1 + n % 5 for n in range(37)))
+    engine_equals_transformers(small_orthrus(), input_ids, attention_mask=mask, max_new_tokens=5)
+
+
+@pytest.mark.parametrize(
+    "budget", [{"token_budget": 16}, {"block_size": 2}, {"token_budget": 40, "block_size": 7}]
+)
+def test_budget_and_block_size_do_not_change_the_tokens(budget):
+    input_ids, _ = prompts(9)
+    model = small_orthrus(sameness=0.2)
+    expected = model.generate(input_ids, do_sample=False, max_new_tokens=30)
+    out = model.generate(input_ids, use_diffusion_mode=True, max_new_tokens=30, **budget)
+    assert torch.equal(out, expected)
+
+
+def test_prompts_may_be_passed_by_the_name_input_ids():
+    input_ids, mask = prompts(4, 9)
+    model = small_orthrus()
+    inputs = {"input_ids": input_ids, "attention_mask": mask, "max_new_tokens": 6}
+    expected = model.generate(do_sample=False, **inputs)
+    assert torch.equal(model.generate(use_diffusion_mode=True, **inputs), expected)
+
+
+# Stopping and padding
+
+
+def test_a_batch_is_padded_after_the_eos_of_each_row():
+    input_ids, mask = prompts(8, 3, 5)
+    model = small_orthrus()
+    eos = some_emitted(model, input_ids, 4)
+    options = {"attention_mask": mask, "eos_token_id": eos, "pad_token_id": PAD}
+    out = engine_equals_transformers(model, input_ids, max_new_tokens=21, **options)
+    assert out[0, 8 + 4] == eos
+    assert (out[0, 8 + 5 :] == PAD).all()
+    assert out.shape[1] > 8 + 5
+
+
+def test_the_output_is_as_wide_as_the_longest_completion():
+    input_ids, _ = prompts(8)
+    model = small_orthrus()
+    eos = some_emitted(model, input_ids, 4)
+    out = engine_equals_transformers(model, input_ids, eos_token_id=eos, pad_token_id=PAD, max_new_tokens=21)
+    assert out.shape == (1, 8 + 5)
+
+
+def test_without_a_pad_token_rows_are_padded_with_the_first_eos():
+    input_ids, mask = prompts(8, 3, 5)
+    model = small_orthrus()
+    eos = [some_emitted(model, input_ids, 5), some_emitted(model, input_ids, 4)]
+    out = engine_equals_transformers(
+        model, input_ids, attention_mask=mask, eos_token_id=eos, max_new_tokens=21
+    )
+    assert out[0, -1] == eos[0]
+
+
+def test_eos_ids_of_the_generation_config_stop_a_row():
+    input_ids, mask = prompts(8, 3)
+    model = small_orthrus()
+    model.generation_config.eos_token_id = [96, some_emitted(model, input_ids, 4)]
+    model.generation_config.pad_token_id = PAD
+    engine_equals_transformers(model, input_ids, attention_mask=mask, max_new_tokens=9)
+
+
+def test_eos_given_to_generate_replaces_that_of_the_generation_config():
+    input_ids, _ = prompts(8)
+    model = small_orthrus()
+    model.generation_config.eos_token_id = some_emitted(model, input_ids, 4)
+    eos = next(n for n in range(97) if n not in model.generate(input_ids, do_sample=False, max_new_tokens=20))
+    out = engine_equals_transformers(model, input_ids, eos_token_id=eos, max_new_tokens=9)
+    assert out.shape[1] == 8 + 9
+
+
+def test_leading_pad_tokens_are_padding_where_no_mask_is_given():
+    input_ids, mask = prompts(8, 3)
+    model = small_orthrus()
+    options = {"pad_token_id": PAD, "max_new_tokens": 9}
+    out = engine_equals_transformers(model, input_ids, **options)
+    assert torch.equal(out, model.generate(input_ids, attention_mask=mask, do_sample=False, **options))
+
+
+def test_leading_pad_tokens_that_are_an_eos_too_are_text_where_no_mask_is_given():
+    input_ids, mask = prompts(8, 3)
+    model = small_orthrus()
+    options = {"pad_token_id": PAD, "eos_token_id": [PAD, 96], "max_new_tokens": 9}
+    engine_equals_transformers(model, input_ids, **options)
+
+
+# Lengths
+
+
+def test_max_length_counts_the_padded_prompt():
+    input_ids, mask = prompts(8, 3)
+    out = engine_equals_transformers(small_orthrus(), input_ids, attention_mask=mask, max_length=20)
+    assert out.shape[1] == 20
+
+
+def test_max_new_tokens_wins_over_max_length():
+    input_ids, _ = prompts(8)
+    out = engine_equals_transformers(small_orthrus(), input_ids, max_length=50, max_new_tokens=3)
+    assert out.shape[1] == 8 + 3
+
+
+def test_without_a_length_20_tokens_are_generated():
+    input_ids, _ = prompts(8)
+    assert engine_equals_transformers(small_orthrus(), input_ids).shape[1] == 8 + 20
+
+
+@pytest.mark.parametrize("fields", [{"max_new_tokens": 6}, {"max_length": 14}])
+def test_a_length_of_the_models_generation_config_is_used_as_transformers_does(fields):
+    input_ids, _ = prompts(8)
+    model = small_orthrus()
+    model.generation_config.update(**fields)
+    assert engine_equals_transformers(model, input_ids).shape[1] == 8 + 6
+
+
+def test_the_default_length_ends_at_the_last_position_of_the_model():
+    input_ids, _ = prompts(8)
+    model = small_orthrus(max_position_embeddings=13)
+    assert engine_equals_transformers(model, input_ids).shape[1] == 13
+
+
+def test_a_max_length_below_the_prompt_is_refused():
+    with pytest.raises(ConfigError, match="max_length must be greater than the prompt's 8 tokens, got 8"):
+        small_orthrus().generate(prompts(8)[0], use_diffusion_mode=True, max_length=8)
+
+
+# A generation_config
+
+
+def test_a_given_generation_config_is_used():
+    input_ids, _ = prompts(8)
+    model = small_orthrus()
+    eos = some_emitted(model, input_ids, 4)
+    config = GenerationConfig(max_new_tokens=9, eos_token_id=[96, eos], pad_token_id=PAD)
+    assert engine_equals_transformers(model, input_ids, generation_config=config).shape[1] == 8 + 5
+
+
+def test_what_a_given_generation_config_leaves_open_comes_from_the_models_own():
+    input_ids, mask = prompts(8, 3)
+    model = small_orthrus()
+    model.generation_config.eos_token_id = some_emitted(model, input_ids, 4)
+    model.generation_config.pad_token_id = PAD
+    config = GenerationConfig(max_new_tokens=9)
+    engine_equals_transformers(model, input_ids, attention_mask=mask, generation_config=config)
+
+
+def test_sampling_in_the_models_generation_config_is_left_out_with_a_warning(caplog):
+    input_ids, _ = prompts(8)
+    model = small_orthrus()
+    expected = model.generate(input_ids, do_sample=False, max_new_tokens=9)
+    model.generation_config.update(do_sample=True, temperature=0.6, top_k=20, top_p=0.95)
+    with caplog.at_level(logging.WARNING):
+        out = model.generate(input_ids, use_diffusion_mode=True, max_new_tokens=9)
+    assert torch.equal(out, expected)
+    assert "use_diffusion_mode decodes greedily" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"do_sample": True},
+        {"do_sample": True, "temperature": 0.7},
+        {"temperature": 0.7},
+        {"generation_config": GenerationConfig(do_sample=True)},
+    ],
+)
+def test_asking_for_sampling_is_refused(options):
+    with pytest.raises(ConfigError, match="decodes greedily: pass do_sample=False"):
+        small_orthrus().generate(prompts(8)[0], use_diffusion_mode=True, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"do_sample": False},
+        {"do_sample": False, "temperature": 0.7, "top_k": 5},
+        {"temperature": 0.0},
+        {"num_beams": 1, "num_return_sequences": 1, "repetition_penalty": 1.0, "use_cache": True},
+        {"return_dict_in_generate": False, "output_scores": False, "stopping_criteria": None},
+    ],
+)
+def test_options_that_change_nothing_are_taken(options):
+    input_ids, _ = prompts(8)
+    model = small_orthrus()
+    expected = model.generate(input_ids, do_sample=False, max_new_tokens=5)
+    out = model.generate(input_ids, use_diffusion_mode=True, max_new_tokens=5, **options)
+    assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_beams": 2}, "has no num_beams, got 2"),
+        ({"num_return_sequences": 3}, "has no num_return_sequences, got 3"),
+        ({"repetition_penalty": 1.2}, "has no repetition_penalty, got 1.2"),
+        ({"min_new_tokens": 1}, "has no min_new_tokens, got 1"),
+        ({"return_dict_in_generate": True}, "has no return_dict_in_generate, got True"),
+        ({"stop_strings": ["x"]}, "has no stop_strings, got \\['x'\\]"),
+        ({"generation_config": GenerationConfig(num_beams=2)}, "has no num_beams, got 2"),
+        ({"logits_processor": [1]}, "does not take logits_processor"),
+        ({"use_difusion": False, "beams": 1}, "does not take beams, use_difusion"),
+        ({"block_size": 9}, "block_size must be <= 8"),
+        ({"block_size": 0}, "block_size: Input should be greater than or equal to 1, got 0"),
+        ({"token_budget": 1}, "token_budget: Input should be greater than or equal to 4, got 1"),
+        ({"max_new_tokens": 0}, "max_new_tokens: Input should be greater than or equal to 1, got 0"),
+        ({"attention_mask": torch.ones(1, 7)}, "attention_mask must have the shape of input_ids"),
+    ],
+)
+def test_options_that_the_engine_does_not_have_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        small_orthrus().generate(prompts(8)[0], use_diffusion_mode=True, **options)
+
+
+def test_a_penalty_in_the_models_generation_config_is_refused():
+    model = small_orthrus()
+    model.generation_config.repetition_penalty = 1.1
+    with pytest.raises(ConfigError, match="has no repetition_penalty, got 1.1"):
+        model.generate(prompts(8)[0], use_diffusion_mode=True)
+
+
+# Prompts that cannot run
+
+
+def test_right_padding_is_refused():
+    mask = torch.tensor([[1, 1, 1, 0]])
+    with pytest.raises(ConfigError, match="padded on the left: set tokenizer.padding_side = 'left'"):
+        small_orthrus().generate(prompts(4)[0], attention_mask=mask, use_diffusion_mode=True)
+
+
+@pytest.mark.parametrize("input_ids", [None, torch.tensor([1, 2]), torch.zeros(1, 0, dtype=torch.long)])
+def test_input_ids_that_are_no_batch_of_prompts_are_refused(input_ids):
+    with pytest.raises(ConfigError, match="needs input_ids of shape"):
+        small_orthrus().generate(input_ids, use_diffusion_mode=True)
+
+
+def test_a_prompt_that_is_all_padding_is_named():
+    input_ids, mask = prompts(4, 4)
+    mask[1] = 0
+    with pytest.raises(RequestError, match="prompt 1: prompt is empty"):
+        small_orthrus().generate(input_ids, attention_mask=mask, use_diffusion_mode=True)
+
+
+def test_a_token_outside_the_vocabulary_is_named():
+    with pytest.raises(RequestError, match="prompt 0: prompt token 1 is 97"):
+        small_orthrus().generate(torch.tensor([[3, 97]]), use_diffusion_mode=True)
+
+
+# Streamers
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_streamer_gets_the_prompt_and_exactly_the_tokens(mode):
+    input_ids, _ = prompts(8)
+    model = small_orthrus(sameness=0.2)
+    streamer = FakeStreamer()
+    out = model.generate(input_ids, use_diffusion_mode=mode, max_new_tokens=25, streamer=streamer)
+    assert torch.equal(streamer.puts[0], input_ids)
+    assert torch.equal(torch.cat(streamer.puts[1:]), out[0, 8:])
+    assert streamer.ended == 1
+    assert (len(streamer.puts) < 1 + 25) == mode
+
+
+def test_a_streamer_gets_nothing_after_the_eos():
+    input_ids, _ = prompts(8)
+    model = small_orthrus()
+    eos = some_emitted(model, input_ids, 4)
+    streamer = FakeStreamer()
+    model.generate(input_ids, use_diffusion_mode=True, eos_token_id=eos, streamer=streamer)
+    tokens = torch.cat(streamer.puts[1:]).tolist()
+    assert len(tokens) == 5
+    assert tokens[-1] == eos
+
+
+def test_a_text_streamer_prints_what_transformers_makes_it_print(capsys):
+    vocabulary = {f"w{n}": n for n in range(97)}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(vocabulary, "w0")))
+    input_ids, _ = prompts(8)
+    model = small_orthrus(sameness=0.2)
+    printed = []
+    for options in ({"do_sample": False}, {"use_diffusion_mode": True}):
+        model.generate(input_ids, streamer=TextStreamer(tokenizer, skip_prompt=True), **options)
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+    assert printed[0].split() == [f"w{n}" for n in model.generate(input_ids, do_sample=False)[0, 8:]]
+
+
+def test_a_streamer_for_a_batch_is_refused():
+    with pytest.raises(ConfigError, match="a streamer takes one prompt, got a batch of 2"):
+        small_orthrus().generate(prompts(4, 4)[0], use_diffusion_mode=True, streamer=FakeStreamer())
+
+
+# Without use_diffusion_mode
+
+
+def test_without_use_diffusion_mode_transformers_generates_with_all_its_options():
+    input_ids, mask = prompts(8, 3)
+    options = {"attention_mask": mask, "num_beams": 3, "max_new_tokens": 6, "return_dict_in_generate": True}
+    ours, theirs = (model.generate(input_ids, **options) for model in (small_orthrus(), small_backbone()))
+    assert torch.equal(ours.sequences, theirs.sequences)
+
+
+def test_without_use_diffusion_mode_prompts_may_be_passed_by_the_name_inputs():
+    input_ids, _ = prompts(8)
+    model = small_orthrus()
+    out = model.generate(inputs=input_ids, generation_config=GenerationConfig(max_new_tokens=3))
+    assert out.shape == (1, 11)
+
+
+def test_positional_options_are_refused_with_use_diffusion_mode():
+    with pytest.raises(ConfigError, match="by keyword"):
+        small_orthrus().generate(prompts(8)[0], GenerationConfig(), use_diffusion_mode=True)

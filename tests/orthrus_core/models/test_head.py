@@ -1,0 +1,140 @@
+import copy
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from orthrus_core.errors import CheckpointError, ConfigError
+from orthrus_core.models.config import OrthrusConfig
+from orthrus_core.models.head import add_diffusion_head, reset_diffusion_head
+from orthrus_core.models.model import OrthrusLM
+from tests.small_models import small_backbone, small_orthrus
+
+DIFFUSION_TENSORS = [
+    f"model.layers.{layer}.self_attn.{name}_diff.weight"
+    for layer in range(2)
+    for name in ("q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm")
+]
+
+
+def head_of(model) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in model.state_dict().items() if "_diff" in name}
+
+
+def test_the_head_has_the_published_tensor_names():
+    model = add_diffusion_head(small_backbone(), block_size=4, mask_token_id=96)
+    assert sorted(head_of(model)) == sorted(DIFFUSION_TENSORS)
+
+
+def test_the_head_of_a_backbone_with_biases_has_biases():
+    model = add_diffusion_head(small_backbone(attention_bias=True), block_size=4, mask_token_id=96)
+    state = model.state_dict()
+    name = "model.layers.1.self_attn.v_proj{}.bias"
+    assert torch.equal(state[name.format("_diff")], state[name.format("")])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_tensor_is_the_backbones_or_a_copy_of_its_counterpart(tied, dtype):
+    backbone = small_backbone(tied=tied, dtype=dtype)
+    model = add_diffusion_head(backbone, block_size=4, mask_token_id=96)
+    original = backbone.state_dict()
+    assert model.dtype == dtype
+    for name, tensor in model.state_dict().items():
+        assert tensor.dtype == dtype
+        assert torch.equal(tensor, original[name.replace("_diff", "")]), name
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_output_head_stays_tied_or_untied(tied):
+    model = add_diffusion_head(small_backbone(tied=tied), block_size=4, mask_token_id=96)
+    assert (model.lm_head.weight is model.model.embed_tokens.weight) == tied
+
+
+def test_the_backbone_is_neither_changed_nor_shared():
+    backbone = small_backbone()
+    before = copy.deepcopy(backbone.state_dict())
+    config = backbone.config.to_dict()
+    model = add_diffusion_head(backbone, block_size=4, mask_token_id=96)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    model.generation_config.max_new_tokens = 3
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
+    assert backbone.config.to_dict() == config
+    assert backbone.generation_config.max_new_tokens is None
+
+
+def test_the_config_is_the_backbones_with_the_two_fields_of_the_head():
+    backbone = small_backbone(eos_token_id=[3, 4], use_sliding_window=True, sliding_window=7)
+    fields = add_diffusion_head(backbone, block_size=5, mask_token_id=9).config.to_dict()
+    head = {"block_size": 5, "mask_token_id": 9, "model_type": "orthrus", "dtype": "float32"}
+    architectures = {"architectures": ["OrthrusLM"]}
+    assert fields | architectures == backbone.config.to_dict() | head | architectures
+
+
+def test_the_generation_config_is_kept():
+    backbone = small_backbone()
+    backbone.generation_config.eos_token_id = [5, 6]
+    model = add_diffusion_head(backbone, block_size=4, mask_token_id=96)
+    assert model.generation_config.eos_token_id == [5, 6]
+
+
+def test_the_attention_implementation_is_kept():
+    backbone = small_backbone(attn_implementation="eager")
+    model = add_diffusion_head(backbone, block_size=4, mask_token_id=96)
+    assert model.config._attn_implementation == "eager"
+
+
+def test_the_model_comes_in_evaluation_mode():
+    assert not add_diffusion_head(small_backbone().train(), block_size=4, mask_token_id=96).training
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_model_is_on_the_backbones_device():
+    model = add_diffusion_head(small_backbone().to("cuda"), block_size=4, mask_token_id=96)
+    assert {parameter.device.type for parameter in model.parameters()} == {"cuda"}
+
+
+def test_the_head_is_17_percent_of_a_model_of_1_7_billion_parameters():
+    config = OrthrusConfig(
+        hidden_size=2048,
+        intermediate_size=6144,
+        num_hidden_layers=28,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        tie_word_embeddings=True,
+        mask_token_id=151669,
+    )
+    with torch.device("meta"):
+        model = OrthrusLM(config)
+    head = sum(parameter.numel() for name, parameter in model.named_parameters() if "_diff" in name)
+    assert head == 28 * (2 * 2048 * 2048 + 2 * 2048 * 1024 + 2 * 128)
+    assert head / sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(0.17, abs=0.001)
+
+
+def test_resetting_the_head_copies_the_ar_projections_again():
+    model = small_orthrus(noise=0.3)
+    reset_diffusion_head(model)
+    state = model.state_dict()
+    assert all(torch.equal(state[name], state[name.replace("_diff", "")]) for name in DIFFUSION_TENSORS)
+
+
+def test_another_architecture_is_refused():
+    config = LlamaConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9
+    )
+    with pytest.raises(ConfigError, match="supports plain Qwen3ForCausalLM backbones, got LlamaForCausalLM"):
+        add_diffusion_head(LlamaForCausalLM(config), block_size=4, mask_token_id=8)
+
+
+def test_a_model_that_has_a_head_is_refused():
+    with pytest.raises(ConfigError, match="supports plain Qwen3ForCausalLM backbones, got OrthrusLM"):
+        add_diffusion_head(small_orthrus(), block_size=4, mask_token_id=96)
+
+
+@pytest.mark.parametrize("fields", [{"block_size": 1}, {"mask_token_id": 97}, {"mask_token_id": None}])
+def test_a_head_that_cannot_draft_is_refused(fields):
+    with pytest.raises(CheckpointError, match=f"config.{next(iter(fields))} "):
+        add_diffusion_head(small_backbone(), **{"block_size": 4, "mask_token_id": 96} | fields)

@@ -1,0 +1,168 @@
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from orthrus_core import Completion, CompletionStats
+from orthrus_core.errors import ConfigError, OrthrusError
+from orthrus_core.evaluation.exactness import ModeRun
+from pipelines.evaluate import acceptance, broken_promises, evaluate
+from pipelines.evaluate_config import EvaluateConfig, SpeedLoad
+from pipelines.evaluate_report import render_evaluation
+from pipelines.evaluate_speed import time_job, token_budgets
+
+FAKE_JOB = """
+import json, pathlib, sys, yaml
+config = yaml.safe_load(open(sys.argv[2]))
+figures = {"rows": 10, "completion_tokens": 90, "wall_s": 4.0, "tokens_per_s": 22.5,
+           "outside_engine_share": 0.25, "ray_start_s": 0.5, "model_load_s": 0.1}
+path = pathlib.Path(config["output"]["path"], "_run")
+path.mkdir(parents=True)
+(path / "report.json").write_text(json.dumps({"this_run": figures}))
+"""
+
+
+@pytest.fixture(scope="module")
+def tree(model_dir, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("evaluate")
+    rows = [{"prompt": f"Add {n} and {n + 1}.", "kind": "add", "answer": str(2 * n + 1)} for n in range(10)]
+    (directory / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (directory / "job.py").write_text(FAKE_JOB)
+    return {
+        "model": {"path": str(model_dir), "dtype": "float32", "device": "cpu"},
+        "prompt_sets": {
+            "sums": {"path": str(directory / "prompts.jsonl"), "column": "prompt", "rows": 6, "score": "demo"}
+        },
+        "decode": {"token_budget": 32, "max_sequences": 3, "max_context": 96},
+        "sampling": {"max_new_tokens": 12},
+        "speed": {
+            "rounds": 2,
+            "warm_up_rows": 1,
+            "loads": [{"batch": 1, "rows": 2, "token_budget": 16}, {"batch": 2, "rows": 3}],
+        },
+        "job": {"prompt_set": "sums"},
+        "output": str(directory / "deep" / "report.json"),
+    }
+
+
+@pytest.fixture(scope="module")
+def job(tree):
+    return Path(tree["output"]).parents[1] / "job.py"
+
+
+@pytest.fixture(scope="module")
+def report(tree, job):
+    return evaluate(EvaluateConfig.model_validate(tree), job)
+
+
+def test_the_report_on_disk_is_the_one_returned(tree, report):
+    with open(tree["output"], encoding="utf-8") as file:
+        assert json.load(file) == report
+    assert report["config"]["prompt_sets"]["sums"]["rows"] == 6
+
+
+def test_both_dtypes_are_compared_and_agree(report):
+    assert [text["dtype"] for text in report["texts"]] == ["float32", "bfloat16"]
+    for text in report["texts"]:
+        exactness = text["exactness"]
+        assert exactness["level"] == "exact"
+        assert (exactness["rows"], exactness["identical_tokens"], exactness["identical_logprobs"]) == (
+            6,
+            6,
+            6,
+        )
+    assert broken_promises(report) == []
+
+
+def test_answers_of_a_random_model_are_counted_as_wrong(report):
+    assert report["texts"][0]["answers"] == {"rows": 6, "right": 0, "share": 0.0, "by_kind": {"add": [0, 6]}}
+
+
+def test_acceptance_is_between_one_and_a_whole_block(report):
+    figures = report["texts"][0]["acceptance"]
+    assert 1.0 <= figures["acceptance_length"] <= 9.0
+    assert figures["tokens_per_forward"] < figures["acceptance_length"]
+    assert all(0.0 <= share <= 1.0 for share in figures["accepted_by_position"])
+
+
+def test_every_system_is_timed_under_every_load(report):
+    names = [[(s["name"], s["token_budget"]) for s in load["systems"]] for load in report["speed"]]
+    assert names == [
+        [("consensus", 16), ("AR", 16), ("transformers", None)],
+        [("consensus", 32), ("AR", 32), ("AR, smaller T", 16), ("transformers", None)],
+    ]
+    for load in report["speed"]:
+        for system in load["systems"]:
+            assert len(system["seconds"]) == 2
+            assert system["rows_as_consensus"] == load["rows"]
+            assert system["tokens"] == load["systems"][0]["tokens"]
+
+
+def test_the_job_section_hands_on_the_jobs_own_figures(report):
+    assert report["job"]["prompt_set"] == "sums"
+    assert report["job"]["outside_engine_share"] == 0.25
+    assert report["job"]["process_s"] > 0
+
+
+def test_the_terminal_shows_the_figures(report):
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(render_evaluation(report, "report.json"))
+    text = console.export_text()
+    for part in ("6 of 10 rows", "0 of 6 (0.0 %)", "6 of 6", "AR, smaller T", "outside the engine 25 %"):
+        assert part in text
+
+
+def test_a_row_that_differs_under_exact_is_a_broken_promise(report):
+    exactness = report["texts"][1]["exactness"] | {"identical_tokens": 4}
+    planted = {"texts": [report["texts"][0], report["texts"][1] | {"exactness": exactness}]}
+    assert broken_promises(planted) == ["sums in bfloat16: 2 of 6 rows"]
+    exactness["level"] = "unverified"
+    assert broken_promises(planted) == []
+
+
+def test_acceptance_figures_are_sums_over_rows():
+    stats = [
+        CompletionStats(completion_tokens=9, step_tokens=8, steps=2, forwards=4),
+        CompletionStats(completion_tokens=3, step_tokens=2, steps=2, forwards=3),
+    ]
+    rows = [
+        Completion(0, [], reason, None, one) for reason, one in zip(("stop", "length"), stats, strict=True)
+    ]
+    counts = {"accepted_by_position": [3, 1], "drafted_by_position": [4, 2]}
+    assert acceptance(ModeRun(rows, counts, 1.0)) == {
+        "completion_tokens": 12,
+        "acceptance_length": 2.5,
+        "tokens_per_forward": 10 / 7,
+        "accepted_by_position": [0.75, 0.5],
+        "finish_reasons": {"stop": 1, "length": 1},
+    }
+
+
+@pytest.mark.parametrize(
+    ("load", "expected"),
+    [
+        ({"batch": 1}, {"consensus": 16, "AR": 16}),
+        ({"batch": 8}, {"consensus": 80, "AR": 80, "AR, smaller T": 16}),
+        ({"batch": 8, "token_budget": 64, "ar_token_budget": 64}, {"consensus": 64, "AR": 64}),
+    ],
+)
+def test_token_budgets_leave_room_for_whole_blocks(tree, load, expected):
+    config = EvaluateConfig.model_validate(tree)
+    assert token_budgets(config, SpeedLoad(rows=1, **load), head_block_size=8) == expected
+
+
+def test_prompts_without_room_are_refused_before_anything_runs(tree, job):
+    config = EvaluateConfig.model_validate(tree | {"sampling": {"max_new_tokens": 90}})
+    with pytest.raises(
+        ConfigError, match=r"no prompt of sums leaves room for sampling.max_new_tokens \(90\)"
+    ):
+        evaluate(config, job)
+
+
+def test_a_job_that_fails_is_reported_with_its_last_line(tree, tmp_path):
+    program = tmp_path / "job.py"
+    program.write_text("import sys; print('first', 'the reason', sep='\\n', file=sys.stderr); sys.exit(2)")
+    with pytest.raises(OrthrusError, match="exit code 2: the reason"):
+        time_job(EvaluateConfig.model_validate(tree), program)

@@ -1,0 +1,93 @@
+"""A run whose driver is killed half-way and started again, as a user would."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.dataset as ds
+import pytest
+import yaml
+
+from tests.pipelines.conftest import ROOT, generate_tree
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+
+
+def descendants(pid: int) -> set[tuple[int, str]]:
+    """Processes below a process: (id, start time), so that an id used again is not mistaken."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents[int(path.parent.name)] = (int(fields[1]), fields[19])
+    found = {pid}
+    while True:
+        more = {child for child, (parent, _) in parents.items() if parent in found} - found
+        if not more:
+            return {(one, parents[one][1]) for one in found if one in parents and one != pid}
+        found |= more
+
+
+def end_leftovers(processes: set[tuple[int, str]], patience_s: float) -> None:
+    """Wait for processes of a killed run to end, then end those that do not."""
+    deadline = time.monotonic() + patience_s
+    while living := {(pid, start) for pid, start in processes if is_living(pid, start)}:
+        if time.monotonic() > deadline:
+            for pid, _ in living:
+                os.kill(pid, signal.SIGKILL)
+            return
+        time.sleep(0.1)
+
+
+def is_living(pid: int, start: str) -> bool:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return fields[19] == start and fields[0] != "Z"
+
+
+@pytest.fixture
+def job(model_dir, many_prompts, tmp_path):
+    """Start `jobs/generate.py` on the prompts of the undisturbed run; returns the process."""
+    config = tmp_path / "c.yaml"
+    config.write_text(yaml.safe_dump(generate_tree(model_dir, many_prompts, tmp_path / "out", unit_rows=16)))
+    command = [sys.executable, str(ROOT / "jobs/generate.py"), "--config", str(config)]
+
+    def start():
+        with open(tmp_path / "log", "ab") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
+
+    return start
+
+
+def committed(path: Path) -> list[str]:
+    return sorted(file.name for file in (path / "data").glob("part-*.parquet"))
+
+
+def test_a_killed_run_started_again_gives_the_rows_of_an_undisturbed_run(job, finished, tmp_path):
+    output = tmp_path / "out"
+    process = job()
+    while len(committed(output)) < 3:
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        time.sleep(0.02)
+    below = descendants(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    end_leftovers(below, patience_s=20)
+    kept = {name: (output / "data" / name).stat().st_mtime_ns for name in committed(output)}
+    assert 3 <= len(kept) < len(finished[0].plan.units)
+    assert not (output / "_run/_SUCCESS").exists()
+
+    assert job().wait() == 0, (tmp_path / "log").read_text()
+
+    columns = ["id", "sample", "prompt", "completion", "finish_reason", "error", "token_ids"]
+    tables = [ds.dataset(path).to_table(columns) for path in (f"{output}/data", finished[0].ledger.data_url)]
+    assert tables[0] == tables[1]
+    assert (output / "_run/_SUCCESS").exists()
+    assert {name: (output / "data" / name).stat().st_mtime_ns for name in kept} == kept
