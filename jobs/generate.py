@@ -24,6 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
     except OrthrusError as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted: finished units are kept, the same command goes on from there", file=sys.stderr)
+        return 1
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -1,18 +1,16 @@
 """From a checked job to a Ray dataset, and the run of it."""
 
-import contextlib
 import json
 import logging
 import math
-import os
-import re
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from orthrus_core.errors import ConfigError, OrthrusError
+from pipelines.cluster import STAGE_CPUS, check_gpus, gpus_per_actor, ray_session, resolve_device
 from pipelines.config import RunConfig
-from pipelines.failures import FailureNotes
+from pipelines.failures import FailureNotes, explain_failure
 from pipelines.generate import ActorSpec, EngineFactory, GenerateActor, load_engine
 from pipelines.job import Job
 from pipelines.ledger import check_counts
@@ -25,17 +23,6 @@ from pipelines.storage import join, map_files
 
 if TYPE_CHECKING:
     from ray.data import Dataset
-
-logger = logging.getLogger(__name__)
-
-STAGE_CPUS = 0.25  # of reading and writing; small, so that a machine with 2 CPUs runs all stages at once
-ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    "RAY_worker_niceness": "0",  # Ray's 15 starves a local run beside anything else on the machine
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TOKENIZERS_PARALLELISM": "false",
-}
 
 
 def run_job(job: Job, progress: Progress, engine_factory: EngineFactory = load_engine) -> dict[str, Any]:
@@ -53,9 +40,14 @@ def run_job(job: Job, progress: Progress, engine_factory: EngineFactory = load_e
     started_at = time.perf_counter()
     times = RunTimes()
     if job.units:
-        with ray_session(job.config.run):
-            times.ray_s = time.perf_counter() - started_at
-            _generate(job, progress, engine_factory, times)
+        try:
+            with ray_session(job.config.run) as is_local:
+                times.ray_s = time.perf_counter() - started_at
+                _generate(job, _actor_spec(job, is_local=is_local), progress, times, engine_factory)
+        except OrthrusError as error:
+            code = 2 if isinstance(error, ConfigError) else 1
+            job.ledger.write_report({"status": "failed", "exit_code": code, "reason": str(error)})
+            raise
     footers = map_files(read_footer, [job.ledger.unit_url(unit) for unit in job.plan.units])
     check_counts(job.plan.units, [footer["rows"] for footer in footers])
     times.wall_s = time.perf_counter() - started_at
@@ -63,38 +55,6 @@ def run_job(job: Job, progress: Progress, engine_factory: EngineFactory = load_e
     report = run_report(job, [footer["counts"] for footer in footers], times, manifest.get("engine"))
     job.ledger.finish(report, data_card(job, report))
     return report
-
-
-@contextlib.contextmanager
-def ray_session(run: RunConfig) -> Iterator[None]:
-    """Join the cluster, or start a local one, and leave it at the end.
-
-    Raises:
-        ConfigError: the address does not answer.
-    """
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    import ray
-
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-    local: dict[str, Any] = {
-        "include_dashboard": False,
-        "num_cpus": max(os.cpu_count() or 1, _cpus_needed(run)),
-    }
-    if ray.is_initialized():
-        yield
-        return
-    try:
-        if run.ray_address == "local":
-            ray.init(address="local", **local, **quiet)
-        else:
-            _join_or_start(run.ray_address, local, quiet)
-    except (ConnectionError, ValueError) as error:
-        raise ConfigError(f"run.ray_address {run.ray_address}: {' '.join(str(error).split())}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def build_dataset(job: Job, spec: ActorSpec, engine_factory: EngineFactory = load_engine) -> "Dataset":
@@ -126,7 +86,7 @@ def build_dataset(job: Job, spec: ActorSpec, engine_factory: EngineFactory = loa
         compute=strategy,
         fn_constructor_args=(spec, engine_factory),
         num_cpus=run.cpus_per_actor,
-        num_gpus=_gpus_per_actor(run, spec.device),
+        num_gpus=gpus_per_actor(run, spec.device),
         **whole_blocks,
     )
     return completions.map_batches(
@@ -146,10 +106,12 @@ def default_calls_in_flight(unit_rows: int, max_sequences: int) -> int:
     return 2 + math.ceil(2 * max_sequences / unit_rows)
 
 
-def _generate(job: Job, progress: Progress, engine_factory: EngineFactory, times: "RunTimes") -> None:
+def _generate(
+    job: Job, spec: ActorSpec, progress: Progress, times: RunTimes, engine_factory: EngineFactory
+) -> None:
+    """Run the dataset over the units that are left; each is committed when its summary comes back."""
     from ray.data import DataContext
 
-    spec = _actor_spec(job)
     manifest = job.manifest() if job.is_new else (job.ledger.manifest() or job.manifest())
     job.ledger.start(job.plan, manifest)
     context = DataContext.get_current().copy()
@@ -164,7 +126,7 @@ def _generate(job: Job, progress: Progress, engine_factory: EngineFactory, times
                     manifest["engine"] = _constant_facts(summary["engine"])
                     job.ledger.write_manifest(manifest)
         except Exception as error:  # Ray wraps whatever a stage raised
-            raise _explain_failure(error, spec.failures) from error
+            raise explain_failure(error, spec.failures) from error
 
 
 def _summaries(dataset: "Dataset") -> Iterator[dict[str, Any]]:
@@ -173,9 +135,15 @@ def _summaries(dataset: "Dataset") -> Iterator[dict[str, Any]]:
         yield from map(json.loads, batch[SUMMARY])
 
 
-def _actor_spec(job: Job) -> ActorSpec:
+def _actor_spec(job: Job, *, is_local: bool) -> ActorSpec:
+    """What an actor needs to know.
+
+    Raises:
+        ConfigError: not enough GPUs, or the run was begun on another device.
+    """
     config = job.config
-    device = _device(config.model.device)
+    device = resolve_device(config.model.device)
+    check_gpus(config.run, device, is_local=is_local)
     stored = ((job.ledger.manifest() or {}).get("engine") or {}).get("device")
     if stored is not None and stored.split(":")[0] != device:
         raise ConfigError(
@@ -198,36 +166,6 @@ def _actor_spec(job: Job) -> ActorSpec:
     )
 
 
-def _device(asked: str) -> str:
-    import ray
-
-    if asked != "auto":
-        return asked
-    return "cuda" if ray.cluster_resources().get("GPU", 0) >= 1 else "cpu"
-
-
-def _gpus_per_actor(run: RunConfig, device: str) -> float:
-    if run.gpus_per_actor is not None:
-        return run.gpus_per_actor
-    return 1.0 if device == "cuda" else 0.0
-
-
-def _cpus_needed(run: RunConfig) -> int:
-    return math.ceil(run.actors * run.cpus_per_actor + 2 * STAGE_CPUS)
-
-
-def _join_or_start(address: str | None, local: dict[str, Any], quiet: dict[str, Any]) -> None:
-    """As plain `ray.init()`: a running cluster if there is one, else a new local one."""
-    import ray
-
-    try:
-        ray.init(address=address or "auto", **quiet)
-    except ConnectionError:
-        if address is not None or "RAY_ADDRESS" in os.environ:
-            raise
-        ray.init(address="local", **local, **quiet)
-
-
 def _set_options(context: Any, run: RunConfig) -> None:
     """Ray Data's options for this job."""
     for handler in logging.getLogger("ray.data").handlers:
@@ -244,22 +182,6 @@ def _set_options(context: Any, run: RunConfig) -> None:
 
 def _is_not_about_progress_bars(record: logging.LogRecord) -> bool:
     return "Progress bars disabled" not in record.getMessage()
-
-
-_CONFIG_FAULT = re.compile(r"(?:^|[\s.])(?:ConfigError|CheckpointError): (.+)")
-_FAULT = re.compile(r"(?:^|[\s.])OrthrusError: (.+)")
-
-
-def _explain_failure(error: Exception, failures: FailureNotes) -> OrthrusError:
-    """The reason in one line: what a stage raised, or what an actor wrote down before it ended itself."""
-    text = str(error)
-    if stated := _CONFIG_FAULT.findall(text):
-        return ConfigError(stated[-1].strip())
-    lines = [line for line in text.split("\n") if line.strip()]
-    last = lines[-1].strip() if lines else type(error).__name__
-    stated = _FAULT.findall(text)
-    reason = stated[-1].strip() if stated else failures.last_reason() or last
-    return OrthrusError(f"{reason}; finished units are kept, the same command goes on from there")
 
 
 def _constant_facts(engine: dict[str, Any]) -> dict[str, Any]:

@@ -134,10 +134,16 @@ def time_job(config: EvaluateConfig, generate_job: Path) -> dict[str, Any]:
         )
         process_s = time.perf_counter() - started_at
         if done.returncode:
-            last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-            raise OrthrusError(f"the generate job ended with exit code {done.returncode}: {last}")
+            reason = _reason(done.stderr)
+            raise OrthrusError(f"the generate job ended with exit code {done.returncode}: {reason}")
         report = json.loads((output / "_run" / "report.json").read_text(encoding="utf-8"))
     return {"prompt_set": config.job.prompt_set, "process_s": process_s, **report["this_run"]}
+
+
+def _reason(stderr: str) -> str:
+    """The job's own line about its failure, which others of Ray may follow; else the last line."""
+    lines = stderr.strip().splitlines() or ["it said nothing"]
+    return next((line for line in lines if line.startswith(("config error: ", "failed: "))), lines[-1])
 
 
 def _round_up(number: int, multiple: int) -> int:

@@ -1,10 +1,14 @@
 """Notes that dying actors leave for the operator, and the bound on how often they may die."""
 
+import re
 import time
 from dataclasses import dataclass
 
-from orthrus_core.errors import OrthrusError
+from orthrus_core.errors import ConfigError, OrthrusError
 from pipelines.storage import join, list_directory, put, read_bytes
+
+CONFIG_FAULT = re.compile(r"(?:^|[\s.])(?:ConfigError|CheckpointError): (.+)")
+OTHER_FAULT = re.compile(r"(?:^|[\s.])OrthrusError: (.+)")
 
 
 @dataclass(frozen=True)
@@ -52,3 +56,22 @@ class FailureNotes:
 
     def _committed(self) -> int:
         return sum(not name.startswith(".") for name in list_directory(self.data_url))
+
+
+def explain_failure(error: Exception, notes: FailureNotes) -> OrthrusError:
+    """The reason for a failed run in one line.
+
+    Args:
+        error: what Ray raised; its text holds the traceback of the stage, from another process.
+        notes: what actors wrote down before they ended themselves.
+    Returns:
+        A ConfigError where a stage raised one, else an OrthrusError.
+    """
+    text = str(error)
+    if stated := CONFIG_FAULT.findall(text):
+        return ConfigError(stated[-1].strip())
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    stated = OTHER_FAULT.findall(text)
+    last = lines[-1] if lines else type(error).__name__
+    reason = stated[-1].strip() if stated else notes.last_reason() or last
+    return OrthrusError(f"{reason}; finished units are kept, the same command goes on from there")

@@ -103,7 +103,8 @@ class GenerateActor:
         self._tokenizer = load_tokenizer(spec.checkpoint.path)
         self._params = spec.sampling.params
         self._engine = EngineThread(lambda: engine_factory(spec), self._end_process)
-        self._load_s = time.perf_counter() - started_at
+        self._ready_at = time.perf_counter()
+        self._load_s = self._ready_at - started_at
 
     async def __call__(self, table: pa.Table) -> pa.Table:
         """Generate one unit.
@@ -119,7 +120,8 @@ class GenerateActor:
         completions, report = await asyncio.wrap_future(self._engine.submit(requests))
         finished = iter(completions)
         rows = [next(finished) if error is None else _not_run(error) for error in errors]
-        facts = {"actor": self._name, "load_s": self._load_s, "engine": report, "counts": count_rows(rows)}
+        facts = {"actor": self._name, "load_s": self._load_s, "ready_s": time.perf_counter() - self._ready_at}
+        facts |= {"engine": report, "counts": count_rows(rows)}
         return self._output(table, rows, json.dumps(facts))
 
     def _requests(self, table: pa.Table, errors: Sequence[str | None]) -> list[Request]:

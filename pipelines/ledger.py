@@ -203,9 +203,13 @@ class Ledger:
         """Where a unit is written."""
         return join(self.data_url, unit.file_name)
 
+    def write_report(self, report: Mapping[str, Any]) -> None:
+        """Store the report."""
+        put(join(self.run_url, "report.json"), json.dumps(report, indent=2, default=str).encode())
+
     def finish(self, report: Mapping[str, Any], card: str) -> None:
         """Store the report and the data card, and mark the run as complete."""
-        put(join(self.run_url, "report.json"), json.dumps(report, indent=2, default=str).encode())
+        self.write_report(report)
         put(join(self.url, "README.md"), card.encode())
         put(join(self.run_url, SUCCESS), b"")
 

@@ -25,7 +25,8 @@ class RunTimes:
     Attributes:
         wall_s: from the start of Ray to the last check.
         ray_s: until Ray was there.
-        engines: the last report of each actor, by its name, with its load time.
+        engines: the last report of each actor, by its name, with the seconds it took to load (load_s) and the
+            seconds from then to its last unit (ready_s).
         counts: sums over the units committed by this run.
     """
 
@@ -38,7 +39,8 @@ class RunTimes:
         """Take in a committed unit."""
         known = self.engines.get(summary["actor"])
         if known is None or known["busy_s"] <= summary["engine"]["busy_s"]:
-            self.engines[summary["actor"]] = {**summary["engine"], "load_s": summary["load_s"]}
+            own = {name: summary[name] for name in ("load_s", "ready_s")}
+            self.engines[summary["actor"]] = {**summary["engine"], **own}
         _add(self.counts, summary["counts"])
 
 
@@ -56,6 +58,7 @@ def run_report(
     for unit in unit_counts:
         _add(counts, unit)
     return {
+        "status": "done",
         "output": job.ledger.url,
         "fingerprint": job.fingerprint,
         "rows": counts.get("rows", 0),
@@ -73,6 +76,7 @@ def run_report(
 
 def _this_run(times: RunTimes) -> dict[str, Any]:
     busy_s = sum(engine["busy_s"] for engine in times.engines.values())
+    ready_s = sum(engine["ready_s"] for engine in times.engines.values())
     tokens = times.counts.get("completion_tokens", 0)
     count = len(times.engines)
     return {
@@ -86,6 +90,7 @@ def _this_run(times: RunTimes) -> dict[str, Any]:
         "tokens_per_s": _ratio(tokens, times.wall_s),
         "engine_tokens_per_s": _ratio(tokens * count, busy_s),
         "outside_engine_share": 1.0 - busy_s / (count * times.wall_s) if count else None,
+        "idle_when_ready_share": 1.0 - busy_s / ready_s if ready_s else None,
         "accepted_by_position": _by_position(times.engines.values(), "accepted_by_position"),
         "drafted_by_position": _by_position(times.engines.values(), "drafted_by_position"),
     }
@@ -159,12 +164,11 @@ def _figures(report: dict[str, Any]) -> Table:
         ("acceptance length (tokens per step)", _number(report["acceptance_length"])),
         ("tokens per forward", _number(report["tokens_per_forward"])),
         ("exactness", report["exactness"]),
-        ("tokens/s of this run, start-up included", _number(run["tokens_per_s"], 1)),
-        ("tokens/s of an engine", _number(run["engine_tokens_per_s"], 1)),
-        (
-            "wall time",
-            f"{run['wall_s']:.1f} s, {_percent(run['outside_engine_share'])} of it outside the engine",
-        ),
+        ("tokens/s, start-up included", _number(run["tokens_per_s"], 1)),
+        ("tokens/s inside an engine", _number(run["engine_tokens_per_s"], 1)),
+        ("wall time", f"{run['wall_s']:.1f} s"),
+        ("of it outside the engine", _percent(run["outside_engine_share"])),
+        ("engine idle after loading", _percent(run["idle_when_ready_share"])),
     ):
         table.add_row(name, str(value))
     return table

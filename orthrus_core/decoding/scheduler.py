@@ -99,13 +99,16 @@ class Scheduler:
         return verify + prefill
 
     def _admit(self) -> None:
-        """Start waiting sequences while slots and pages for their whole prefix are there."""
+        """Start waiting sequences while there are slots, and pages for them and one more for each running one.
+
+        The spare pages keep a sequence that was just preempted from coming back only to be preempted again.
+        """
         while self.waiting and self._free_slots:
             sequence = self.waiting[0]
             shared = self._tables.pool.match_prefix(sequence.token_ids)
             page_size = self._config.page_size
             needed = -(-len(sequence.token_ids) // page_size) - len(shared)
-            if needed > self._tables.pool.num_available:
+            if needed + len(self.running) > self._tables.pool.num_available:
                 for page in reversed(shared):
                     self._tables.pool.release(page)
                 return

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from orthrus_core.errors import CheckpointError
 from orthrus_core.models.attention import DIFFUSION_SUFFIX
@@ -17,6 +17,7 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 IGNORED_SUFFIX = "rotary_emb.inv_freq"  # a constant that old checkpoints carry
+TIED = {"lm_head.weight": "model.embed_tokens.weight"}
 MAX_NAMED = 3
 
 Shape = tuple[int, ...]
@@ -38,21 +39,20 @@ def load_config(path: str | Path, *, needs_head: bool = True) -> OrthrusConfig:
         raise CheckpointError(
             f"{path}: config.model_type must be one of {', '.join(PUBLISHED_MODEL_TYPES)}, got {model_type}"
         )
-    if _is_plain(fields):
-        if not needs_head:
-            return OrthrusConfig(
-                **fields | {"block_size": MIN_BLOCK_SIZE, "mask_token_id": fields["vocab_size"] - 1}
-            )
+    plain = _is_plain(fields)
+    if plain and needs_head:
         raise CheckpointError(
             f"{path}: config.json has neither block_size nor mask_token_id: this is a plain backbone without "
             "a diffusion head; add one with orthrus_core.add_diffusion_head"
         )
-    if "block_size" not in fields:
+    if "block_size" not in fields and not plain:
         raise CheckpointError(
             f"{path}: config.block_size is missing: name the head's block size (published heads use 32)"
         )
     try:
         config = OrthrusConfig(**fields)
+        if plain:
+            config.block_size, config.mask_token_id = MIN_BLOCK_SIZE, config.vocab_size - 1
         config.check_head()
     except (CheckpointError, StrictDataclassError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {one_line(error)}") from error
@@ -115,6 +115,23 @@ def _weight_files(directory: Path) -> list[Path]:
     return [directory / name for name in sorted(names)]
 
 
+def check_directory(path: str | Path, skeleton: PreTrainedModel) -> None:
+    """Refuse a directory whose safetensors are not exactly the tensors of a model.
+
+    Args:
+        path: local directory.
+        skeleton: the model that its config describes, on any device; its weights do not matter.
+    Raises:
+        CheckpointError: no readable safetensors, or tensors that are missing, surplus or of the wrong shape.
+    """
+    check_shapes(
+        path,
+        read_shapes(path),
+        {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()},
+        tied=TIED if skeleton.config.tie_word_embeddings else {},
+    )
+
+
 def check_shapes(
     path: str | Path, found: Mapping[str, Shape], expected: Mapping[str, Shape], *, tied: Mapping[str, str]
 ) -> None:
@@ -161,7 +178,7 @@ def refuse_tensors(
         repair = "download it again, or add a head to a plain backbone by orthrus_core.add_diffusion_head"
     else:
         repair = "config.json and weights do not belong together: download or save the checkpoint again"
-    raise CheckpointError(f"{path}: tensors do not fit an Orthrus model: {', '.join(found)}; {repair}")
+    raise CheckpointError(f"{path}: tensors do not fit the model: {', '.join(found)}; {repair}")
 
 
 def one_line(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """Loading a checkpoint with a head, whatever its config.json calls itself."""
 
+import copy
 import re
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from safetensors import SafetensorError
 from transformers import Qwen3ForCausalLM
 
 from orthrus_core.errors import CheckpointError
-from orthrus_core.models.checkpoint import is_plain_backbone, load_config, one_line
+from orthrus_core.models.checkpoint import check_directory, is_plain_backbone, load_config, one_line
+from orthrus_core.models.config import OrthrusConfig
 from orthrus_core.models.head import add_diffusion_head
 from orthrus_core.models.model import OrthrusLM
 
@@ -45,15 +47,21 @@ def load_model(
     config = load_config(directory, needs_head=needs_head)
     try:
         if is_plain_backbone(directory):
-            backbone = Qwen3ForCausalLM.from_pretrained(directory, dtype=dtype, use_safetensors=True)
-            model = add_diffusion_head(
-                backbone, block_size=config.block_size, mask_token_id=config.mask_token_id
-            )
+            model = _load_backbone(directory, config, dtype)
         else:
             model = OrthrusLM.from_pretrained(directory, config=config, dtype=dtype, use_safetensors=True)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot load the weights: {one_line(error)}") from error
     return model.to(device).eval()  # type: ignore[arg-type]
+
+
+def _load_backbone(directory: str, config: OrthrusConfig, dtype: torch.dtype | str) -> OrthrusLM:
+    """Load a plain backbone and add the head that `config` describes."""
+    with torch.device("meta"):
+        skeleton = Qwen3ForCausalLM(copy.deepcopy(config))
+    check_directory(directory, skeleton)
+    backbone = Qwen3ForCausalLM.from_pretrained(directory, dtype=dtype, use_safetensors=True)
+    return add_diffusion_head(backbone, block_size=config.block_size, mask_token_id=config.mask_token_id)
 
 
 def _local_directory(path: str | Path) -> str:

@@ -10,11 +10,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM, Qwen3Model, Qwen3PreTrainedModel
 
 from orthrus_core.models.attention import DualViewAttention
-from orthrus_core.models.checkpoint import check_shapes, load_config, read_shapes, refuse_tensors
+from orthrus_core.models.checkpoint import check_directory, load_config, refuse_tensors
 from orthrus_core.models.config import OrthrusConfig
 from orthrus_core.models.generation import EngineGenerationMixin
 
-TIED = {"lm_head.weight": "model.embed_tokens.weight"}
 ELSEWHERE = {"state_dict", "gguf_file", "subfolder", "variant"}  # options that take weights from other files
 
 
@@ -79,12 +78,7 @@ class OrthrusLM(EngineGenerationMixin, Qwen3ForCausalLM):
         config = config if isinstance(config, OrthrusConfig) else own
         with torch.device("meta"):
             skeleton = cls(copy.deepcopy(config))
-        check_shapes(
-            path,
-            read_shapes(path),
-            {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()},
-            tied=TIED if config.tie_word_embeddings else {},
-        )
+        check_directory(path, skeleton)
 
 
 def register() -> None:

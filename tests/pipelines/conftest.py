@@ -46,7 +46,7 @@ def local_ray():
     """A local Ray that all tests of a session share; workers get the fakes by value."""
     import ray
 
-    from pipelines.build import ray_session
+    from pipelines.cluster import ray_session
     from pipelines.config import RunConfig
 
     ray.cloudpickle.register_pickle_by_value(tests.fakes)

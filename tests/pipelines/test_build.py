@@ -153,6 +153,15 @@ def test_a_refused_checkpoint_is_a_config_error_of_one_line(local_ray, tree):
     with pytest.raises(ConfigError) as caught:
         run_tree(tree, refused_engine)
     assert str(caught.value) == "model.layers.0.self_attn.q_proj_diff.weight is missing"
+    report = json.loads(Path(tree["output"]["path"], "_run/report.json").read_text())
+    assert report == {"status": "failed", "exit_code": 2, "reason": str(caught.value)}
+
+
+def test_a_gpu_that_is_not_there_is_a_config_error(local_ray, tree):
+    tree["model"]["device"] = "cuda"
+    tree["run"]["actors"] = 1000
+    with pytest.raises(ConfigError, match="run.actors=1000 on cuda need 1000 GPUs, Ray sees "):
+        run_tree(tree)
 
 
 def test_an_engine_that_breaks_again_and_again_ends_the_run_with_its_reason(local_ray, tree):

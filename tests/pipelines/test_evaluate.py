@@ -161,8 +161,12 @@ def test_prompts_without_room_are_refused_before_anything_runs(tree, job):
         evaluate(config, job)
 
 
-def test_a_job_that_fails_is_reported_with_its_last_line(tree, tmp_path):
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [(["failed: why", "of Ray"], "failed: why"), (["a", "b"], "b"), ([], "it said nothing")],
+)
+def test_a_job_that_fails_is_reported_with_its_own_reason(tree, tmp_path, said, reason):
     program = tmp_path / "job.py"
-    program.write_text("import sys; print('first', 'the reason', sep='\\n', file=sys.stderr); sys.exit(2)")
-    with pytest.raises(OrthrusError, match="exit code 2: the reason"):
+    program.write_text(f"import sys; print(*{said}, sep='\\n', file=sys.stderr); sys.exit(2)")
+    with pytest.raises(OrthrusError, match=f"exit code 2: {reason}"):
         time_job(EvaluateConfig.model_validate(tree), program)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from orthrus_core.errors import OrthrusError
-from pipelines.failures import FailureNotes
+from orthrus_core.errors import ConfigError, OrthrusError
+from pipelines.failures import FailureNotes, explain_failure
 from pipelines.storage import put
 
 
@@ -42,3 +42,21 @@ def test_a_finished_unit_between_restarts_starts_the_count_again(notes):
 def test_a_death_without_a_note_is_said_to_come_from_outside(notes):
     with pytest.raises(OrthrusError, match="killed from outside"):
         notes.check_restarts(0)
+
+
+def test_a_config_error_inside_a_traceback_from_another_process_is_found(notes):
+    text = 'ray::Worker() (pid=1)\n  File "x.py", line 3\northrus_core.errors.CheckpointError: no head in model\n'
+    fault = explain_failure(RuntimeError(text), notes)
+    assert (type(fault), str(fault)) == (ConfigError, "no head in model")
+
+
+def test_another_failure_is_explained_by_what_the_actor_wrote_down(notes):
+    notes.write("engine", "RuntimeError: CUDA error\n")
+    fault = explain_failure(RuntimeError("The actor died unexpectedly\nsee the logs"), notes)
+    assert not isinstance(fault, ConfigError)
+    assert str(fault).startswith("RuntimeError: CUDA error; finished units are kept")
+
+
+def test_without_a_note_the_last_line_of_the_error_is_the_reason(notes):
+    fault = explain_failure(RuntimeError("Traceback\nOSError: bucket is gone\n"), notes)
+    assert str(fault).startswith("OSError: bucket is gone; ")

@@ -1,6 +1,3 @@
-import logging
-import random
-
 import pytest
 import torch
 from tokenizers import Tokenizer, models
@@ -8,9 +5,11 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerFast, TextStreamer
 
 from orthrus_core.errors import ConfigError, RequestError
-from tests.small_models import MASK_TOKEN_ID, small_backbone, small_orthrus
+from tests.orthrus_core.models.greedy import PAD, engine_equals_transformers, prompts, some_emitted
+from tests.small_models import small_backbone, small_orthrus
 
-PAD = 0
+pytestmark = pytest.mark.filterwarnings("ignore:Using the model-agnostic default")
+
 SHAPES = [
     {"seed": 0},
     {"seed": 1, "tied": False, "head_dim": 12, "num_layers": 3},
@@ -32,30 +31,6 @@ class FakeStreamer:
 
     def end(self) -> None:
         self.ended += 1
-
-
-def prompts(*lengths: int, seed: int = 4) -> tuple[Tensor, Tensor]:
-    """Left-padded random prompts without the pad token, and their mask; (B, N) each."""
-    rng = random.Random(seed)
-    width = max(lengths)
-    rows = [[PAD] * (width - n) + rng.choices(range(1, MASK_TOKEN_ID), k=n) for n in lengths]
-    mask = [[0] * (width - n) + [1] * n for n in lengths]
-    return torch.tensor(rows), torch.tensor(mask)
-
-
-def engine_equals_transformers(model, input_ids: Tensor, **options) -> Tensor:
-    """Assert that three ways of greedy decoding give the same tensor, and return it."""
-    expected = model.generate(input_ids, do_sample=False, **options)
-    for mode in (True, False):
-        assert torch.equal(model.generate(input_ids, use_diffusion_mode=mode, **options), expected), mode
-    return expected
-
-
-def some_emitted(model, input_ids: Tensor, place: int) -> int:
-    """The token that greedy decoding of the first prompt emits at `place` and not before."""
-    out = model.generate(input_ids[:1], do_sample=False, max_new_tokens=place + 1)[0, input_ids.shape[1] :]
-    assert out[-1] not in out[:-1], "the test wants another prompt"
-    return int(out[-1])
 
 
 # The same tokens by three ways
@@ -216,100 +191,6 @@ def test_the_default_length_ends_at_the_last_position_of_the_model():
 def test_a_max_length_below_the_prompt_is_refused():
     with pytest.raises(ConfigError, match="max_length must be greater than the prompt's 8 tokens, got 8"):
         small_orthrus().generate(prompts(8)[0], use_diffusion_mode=True, max_length=8)
-
-
-# A generation_config
-
-
-def test_a_given_generation_config_is_used():
-    input_ids, _ = prompts(8)
-    model = small_orthrus()
-    eos = some_emitted(model, input_ids, 4)
-    config = GenerationConfig(max_new_tokens=9, eos_token_id=[96, eos], pad_token_id=PAD)
-    assert engine_equals_transformers(model, input_ids, generation_config=config).shape[1] == 8 + 5
-
-
-def test_what_a_given_generation_config_leaves_open_comes_from_the_models_own():
-    input_ids, mask = prompts(8, 3)
-    model = small_orthrus()
-    model.generation_config.eos_token_id = some_emitted(model, input_ids, 4)
-    model.generation_config.pad_token_id = PAD
-    config = GenerationConfig(max_new_tokens=9)
-    engine_equals_transformers(model, input_ids, attention_mask=mask, generation_config=config)
-
-
-def test_sampling_in_the_models_generation_config_is_left_out_with_a_warning(caplog):
-    input_ids, _ = prompts(8)
-    model = small_orthrus()
-    expected = model.generate(input_ids, do_sample=False, max_new_tokens=9)
-    model.generation_config.update(do_sample=True, temperature=0.6, top_k=20, top_p=0.95)
-    with caplog.at_level(logging.WARNING):
-        out = model.generate(input_ids, use_diffusion_mode=True, max_new_tokens=9)
-    assert torch.equal(out, expected)
-    assert "use_diffusion_mode decodes greedily" in caplog.text
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"do_sample": True},
-        {"do_sample": True, "temperature": 0.7},
-        {"temperature": 0.7},
-        {"generation_config": GenerationConfig(do_sample=True)},
-    ],
-)
-def test_asking_for_sampling_is_refused(options):
-    with pytest.raises(ConfigError, match="decodes greedily: pass do_sample=False"):
-        small_orthrus().generate(prompts(8)[0], use_diffusion_mode=True, **options)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"do_sample": False},
-        {"do_sample": False, "temperature": 0.7, "top_k": 5},
-        {"temperature": 0.0},
-        {"num_beams": 1, "num_return_sequences": 1, "repetition_penalty": 1.0, "use_cache": True},
-        {"return_dict_in_generate": False, "output_scores": False, "stopping_criteria": None},
-    ],
-)
-def test_options_that_change_nothing_are_taken(options):
-    input_ids, _ = prompts(8)
-    model = small_orthrus()
-    expected = model.generate(input_ids, do_sample=False, max_new_tokens=5)
-    out = model.generate(input_ids, use_diffusion_mode=True, max_new_tokens=5, **options)
-    assert torch.equal(out, expected)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_beams": 2}, "has no num_beams, got 2"),
-        ({"num_return_sequences": 3}, "has no num_return_sequences, got 3"),
-        ({"repetition_penalty": 1.2}, "has no repetition_penalty, got 1.2"),
-        ({"min_new_tokens": 1}, "has no min_new_tokens, got 1"),
-        ({"return_dict_in_generate": True}, "has no return_dict_in_generate, got True"),
-        ({"stop_strings": ["x"]}, "has no stop_strings, got \\['x'\\]"),
-        ({"generation_config": GenerationConfig(num_beams=2)}, "has no num_beams, got 2"),
-        ({"logits_processor": [1]}, "does not take logits_processor"),
-        ({"use_difusion": False, "beams": 1}, "does not take beams, use_difusion"),
-        ({"block_size": 9}, "block_size must be <= 8"),
-        ({"block_size": 0}, "block_size: Input should be greater than or equal to 1, got 0"),
-        ({"token_budget": 1}, "token_budget: Input should be greater than or equal to 4, got 1"),
-        ({"max_new_tokens": 0}, "max_new_tokens: Input should be greater than or equal to 1, got 0"),
-        ({"attention_mask": torch.ones(1, 7)}, "attention_mask must have the shape of input_ids"),
-    ],
-)
-def test_options_that_the_engine_does_not_have_are_refused(options, message):
-    with pytest.raises(ConfigError, match=message):
-        small_orthrus().generate(prompts(8)[0], use_diffusion_mode=True, **options)
-
-
-def test_a_penalty_in_the_models_generation_config_is_refused():
-    model = small_orthrus()
-    model.generation_config.repetition_penalty = 1.1
-    with pytest.raises(ConfigError, match="has no repetition_penalty, got 1.1"):
-        model.generate(prompts(8)[0], use_diffusion_mode=True)
 
 
 # Prompts that cannot run

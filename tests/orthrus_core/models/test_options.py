@@ -1,0 +1,100 @@
+import logging
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from orthrus_core.errors import ConfigError
+from tests.orthrus_core.models.greedy import PAD, engine_equals_transformers, prompts, some_emitted
+from tests.small_models import small_orthrus
+
+
+def test_a_given_generation_config_is_used():
+    input_ids, _ = prompts(8)
+    model = small_orthrus()
+    eos = some_emitted(model, input_ids, 4)
+    config = GenerationConfig(max_new_tokens=9, eos_token_id=[96, eos], pad_token_id=PAD)
+    assert engine_equals_transformers(model, input_ids, generation_config=config).shape[1] == 8 + 5
+
+
+def test_what_a_given_generation_config_leaves_open_comes_from_the_models_own():
+    input_ids, mask = prompts(8, 3)
+    model = small_orthrus()
+    model.generation_config.eos_token_id = some_emitted(model, input_ids, 4)
+    model.generation_config.pad_token_id = PAD
+    config = GenerationConfig(max_new_tokens=9)
+    engine_equals_transformers(model, input_ids, attention_mask=mask, generation_config=config)
+
+
+def test_sampling_in_the_models_generation_config_is_left_out_with_a_warning(caplog):
+    input_ids, _ = prompts(8)
+    model = small_orthrus()
+    expected = model.generate(input_ids, do_sample=False, max_new_tokens=9)
+    model.generation_config.update(do_sample=True, temperature=0.6, top_k=20, top_p=0.95)
+    with caplog.at_level(logging.WARNING):
+        out = model.generate(input_ids, use_diffusion_mode=True, max_new_tokens=9)
+    assert torch.equal(out, expected)
+    assert "use_diffusion_mode decodes greedily" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"do_sample": True},
+        {"do_sample": True, "temperature": 0.7},
+        {"temperature": 0.7},
+        {"generation_config": GenerationConfig(do_sample=True)},
+    ],
+)
+def test_asking_for_sampling_is_refused(options):
+    with pytest.raises(ConfigError, match="decodes greedily: pass do_sample=False"):
+        small_orthrus().generate(prompts(8)[0], use_diffusion_mode=True, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"do_sample": False},
+        {"do_sample": False, "temperature": 0.7, "top_k": 5},
+        {"temperature": 0.0},
+        {"num_beams": 1, "num_return_sequences": 1, "repetition_penalty": 1.0, "use_cache": True},
+        {"return_dict_in_generate": False, "output_scores": False, "stopping_criteria": None},
+    ],
+)
+def test_options_that_change_nothing_are_taken(options):
+    input_ids, _ = prompts(8)
+    model = small_orthrus()
+    expected = model.generate(input_ids, do_sample=False, max_new_tokens=5)
+    out = model.generate(input_ids, use_diffusion_mode=True, max_new_tokens=5, **options)
+    assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_beams": 2}, "has no num_beams, got 2"),
+        ({"num_return_sequences": 3}, "has no num_return_sequences, got 3"),
+        ({"repetition_penalty": 1.2}, "has no repetition_penalty, got 1.2"),
+        ({"min_new_tokens": 1}, "has no min_new_tokens, got 1"),
+        ({"return_dict_in_generate": True}, "has no return_dict_in_generate, got True"),
+        ({"stop_strings": ["x"]}, "has no stop_strings, got \\['x'\\]"),
+        ({"generation_config": GenerationConfig(num_beams=2)}, "has no num_beams, got 2"),
+        ({"logits_processor": [1]}, "does not take logits_processor"),
+        ({"use_difusion": False, "beams": 1}, "does not take beams, use_difusion"),
+        ({"block_size": 9}, "block_size must be <= 8"),
+        ({"block_size": 0}, "block_size: Input should be greater than or equal to 1, got 0"),
+        ({"token_budget": 1}, "token_budget: Input should be greater than or equal to 4, got 1"),
+        ({"max_new_tokens": 0}, "max_new_tokens: Input should be greater than or equal to 1, got 0"),
+        ({"attention_mask": torch.ones(1, 7)}, "attention_mask must have the shape of input_ids"),
+    ],
+)
+def test_options_that_the_engine_does_not_have_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        small_orthrus().generate(prompts(8)[0], use_diffusion_mode=True, **options)
+
+
+def test_a_penalty_in_the_models_generation_config_is_refused():
+    model = small_orthrus()
+    model.generation_config.repetition_penalty = 1.1
+    with pytest.raises(ConfigError, match="has no repetition_penalty, got 1.1"):
+        model.generate(prompts(8)[0], use_diffusion_mode=True)
