@@ -12,7 +12,7 @@ from pipelines.cluster import STAGE_CPUS, check_gpus, gpus_per_actor, ray_sessio
 from pipelines.config import RunConfig
 from pipelines.failures import FailureNotes, explain_failure
 from pipelines.generate import ActorSpec, EngineFactory, GenerateActor, load_engine
-from pipelines.job import Job
+from pipelines.job import Job, versions
 from pipelines.ledger import check_counts
 from pipelines.progress import Progress
 from pipelines.prompts import render_unit
@@ -23,6 +23,22 @@ from pipelines.storage import join, map_files
 
 if TYPE_CHECKING:
     from ray.data import Dataset
+
+
+# Of an engine's report, what does not change while it runs.
+ENGINE_FACTS = (
+    "mode",
+    "exactness",
+    "token_budget",
+    "block_size",
+    "page_size",
+    "query_widths",
+    "tile_lengths",
+    "dtype",
+    "device",
+)
+
+logger = logging.getLogger(__name__)
 
 
 def run_job(job: Job, progress: Progress, engine_factory: EngineFactory = load_engine) -> dict[str, Any]:
@@ -60,7 +76,7 @@ def run_job(job: Job, progress: Progress, engine_factory: EngineFactory = load_e
 def build_dataset(job: Job, spec: ActorSpec, engine_factory: EngineFactory = load_engine) -> "Dataset":
     """The dataset whose rows are summaries of committed units; nothing runs until it is iterated."""
     import ray
-    from ray.data import ActorPoolStrategy
+    from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
     run = job.config.run
     calls = run.calls_in_flight or default_calls_in_flight(run.unit_rows, job.config.decode.max_sequences)
@@ -69,15 +85,19 @@ def build_dataset(job: Job, spec: ActorSpec, engine_factory: EngineFactory = loa
         max_concurrent_calls_per_actor=calls,
         max_tasks_in_flight_per_actor=calls + 1,
     )
+    # On a CPU the engines need the cores: every further reader is a process that imports for 6 CPU seconds.
+    readers = TaskPoolStrategy(size=run.actors if spec.device == "cpu" else None)
     whole_blocks: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
     units = ray.data.read_datasource(
         UnitSource(job.plan, job.units, job.layout),
         override_num_blocks=len(job.units),
+        compute=readers,
         num_cpus=STAGE_CPUS,
     )
     prompts = units.map_batches(
         render_unit,
         fn_args=(job.config, job.checkpoint.path, job.layout),
+        compute=readers,
         num_cpus=STAGE_CPUS,
         **whole_blocks,
     )
@@ -112,7 +132,7 @@ def _generate(
     """Run the dataset over the units that are left; each is committed when its summary comes back."""
     from ray.data import DataContext
 
-    manifest = job.manifest() if job.is_new else (job.ledger.manifest() or job.manifest())
+    manifest = _manifest(job)
     job.ledger.start(job.plan, manifest)
     context = DataContext.get_current().copy()
     _set_options(context, job.config.run)
@@ -122,9 +142,7 @@ def _generate(
             for summary in _summaries(dataset):
                 progress.add(summary)
                 times.add(summary)
-                if manifest["engine"] is None:
-                    manifest["engine"] = _constant_facts(summary["engine"])
-                    job.ledger.write_manifest(manifest)
+                _note_engine(job, manifest, summary["engine"])
         except Exception as error:  # Ray wraps whatever a stage raised
             raise explain_failure(error, spec.failures) from error
 
@@ -184,7 +202,33 @@ def _is_not_about_progress_bars(record: logging.LogRecord) -> bool:
     return "Progress bars disabled" not in record.getMessage()
 
 
-def _constant_facts(engine: dict[str, Any]) -> dict[str, Any]:
-    """Of an engine's report, what does not change while it runs."""
-    names = ("mode", "exactness", "token_budget", "block_size", "page_size", "num_pages", "dtype", "device")
-    return {name: engine.get(name) for name in names}
+def _manifest(job: Job) -> dict[str, Any]:
+    """The stored manifest with a note of this resumption, or a new one."""
+    stored = None if job.is_new else job.ledger.manifest()
+    if stored is None:
+        return job.manifest()
+    changed = _differences(stored["versions"], versions())
+    if changed:
+        logger.warning("resumed with other versions, texts could differ: %s", changed)
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    resumed = [*stored.get("resumed", []), {"at": now, "versions": versions()}]
+    return {**stored, "resumed": resumed}
+
+
+def _note_engine(job: Job, manifest: dict[str, Any], report: dict[str, Any]) -> None:
+    """Put the engine's constant facts into the manifest, once, and warn of what the operator must know."""
+    facts = {name: report.get(name) for name in ENGINE_FACTS}
+    if manifest["engine"] == facts:
+        return
+    if manifest["engine"] is not None:
+        logger.warning("engines differ, texts could: %s", _differences(manifest["engine"], facts))
+        return
+    manifest["engine"] = facts
+    job.ledger.write_manifest(manifest)
+    if facts["exactness"] != "exact":
+        logger.warning("exactness=%s: texts may differ from AR decoding on this machine", facts["exactness"])
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    names = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    return " ".join(f"{name}={before.get(name)}->{now.get(name)}" for name in names)
