@@ -53,6 +53,9 @@ def run_job(job: Job, progress: Progress, engine_factory: EngineFactory = load_e
         ConfigError: the machine or the checkpoint does not fit the config.
         OrthrusError: the job failed; what is committed stays, and the same command goes on from there.
     """
+    if not job.units and (report := job.ledger.finished_report()) is not None:
+        logger.info("nothing left to do: %s is complete", job.ledger.url)
+        return report
     started_at = time.perf_counter()
     times = RunTimes()
     if job.units:

@@ -48,15 +48,15 @@ def _sets(report: Mapping[str, Any]) -> list[Text]:
 
 def _texts(report: Mapping[str, Any]) -> Table:
     table = _table(
-        "Text: greedy AR decoding checked, consensus decoding compared with it",
-        *("prompts", "dtype", ">right answers", ">same tokens", ">same logprobs", "engine says"),
+        "Text: answers of greedy AR decoding, and consensus decoding compared with it",
+        *("prompts", "dtype", ">right", ">same tokens", ">same logprobs", "engine says"),
     )
     for text in report["texts"]:
         exactness, answers = text["exactness"], text["answers"]
         table.add_row(
             text["prompt_set"],
             text["dtype"],
-            f"{answers['right']} of {answers['rows']} ({100 * answers['share']:.1f} %)" if answers else "-",
+            f"{answers['right']} ({100 * answers['share']:.1f} %)" if answers else "-",
             f"{exactness['identical_tokens']} of {exactness['rows']}",
             f"{exactness['identical_logprobs']} of {exactness['rows']}",
             exactness["level"],
@@ -96,7 +96,7 @@ def _acceptance(report: Mapping[str, Any]) -> Table:
 def _speed(report: Mapping[str, Any]) -> Table:
     first = report["speed"][0]
     table = _table(
-        f"Speed in {first['dtype']}: median (lowest to highest) of {first['rounds']} rounds",
+        f"Speed in {first['dtype']}: median (lowest-highest) of {first['rounds']} rounds",
         *("", ">T", ">tokens/s", ">consensus / this", ">same text"),
     )
     for load in report["speed"]:
@@ -138,7 +138,7 @@ def _table(title: str, *columns: str) -> Table:
 
 def _spread(values: Mapping[str, float], digits: int) -> str:
     low, high = (f"{values[name]:.{digits}f}" for name in ("lowest", "highest"))
-    return f"{values['median']:.{digits}f} ({low} to {high})"
+    return f"{values['median']:.{digits}f} ({low}-{high})"
 
 
 def _number(value: float | None, digits: int = 2) -> str:

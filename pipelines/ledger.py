@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from orthrus_core.errors import ConfigError, OrthrusError
 from pipelines.shards import Inspection, Shard
-from pipelines.storage import FileInfo, join, list_directory, put, read_bytes, sweep
+from pipelines.storage import FileInfo, join, list_directory, put, read_bytes, remove, sweep
 
 DATA = "data"
 RUN = "_run"
@@ -170,7 +170,11 @@ class Ledger:
         return None if stored is None else Plan.from_json(stored)
 
     def start(self, plan: Plan, manifest: Mapping[str, Any]) -> None:
-        """Store the plan, then the manifest, and clear what a killed run left half written."""
+        """Store the plan, then the manifest, and clear what a killed run left half written.
+
+        An output that was complete, and has lost a file since, is not complete until it is finished again.
+        """
+        remove(join(self.run_url, SUCCESS))
         put(join(self.run_url, "plan.json"), plan.to_json().encode())
         self.write_manifest(manifest)
         sweep(self.data_url)
@@ -202,6 +206,13 @@ class Ledger:
     def unit_url(self, unit: Unit) -> str:
         """Where a unit is written."""
         return join(self.data_url, unit.file_name)
+
+    def finished_report(self) -> dict[str, Any] | None:
+        """The stored report of a complete run, if it is one."""
+        if SUCCESS not in list_directory(self.run_url):
+            return None
+        stored = read_bytes(join(self.run_url, "report.json"))
+        return None if stored is None else json.loads(stored)
 
     def write_report(self, report: Mapping[str, Any]) -> None:
         """Store the report."""

@@ -130,6 +130,13 @@ def put(url: str, data: bytes) -> None:
         raise
 
 
+def remove(url: str) -> None:
+    """Delete a file, if it is there."""
+    fs, path = _connect(url)
+    if fs.exists(path):
+        fs.rm_file(path)
+
+
 def sweep(url: str) -> int:
     """Remove temporary files that a killed `put` left in a directory; returns how many."""
     names = [name for name in list_directory(url) if name.startswith(".") and name.endswith(".tmp")]

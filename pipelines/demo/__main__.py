@@ -11,7 +11,9 @@ def main() -> None:
     """Parse the command line and write one kind of file."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.demo", description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
-    kinds.add_parser("tokenizer", help="the tokenizer, trained on generated tasks").add_argument("directory", type=Path)
+    kinds.add_parser("tokenizer", help="the tokenizer, trained on generated tasks").add_argument(
+        "directory", type=Path
+    )
     held_out = kinds.add_parser("prompts", help="held-out prompts with their answers, as Parquet shards")
     training = kinds.add_parser("training-prompts", help="prompts of the training split, as Parquet shards")
     for parser_of_kind, rows, seed in ((held_out, 500, 1), (training, 12_000, 2)):

@@ -119,6 +119,12 @@ def again(finished, tmp_path):
 def test_running_again_does_nothing_and_says_the_same(finished, again):
     job, report = run_tree(again)
     assert job.units == ()
+    assert report == finished[1]
+
+
+def test_a_run_killed_before_its_report_gets_it_from_the_files(finished, again):
+    os.unlink(f"{again['output']['path']}/_run/_SUCCESS")
+    _, report = run_tree(again)
     assert report["this_run"]["rows"] == 0
     assert report["completion_tokens"] == finished[1]["completion_tokens"]
 

@@ -161,6 +161,16 @@ def test_a_finished_run_has_report_card_and_success(begun):
     assert set(list_directory(ledger.url)) == {"README.md"}
 
 
+def test_only_a_finished_run_has_a_finished_report(begun):
+    ledger, two = begun
+    ledger.write_report({"status": "failed"})
+    assert ledger.finished_report() is None
+    ledger.finish({"rows": 10}, "# card")
+    assert ledger.finished_report() == {"rows": 10}
+    ledger.start(two, {"identity": IDENTITY, "inputs": []})
+    assert ledger.finished_report() is None
+
+
 def test_a_unit_with_missing_rows_is_an_error():
     units = [Unit(0, 0, 0, 5), Unit(0, 1, 5, 5)]
     check_counts(units, [5, 5])

@@ -21,9 +21,7 @@ def filled(dtype: torch.dtype, lengths: list[int], page_size: int) -> tuple[KVCa
     generator = torch.Generator().manual_seed(0)
     for tensor in (cache.keys[0], cache.values[0]):
         tensor.copy_(torch.randn(tensor.shape, generator=generator))
-    tables = PageTables(
-        PagePool(num_pages, page_size), num_slots=len(lengths), pages_per_sequence=num_pages
-    )
+    tables = PageTables(PagePool(num_pages, page_size), num_slots=len(lengths), pages_per_sequence=num_pages)
     for slot, length in enumerate(lengths):
         tables.grow(slot, length)
     return cache, tables
@@ -69,7 +67,12 @@ def test_a_row_has_the_same_bits_in_every_shape_and_beside_any_neighbour(dtype):
     q = queries(dtype, 1)
     for position in (3, 62, 64, 130, 255, 256, 599):
         alone = attend_sdpa(
-            q, cache, groups_of(tables, [Span(0, position, [0])], "ar"), layer_idx=0, scaling=0.25, window=None
+            q,
+            cache,
+            groups_of(tables, [Span(0, position, [0])], "ar"),
+            layer_idx=0,
+            scaling=0.25,
+            window=None,
         )
         for width in SHAPES.query_widths:
             for other in (2, 70, 200, 599):

@@ -23,7 +23,11 @@ def random_prompts(seed: int, count: int, longest: int) -> list[list[int]]:
 def ar_alone(model, prompts, params, *, token_budget: int, max_context: int = 640):
     """Plain AR decoding, one sequence at a time, no traffic, no shared prefixes."""
     config = EngineConfig(
-        mode="autoregressive", token_budget=token_budget, max_sequences=1, max_context=max_context, self_check=False
+        mode="autoregressive",
+        token_budget=token_budget,
+        max_sequences=1,
+        max_context=max_context,
+        self_check=False,
     )
     return [Engine(model, config).generate([prompt], params)[0] for prompt in prompts]
 
@@ -103,7 +107,9 @@ def test_a_pool_too_small_for_all_preempts_and_keeps_the_bits(dtype, monkeypatch
     references = ar_alone(model, prompts, params, token_budget=32, max_context=80)
     truths = {tuple(p): r.token_ids for p, r in zip(prompts, references, strict=True)}
     monkeypatch.setattr(engine_module, "draft", drafts_from(truths, 0.8, 0))
-    config = EngineConfig(token_budget=32, max_sequences=6, max_context=80, num_pages=12, page_size=8, self_check=False)
+    config = EngineConfig(
+        token_budget=32, max_sequences=6, max_context=80, num_pages=12, page_size=8, self_check=False
+    )
     engine = Engine(model, config)
     assert_same_bits(engine.generate(prompts, params), references)
     assert engine.report()["preemptions"] > 0
@@ -126,7 +132,9 @@ def test_fp32_greedy_equals_transformers_generate_on_the_backbone():
     backbone = small_backbone(seed=2)
     model = small_orthrus(seed=2)
     prompts = random_prompts(5, 8, longest=60)
-    completions = Engine(model, EngineConfig(max_context=128)).generate(prompts, SamplingParams(max_new_tokens=30))
+    completions = Engine(model, EngineConfig(max_context=128)).generate(
+        prompts, SamplingParams(max_new_tokens=30)
+    )
     for prompt, completion in zip(prompts, completions, strict=True):
         ids = torch.tensor([prompt])
         out = backbone.generate(
@@ -137,7 +145,9 @@ def test_fp32_greedy_equals_transformers_generate_on_the_backbone():
 
 def test_logprob_and_gap_are_those_of_the_ar_view():
     model = small_orthrus()
-    [completion] = Engine(model, EngineConfig(max_context=64)).generate([[5, 6, 7]], SamplingParams(max_new_tokens=9))
+    [completion] = Engine(model, EngineConfig(max_context=64)).generate(
+        [[5, 6, 7]], SamplingParams(max_new_tokens=9)
+    )
     ids = torch.tensor([[5, 6, 7] + completion.token_ids])
     logits = model(ids).logits.detach()[0, 2:-1]
     expected = logits.log_softmax(-1).gather(1, ids[0, 3:, None]).sum()
@@ -216,7 +226,10 @@ def test_a_cancelled_request_never_completes():
 
 def test_consensus_needs_no_more_cache_than_ar():
     model = small_orthrus()
-    caches = [Engine(model, EngineConfig(mode=mode, max_context=64, self_check=False)).cache for mode in ("consensus", "autoregressive")]
+    caches = [
+        Engine(model, EngineConfig(mode=mode, max_context=64, self_check=False)).cache
+        for mode in ("consensus", "autoregressive")
+    ]
     assert caches[0].bytes_per_token == caches[1].bytes_per_token
     assert caches[0].keys[0].shape == caches[1].keys[0].shape
 
@@ -248,4 +261,6 @@ def test_a_config_that_contradicts_itself_is_refused(config, message):
 
 def test_params_must_be_one_or_one_per_prompt():
     with pytest.raises(ConfigError, match="got 2 prompts but 1 sampling params"):
-        Engine(small_orthrus(), EngineConfig(max_context=64, self_check=False)).generate([[1], [2]], [SamplingParams()])
+        Engine(small_orthrus(), EngineConfig(max_context=64, self_check=False)).generate(
+            [[1], [2]], [SamplingParams()]
+        )
