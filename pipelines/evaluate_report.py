@@ -48,7 +48,7 @@ def _sets(report: Mapping[str, Any]) -> list[Text]:
 
 def _texts(report: Mapping[str, Any]) -> Table:
     table = _table(
-        "Text: answers of greedy AR decoding, and consensus decoding compared with it",
+        "Answers of AR decoding, and consensus decoding beside it",
         *("prompts", "dtype", ">right", ">same tokens", ">same logprobs", "engine says"),
     )
     for text in report["texts"]:
@@ -77,9 +77,8 @@ def _differences(report: Mapping[str, Any]) -> list[Text]:
 
 def _acceptance(report: Mapping[str, Any]) -> Table:
     table = _table(
-        "Consensus decoding, and accepted drafts by position in % of the blocks that long",
-        *("prompts", "dtype", ">tokens/step", ">tokens/forward"),
-        *(f">{position}" for position in range(1, SHOWN_POSITIONS + 1)),
+        "Consensus decoding; accepted drafts in % of the blocks that long",
+        *("prompts", "dtype", ">tokens/step", ">tokens/forward", f">at 1 to {SHOWN_POSITIONS}"),
     )
     for text in report["texts"]:
         acceptance = text["acceptance"]
@@ -88,7 +87,7 @@ def _acceptance(report: Mapping[str, Any]) -> Table:
             text["dtype"],
             _number(acceptance["acceptance_length"]),
             _number(acceptance["tokens_per_forward"]),
-            *(f"{100 * share:.0f}" for share in acceptance["accepted_by_position"][:SHOWN_POSITIONS]),
+            " ".join(f"{100 * share:.0f}" for share in acceptance["accepted_by_position"][:SHOWN_POSITIONS]),
         )
     return table
 

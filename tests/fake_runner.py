@@ -1,4 +1,4 @@
-"""A runner without a model: a dict is the cache, a hash is the language. It checks everything it is asked to read."""
+"""A runner without a model: a dict is the cache, a hash the language. It checks all that it is asked to read."""
 
 import hashlib
 from collections.abc import Callable
@@ -28,9 +28,9 @@ def continuation(prompt: list[int], count: int, vocab_size: int) -> list[int]:
 class FakeRunner:
     """Stands in for `ModelRunner`.
 
-    Cells hold (position, token, view). An AR row must find the AR-view cells 0..p of its own sequence, or the test
-    fails; it answers with the language's next token. A diffusion row proposes the right token unless `is_wrong`
-    says otherwise, and leaves junk in its cell as the real one does.
+    Cells hold (position, token, view). An AR row must find the AR-view cells 0..p of its own sequence, or the
+    test fails; it answers with the language's next token. A diffusion row proposes the right token unless
+    `is_wrong` says otherwise, and leaves junk in its cell as the real one does.
     """
 
     def __init__(self, engine: Engine, tables: PageTables, is_wrong: Callable[[], bool]):

@@ -99,7 +99,7 @@ class Scheduler:
         return verify + prefill
 
     def _admit(self) -> None:
-        """Start waiting sequences while there are slots, and pages for them and one more for each running one.
+        """Start waiting sequences while there are slots, and pages for them and a spare one per running one.
 
         The spare pages keep a sequence that was just preempted from coming back only to be preempted again.
         """

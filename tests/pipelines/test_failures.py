@@ -45,7 +45,7 @@ def test_a_death_without_a_note_is_said_to_come_from_outside(notes):
 
 
 def test_a_config_error_inside_a_traceback_from_another_process_is_found(notes):
-    text = 'ray::Worker() (pid=1)\n  File "x.py", line 3\northrus_core.errors.CheckpointError: no head in model\n'
+    text = 'ray::Worker() (pid=1)\n  File "x.py"\northrus_core.errors.CheckpointError: no head in model\n'
     fault = explain_failure(RuntimeError(text), notes)
     assert (type(fault), str(fault)) == (ConfigError, "no head in model")
 

@@ -41,7 +41,7 @@ def assert_same_bits(completions, references):
 
 
 def drafts_from(truths: dict[tuple[int, ...], list[int]], right_share: float, seed: int):
-    """A draft step that runs the real one (its K/V goes to the cache) and then proposes mostly right tokens."""
+    """A draft step that runs the real one, K/V included, and then proposes mostly right tokens."""
     source = random.Random(seed)
 
     def mostly_right(runner, works, mask_token_id):

@@ -4,10 +4,11 @@ import torch
 
 from orthrus_core.decoding.rows import AttentionShapes, Span, lay_out
 
+SHAPES = AttentionShapes((2, 4), (8,))
 TABLES = np.array([[3, 5, 0, 0], [2, 4, 6, 0]])
 
 
-def rows_of(spans, view="ar", token_budget=8, page_size=4, shapes=AttentionShapes((2, 4), (8,))):
+def rows_of(spans, view="ar", token_budget=8, page_size=4, shapes=SHAPES):
     return lay_out(
         spans, view=view, token_budget=token_budget, page_tables=TABLES, page_size=page_size, shapes=shapes,
         device=torch.device("cpu"),
