@@ -1,4 +1,4 @@
-"""A runner without a model: a dict is the cache, a hash the language. It checks all that it is asked to read."""
+"""A runner without a model: a dict is the cache, a hash the language. It checks whatever it reads."""
 
 import hashlib
 from collections.abc import Callable
