@@ -5,42 +5,24 @@ that includes rows that differ from AR decoding where the engine calls itself ex
 """
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 
 from rich.console import Console
+
+from pipelines.command import job_parser, run_job_command
 
 GENERATE_JOB = Path(__file__).with_name("generate.py")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns the exit code."""
-    options = _parse(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    from orthrus_core.errors import ConfigError, OrthrusError
-
-    try:
-        return _run(options, Console())
-    except ConfigError as error:
-        print(f"config error: {error}", file=sys.stderr)
-        return 2
-    except OrthrusError as error:
-        print(f"failed: {error}", file=sys.stderr)
-        return 1
-
-
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Measure right answers, exactness, acceptance and speed.")
-    parser.add_argument("--config", required=True, metavar="FILE", help="yaml file, see configs/evaluate")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override or add, as prompt_sets.mine.path=FILE prompt_sets.mine.column=question",
-    )
-    return parser.parse_args(arguments)
+    options = job_parser(
+        "Measure right answers, exactness, acceptance and speed.",
+        configs="configs/evaluate",
+        example="prompt_sets.mine.path=FILE prompt_sets.mine.column=question",
+    ).parse_args(arguments)
+    return run_job_command(lambda: _run(options, Console()))
 
 
 def _run(options: argparse.Namespace, console: Console) -> int:

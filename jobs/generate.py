@@ -4,45 +4,25 @@ Exit codes: 0 done, 2 a mistake in the config or on the command line (one line o
 """
 
 import argparse
-import logging
 import sys
 
 from rich.console import Console
 
+from pipelines.command import job_parser, run_job_command
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns the exit code."""
-    options = _parse(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    from orthrus_core.errors import ConfigError, OrthrusError
-
-    try:
-        return _run(options, Console())
-    except ConfigError as error:
-        print(f"config error: {error}", file=sys.stderr)
-        return 2
-    except OrthrusError as error:
-        print(f"failed: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: finished units are kept, the same command goes on from there", file=sys.stderr)
-        return 1
-
-
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Generate completions for a data set of prompts.")
-    parser.add_argument("--config", required=True, metavar="FILE", help="yaml file, see configs/generate")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override, as decode.mode=autoregressive",
+    parser = job_parser(
+        "Generate completions for a data set of prompts.",
+        configs="configs/generate",
+        example="decode.mode=autoregressive",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="check everything, show the plan, start nothing"
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    return run_job_command(lambda: _run(options, Console()))
 
 
 def _run(options: argparse.Namespace, console: Console) -> int:

@@ -1,12 +1,12 @@
-"""Train a backbone or a diffusion head: python jobs/train.py --config FILE [--set key=value ...]."""
+"""Train a backbone or a diffusion head: `python jobs/train.py --config FILE`.
 
-import argparse
-import logging
+Exit codes: 0 done, 2 a mistake in the config or on the command line (one line on stderr), 1 anything else.
+"""
+
 import os
 import sys
-from pathlib import Path
 
-from orthrus_core.errors import ConfigError
+from pipelines.command import job_parser, run_job_command
 
 # Training allocates the same large tensors at every step. With these limits glibc keeps the pages instead of
 # returning them and faulting them in again (measured: 1.01 -> 0.69 s per step). Read at process start only.
@@ -19,26 +19,24 @@ def keep_freed_memory() -> None:
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | MALLOC_LIMITS)
 
 
-def main(argv: list[str]) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", type=Path, required=True, help="yaml file, see configs/train/")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="may repeat")
-    args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    options = job_parser(
+        "Train a backbone or a diffusion head.", configs="configs/train", example="loop.max_tokens=1000000"
+    ).parse_args(arguments)
+    return run_job_command(lambda: _run(options.config, options.set))
+
+
+def _run(path: str, overrides: list[str]) -> int:
     from pipelines.train import train
     from pipelines.train_config import load_train_config
 
-    try:
-        config = load_train_config(args.config, args.set)
-        progress = train(config)
-    except ConfigError as error:
-        print(f"config error: {error}", file=sys.stderr)
-        return 2
+    config = load_train_config(path, overrides)
+    progress = train(config)
     print(f"trained {config.output.path}: {progress.tokens} tokens in {progress.seconds:.0f} s")
     return 0
 
 
 if __name__ == "__main__":
     keep_freed_memory()
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

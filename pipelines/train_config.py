@@ -81,7 +81,7 @@ class _Kind(BaseModel):
     kind: Literal["backbone", "head"]
 
 
-def load_train_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+def load_train_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a yaml file and put command-line values over it.
 
     Args:

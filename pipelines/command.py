@@ -1,0 +1,46 @@
+"""What every job has on its command line: --config, --set, logging, exit codes."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+
+def job_parser(description: str, *, configs: str, example: str) -> argparse.ArgumentParser:
+    """Return a parser with the options that all jobs share.
+
+    Args:
+        description: what the job does.
+        configs: folder of its configs, for the help text.
+        example: an override, for the help text.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--config", required=True, metavar="FILE", help=f"yaml file, see {configs}")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help=f"override, as {example}; may repeat"
+    )
+    return parser
+
+
+def run_job_command(run: Callable[[], int]) -> int:
+    """Run a job, its log on stderr, and say in one line there what ended it early.
+
+    Returns:
+        The exit code: that of `run`, 2 for a mistake in the config or on the command line, 1 for any other
+        failure that is explained. Errors of our own code are raised with their traceback.
+    """
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
+    from orthrus_core.errors import ConfigError, OrthrusError  # late: importing the core takes seconds
+
+    try:
+        return run()
+    except ConfigError as error:
+        code, reason = 2, f"config error: {error}"
+    except OrthrusError as error:
+        code, reason = 1, f"failed: {error}"
+    except KeyboardInterrupt:
+        code, reason = 1, "interrupted: what is finished is kept, the same command goes on from there"
+    sys.stderr.write(reason + "\n")
+    return code
