@@ -50,7 +50,7 @@ demo-model: $(INSTALLED)
 	$(BIN)/python -m pipelines.demo training-prompts build/demo-training-prompts
 	$(BIN)/python jobs/generate.py --config configs/generate/demo-selfgen.yaml
 	$(BIN)/python jobs/train.py --config configs/train/demo-head.yaml
-	cp build/demo-head/*.json build/demo-head/*.jinja build/demo-head/*.safetensors pipelines/demo/model/
+	cd build/demo-head && cp config.json generation_config.json model.safetensors ../../pipelines/demo/model/
 
 clean:
 	rm -rf outputs build .pytest_cache .mypy_cache .ruff_cache .hypothesis

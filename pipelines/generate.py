@@ -188,7 +188,10 @@ def _is_restart() -> bool:
     """Whether Ray started this actor again after it died."""
     import ray
 
-    return ray.is_initialized() and ray.get_runtime_context().was_current_actor_reconstructed
+    if not ray.is_initialized():
+        return False
+    context = ray.get_runtime_context()
+    return context.get_actor_id() is not None and context.was_current_actor_reconstructed
 
 
 def _not_run(error: str) -> Completion:
