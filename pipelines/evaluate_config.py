@@ -82,7 +82,9 @@ class EvaluateConfig(Section):
     model: ModelConfig = Field(description="Model; its dtype is that of the speed and job sections.")
     prompt_sets: dict[str, PromptSetConfig] = Field(min_length=1, description="Prompts, by a name.")
     decode: EngineConfig = Field(default_factory=EngineConfig, description="Engine; it runs in both modes.")
-    sampling: SamplingParams = Field(default_factory=SamplingParams, description="End of text.")
+    sampling: SamplingParams = Field(
+        default_factory=SamplingParams, description="Choice of tokens and end of text."
+    )
     dtypes: tuple[DType, ...] = Field(
         ("float32", "bfloat16"), min_length=1, description="Types in which the two modes are compared."
     )
@@ -125,6 +127,10 @@ class EvaluateConfig(Section):
         if value and (sampling.ignore_eos or sampling.stop_token_ids):
             raise ValueError(
                 "needs sampling without ignore_eos and stop_token_ids, which transformers does not have"
+            )
+        if value and sampling.temperature:
+            raise ValueError(
+                f"needs sampling.temperature 0, got {sampling.temperature}: other noise, other text"
             )
         return value
 

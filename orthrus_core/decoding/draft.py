@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from orthrus_core.decoding.choice import sample, sampling_of
 from orthrus_core.decoding.rows import Span, first_rows
 from orthrus_core.decoding.runner import ModelRunner
 from orthrus_core.decoding.scheduler import Work
@@ -30,9 +31,23 @@ def draft(runner: ModelRunner, works: list[Work], mask_token_id: int) -> Tensor:
         `num_drafts` mean nothing.
     """
     spans = draft_spans(works, mask_token_id)
-    proposals = runner.run(runner.lay_out(spans, "diffusion"), "diffusion").argmax(dim=-1)
+    rows = runner.lay_out(spans, "diffusion")
     starts = iter(first_rows(spans))
-    first = torch.tensor([next(starts) if work.num_drafts else 0 for work in works])
+    first_of_work = [next(starts) if work.num_drafts else 0 for work in works]
+    sampling = sampling_of(
+        [(work.sequence, row, work.num_drafts) for work, row in zip(works, first_of_work, strict=True)],
+        token_budget=runner.token_budget,
+        device=runner.device,
+    )
+    logits = runner.run(rows, "diffusion")
+    proposals = logits.argmax(dim=-1)
+    if sampling is not None:
+        proposals = sample(logits, rows.positions, sampling, proposals)
+    return _by_work(proposals, first_of_work, works)
+
+
+def _by_work(proposals: Tensor, first_of_work: list[int], works: list[Work]) -> Tensor:
+    """Arrange proposals (T,) as (S, K): a line per work, from its first row on."""
     offsets = torch.arange(max(work.num_drafts for work in works))
-    rows = (first[:, None] + offsets).clamp_(max=runner.token_budget - 1)
+    rows = (torch.tensor(first_of_work)[:, None] + offsets).clamp_(max=len(proposals) - 1)
     return proposals[rows.to(proposals.device)]

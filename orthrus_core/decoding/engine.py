@@ -78,6 +78,7 @@ class Engine:
             request.params,
             self._stop_ids(request.params),
             request.on_tokens,
+            sample=request.sample,
         )
         error = self._reason_to_reject(sequence.token_ids)
         if error is None:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+LEAST_TEMPERATURE = 1e-4  # below it, logits over temperature crowd out the noise and may overflow
+
 
 class SamplingParams(BaseModel):
     """How a completion is chosen and where it ends."""
@@ -12,8 +14,22 @@ class SamplingParams(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_new_tokens: int = Field(128, ge=1, description="most tokens of the completion")
-    temperature: float = Field(0.0, ge=0.0, description="0: greedy, the only choice so far")
-    seed: int = Field(0, description="recorded with the row; greedy decoding does not use it")
+    temperature: float = Field(
+        0.0, ge=0.0, allow_inf_nan=False, description="0: the likeliest token; else logits are divided by it"
+    )
+    top_k: int = Field(0, ge=0, description="sample among the k likeliest tokens; 0: all")
+    top_p: float = Field(
+        1.0,
+        gt=0.0,
+        le=1.0,
+        description="sample among the likeliest tokens of this total probability; 1: all",
+    )
+    min_p: float = Field(
+        0.0, ge=0.0, le=1.0, description="least probability relative to the likeliest token's; 0: all"
+    )
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="of the noise; the same seed and prompt give the same text"
+    )
     eos_token_id: int | tuple[int, ...] | None = Field(
         None, description="ids that end a completion; None: those of the model"
     )
@@ -22,9 +38,9 @@ class SamplingParams(BaseModel):
 
     @field_validator("temperature")
     @classmethod
-    def _greedy(cls, value: float) -> float:
-        if value != 0.0:
-            raise ValueError(f"temperature must be 0.0 (greedy decoding), got {value}")
+    def _divides_in_float32(cls, value: float) -> float:
+        if 0.0 < value < LEAST_TEMPERATURE:
+            raise ValueError(f"must be 0 (greedy) or >= {LEAST_TEMPERATURE}, got {value}")
         return value
 
 
@@ -35,9 +51,11 @@ class Request:
     Attributes:
         prompt_ids: token ids, at least one.
         params: how to decode it.
+        sample: number of the completion for this prompt; another number draws another text.
         on_tokens: called with the tokens that a step emitted, in order, on the thread that steps the engine.
     """
 
     prompt_ids: Sequence[int]
     params: SamplingParams = field(default_factory=SamplingParams)
     on_tokens: Callable[[list[int]], None] | None = None
+    sample: int = 0

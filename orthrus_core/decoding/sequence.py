@@ -36,6 +36,7 @@ class Sequence:
 
     Attributes:
         token_ids: the prompt and then every emitted token; the last one is the anchor.
+        sample: number of the completion for its prompt.
         num_prompt: how many of them are the prompt.
         num_committed: positions whose K/V in the cache is final, at most len(token_ids) - 1.
         slot: row in the page tables while running.
@@ -48,6 +49,7 @@ class Sequence:
     on_tokens: Callable[[list[int]], None] | None
     submitted_at: float = field(default_factory=time.perf_counter)
     started_at: float | None = None
+    sample: int = 0
     num_prompt: int = 0
     num_committed: int = 0
     slot: int = NO_SLOT

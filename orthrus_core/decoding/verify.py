@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from orthrus_core.decoding.accept import longest_agreeing_prefix
+from orthrus_core.decoding.choice import RowSampling, choose, sampling_of
 from orthrus_core.decoding.rows import Span, TokenRows, first_rows
 from orthrus_core.decoding.runner import ModelRunner
 from orthrus_core.decoding.scheduler import Work
@@ -54,33 +55,31 @@ def verify(runner: ModelRunner, works: list[Work], draft_ids: Tensor | None) -> 
     """
     spans = verify_spans(works)
     rows = runner.lay_out(spans, "ar")
-    anchor_rows = torch.tensor(
-        [
-            first + max(work.num_prefill + work.has_anchor - 1, 0)
-            for first, work in zip(first_rows(spans), works, strict=True)
-        ]
-    )
+    anchor_rows = torch.tensor(_anchor_rows(spans, works))
     num_drafts = torch.tensor([work.num_drafts for work in works])
     if draft_ids is not None:
         _place_drafts(rows, draft_ids, anchor_rows, num_drafts)
-    choice_ids, gaps, logprobs = choose(runner.run(rows, "ar"))
+    sampling = _sampling(runner, works, anchor_rows.tolist())
+    choice_ids, gaps, logprobs = choose(runner.run(rows, "ar"), rows.positions, sampling)
     accepted = _accept(choice_ids, draft_ids, anchor_rows, num_drafts)
     return _to_host(works, anchor_rows, choice_ids, gaps, logprobs, accepted)
 
 
-def choose(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Choose greedily from AR logits, the lowest id on a tie.
+def _anchor_rows(spans: list[Span], works: list[Work]) -> list[int]:
+    return [
+        first + max(work.num_prefill + work.has_anchor - 1, 0)
+        for first, work in zip(first_rows(spans), works, strict=True)
+    ]
 
-    Args:
-        logits: (T, V).
-    Returns:
-        choice ids (T,) int64, top1-top2 logit gaps (T,) float32, log-probabilities of the choices (T,)
-        float32.
-    """
-    logits = logits.float()
-    top, choice_ids = logits.max(dim=-1)
-    second = logits.scatter(1, choice_ids[:, None], float("-inf")).amax(dim=-1)
-    return choice_ids, top - second, top - logits.logsumexp(dim=-1)
+
+def _sampling(runner: ModelRunner, works: list[Work], anchor_rows: list[int]) -> RowSampling | None:
+    """Return how anchors and drafts choose; prefill rows before an anchor choose nothing."""
+    choosers = [
+        (work.sequence, row, 1 + work.num_drafts)
+        for work, row in zip(works, anchor_rows, strict=True)
+        if work.has_anchor
+    ]
+    return sampling_of(choosers, token_budget=runner.token_budget, device=runner.device)
 
 
 def _place_drafts(rows: TokenRows, draft_ids: Tensor, anchor_rows: Tensor, num_drafts: Tensor) -> None:

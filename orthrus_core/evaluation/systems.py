@@ -36,8 +36,10 @@ def transformers_system(model: OrthrusLM, *, params: SamplingParams, batch_size:
     The prompts are taken in their order, `batch_size` at a time; a batch runs until its last row ends.
 
     Raises:
-        ConfigError: stop rules that transformers' `generate` does not have.
+        ConfigError: stop rules that transformers' `generate` does not have, or sampling, whose noise differs.
     """
+    if params.temperature:
+        raise ConfigError("timing transformers needs sampling.temperature 0: its noise is not the engine's")
     if params.ignore_eos or params.stop_token_ids:
         raise ConfigError("timing transformers needs sampling without ignore_eos and stop_token_ids")
     options: dict[str, Any] = {"max_new_tokens": params.max_new_tokens, "do_sample": False}

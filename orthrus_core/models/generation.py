@@ -10,12 +10,13 @@ from transformers import GenerationConfig, GenerationMixin
 from transformers.generation.streamers import BaseStreamer
 
 from orthrus_core.errors import ConfigError, RequestError
-from orthrus_core.models.options import merge_options
+from orthrus_core.models.options import SAMPLING_DEFAULTS, merge_options
 
 if TYPE_CHECKING:
     from orthrus_core.decoding.engine import Completion, EngineConfig, SamplingParams
 
 MAX_SEQUENCES = 32
+SAMPLING_OPTIONS = SAMPLING_DEFAULTS.keys() | {"seed"}
 
 
 class EngineGenerationMixin(GenerationMixin):
@@ -33,8 +34,10 @@ class EngineGenerationMixin(GenerationMixin):
             kwargs: with the engine: attention_mask (B, N), 0 where a prompt is padded (None: leading pad
                 tokens are padding, unless they are an EOS too); streamer, which gets the prompt and then the
                 tokens of every step, one prompt only; max_new_tokens, max_length, eos_token_id, pad_token_id,
-                generation_config, token_budget, block_size. Decoding is greedy: sampling asked for here is
-                refused, sampling in the model's own generation_config is left out with a warning.
+                generation_config, token_budget, block_size. Decoding is greedy unless do_sample=True or a
+                temperature is given here; then temperature, top_k, top_p and min_p are those of transformers,
+                its defaults included, and seed (0) decides the noise: equal prompts of a batch get equal
+                text. Sampling in the model's own generation_config alone is left out with a warning.
         Returns:
             With the engine (B, N + longest completion) int64: prompts as given, completions padded on the
             right.
@@ -125,6 +128,7 @@ def _plan(
             max_new_tokens=options["max_new_tokens"],
             eos_token_id=eos_token_id,
             ignore_eos=eos_token_id is None,
+            **{name: options[name] for name in SAMPLING_OPTIONS & options.keys()},
         )
         config = EngineConfig.model_validate(
             {

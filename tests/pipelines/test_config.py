@@ -81,8 +81,19 @@ def test_a_value_of_the_wrong_type_is_named(config_file):
     assert refusal(config_file, "run.actors=many") == "run.actors must be a valid integer, got 'many'"
 
 
-def test_sampling_is_refused_for_now(config_file):
-    assert "sampling.temperature must be 0.0" in refusal(config_file, "sampling.temperature=0.7")
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("sampling.temperature=-1", "sampling.temperature must be >= 0.0, got -1"),
+        ("sampling.temperature=1e-9", "sampling.temperature must be 0 (greedy) or >= 0.0001, got 1e-09"),
+        ("sampling.top_k=-1", "sampling.top_k must be >= 0, got -1"),
+        ("sampling.top_p=0", "sampling.top_p must be > 0.0, got 0"),
+        ("sampling.min_p=1.5", "sampling.min_p must be <= 1.0, got 1.5"),
+        ("sampling.seed=-1", "sampling.seed must be >= 0, got -1"),
+    ],
+)
+def test_sampling_out_of_bounds_is_refused(config_file, setting, message):
+    assert refusal(config_file, setting) == message
 
 
 def test_a_prompt_has_exactly_one_source(config_file):

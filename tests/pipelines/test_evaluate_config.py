@@ -40,6 +40,7 @@ def test_sections_can_be_switched_off():
         ("job.prompt_set=other", "job names the prompt set 'other', which is none of demo"),
         ("speed.prompt_sets=[other]", "speed names the prompt set 'other', which is none of demo"),
         ("sampling.ignore_eos=true", "speed needs sampling without ignore_eos"),
+        ("sampling.temperature=0.5", "speed needs sampling.temperature 0, got 0.5"),
         (
             "speed.loads=[{batch: 8, rows: 1, token_budget: 4}]",
             "speed.loads[0] token_budget must be >= batch (8), got 4",

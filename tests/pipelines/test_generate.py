@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -146,9 +147,25 @@ def test_a_real_engine_writes_the_same_text_in_both_modes(spec):
     assert sum(consensus.column("accepted").to_pylist()) > 0
 
 
-def spec_of(spec, mode):
-    from dataclasses import replace
+def test_sampled_text_is_the_same_in_both_modes_and_carries_its_seed(spec):
+    prompts = unit([[5, 6, 7], [300, 301], [9] * 40], limits=[20, 20, 20])
 
+    def written(mode, seed):
+        update = {"temperature": 1.5, "top_p": 0.9, "seed": seed}
+        sampled = replace(spec_of(spec, mode), sampling=spec.sampling.model_copy(update=update))
+        return call(GenerateActor(sampled), prompts)[0]
+
+    consensus, plain, other = (
+        written("consensus", 2**40),
+        written("autoregressive", 2**40),
+        written("consensus", 1),
+    )
+    assert consensus.column("token_ids") == plain.column("token_ids")
+    assert consensus.column("token_ids") != other.column("token_ids")
+    assert consensus.column("seed").to_pylist() == [2**40] * 3
+
+
+def spec_of(spec, mode):
     return replace(spec, decode=spec.decode.model_copy(update={"mode": mode}))
 
 

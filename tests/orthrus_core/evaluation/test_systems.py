@@ -75,6 +75,11 @@ def test_a_row_is_cut_after_its_first_stop_id(ids, expected):
     assert cut_after(ids, {2, 3}) == expected
 
 
+def test_sampling_is_not_timed_against_transformers(model):
+    with pytest.raises(ConfigError, match="needs sampling.temperature 0"):
+        transformers_system(model, params=SamplingParams(temperature=0.5), batch_size=1)
+
+
 @pytest.mark.parametrize("rule", [{"ignore_eos": True}, {"stop_token_ids": (5,)}])
 def test_stop_rules_that_transformers_lacks_are_refused(model, rule):
     with pytest.raises(ConfigError, match="without ignore_eos and stop_token_ids"):

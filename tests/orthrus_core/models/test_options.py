@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+from orthrus_core import Engine, EngineConfig, SamplingParams
 from orthrus_core.errors import ConfigError
 from tests.orthrus_core.models.greedy import PAD, engine_equals_transformers, prompts, some_emitted
 from tests.small_models import small_orthrus
@@ -38,17 +39,35 @@ def test_sampling_in_the_models_generation_config_is_left_out_with_a_warning(cap
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "expected"),
     [
-        {"do_sample": True},
-        {"do_sample": True, "temperature": 0.7},
-        {"temperature": 0.7},
-        {"generation_config": GenerationConfig(do_sample=True)},
+        ({"do_sample": True}, {}),
+        ({"temperature": 0.7}, {"temperature": 0.7}),
+        ({"do_sample": True, "top_k": 5, "min_p": 0.1, "seed": 3}, {"top_k": 5, "min_p": 0.1, "seed": 3}),
+        ({"generation_config": GenerationConfig(do_sample=True, top_p=0.5)}, {"top_p": 0.5}),
     ],
 )
-def test_asking_for_sampling_is_refused(options):
-    with pytest.raises(ConfigError, match="decodes greedily: pass do_sample=False"):
-        small_orthrus().generate(prompts(8)[0], use_diffusion_mode=True, **options)
+@pytest.mark.parametrize("use_diffusion_mode", [True, False])
+def test_sampling_asked_for_is_the_engines_with_the_defaults_of_transformers(
+    options, expected, use_diffusion_mode
+):
+    input_ids, _ = prompts(8)
+    model = small_orthrus()
+    params = SamplingParams(**{"max_new_tokens": 9, "temperature": 1.0, "top_k": 50} | expected)
+    [completion] = Engine(model, EngineConfig(max_context=32)).generate(input_ids.tolist(), params)
+    out = model.generate(input_ids, use_diffusion_mode=use_diffusion_mode, max_new_tokens=9, **options)
+    assert out[0, 8:].tolist() == completion.token_ids
+
+
+def test_sampling_that_is_asked_for_takes_the_models_own_temperature():
+    input_ids, _ = prompts(8)
+    model = small_orthrus()
+    expected = model.generate(
+        input_ids, use_diffusion_mode=True, do_sample=True, temperature=0.6, top_k=20, max_new_tokens=9
+    )
+    model.generation_config.update(do_sample=True, temperature=0.6, top_k=20)
+    out = model.generate(input_ids, use_diffusion_mode=True, do_sample=True, max_new_tokens=9)
+    assert torch.equal(out, expected)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +76,7 @@ def test_asking_for_sampling_is_refused(options):
         {"do_sample": False},
         {"do_sample": False, "temperature": 0.7, "top_k": 5},
         {"temperature": 0.0},
+        {"typical_p": 0.5},
         {"num_beams": 1, "num_return_sequences": 1, "repetition_penalty": 1.0, "use_cache": True},
         {"return_dict_in_generate": False, "output_scores": False, "stopping_criteria": None},
     ],
@@ -72,6 +92,8 @@ def test_options_that_change_nothing_are_taken(options):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"do_sample": True, "typical_p": 0.5}, "has no typical_p, got 0.5"),
+        ({"do_sample": True, "top_p": 1.5}, "top_p: Input should be less than or equal to 1, got 1.5"),
         ({"num_beams": 2}, "has no num_beams, got 2"),
         ({"num_return_sequences": 3}, "has no num_return_sequences, got 3"),
         ({"repetition_penalty": 1.2}, "has no repetition_penalty, got 1.2"),
