@@ -115,8 +115,8 @@ def adaptive_rate(hardware: Hardware, shape: ModelShape, load: Load) -> tuple[fl
     """Best tokens/s over every number of drafts in a step, and that number for all sequences together.
 
     Drafts go one at a time to the sequence whose next one is most likely to be emitted. No other way to deal
-    the same number emits more or has fewer sequences draft for it than a fixed block length, so the result is
-    at least that of AR decoding and of every fixed K.
+    the same number emits more, and with a fixed K every sequence drafts, which costs the most K/V to read: so
+    the result is at least that of AR decoding and of every fixed K.
     """
     tokens = float(load.sequences)
     best, best_drafts, drafting = fixed_rate(hardware, shape, load, 0), 0, 0
