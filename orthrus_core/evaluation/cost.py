@@ -1,0 +1,124 @@
+"""What one forward costs on a device that is known by a few numbers: a roofline.
+
+    forward_s = max(bytes / bandwidth, FLOPs / peak) + overhead
+    bytes     = weights + K/V read of all sequences + K/V written
+    FLOPs     = 2 * matrix parameters * token rows + 4 * token rows * context * H * Dh * L
+
+Neglected: activations, the embedding look-up, norms, the softmax, and token rows left over in a budget. Each
+sequence's K/V counts as read once per forward, however many of its rows run, and memory and arithmetic as
+fully overlapped, so a real forward takes longer. Both views cost the same, since the diffusion view's
+projections have the shapes of the AR view's.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Hardware(BaseModel):
+    """A device, for one dtype of weights and activations."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bytes_per_s: float = Field(gt=0, description="Memory bandwidth, as the data sheet says or measured.")
+    flops_per_s: float = Field(gt=0, description="Peak rate of dense matrix products in the dtype.")
+    overhead_s: float = Field(0.0, ge=0, description="Seconds that every forward costs beside the roofline.")
+    bandwidth_efficiency: float = Field(
+        1.0, gt=0, le=1, description="Share of the bandwidth that is reached."
+    )
+    flops_efficiency: float = Field(1.0, gt=0, le=1, description="Share of the peak rate that is reached.")
+    memory_bytes: float | None = Field(None, gt=0, description="Memory of the device; none: not checked.")
+
+
+class ModelShape(BaseModel):
+    """Sizes of a Qwen3-like backbone; its diffusion head follows from them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_layers: int = Field(ge=1, description="L.")
+    hidden_size: int = Field(ge=1, description="D.")
+    num_heads: int = Field(ge=1, description="H, query heads.")
+    num_kv_heads: int = Field(ge=1, description="Hkv, key/value heads.")
+    head_dim: int = Field(ge=1, description="Dh.")
+    intermediate_size: int = Field(ge=1, description="Width of the gated MLP.")
+    vocab_size: int = Field(ge=1, description="V.")
+    tied_embeddings: bool = Field(description="Whether the output matrix is the embedding.")
+    dtype_bytes: int = Field(2, ge=1, description="Bytes of one weight, activation and K/V number.")
+
+    @classmethod
+    def from_config(cls, config: Any, *, dtype_bytes: int = 2) -> "ModelShape":
+        """Return the shape that a transformers config of a Qwen3-like model describes."""
+        return cls(
+            num_layers=config.num_hidden_layers,
+            hidden_size=config.hidden_size,
+            num_heads=config.num_attention_heads,
+            num_kv_heads=config.num_key_value_heads,
+            head_dim=config.head_dim,
+            intermediate_size=config.intermediate_size,
+            vocab_size=config.vocab_size,
+            tied_embeddings=config.tie_word_embeddings,
+            dtype_bytes=dtype_bytes,
+        )
+
+    @property
+    def matrix_params(self) -> int:
+        """Parameters that a token row is multiplied with: projections, MLPs and the output matrix."""
+        mlp = 3 * self.hidden_size * self.intermediate_size
+        return self.num_layers * (self._projection_params + mlp) + self.vocab_size * self.hidden_size
+
+    @property
+    def backbone_params(self) -> int:
+        """All parameters of the backbone: matrices, norms and, where it is not tied, the embedding."""
+        norms = self.num_layers * 2 * (self.hidden_size + self.head_dim) + self.hidden_size
+        embedding = 0 if self.tied_embeddings else self.vocab_size * self.hidden_size
+        return self.matrix_params + norms + embedding
+
+    @property
+    def head_params(self) -> int:
+        """Parameters of the diffusion head: a second set of projections and query/key norms."""
+        return self.num_layers * (self._projection_params + 2 * self.head_dim)
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """Cache bytes of one position over all layers; both views share them."""
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.dtype_bytes
+
+    @property
+    def _projection_params(self) -> int:
+        """Query, key, value and output projections of one layer."""
+        return 2 * self.hidden_size * self.head_dim * (self.num_heads + self.num_kv_heads)
+
+
+def forward_bytes(shape: ModelShape, *, rows: int, sequences: int, context: int) -> int:
+    """Bytes that one forward moves.
+
+    Args:
+        rows: token rows of all sequences together; each writes K/V.
+        sequences: those with a row; each has its K/V read once.
+        context: positions in the cache of each.
+    """
+    weights = shape.matrix_params * shape.dtype_bytes
+    return weights + (sequences * context + rows) * shape.kv_bytes_per_token
+
+
+def forward_flops(shape: ModelShape, *, rows: int, context: int) -> int:
+    """Floating-point operations of one forward; a row attends to `context` positions."""
+    attention = 4 * rows * context * shape.num_heads * shape.head_dim * shape.num_layers
+    return 2 * shape.matrix_params * rows + attention
+
+
+def forward_s(hardware: Hardware, shape: ModelShape, *, rows: int, sequences: int, context: int) -> float:
+    """Seconds of one forward of either view; arguments as in `forward_bytes`."""
+    moved = forward_bytes(shape, rows=rows, sequences=sequences, context=context)
+    memory_s = moved / (hardware.bytes_per_s * hardware.bandwidth_efficiency)
+    computed = forward_flops(shape, rows=rows, context=context)
+    compute_s = computed / (hardware.flops_per_s * hardware.flops_efficiency)
+    return max(memory_s, compute_s) + hardware.overhead_s
+
+
+def fits(hardware: Hardware, shape: ModelShape, *, sequences: int, positions: int) -> bool:
+    """Whether weights, diffusion head and K/V of `positions` per sequence fit into the device's memory."""
+    if hardware.memory_bytes is None:
+        return True
+    weights = (shape.backbone_params + shape.head_params) * shape.dtype_bytes
+    return weights + sequences * positions * shape.kv_bytes_per_token <= hardware.memory_bytes
