@@ -56,8 +56,6 @@ class EngineStats:
         step_tokens: tokens emitted by those steps.
         emitted_tokens: all emitted tokens.
         token_rows: rows that carried a token of some sequence, of all forwards.
-        preemptions: times a sequence gave its pages back and was prefilled again.
-        prefix_tokens: prompt tokens whose keys and values were found in the cache.
         drafted_by_position: verified proposals by their distance from the anchor, 1 first.
         accepted_by_position: agreed proposals by that distance.
         busy_s: seconds inside `step`.
@@ -70,8 +68,6 @@ class EngineStats:
     step_tokens: int = 0
     emitted_tokens: int = 0
     token_rows: int = 0
-    preemptions: int = 0
-    prefix_tokens: int = 0
     drafted_by_position: list[int] = field(default_factory=list)
     accepted_by_position: list[int] = field(default_factory=list)
     busy_s: float = 0.0

@@ -1,18 +1,8 @@
 import pytest
 
 from orthrus_core.evaluation.cost import Hardware, ModelShape, fits, forward_bytes, forward_flops, forward_s
+from tests.orthrus_core.evaluation.shapes import TINY
 from tests.small_models import small_backbone, small_orthrus
-
-TINY = ModelShape(
-    num_layers=2,
-    hidden_size=4,
-    num_heads=2,
-    num_kv_heads=1,
-    head_dim=2,
-    intermediate_size=3,
-    vocab_size=5,
-    tied_embeddings=True,
-)
 
 
 def test_parameters_of_a_tiny_shape_are_those_counted_by_hand():

@@ -2,20 +2,11 @@ import itertools
 
 import pytest
 
-from orthrus_core.evaluation.cost import Hardware, ModelShape
+from orthrus_core.evaluation.cost import Hardware
 from orthrus_core.evaluation.curve import AcceptanceCurve
 from orthrus_core.evaluation.throughput import Load, adaptive_rate, deal, fixed_rate, simulate, step_s
+from tests.orthrus_core.evaluation.shapes import TINY
 
-SHAPE = ModelShape(
-    num_layers=2,
-    hidden_size=4,
-    num_heads=2,
-    num_kv_heads=1,
-    head_dim=2,
-    intermediate_size=3,
-    vocab_size=5,
-    tied_embeddings=True,
-)
 HIGH, LOW = AcceptanceCurve.geometric(0.9, 8), AcceptanceCurve.geometric(0.3, 8)
 FIXED_COST = Hardware(bytes_per_s=1e15, flops_per_s=1e15, overhead_s=1.0)
 EVERY_ROW_COSTS = Hardware(bytes_per_s=1e15, flops_per_s=1e6)
@@ -25,21 +16,21 @@ STEPPED = Hardware(bytes_per_s=1e15, flops_per_s=1e6, overhead_s=0.02)  # a forw
 
 def test_with_free_rows_rates_are_tokens_over_forwards():
     load = Load((AcceptanceCurve((0.5, 0.5)),), sequences=4, context=0)
-    assert fixed_rate(FIXED_COST, SHAPE, load, 0) == pytest.approx(4 / 1.0)
-    assert fixed_rate(FIXED_COST, SHAPE, load, 2) == pytest.approx(4 * 1.75 / 2.0)
+    assert fixed_rate(FIXED_COST, TINY, load, 0) == pytest.approx(4 / 1.0)
+    assert fixed_rate(FIXED_COST, TINY, load, 2) == pytest.approx(4 * 1.75 / 2.0)
 
 
 def test_a_step_is_a_draft_and_a_verify_forward():
     load = Load((HIGH,), sequences=3, context=0)
     # 2 x 188 FLOPs per row: 3 anchors + 6 drafts verified, 6 rows drafted
-    assert step_s(EVERY_ROW_COSTS, SHAPE, load, num_drafts=6, drafting=3) == pytest.approx(15 * 376 / 1e6)
-    assert step_s(EVERY_ROW_COSTS, SHAPE, load, num_drafts=0, drafting=0) == pytest.approx(3 * 376 / 1e6)
+    assert step_s(EVERY_ROW_COSTS, TINY, load, num_drafts=6, drafting=3) == pytest.approx(15 * 376 / 1e6)
+    assert step_s(EVERY_ROW_COSTS, TINY, load, num_drafts=0, drafting=0) == pytest.approx(3 * 376 / 1e6)
 
 
 def test_free_rows_are_drafted_to_the_last_and_costly_ones_not_at_all():
     load = Load((HIGH,), sequences=5, context=0)
-    assert adaptive_rate(FIXED_COST, SHAPE, load)[1] == 5 * 8
-    assert adaptive_rate(EVERY_ROW_COSTS, SHAPE, load)[1] == 0
+    assert adaptive_rate(FIXED_COST, TINY, load)[1] == 5 * 8
+    assert adaptive_rate(EVERY_ROW_COSTS, TINY, load)[1] == 0
 
 
 @pytest.mark.parametrize("hardware", [FIXED_COST, EVERY_ROW_COSTS, BALANCED, STEPPED])
@@ -47,13 +38,13 @@ def test_free_rows_are_drafted_to_the_last_and_costly_ones_not_at_all():
 @pytest.mark.parametrize("context", [0, 100, 10_000])
 def test_adaptive_is_never_below_ar_or_any_fixed_block_length(hardware, curves, context):
     for one in simulate(
-        hardware, SHAPE, curves, batch_sizes=range(1, 40, 3), contexts=[context], block_sizes=range(1, 9)
+        hardware, TINY, curves, batch_sizes=range(1, 40, 3), contexts=[context], block_sizes=range(1, 9)
     ):
         assert one.adaptive >= max(one.ar, *one.fixed.values()) * (1 - 1e-12)
 
 
 def test_adaptive_beats_every_fixed_block_length_on_mixed_text():
-    [one] = simulate(STEPPED, SHAPE, [HIGH, LOW], batch_sizes=[8], contexts=[0], block_sizes=range(1, 9))
+    [one] = simulate(STEPPED, TINY, [HIGH, LOW], batch_sizes=[8], contexts=[0], block_sizes=range(1, 9))
     assert one.adaptive > 1.02 * max(one.ar, *one.fixed.values())
     assert 0 < one.drafts < 8
 
@@ -67,10 +58,10 @@ def test_adaptive_agrees_with_trying_every_way_to_deal(hardware):
     def rate(lengths):
         tokens = sum(curve.tokens_per_step(K) for curve, K in zip(owners, lengths, strict=True))
         drafting = sum(K > 0 for K in lengths)
-        return tokens / step_s(hardware, SHAPE, load, num_drafts=sum(lengths), drafting=drafting)
+        return tokens / step_s(hardware, TINY, load, num_drafts=sum(lengths), drafting=drafting)
 
     best = max(rate(lengths) for lengths in itertools.product(range(4), repeat=3))
-    assert adaptive_rate(hardware, SHAPE, load)[0] == pytest.approx(best)
+    assert adaptive_rate(hardware, TINY, load)[0] == pytest.approx(best)
 
 
 def test_the_likeliest_draft_is_dealt_first():
@@ -92,7 +83,7 @@ def test_sequences_take_the_kinds_of_text_in_turn():
 
 def test_throughput_grows_with_the_batch_and_shrinks_with_the_context():
     table = simulate(
-        BALANCED, SHAPE, [HIGH], batch_sizes=[1, 2, 8, 64], contexts=[0, 50, 500], block_sizes=[8]
+        BALANCED, TINY, [HIGH], batch_sizes=[1, 2, 8, 64], contexts=[0, 50, 500], block_sizes=[8]
     )
     rates = {(one.sequences, one.context): one.adaptive for one in table}
     for context in (0, 50, 500):
@@ -105,5 +96,5 @@ def test_throughput_grows_with_the_batch_and_shrinks_with_the_context():
 
 def test_a_load_beyond_the_memory_is_marked():
     small = BALANCED.model_copy(update={"memory_bytes": 2_000.0})
-    table = simulate(small, SHAPE, [HIGH], batch_sizes=[1, 100], contexts=[10], block_sizes=[])
+    table = simulate(small, TINY, [HIGH], batch_sizes=[1, 100], contexts=[10], block_sizes=[])
     assert [one.fits for one in table] == [True, False]
