@@ -54,7 +54,14 @@ class Engine:
         tables = PageTables(
             pool, num_slots=self.config.max_sequences, pages_per_sequence=self.config.pages_per_sequence
         )
-        self._runner = ModelRunner(model, tables, token_budget=self.config.token_budget)
+        self.token_budget = self.config.token_budget or choose_token_budget(
+            max_sequences=self.config.max_sequences,
+            block_size=self.block_size,
+            device_type=model.device.type,
+        )
+        self._runner = ModelRunner(
+            model, tables, token_budget=self.token_budget, compiled=self._should_compile(model)
+        )
         self.cache = self._runner.cache
         self._scheduler = Scheduler(self.config, tables, block_size=self.block_size)
         self._default_stop_ids = _stop_ids_of(model)
