@@ -35,20 +35,21 @@ class FakeRunner:
 
     def __init__(self, engine: Engine, tables: PageTables, is_wrong: Callable[[], bool]):
         self.device = torch.device("cpu")
-        self.token_budget = engine.config.token_budget
         self.shapes = AttentionShapes()
         self.rows_seen: list[int] = []
+        self.budgets_seen: set[int] = set()
         self._tables = tables
         self._page_size = engine.config.page_size
         self._vocab_size = engine._model.config.vocab_size
         self._is_wrong = is_wrong
         self._cells: dict[int, tuple[int, int, str]] = {}
 
-    def lay_out(self, spans: list[Span], view: str) -> TokenRows:
+    def lay_out(self, spans: list[Span], view: str, *, token_budget: int) -> TokenRows:
+        self.budgets_seen.add(token_budget)
         return lay_out(
             spans,
             view=view,
-            token_budget=self.token_budget,
+            token_budget=token_budget,
             page_tables=self._tables.pages,
             page_size=self._page_size,
             shapes=self.shapes,
@@ -56,14 +57,13 @@ class FakeRunner:
         )
 
     def run(self, rows: TokenRows, view: str) -> Tensor:
-        assert len(rows.token_ids) == self.token_budget
         self.rows_seen.append(rows.num_used)
         used = range(rows.num_used)
         for row in used:
             cell = int(rows.cells[row])
             assert cell >= self._page_size, "a used row writes to the scratch page"
             self._cells[cell] = (int(rows.positions[row]), int(rows.token_ids[row]), view)
-        logits = torch.zeros(self.token_budget, self._vocab_size)
+        logits = torch.zeros(len(rows.token_ids), self._vocab_size)
         for row in used:
             logits[row, self._answer(rows, row, view)] = 1.0
         return logits

@@ -100,12 +100,16 @@ class Engine:
         """Advance all running sequences by one step and return the requests that ended."""
         started_at = time.perf_counter()
         finished, self._rejected = self._rejected, []
-        works = self._scheduler.plan()
+        step = self._scheduler.plan()
+        works = step.works
         if works:
             draft_ids = None
-            if any(work.num_drafts for work in works):
-                draft_ids = draft(self._runner, works, self._model.config.mask_token_id)
-            verdicts = verify(self._runner, works, draft_ids)
+            if step.draft_budget:
+                draft_ids = draft(
+                    self._runner, works, self._model.config.mask_token_id, token_budget=step.draft_budget
+                )
+            verdicts = verify(self._runner, works, draft_ids, token_budget=step.verify_budget)
+            self._scheduler.observe(works, [verdict.num_accepted for verdict in verdicts])
             self._count_step(works)
             finished += [
                 completion

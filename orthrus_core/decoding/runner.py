@@ -29,12 +29,12 @@ class ModelRunner:
         self._cache = cache
         self._tables = tables
 
-    def lay_out(self, spans: Sequence[Span], view: View) -> TokenRows:
-        """Arrange spans as this engine's T rows (host work only)."""
+    def lay_out(self, spans: Sequence[Span], view: View, *, token_budget: int | None = None) -> TokenRows:
+        """Arrange spans as T rows (host work only); token_budget None: the largest T."""
         return lay_out(
             spans,
             view=view,
-            token_budget=self.token_budget,
+            token_budget=token_budget or self.token_budget,
             page_tables=self._tables.pages,
             page_size=self._cache.page_size,
             shapes=self.shapes,
