@@ -178,7 +178,7 @@ class AdaptiveBlocks:
         """Args: block_size is K, 0 for plain AR decoding."""
         self._dealer = Dealer(costs)
         self._estimates = SurvivalEstimates(num_slots, block_size)
-        self._saved_s = 0.0
+        self._saved_s = float("inf")
 
     def deal(self, slots: np.ndarray, caps: np.ndarray, num_waiting: int) -> Deal:
         """As in `BlockPolicy`."""

@@ -5,10 +5,11 @@ import numpy as np
 LEVELS = np.linspace(-4.0, 6.0, 21)  # log-odds of acceptance that a sequence can have: 0.02 to 0.998
 OPTIMISM = 4.0  # weight of the first guess in the distribution of levels, in sequences
 POPULATION_MEMORY = 0.98  # weight kept per sequence that leaves: the last 50 or so make the distribution
-EVIDENCE_MEMORY = 0.97  # weight kept per step: a sequence is judged by its last 33 or so
-OFFSET_PRECISION = 1.0  # of the first guess that a position is like any other, in units of information
+EVIDENCE_MEMORY = 0.97  # weight kept per step with drafts: a sequence is judged by its last 33 or so
+IDLE_MEMORY = 0.997  # weight kept per step without: hard text is tried again after some hundred
+OFFSET_PRECISION = 5.0  # of the first guess that a position is like any other, in units of information
 MOST_INFORMATION = 2000.0  # about positions: past it the oldest observations are forgotten
-OFFSET_MEMORY = 0.998  # per step without a look at a position: a bad one is forgiven in 500 or so
+OFFSET_MEMORY = 0.99  # per step without a look at a position: a bad one is forgiven after some hundred
 
 
 class SurvivalEstimates:
@@ -59,11 +60,12 @@ class SurvivalEstimates:
             num_drafts: (S,) int64, at least 1.
             num_accepted: (S,) int64, at most `num_drafts`.
         """
-        self._evidence *= EVIDENCE_MEMORY
+        self._evidence *= IDLE_MEMORY
         if not len(slots):
             self._learn_offsets(np.zeros((0, len(self._offsets)), dtype=bool), num_accepted, slots)
             return
         is_rejected = num_accepted < num_drafts
+        self._evidence[slots] *= EVIDENCE_MEMORY
         self._evidence[slots] += self._log_reach.T[num_accepted]
         self._evidence[slots[is_rejected]] += self._log_reject.T[num_accepted[is_rejected]]
         self._is_known[slots] = True
@@ -103,7 +105,7 @@ class SurvivalEstimates:
         self._offsets[~is_fresh] *= OFFSET_MEMORY
         np.minimum(self._information, MOST_INFORMATION, out=self._information)
         steps = (accepted - expected) / (OFFSET_PRECISION + self._information)
-        self._offsets += np.clip(steps, -1.0, 1.0)
+        self._offsets[1:] += np.clip(steps, -1.0, 1.0)[1:]  # the level is that of the first position
 
     def _tabulate(self) -> None:
         """Tabulate, for every level, what the outcomes of a block are worth."""
