@@ -169,9 +169,9 @@ class BlockPolicy(Protocol):
 class AdaptiveBlocks:
     """Deals by estimated survival and measured costs.
 
-    Where drafts do not seem to pay, nothing would be learnt about them any more: so a step drafts all the
-    same once the time saved up for it, a share of all time, covers what that is expected to lose, but only
-    where sure drafts would pay.
+    A sequence that gets no drafts would not be learnt about any more, so the one left out for longest gets a
+    draft all the same once the time saved up for trials, a share of all time, covers what that is expected to
+    lose. Where nobody drafts, this happens only if sure drafts would pay. The first trial of a run is free.
     """
 
     def __init__(self, costs: Costs, *, num_slots: int, block_size: int):
@@ -179,23 +179,21 @@ class AdaptiveBlocks:
         self._dealer = Dealer(costs)
         self._estimates = SurvivalEstimates(num_slots, block_size)
         self._saved_s = float("inf")
+        self._num_steps = 0
+        self._drafted_at = np.zeros(num_slots, dtype=np.int64)  # number of the last step with a draft
 
     def deal(self, slots: np.ndarray, caps: np.ndarray, num_waiting: int) -> Deal:
         """As in `BlockPolicy`."""
+        self._num_steps += 1
         survival = self._estimates.survival(slots)
         best = self._dealer.deal(survival, caps, num_waiting)
-        if best.num_drafts.any() or not caps.any():
-            return best
-        sure = self._dealer.deal(np.ones_like(survival), caps, num_waiting)
-        if not sure.num_drafts.any():
-            return best
-        self._saved_s += EXPLORATION * best.seconds
-        trial = self._dealer.deal(survival, caps, num_waiting, must_draft=True)
-        loss_s = trial.seconds - trial.positions * best.seconds / best.positions
-        if loss_s > self._saved_s:
-            return best
-        self._saved_s = 0.0
-        return trial
+        left_out = np.flatnonzero((best.num_drafts == 0) & (caps > 0))
+        if len(left_out) and (best.num_drafts.any() or self._could_pay(caps, num_waiting, survival)):
+            self._saved_s += EXPLORATION * best.seconds
+            tried = left_out[self._drafted_at[slots[left_out]].argmin()]
+            best = self._trial(best, tried, survival, caps, num_waiting) or best
+        self._drafted_at[slots[best.num_drafts > 0]] = self._num_steps
+        return best
 
     def observe(self, slots: np.ndarray, num_drafts: np.ndarray, num_accepted: np.ndarray) -> None:
         """As in `BlockPolicy`."""
@@ -204,6 +202,24 @@ class AdaptiveBlocks:
     def forget(self, slot: int) -> None:
         """As in `BlockPolicy`."""
         self._estimates.forget(slot)
+        self._drafted_at[slot] = self._num_steps
+
+    def _could_pay(self, caps: np.ndarray, num_waiting: int, survival: np.ndarray) -> bool:
+        return bool(self._dealer.deal(np.ones_like(survival), caps, num_waiting).num_drafts.any())
+
+    def _trial(
+        self, best: PricedDeal, tried: int, survival: np.ndarray, caps: np.ndarray, num_waiting: int
+    ) -> PricedDeal | None:
+        """Return the best deal that gives a sequence a draft, if what it loses was saved up."""
+        boosted = survival.copy()
+        boosted[tried, 0] = 2.0  # ranked first
+        trial = self._dealer.deal(boosted, caps, num_waiting, must_draft=True)
+        positions = trial.positions - boosted[tried, 0] + survival[tried, 0]
+        loss_s = trial.seconds - positions * best.seconds / best.positions
+        if loss_s > self._saved_s:
+            return None
+        self._saved_s = 0.0
+        return trial
 
 
 class FixedBlocks:
