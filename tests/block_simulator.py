@@ -38,7 +38,7 @@ class Simulation:
     Attributes:
         clock_s: seconds of all steps so far.
         tokens: emitted.
-        expected_tokens: of the steps' blocks, with the true acceptance: `tokens` without the luck of the draws.
+        expected_tokens: `tokens` as the true acceptance has it, without the luck of the draws.
         draft_forwards: steps with a draft forward.
         steps: all steps.
     """

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from orthrus_core.cache import PageTables
+from orthrus_core.decoding.blocks import AdaptiveBlocks, BlockPolicy, FixedBlocks
 from orthrus_core.decoding.config import EngineConfig
-from orthrus_core.decoding.policy import AdaptiveBlocks, BlockPolicy, Costs, FixedBlocks
+from orthrus_core.decoding.policy import Costs
 from orthrus_core.decoding.sequence import NO_SLOT, Sequence
 
 
@@ -53,9 +54,9 @@ class Step:
 class Scheduler:
     """Holds waiting and running sequences and fills each step's token budgets.
 
-    Every running sequence that decodes gets a row for its anchor; how many rows go to prompts and to drafts is
-    up to the block policy. When pages run out, the sequence admitted last gives its pages back and waits to be
-    prefilled again, which changes no text. Touches no tensor.
+    Every running sequence that decodes gets a row for its anchor; how many rows go to prompts and to drafts
+    is up to the block policy. When pages run out, the sequence admitted last gives its pages back and waits
+    to be prefilled again, which changes no text. Touches no tensor.
     """
 
     def __init__(
@@ -112,10 +113,12 @@ class Scheduler:
         prompts = [sequence for sequence in self.running if sequence.is_prefilling]
         if not decoding and not prompts:
             return Step([])
+        remaining = np.array([self._tokens_left(sequence) for sequence in decoding], dtype=np.int64)
         deal = self._policy.deal(
             np.array([sequence.slot for sequence in decoding], dtype=np.int64),
-            np.array([self._max_drafts(sequence) for sequence in decoding], dtype=np.int64),
+            np.minimum(remaining - 1, self._block_size).clip(0),
             sum(sequence.anchor_position - sequence.num_committed + 1 for sequence in prompts),
+            remaining=None if self.waiting else remaining,
         )
         drafts = self._fit_pages(decoding, deal.num_drafts.tolist())
         works = [
@@ -145,9 +148,7 @@ class Scheduler:
     def _new_policy(self) -> BlockPolicy:
         if self._config.block_policy == "fixed":
             return FixedBlocks(self._costs)
-        return AdaptiveBlocks(
-            self._costs, num_slots=self._config.max_sequences, block_size=self._block_size
-        )
+        return AdaptiveBlocks(self._costs, num_slots=self._config.max_sequences, block_size=self._block_size)
 
     def _admit(self) -> None:
         """Start waiting sequences while there are slots, and pages for them and a spare one per running one.
@@ -178,7 +179,7 @@ class Scheduler:
 
     def _leave(self, sequence: Sequence) -> None:
         self._tables.clear(sequence.slot)
-        self._policy.forget(sequence.slot)
+        self._policy.forget(sequence.slot, is_limited=self._tokens_left(sequence) <= 0)
         self._free_slots.append(sequence.slot)
         sequence.slot = NO_SLOT
 
@@ -212,10 +213,10 @@ class Scheduler:
             fitting.append(count)
         return fitting
 
-    def _max_drafts(self, sequence: Sequence) -> int:
+    def _tokens_left(self, sequence: Sequence) -> int:
+        """Return how many tokens the sequence may still emit, at least 1 while it runs."""
         length_left = sequence.params.max_new_tokens - sequence.num_emitted
-        context_left = self._config.max_context - len(sequence.token_ids)
-        return max(0, min(self._block_size, length_left - 1, context_left - 1))
+        return min(length_left, self._config.max_context - len(sequence.token_ids))
 
 
 def _share_prefill(prompts: list[Sequence], num_rows: int) -> list[Work]:
