@@ -3,10 +3,11 @@
 import numpy as np
 
 LEVELS = np.linspace(-4.0, 6.0, 21)  # log-odds of acceptance that a sequence can have: 0.02 to 0.998
-OPTIMISM = 4.0  # weight of the first guess in the distribution of levels, in sequences
+OPTIMISM = 2.0  # weight of the first guess in the distribution of levels, in sequences
 POPULATION_MEMORY = 0.98  # weight kept per sequence that leaves: the last 50 or so make the distribution
 EVIDENCE_MEMORY = 0.97  # weight kept per step with drafts: a sequence is judged by its last 33 or so
 IDLE_MEMORY = 0.997  # weight kept per step without: hard text is tried again after some hundred
+LEAST_EVIDENCE = -8.0  # log-likelihood against the likeliest level: text may turn hard or easy at any time
 OFFSET_PRECISION = 5.0  # of the first guess that a position is like any other, in units of information
 MOST_INFORMATION = 2000.0  # about positions: past it the oldest observations are forgotten
 OFFSET_MEMORY = 0.99  # per step without a look at a position: a bad one is forgiven after some hundred
@@ -68,6 +69,8 @@ class SurvivalEstimates:
         self._evidence[slots] *= EVIDENCE_MEMORY
         self._evidence[slots] += self._log_reach.T[num_accepted]
         self._evidence[slots[is_rejected]] += self._log_reject.T[num_accepted[is_rejected]]
+        self._evidence[slots] -= self._evidence[slots].max(axis=1, keepdims=True)
+        np.maximum(self._evidence, LEAST_EVIDENCE, out=self._evidence)
         self._is_known[slots] = True
         self._learn_population()
         positions = np.arange(len(self._offsets))
