@@ -47,7 +47,7 @@ def spread_out(budgets: Sequence[int]) -> list[int]:
     """Return the rungs to measure: the first, the last, and between them steps of MEASURED_GROWTH or more."""
     chosen = [budgets[0]]
     for T in budgets[1:-1]:
-        if T >= MEASURED_GROWTH * chosen[-1]:
+        if MEASURED_GROWTH * chosen[-1] <= T:
             chosen.append(T)
     return [*chosen, *budgets[-1:]] if len(budgets) > 1 else chosen
 

@@ -22,11 +22,16 @@ class EngineConfig(BaseModel):
     )
     budgets: tuple[int, ...] | None = Field(
         None,
-        description="ladder of budgets, token_budget the largest, of which every forward takes one; None: all "
+        description="ladder of budgets up to token_budget, of which every forward takes one; None: all "
         "rungs whose rows agree bit for bit at start-up. A resumed run takes those of its manifest",
     )
     block_size: int | None = Field(
         None, ge=1, description="K, most tokens drafted per sequence and step; None: the head's own"
+    )
+    block_policy: Literal["adaptive", "fixed"] = Field(
+        "adaptive",
+        description="adaptive: draft where it pays, by estimated acceptance and measured costs; "
+        "fixed: block_size drafts for everybody, fewer only where the token budget ends",
     )
     max_sequences: int = Field(8, ge=1, description="sequences in flight; others wait")
     max_context: int = Field(2048, ge=2, description="most tokens of prompt and completion together")

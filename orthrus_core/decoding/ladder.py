@@ -33,14 +33,14 @@ def candidate_budgets(token_budget: int, device_type: str) -> tuple[int, ...]:
     return (*(rung for rung in rungs if rung < token_budget), token_budget)
 
 
-def check_rungs(rungs: tuple[int, ...], *, token_budget: int) -> tuple[int, ...]:
+def check_rungs(rungs: tuple[int, ...], *, token_budget: int | None) -> tuple[int, ...]:
     """Return rungs that somebody named, ascending.
 
     Raises:
         ConfigError: the largest is not the token budget.
     """
     ordered = tuple(sorted(set(rungs)))
-    if ordered[-1] != token_budget:
+    if token_budget is not None and ordered[-1] != token_budget:
         raise ConfigError(f"the largest of budgets must be token_budget ({token_budget}), got {ordered[-1]}")
     return ordered
 

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 Forward = Callable[[Tensor, Tensor, Any], Tensor]
 VIEWS: tuple[View, ...] = ("ar", "diffusion")
+COMPILED_WITH = 16  # T of the first compiled forward; it could be any
 NO_MASK = {"full_attention": None, "sliding_attention": None}
 
 
@@ -30,7 +31,6 @@ class ModelRunner:
     Attributes:
         backend: does the attention.
         cache: holds the keys and values.
-        token_budget: T where a call names no other.
         is_compiled: whether forwards go through torch.compile.
     """
 
@@ -39,7 +39,6 @@ class ModelRunner:
         model: OrthrusLM,
         tables: PageTables,
         *,
-        token_budget: int,
         backend: AttentionBackend | None = None,
     ):
         """Allocate the cache.
@@ -50,7 +49,6 @@ class ModelRunner:
         """
         self.model = model
         self.device = model.device
-        self.token_budget = token_budget
         pool = tables.pool
         self.backend = backend or choose_backend(
             model.config, page_size=pool.page_size, device=model.device, dtype=model.dtype
@@ -67,13 +65,13 @@ class ModelRunner:
         self.is_compiled = False
         self._forwards = {view: self._new_forward(view) for view in VIEWS}
 
-    def lay_out(self, spans: Sequence[Span], view: View, *, token_budget: int | None = None) -> TokenRows:
+    def lay_out(self, spans: Sequence[Span], view: View, *, token_budget: int) -> TokenRows:
         """Arrange spans as T rows; they last until this view's rows of this T are laid out again.
 
         Args:
-            token_budget: T; None: the runner's own.
+            token_budget: T.
         """
-        T = token_budget or self.token_budget
+        T = token_budget
         buffer = self._buffers.get((view, T))
         if buffer is None:
             buffer = self._buffers[view, T] = RowBuffer(T, self.device)
@@ -107,7 +105,7 @@ class ModelRunner:
             self._forwards = {view: _compiled(forward) for view, forward in eager.items()}
             self.is_compiled = True
             for view in VIEWS:
-                self.run(self.lay_out([Span(0, 0, [0])], view), view)
+                self.run(self.lay_out([Span(0, 0, [0])], view, token_budget=COMPILED_WITH), view)
         except Exception as error:  # whatever the compiler or its toolchain raises
             self._forwards, self.is_compiled = eager, False
             reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -135,9 +133,10 @@ class ModelRunner:
 
 
 def _compiled(function: Forward) -> Forward:
-    """Return the function behind torch.compile, without guards: checking them cost 0.5 ms a call (demo model).
+    """Return the function behind torch.compile, without guards.
 
-    None is needed, since only T ever changes and it is dynamic. But compiled graphs are found by code object
+    None is needed, since only T ever changes and it is dynamic; checking them cost 0.5 ms a call.
+    But compiled graphs are found by code object
     and guards, so that every runner and view needs a code object of its own.
     """
     own_copy = types.FunctionType(

@@ -61,6 +61,10 @@ def check_exactness(
     return "exact", agreeing
 
 
+def _size_and_top(rungs: list[int]) -> tuple[int, int]:
+    return len(rungs), rungs[-1]
+
+
 class _Checker:
     """Two random sequences in slots 0 and (where there is one) 1, and ways to run them."""
 
@@ -103,7 +107,9 @@ class _Checker:
             return torch.equal(self._logits(self._windows_in_chunks(size, T)), reference)
 
         widths = [W for W in every.query_widths[:-1] if agrees(AttentionShapes((W,), (longest,)))]
-        tiles = [tile for tile in every.tile_lengths[:-1] if agrees(AttentionShapes((widest,), (tile, longest)))]
+        tiles = [
+            tile for tile in every.tile_lengths[:-1] if agrees(AttentionShapes((widest,), (tile, longest)))
+        ]
         backend.shapes = AttentionShapes((*widths, widest), (*tiles, longest))
 
     def agreeing_budgets(self, budgets: Sequence[int], *, least: int) -> tuple[int, ...]:
@@ -122,13 +128,13 @@ class _Checker:
             else:
                 sets.append((logits, [T]))
         reaching = [members for _, members in sets if members[-1] >= least]
-        return tuple(max(reaching, key=lambda members: (len(members), members[-1])))
+        return tuple(max(reaching, key=_size_and_top))
 
     def disagreeing_arrangements(self, budgets: Sequence[int]) -> list[str]:
         """Return the names of the arrangements whose bits differ."""
         T = budgets[-1]
         reference = self._logits(self._even_chunks(T))
-        arrangements = {
+        arrangements: dict[str, Iterator[Forward]] = {
             "single rows": self._windows_in_chunks(1, budgets[0]),
             "odd chunks beside other traffic": self._odd_chunks(budgets),
             "single rows after odd chunks": self._windows_in_chunks(1, budgets[0]),

@@ -1,5 +1,3 @@
-import torch
-
 from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.decoding import calibration
 from orthrus_core.decoding.calibration import measure_forwards, spread_out
@@ -19,7 +17,7 @@ def seconds_when_forwards_take(monkeypatch, taken: dict[int, float], budgets) ->
 
 def test_every_rung_gets_its_seconds():
     tables = tables_of(num_slots=4, cells=64)
-    runner = ModelRunner(small_orthrus(), tables, token_budget=32)
+    runner = ModelRunner(small_orthrus(), tables)
     seconds = measure_forwards(runner, tables, (8, 16, 32), "ar")
     assert len(seconds) == 3
     assert 0 < seconds[0] <= seconds[1] <= seconds[2]
@@ -49,6 +47,6 @@ def test_one_rung_is_measured_once(monkeypatch):
 
 def test_a_pool_without_room_for_all_slots_is_measured_with_fewer():
     tables = PageTables(PagePool(5, 16), num_slots=8, pages_per_sequence=4)
-    runner = ModelRunner(small_orthrus(dtype=torch.float32), tables, token_budget=16)
+    runner = ModelRunner(small_orthrus(), tables)
     assert len(measure_forwards(runner, tables, (16,), "diffusion")) == 1
     assert tables.pool.num_available == 4
