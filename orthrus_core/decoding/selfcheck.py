@@ -128,7 +128,8 @@ class _Checker:
             else:
                 sets.append((logits, [T]))
         reaching = [members for _, members in sets if members[-1] >= least]
-        return tuple(max(reaching, key=_size_and_top))
+        best = max(reaching, key=_size_and_top)
+        return tuple(best)
 
     def disagreeing_arrangements(self, budgets: Sequence[int]) -> list[str]:
         """Return the names of the arrangements whose bits differ."""
