@@ -55,22 +55,41 @@ def sampling_of(
     return RowSampling(rows, seeds, samples, Filters.of(params, device))
 
 
-def sample(logits: Tensor, positions: Tensor, sampling: RowSampling, greedy_ids: Tensor) -> Tensor:
+def sampling_scores(logits: Tensor, sampling: RowSampling) -> Tensor:
+    """Return (R, V) float32: tempered and filtered logits of the rows that sample, of logits (T, V)."""
+    return filter_logits(logits.float(), sampling.filters)[sampling.rows]
+
+
+def sample(scores: Tensor, positions: Tensor, sampling: RowSampling, greedy_ids: Tensor) -> Tensor:
     """Return `greedy_ids` with the drawn token in the rows that sample.
 
     Args:
-        logits: (T, V).
+        scores: (R, V) float32 of `sampling_scores`.
         positions: (T,) int64, positions of the rows; each chooses the token of the next one.
         sampling: which rows sample, and how.
         greedy_ids: (T,) int64.
     Returns:
         (T,) int64.
     """
-    scores = filter_logits(logits.float(), sampling.filters)[sampling.rows]
     noise = gumbel_noise(
-        sampling.seeds, sampling.samples, positions[sampling.rows] + 1, vocab_size=logits.shape[-1]
+        sampling.seeds, sampling.samples, positions[sampling.rows] + 1, vocab_size=scores.shape[-1]
     )
     return greedy_ids.index_copy(0, sampling.rows, (scores + noise).argmax(dim=-1))
+
+
+def likeliest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the lowest of the likeliest ids (T,) int64 and the top1-top2 gaps (T,), of logits (T, V)."""
+    top, ids = logits.max(dim=-1)
+    second = logits.scatter(1, ids[:, None], float("-inf")).amax(dim=-1)
+    return ids, top - second
+
+
+def logprobs_of(logits: Tensor, ids: Tensor) -> Tensor:
+    """Return the log-probabilities (T,) of ids (T,) under logits (T, V): not finite where a row is broken.
+
+    A logit of NaN or +inf anywhere in a row makes its log-probability NaN or infinite.
+    """
+    return logits.gather(1, ids[:, None])[:, 0] - logits.logsumexp(dim=-1)
 
 
 def choose(logits: Tensor, positions: Tensor, sampling: RowSampling | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,10 +104,16 @@ def choose(logits: Tensor, positions: Tensor, sampling: RowSampling | None) -> t
         float32 before temperature and filters.
     """
     logits = logits.float()
-    top, choice_ids = logits.max(dim=-1)
-    second = logits.scatter(1, choice_ids[:, None], float("-inf")).amax(dim=-1)
-    chosen = top
-    if sampling is not None:
-        choice_ids = sample(logits, positions, sampling, choice_ids)
-        chosen = logits.gather(1, choice_ids[:, None])[:, 0]
-    return choice_ids, top - second, chosen - logits.logsumexp(dim=-1)
+    choice_ids, gaps, _ = choose_with_scores(logits, positions, sampling)
+    return choice_ids, gaps, logprobs_of(logits, choice_ids)
+
+
+def choose_with_scores(
+    logits: Tensor, positions: Tensor, sampling: RowSampling | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Do the work of `choose` on float32 logits: ids, gaps, and the scores that were drawn from (R, V)."""
+    choice_ids, gaps = likeliest(logits)
+    if sampling is None:
+        return choice_ids, gaps, None
+    scores = sampling_scores(logits, sampling)
+    return sample(scores, positions, sampling, choice_ids), gaps, scores

@@ -1,9 +1,12 @@
 """The draft pass: the diffusion view proposes a block per sequence."""
 
+import itertools
+
 import torch
 from torch import Tensor
 
-from orthrus_core.decoding.choice import sample, sampling_of
+from orthrus_core.decoding.choice import sample, sampling_of, sampling_scores
+from orthrus_core.decoding.rejection import Distributions, DraftOdds
 from orthrus_core.decoding.rows import Span, first_rows
 from orthrus_core.decoding.runner import ModelRunner
 from orthrus_core.decoding.scheduler import Work
@@ -22,7 +25,6 @@ def draft_spans(works: list[Work], mask_token_id: int) -> list[Span]:
     ]
 
 
-@torch.inference_mode()
 def draft(runner: ModelRunner, works: list[Work], mask_token_id: int) -> Tensor:
     """Run the diffusion view over all blocks.
 
@@ -30,6 +32,25 @@ def draft(runner: ModelRunner, works: list[Work], mask_token_id: int) -> Tensor:
         (S, K) int64 `draft_ids`, a line per work and K its largest `num_drafts`; entries past a work's own
         `num_drafts` mean nothing.
     """
+    return _propose(runner, works, mask_token_id)[0]
+
+
+def draft_with_odds(
+    runner: ModelRunner, works: list[Work], mask_token_id: int
+) -> tuple[Tensor, DraftOdds | None]:
+    """Run `draft` and keep what the rejection rule needs; None where no drafting work samples."""
+    draft_ids, scores = _propose(runner, works, mask_token_id)
+    if scores is None:
+        return draft_ids, None
+    lines = [line for line, work in enumerate(works) if work.num_drafts and work.sequence.params.temperature]
+    counts = [works[line].num_drafts for line in lines]
+    firsts = list(itertools.accumulate(counts[:-1], initial=0))
+    return draft_ids, DraftOdds(lines, Distributions.of(scores, firsts, draft_ids.shape[1]))
+
+
+@torch.inference_mode()
+def _propose(runner: ModelRunner, works: list[Work], mask_token_id: int) -> tuple[Tensor, Tensor | None]:
+    """Return `draft_ids` and the scores (R, V) of the sampling rows, work after work, if any."""
     spans = draft_spans(works, mask_token_id)
     rows = runner.lay_out(spans, "diffusion")
     starts = iter(first_rows(spans))
@@ -40,10 +61,11 @@ def draft(runner: ModelRunner, works: list[Work], mask_token_id: int) -> Tensor:
         device=runner.device,
     )
     logits = runner.run(rows, "diffusion")
-    proposals = logits.argmax(dim=-1)
+    proposals, scores = logits.argmax(dim=-1), None
     if sampling is not None:
-        proposals = sample(logits, rows.positions, sampling, proposals)
-    return _by_work(proposals, first_of_work, works)
+        scores = sampling_scores(logits, sampling)
+        proposals = sample(scores, rows.positions, sampling, proposals)
+    return _by_work(proposals, first_of_work, works), scores
 
 
 def _by_work(proposals: Tensor, first_of_work: list[int], works: list[Work]) -> Tensor:
