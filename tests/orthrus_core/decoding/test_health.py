@@ -174,6 +174,25 @@ def test_broken_draft_logits_leave_the_rejection_rule_its_distribution():
     assert all(len(set(completion.token_ids)) > 3 for completion in completions)
 
 
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["first row", "second", "last"])
+@pytest.mark.parametrize("token_budget", [16, 64])
+def test_hidden_states_of_nan_reach_no_other_sequence_nor_the_next_owner_of_their_pages(place, token_budget):
+    """A token whose embedding is NaN poisons every key and value behind it."""
+    model = small_orthrus(tied=False, sameness=0.3)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[50] = float("nan")
+    config = EngineConfig(
+        max_context=64, max_sequences=2, token_budget=token_budget, num_pages=9, self_check=False
+    )
+    sound = [[4, 5], [7, 8, 9], [1] * 20]
+    expected = [completion.token_ids for completion in Engine(model, config).generate(sound, PARAMS[0])]
+    prompts = [*sound[:place], [1, 50, 2], *sound[place:]]
+    completions = Engine(model, config).generate(prompts, PARAMS[0])
+    assert completions[place].finish_reason == "error"
+    others = [*completions[:place], *completions[place + 1 :]]
+    assert [completion.token_ids for completion in others] == expected
+
+
 def test_a_model_that_never_works_stops_the_engine():
     model = small_orthrus()
     with torch.no_grad():

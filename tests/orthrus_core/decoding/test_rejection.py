@@ -6,10 +6,10 @@ from torch import Tensor
 
 import orthrus_core.decoding.rejection as rejection
 from orthrus_core import Engine, EngineConfig, Request, SamplingParams
+from orthrus_core.attention.rows import TokenRows
 from orthrus_core.decoding.filters import Filters, filter_logits
 from orthrus_core.decoding.noise import gumbel_noise
 from orthrus_core.decoding.rejection import Distributions, NoiseKeys, emitted_ids, judge, resample, stands
-from orthrus_core.decoding.rows import Span, TokenRows
 from tests.small_models import small_orthrus
 
 V = 5
@@ -75,11 +75,9 @@ class ToyLanguage:
         self.ar_logits = torch.randn(vocab_size, vocab_size, generator=source)
         self.draft_logits = torch.randn(8, vocab_size, generator=source)
         self._runner = engine._runner
-        self.device, self.token_budget = self._runner.device, self._runner.token_budget
-        self.shapes = self._runner.shapes
 
-    def lay_out(self, spans: list[Span], view: str, **options) -> TokenRows:
-        return self._runner.lay_out(spans, view, **options)
+    def __getattr__(self, name: str):
+        return getattr(self._runner, name)
 
     def run(self, rows: TokenRows, view: str) -> Tensor:
         if view == "ar":

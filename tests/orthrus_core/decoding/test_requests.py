@@ -41,10 +41,15 @@ def outcome(completion):
     )
 
 
-def alone(model, requests):
+def alone(model, requests, **options):
     """Plain AR decoding, each request with an engine of its own."""
     config = EngineConfig(
-        mode="autoregressive", token_budget=32, max_sequences=1, max_context=128, self_check=False
+        mode="autoregressive",
+        token_budget=32,
+        max_sequences=1,
+        max_context=128,
+        self_check=False,
+        **options,
     )
     return [Engine(model, config, LETTERS).run([request])[0] for request in requests]
 
@@ -83,7 +88,7 @@ def test_every_request_gets_the_outcome_of_ar_alone(dtype, seed, num_pages, monk
         for params in [random_params(source, texts)]
         for sample in range(3)
     ]
-    references = alone(model, requests)
+    references = alone(model, requests, page_size=4)
     monkeypatch.setattr(engine_module, "draft", half_right_drafts(requests, references, source))
     config = EngineConfig(
         token_budget=32, max_sequences=5, max_context=80, num_pages=num_pages, page_size=4, self_check=False
