@@ -232,7 +232,10 @@ class Engine:
         )
         error = None
         if verdict.broken_row is not None and reason is None:
-            reason, error = "error", broken_logits(first_position + verdict.broken_row)
+            position = first_position + verdict.broken_row
+            reason, error = "error", broken_logits(position)
+            # no page from here on is shared or indexed: those hold sound rows only
+            self.cache.erase(self._scheduler.pages_from(sequence, position))
         sequence.emit(emitted, verdict.logit_gaps, verdict.logprobs)
         self.stats.emitted_tokens += len(emitted)
         if not work.num_prefill:

@@ -72,6 +72,10 @@ class Scheduler:
                 return True
         return False
 
+    def pages_from(self, sequence: Sequence, position: int) -> list[int]:
+        """Return the pages of a running sequence from that of a position on."""
+        return self._tables.held(sequence.slot)[position // self._config.page_size :]
+
     def index_prompts(self, works: list[Work]) -> None:
         """Offer the prompt pages that a step completed to later prompts."""
         for work in works:

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import orthrus_core.decoding.engine as engine_module
+import orthrus_core.decoding.runner as runner_module
 from orthrus_core import Engine, EngineConfig, EngineError, Request, SamplingParams
+from orthrus_core.attention.tiled import TiledAttention
 from orthrus_core.decoding.draft import draft
 from orthrus_core.decoding.health import DraftAlarm
 from tests.small_models import small_orthrus
@@ -174,15 +176,23 @@ def test_broken_draft_logits_leave_the_rejection_rule_its_distribution():
     assert all(len(set(completion.token_ids)) > 3 for completion in completions)
 
 
+def tiled_backend(config, *, page_size, device, dtype):
+    return TiledAttention(num_kv_heads=config.num_key_value_heads, head_dim=config.head_dim, dtype=dtype)
+
+
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["first row", "second", "last"])
-@pytest.mark.parametrize("token_budget", [16, 64])
-def test_hidden_states_of_nan_reach_no_other_sequence_nor_the_next_owner_of_their_pages(place, token_budget):
+@pytest.mark.parametrize("backend", ["own", "tiled"])
+def test_hidden_states_of_nan_reach_no_other_sequence_nor_the_next_owner_of_their_pages(
+    place, backend, monkeypatch
+):
     """A token whose embedding is NaN poisons every key and value behind it."""
+    if backend == "tiled":
+        monkeypatch.setattr(runner_module, "choose_backend", tiled_backend)
     model = small_orthrus(tied=False, sameness=0.3)
     with torch.no_grad():
         model.model.embed_tokens.weight[50] = float("nan")
     config = EngineConfig(
-        max_context=64, max_sequences=2, token_budget=token_budget, num_pages=9, self_check=False
+        max_context=64, max_sequences=2, token_budget=16, num_pages=5, page_size=16, self_check=False
     )
     sound = [[4, 5], [7, 8, 9], [1] * 20]
     expected = [completion.token_ids for completion in Engine(model, config).generate(sound, PARAMS[0])]
