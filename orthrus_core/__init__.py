@@ -8,7 +8,7 @@ from orthrus_core.decoding.engine import (
     Request,
     SamplingParams,
 )
-from orthrus_core.errors import CheckpointError, ConfigError, OrthrusError, RequestError
+from orthrus_core.errors import CheckpointError, ConfigError, EngineError, OrthrusError, RequestError
 from orthrus_core.models.config import OrthrusConfig
 from orthrus_core.models.head import add_diffusion_head
 from orthrus_core.models.loading import load_model
@@ -21,6 +21,7 @@ __all__ = [
     "ConfigError",
     "Engine",
     "EngineConfig",
+    "EngineError",
     "OrthrusConfig",
     "OrthrusError",
     "OrthrusLM",

@@ -144,6 +144,11 @@ class KVCache:
         pages = (tensor[0] for tensor in (*self.keys, *self.values))
         return sum(page.numel() * page.element_size() for page in pages) // self.page_size
 
+    def erase(self, pages: Sequence[int]) -> None:
+        """Fill pages with zeros: NaN left in a cell that is not seen yet would still reach a weighted sum."""
+        for tensor in (*self.keys, *self.values):
+            tensor[list(pages)] = 0
+
 
 class PageTables:
     """Which pages each sequence slot holds, in order of position.

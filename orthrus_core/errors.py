@@ -15,3 +15,7 @@ class CheckpointError(ConfigError):
 
 class RequestError(OrthrusError):
     """One request the engine cannot run; the other requests go on."""
+
+
+class EngineError(OrthrusError):
+    """The model or the device gives no usable numbers: the engine cannot go on."""

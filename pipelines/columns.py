@@ -32,7 +32,7 @@ IDENTITY = (
     Column("sample", pa.int32(), "number of the completion for this prompt, from 0"),
 )
 RESULT = (
-    Column("completion", pa.string(), "the text, without special tokens; null on error"),
+    Column("completion", pa.string(), "the text, without special tokens and what stopped it; null on error"),
     Column("finish_reason", pa.string(), "stop, length, context or error"),
     Column("error", pa.string(), "why there is no completion; null if fine"),
     Column("prompt_tokens", pa.int32(), "tokens of the prompt after the chat template"),
@@ -45,11 +45,18 @@ RESULT = (
     Column("tokens_per_forward", pa.float32(), "tokens emitted per draft or verify pass (TPF)"),
     Column("min_logit_gap", pa.float32(), "smallest gap between the two best logits of any emitted token"),
     Column("mean_logprob", pa.float32(), "mean log-probability of the emitted tokens"),
-    Column("exactness", pa.string(), "exact: same tokens as AR decoding, checked at start-up; or unverified"),
+    Column(
+        "exactness",
+        pa.string(),
+        "exact: same tokens as AR decoding, checked at start-up; distribution: as likely as in AR decoding "
+        "(decode.consensus rejection); or unverified",
+    ),
     Column("seed", pa.int64(), "seed of this row"),
 )
+LOGPROBS = Column("logprobs", pa.list_(pa.float32()), "log-probability of each of the completion's tokens")
 TOKEN_IDS = Column("token_ids", pa.list_(pa.int32()), "ids of the completion's tokens, end token included")
 PROMPT_TOKEN_IDS = Column("prompt_token_ids", pa.list_(pa.int32()), "ids of the prompt's tokens")
+OPTIONAL = (LOGPROBS, TOKEN_IDS, PROMPT_TOKEN_IDS)  # no carried column has their names either way
 
 COUNTERS = ("prompt_tokens", "completion_tokens", "steps", "forwards", "drafted", "accepted")
 
@@ -61,18 +68,21 @@ class TableLayout:
     Attributes:
         carried: carried input columns with the types they have in every output file.
         read: input columns that are read, carried or not.
-        token_ids, prompt_token_ids: whether these columns are written.
+        token_ids, prompt_token_ids, logprobs: whether these columns are written.
     """
 
     carried: pa.Schema
     read: tuple[str, ...]
     token_ids: bool = False
     prompt_token_ids: bool = False
+    logprobs: bool = False
 
     @property
     def output(self) -> pa.Schema:
         """Schema of every output file."""
         result = [*RESULT]
+        if self.logprobs:
+            result.append(LOGPROBS)
         if self.token_ids:
             result.append(TOKEN_IDS)
         if self.prompt_token_ids:
@@ -90,6 +100,7 @@ def choose_layout(
     id_column: str | None,
     token_ids: bool = False,
     prompt_token_ids: bool = False,
+    logprobs: bool = False,
 ) -> TableLayout:
     """Decide which input columns are read and which travel to the output.
 
@@ -110,11 +121,11 @@ def choose_layout(
     _refuse_collisions(carried)
     read = [*dict.fromkeys([*needed, *([id_column] if id_column else []), *carried])]
     fields = [schema.field(name).with_nullable(True).remove_metadata() for name in carried]
-    return TableLayout(pa.schema(fields), tuple(read), token_ids, prompt_token_ids)
+    return TableLayout(pa.schema(fields), tuple(read), token_ids, prompt_token_ids, logprobs)
 
 
 def _refuse_collisions(carried: Sequence[str]) -> None:
-    reserved = {c.name for c in (*IDENTITY, *RESULT, TOKEN_IDS, PROMPT_TOKEN_IDS)}
+    reserved = {c.name for c in (*IDENTITY, *RESULT, *OPTIONAL)}
     taken = [name for name in carried if name in reserved or name.startswith(HIDDEN)]
     if taken == ["id"]:
         raise ConfigError(

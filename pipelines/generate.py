@@ -19,6 +19,7 @@ import pyarrow as pa
 from orthrus_core.decoding.config import EngineConfig
 from orthrus_core.decoding.engine import Completion, Request
 from orthrus_core.decoding.stats import CompletionStats
+from orthrus_core.decoding.stop import cut_text
 from pipelines.checkpoint import Checkpoint, fetch, load_tokenizer
 from pipelines.columns import (
     COUNTERS,
@@ -81,7 +82,24 @@ def load_engine(spec: ActorSpec) -> EngineLike:
         device=spec.device,
         needs_head=spec.decode.mode == "consensus",
     )
-    return orthrus_core.Engine(model, spec.decode)
+    # a tokenizer of its own: those of the tokenizers library are not to be shared between threads
+    decoder = TextDecoder(spec.checkpoint.path) if spec.sampling.stop else None
+    return orthrus_core.Engine(model, spec.decode, tokenizer=decoder)
+
+
+class TextDecoder:
+    """Turns tokens into the text that is written, for the engine's stop strings too."""
+
+    def __init__(self, path: str):
+        """Args: path is the checkpoint's."""
+        self._tokenizer = load_tokenizer(path)
+
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool = True) -> str:
+        """Return the text of tokens as the model wrote it."""
+        text = self._tokenizer.decode(
+            token_ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+        )
+        return str(text)
 
 
 class GenerateActor:
@@ -100,9 +118,10 @@ class GenerateActor:
             spec.failures.check_restarts(spec.retries)
         self._spec = spec
         self._name = f"{os.uname().nodename}:{os.getpid()}"
-        self._tokenizer = load_tokenizer(spec.checkpoint.path)
+        self._decoder = TextDecoder(spec.checkpoint.path)
         self._params = spec.sampling.params
         self._engine = EngineThread(lambda: engine_factory(spec), self._end_process)
+        self._exactness = _exactness(spec, self._engine.exactness)
         self._ready_at = time.perf_counter()
         self._load_s = self._ready_at - started_at
 
@@ -121,7 +140,7 @@ class GenerateActor:
         finished = iter(completions)
         rows = [next(finished) if error is None else _not_run(error) for error in errors]
         facts = {"actor": self._name, "load_s": self._load_s, "ready_s": time.perf_counter() - self._ready_at}
-        facts |= {"engine": report, "counts": count_rows(rows)}
+        facts |= {"engine": report | {"exactness": self._exactness}, "counts": count_rows(rows)}
         return self._output(table, rows, json.dumps(facts))
 
     def _requests(self, table: pa.Table, errors: Sequence[str | None]) -> list[Request]:
@@ -145,8 +164,9 @@ class GenerateActor:
             "tokens_per_forward": [row.stats.tokens_per_forward for row in rows],
             "min_logit_gap": [row.stats.min_logit_gap for row in rows],
             "mean_logprob": [_mean_logprob(row) for row in rows],
-            "exactness": [self._engine.exactness] * count,
+            "exactness": [self._exactness] * count,
             "seed": [self._params.seed] * count,
+            "logprobs": [None if row.error else row.logprobs for row in rows],
             "token_ids": [None if row.error else row.token_ids for row in rows],
             "prompt_token_ids": table.column(PROMPT_IDS),
         }
@@ -157,10 +177,8 @@ class GenerateActor:
     def _text(self, row: Completion) -> str | None:
         if row.error is not None:
             return None
-        text = self._tokenizer.decode(
-            row.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return str(text)
+        text = self._decoder.decode(row.token_ids)
+        return cut_text(text, row.stop_string, include=self._params.include_stop_str)
 
     def _end_process(self, error: BaseException) -> None:
         """A broken engine (a CUDA error, say) cannot be repaired: end, so that Ray starts a new actor.
@@ -182,6 +200,15 @@ def count_rows(rows: Sequence[Completion]) -> dict[str, int]:
         key = f"finish_{row.finish_reason}"
         counts[key] = counts.get(key, 0) + 1
     return counts
+
+
+def _exactness(spec: ActorSpec, level: str) -> str:
+    """What the rows may claim: sampling by the rejection rule promises no more than AR's distribution."""
+    decode = spec.decode
+    is_drawn = (
+        decode.consensus == "rejection" and decode.mode == "consensus" and spec.sampling.temperature > 0
+    )
+    return "distribution" if is_drawn else level
 
 
 def _is_restart() -> bool:

@@ -104,6 +104,7 @@ def prepare(config: GenerateConfig) -> Job:
         id_column=config.input.id_column,
         token_ids=config.output.token_ids,
         prompt_token_ids=config.output.prompt_token_ids,
+        logprobs=config.sampling.logprobs,
     )
     units = tuple(ledger.remaining(plan))
     return Job(config, checkpoint, layout, plan, units, ledger, identity, is_new)

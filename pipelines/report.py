@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.columns import IDENTITY, PROMPT_TOKEN_IDS, RESULT, TOKEN_IDS
+from pipelines.columns import IDENTITY, OPTIONAL, RESULT
 from pipelines.storage import open_file
 
 if TYPE_CHECKING:
@@ -129,9 +129,7 @@ def render_plan(job: "Job", preview: "Preview") -> RenderableType:
 
 def data_card(job: "Job", report: dict[str, Any]) -> str:
     """README.md of the output: tells `datasets` which files are data, and people what they hold."""
-    optional = [(job.layout.token_ids, TOKEN_IDS), (job.layout.prompt_token_ids, PROMPT_TOKEN_IDS)]
-    columns = [*IDENTITY, *RESULT, *(column for wanted, column in optional if wanted)]
-    described = {column.name: column.meaning for column in columns}
+    described = {column.name: column.meaning for column in (*IDENTITY, *RESULT, *OPTIONAL)}
     rows = "\n".join(
         f"| {field.name} | {field.type} | {described.get(field.name, 'carried from the input')} |"
         for field in job.layout.output

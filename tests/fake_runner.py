@@ -4,10 +4,10 @@ import hashlib
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 from orthrus_core.attention.rows import TokenRows
 from orthrus_core.cache import PageTables
+from orthrus_core.decoding.choice import Readout, read_out
 from orthrus_core.decoding.engine import Engine
 from orthrus_core.decoding.rows import RowBuffer, Span, fill, span_rows
 
@@ -53,7 +53,7 @@ class FakeRunner:
         num_used = fill(buffer, spans, rows)
         return TokenRows(buffer.to_device(), num_used)
 
-    def run(self, rows: TokenRows, view: str) -> Tensor:
+    def run(self, rows: TokenRows, view: str) -> Readout:
         self.rows_seen.append(rows.num_used)
         used = range(rows.num_used)
         for row in used:
@@ -63,7 +63,7 @@ class FakeRunner:
         logits = torch.zeros(len(rows.token_ids), self._vocab_size)
         for row in used:
             logits[row, self._answer(rows, row, view)] = 1.0
-        return logits
+        return read_out(logits)
 
     def _answer(self, rows: TokenRows, row: int, view: str) -> int:
         position = int(rows.positions[row])

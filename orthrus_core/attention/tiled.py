@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from orthrus_core.attention.rows import SpanRows
+from orthrus_core.attention.rows import SEES_NOTHING, SpanRows
 from orthrus_core.attention.tiles import AttentionShapes, RowGroups, group_rows
 from orthrus_core.cache import KVCache
 
@@ -61,7 +61,9 @@ class TiledAttention:
         cells = packed[1]
         keys.flatten(0, 1).index_copy_(0, cells, k)
         values.flatten(0, 1).index_copy_(0, cells, v)
-        return attend_groups(q, keys, values, arrangement, scaling=scaling, window=window)
+        out = attend_groups(q, keys, values, arrangement, scaling=scaling, window=window)
+        # rows left over got those of row 0: a NaN there must not reach the scratch page, which tiles read
+        return out.masked_fill((packed[3] == SEES_NOTHING)[:, None, None], 0)
 
 
 def attend_groups(

@@ -14,7 +14,17 @@ def longest_agreeing_prefix(draft_ids: Tensor, verify_ids: Tensor, num_drafts: T
     Returns:
         (S,) int64 `num_accepted`, each in [0, num_drafts].
     """
-    K = draft_ids.shape[1]
-    proposed = torch.arange(K, device=draft_ids.device) < num_drafts[:, None]
-    agrees = (draft_ids == verify_ids[:, :K]) & proposed
-    return agrees.long().cumprod(dim=1).sum(dim=1)
+    return count_standing(draft_ids == verify_ids[:, : draft_ids.shape[1]], num_drafts)
+
+
+def count_standing(stands: Tensor, num_drafts: Tensor) -> Tensor:
+    """Count the drafts before the first one that does not stand.
+
+    Args:
+        stands: (S, K) bool; entries from `num_drafts` on are ignored.
+        num_drafts: (S,) int64, each in [0, K].
+    Returns:
+        (S,) int64, each in [0, num_drafts].
+    """
+    proposed = torch.arange(stands.shape[1], device=stands.device) < num_drafts[:, None]
+    return (stands & proposed).long().cumprod(dim=1).sum(dim=1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -55,40 +56,78 @@ def sampling_of(
     return RowSampling(rows, seeds, samples, Filters.of(params, device))
 
 
-def sample(logits: Tensor, positions: Tensor, sampling: RowSampling, greedy_ids: Tensor) -> Tensor:
+def sampling_scores(logits: Tensor, sampling: RowSampling) -> Tensor:
+    """Return (R, V) float32: tempered and filtered logits of the rows that sample, of logits (T, V)."""
+    return filter_logits(logits.float(), sampling.filters)[sampling.rows]
+
+
+def sample(scores: Tensor, positions: Tensor, sampling: RowSampling, greedy_ids: Tensor) -> Tensor:
     """Return `greedy_ids` with the drawn token in the rows that sample.
 
     Args:
-        logits: (T, V).
+        scores: (R, V) float32 of `sampling_scores`.
         positions: (T,) int64, positions of the rows; each chooses the token of the next one.
         sampling: which rows sample, and how.
         greedy_ids: (T,) int64.
     Returns:
         (T,) int64.
     """
-    scores = filter_logits(logits.float(), sampling.filters)[sampling.rows]
     noise = gumbel_noise(
-        sampling.seeds, sampling.samples, positions[sampling.rows] + 1, vocab_size=logits.shape[-1]
+        sampling.seeds, sampling.samples, positions[sampling.rows] + 1, vocab_size=scores.shape[-1]
     )
     return greedy_ids.index_copy(0, sampling.rows, (scores + noise).argmax(dim=-1))
 
 
-def choose(logits: Tensor, positions: Tensor, sampling: RowSampling | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Choose from AR logits: the lowest of the likeliest ids, or a drawn one in rows that sample.
+class Readout(NamedTuple):
+    """What the rows of a forward say, on the device.
+
+    Attributes:
+        logits: (T, V).
+        ids: (T,) int64, the lowest of the likeliest ids.
+        gaps: (T,) float32, difference of the two largest logits.
+        logprobs: (T,) float32, log-probability of `ids`: not finite where a row is broken, since a logit of
+            NaN or +inf anywhere in it makes its log-probability NaN or infinite.
+        logsumexp: (T,) float32.
+    """
+
+    logits: Tensor
+    ids: Tensor
+    gaps: Tensor
+    logprobs: Tensor
+    logsumexp: Tensor
+
+
+def read_out(logits: Tensor) -> Readout:
+    """Read logits (T, V) of any float dtype out, in float32."""
+    logits = logits.float()
+    top, ids = logits.max(dim=-1)
+    second = logits.scatter(1, ids[:, None], float("-inf")).amax(dim=-1)
+    logsumexp = logits.logsumexp(dim=-1)
+    return Readout(logits, ids, top - second, top - logsumexp, logsumexp)
+
+
+def logprobs_of(readout: Readout, ids: Tensor) -> Tensor:
+    """Return the log-probabilities (T,) of ids (T,): bits of `readout.logprobs` where ids are its own.
+
+    A negative id, which is no token, is taken for 0.
+    """
+    return readout.logits.gather(1, ids.clamp(min=0)[:, None])[:, 0] - readout.logsumexp
+
+
+def choose(
+    readout: Readout, positions: Tensor, sampling: RowSampling | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Choose from what the AR view says: the likeliest id, or a drawn one in rows that sample.
 
     Args:
-        logits: (T, V).
         positions: (T,) int64, positions of the rows.
         sampling: None: every row is greedy.
     Returns:
-        choice ids (T,) int64, top1-top2 logit gaps (T,) float32, log-probabilities of the choices (T,)
-        float32 before temperature and filters.
+        choice ids (T,) int64, their log-probabilities (T,) float32 before temperature and filters, and the
+        scores (R, V) that were drawn from, if any.
     """
-    logits = logits.float()
-    top, choice_ids = logits.max(dim=-1)
-    second = logits.scatter(1, choice_ids[:, None], float("-inf")).amax(dim=-1)
-    chosen = top
-    if sampling is not None:
-        choice_ids = sample(logits, positions, sampling, choice_ids)
-        chosen = logits.gather(1, choice_ids[:, None])[:, 0]
-    return choice_ids, top - second, chosen - logits.logsumexp(dim=-1)
+    if sampling is None:
+        return readout.ids, readout.logprobs, None
+    scores = sampling_scores(readout.logits, sampling)
+    choice_ids = sample(scores, positions, sampling, readout.ids)
+    return choice_ids, logprobs_of(readout, choice_ids), scores

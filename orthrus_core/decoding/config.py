@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class EngineConfig(BaseModel):
-    """Options of one engine. With coupled consensus none changes the text, only the speed and the memory."""
+    """Options of one engine. None but `consensus` changes the text, only the speed and the memory."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,8 +35,10 @@ class EngineConfig(BaseModel):
     )
     max_sequences: int = Field(8, ge=1, description="sequences in flight; others wait")
     max_context: int = Field(2048, ge=2, description="most tokens of prompt and completion together")
-    consensus: Literal["coupled"] = Field(
-        "coupled", description="accept rule: the longest prefix on which both views agree"
+    consensus: Literal["coupled", "rejection"] = Field(
+        "coupled",
+        description="accept rule; coupled: the longest prefix on which both views agree, the text of AR; "
+        "rejection: min(1, p/q) where a request samples: more drafts stand, AR's distribution only",
     )
     page_size: Literal[1, 2, 4, 8, 16, 32, 64] = Field(16, description="cells of a cache page")
     num_pages: int | None = Field(

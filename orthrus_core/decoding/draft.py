@@ -1,10 +1,13 @@
 """The draft pass: the diffusion view proposes a block per sequence."""
 
+import itertools
+
 import torch
 from torch import Tensor
 
-from orthrus_core.decoding.choice import sample, sampling_of
-from orthrus_core.decoding.rows import Span, first_rows
+from orthrus_core.decoding.choice import choose, sampling_of
+from orthrus_core.decoding.rejection import Distributions, DraftOdds
+from orthrus_core.decoding.rows import Span
 from orthrus_core.decoding.runner import ModelRunner
 from orthrus_core.decoding.scheduler import Work
 
@@ -22,7 +25,6 @@ def draft_spans(works: list[Work], mask_token_id: int) -> list[Span]:
     ]
 
 
-@torch.inference_mode()
 def draft(runner: ModelRunner, works: list[Work], mask_token_id: int, *, token_budget: int) -> Tensor:
     """Run the diffusion view over all blocks.
 
@@ -35,20 +37,37 @@ def draft(runner: ModelRunner, works: list[Work], mask_token_id: int, *, token_b
         (S, K) int64 `draft_ids`, a line per work and K its largest `num_drafts`; entries past a work's own
         `num_drafts` mean nothing.
     """
+    return _propose(runner, works, mask_token_id, token_budget)[0]
+
+
+def draft_with_odds(
+    runner: ModelRunner, works: list[Work], mask_token_id: int, *, token_budget: int
+) -> tuple[Tensor, DraftOdds | None]:
+    """Run `draft` and keep what the rejection rule needs; None where no drafting work samples."""
+    draft_ids, scores = _propose(runner, works, mask_token_id, token_budget)
+    if scores is None:
+        return draft_ids, None
+    lines = [line for line, work in enumerate(works) if work.num_drafts and work.sequence.params.temperature]
+    counts = [works[line].num_drafts for line in lines]
+    firsts = list(itertools.accumulate(counts[:-1], initial=0))
+    return draft_ids, DraftOdds(lines, Distributions.of(scores, firsts, draft_ids.shape[1]))
+
+
+@torch.inference_mode()
+def _propose(
+    runner: ModelRunner, works: list[Work], mask_token_id: int, token_budget: int
+) -> tuple[Tensor, Tensor | None]:
+    """Return `draft_ids` and the scores (R, V) of the sampling rows, work after work, if any."""
     spans = draft_spans(works, mask_token_id)
     rows = runner.lay_out(spans, "diffusion", token_budget=token_budget)
-    starts = iter(first_rows(spans))
-    first_of_work = [next(starts) if work.num_drafts else 0 for work in works]
+    first_of_work = list(itertools.accumulate([work.num_drafts for work in works[:-1]], initial=0))
     sampling = sampling_of(
         [(work.sequence, row, work.num_drafts) for work, row in zip(works, first_of_work, strict=True)],
         token_budget=token_budget,
         device=runner.device,
     )
-    logits = runner.run(rows, "diffusion")
-    proposals = logits.argmax(dim=-1)
-    if sampling is not None:
-        proposals = sample(logits, rows.positions, sampling, proposals)
-    return _by_work(proposals, first_of_work, works)
+    proposals, _, scores = choose(runner.run(rows, "diffusion"), rows.positions, sampling)
+    return _by_work(proposals, first_of_work, works), scores
 
 
 def _by_work(proposals: Tensor, first_of_work: list[int], works: list[Work]) -> Tensor:

@@ -7,14 +7,15 @@ from collections.abc import Sequence as SequenceOf
 from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.decoding.compilation import should_compile
 from orthrus_core.decoding.config import EngineConfig
-from orthrus_core.decoding.draft import draft
+from orthrus_core.decoding.draft import draft, draft_with_odds
+from orthrus_core.decoding.health import DraftAlarm, LogitHealth, broken_logits
 from orthrus_core.decoding.runner import ModelRunner
 from orthrus_core.decoding.sampling import Request, SamplingParams
-from orthrus_core.decoding.scheduler import Scheduler, Work
+from orthrus_core.decoding.scheduler import Scheduler, Step, Work
 from orthrus_core.decoding.sequence import Completion, Sequence
 from orthrus_core.decoding.startup import get_ready
 from orthrus_core.decoding.stats import CompletionStats, EngineStats
-from orthrus_core.decoding.stop import cut_at_stop
+from orthrus_core.decoding.stop import Decoder, StopStrings, cut_at_stop
 from orthrus_core.decoding.verify import Verdict, verify
 from orthrus_core.errors import ConfigError
 from orthrus_core.models.model import OrthrusLM
@@ -27,6 +28,8 @@ __all__ = [
     "Request",
     "SamplingParams",
 ]
+
+ALARM_STEPS = 200  # few, since adaptive blocks hardly ever try a head that drafts badly
 
 
 class Engine:
@@ -44,9 +47,14 @@ class Engine:
         stats: counters since the start.
     """
 
-    def __init__(self, model: OrthrusLM, config: EngineConfig | None = None):
+    def __init__(
+        self, model: OrthrusLM, config: EngineConfig | None = None, tokenizer: Decoder | None = None
+    ):
         """Allocate the cache and check exactness.
 
+        Args:
+            tokenizer: decodes the text in which stop strings are looked for; without it, requests that have
+                any are refused.
         Raises:
             ConfigError: the config does not fit the model.
         """
@@ -54,6 +62,7 @@ class Engine:
         self.block_size = self._check_block_size(model)
         self._check_context(model)
         self._model = model.eval()
+        self._tokenizer = tokenizer
         pool = PagePool(self.config.total_pages, self.config.page_size)
         tables = PageTables(
             pool, num_slots=self.config.max_sequences, pages_per_sequence=self.config.pages_per_sequence
@@ -71,6 +80,8 @@ class Engine:
         self._ids = itertools.count()
         self._rejected: list[Completion] = []
         self.stats = EngineStats()
+        self._draft_alarm = DraftAlarm(num_steps=ALARM_STEPS)
+        self._logit_health = LogitHealth()
 
     def submit(self, request: Request) -> int:
         """Queue a request and return its id.
@@ -87,7 +98,9 @@ class Engine:
             request.on_tokens,
             sample=request.sample,
         )
-        error = self._reason_to_reject(sequence.token_ids)
+        if request.params.stop and self._tokenizer is not None:
+            sequence.stop_strings = StopStrings(request.params.stop, self._tokenizer)
+        error = self._reason_to_reject(sequence)
         if error is None:
             self._scheduler.add(sequence)
         else:
@@ -104,20 +117,20 @@ class Engine:
         return self._scheduler.remove(request_id)
 
     def step(self) -> list[Completion]:
-        """Advance all running sequences by one step and return the requests that ended."""
+        """Advance all running sequences by one step and return the requests that ended.
+
+        Raises:
+            EngineError: the logits of all of them are NaN or infinite, and not for one prompt's sake.
+        """
         started_at = time.perf_counter()
         finished, self._rejected = self._rejected, []
         step = self._scheduler.plan()
         works = step.works
         if works:
-            draft_ids = None
-            if step.draft_budget:
-                draft_ids = draft(
-                    self._runner, works, self._model.config.mask_token_id, token_budget=step.draft_budget
-                )
-            verdicts = verify(self._runner, works, draft_ids, token_budget=step.verify_budget)
+            verdicts = self._judge(step)
+            self._check_logits(works, verdicts)
             self._scheduler.observe(works, [verdict.num_accepted for verdict in verdicts])
-            self._count_step(works)
+            self._count_step(works, verdicts)
             finished += [
                 completion
                 for work, verdict in zip(works, verdicts, strict=True)
@@ -126,6 +139,26 @@ class Engine:
             self._scheduler.index_prompts(works)
         self.stats.busy_s += time.perf_counter() - started_at
         return finished
+
+    def _judge(self, step: Step) -> list[Verdict]:
+        """Draft where works ask for it, and verify."""
+        mask_token_id = self._model.config.mask_token_id
+        works, T = step.works, step.draft_budget
+        draft_ids, odds = None, None
+        if T and self.config.consensus == "rejection":
+            draft_ids, odds = draft_with_odds(self._runner, works, mask_token_id, token_budget=T)
+        elif T:
+            draft_ids = draft(self._runner, works, mask_token_id, token_budget=T)
+        return verify(self._runner, works, draft_ids, odds, token_budget=step.verify_budget)
+
+    def _check_logits(self, works: list[Work], verdicts: list[Verdict]) -> None:
+        if any(verdict.broken_row is None for verdict in verdicts):
+            self._logit_health.step_was_sound()
+            return
+        sequences = [work.sequence for work in works]
+        prompts = [sequence.token_ids[: sequence.num_prompt] for sequence in sequences]
+        num_others = len(self._scheduler.waiting) + len(self._scheduler.running) - len(sequences)
+        self._logit_health.every_sequence_broke(prompts, others_wait=num_others > 0)
 
     def run(self, requests: SequenceOf[Request]) -> list[Completion]:
         """Submit requests and step until all of them ended; completions in the order given."""
@@ -139,18 +172,32 @@ class Engine:
         self,
         prompts: SequenceOf[SequenceOf[int]],
         params: SamplingParams | SequenceOf[SamplingParams] | None = None,
+        *,
+        num_samples: int = 1,
     ) -> list[Completion]:
         """Complete prompts, given as token ids, in order.
 
         Args:
             prompts: one list of token ids each.
             params: one for all or one per prompt; None: the defaults.
+            num_samples: completions per prompt, which differ where a temperature is asked for. They share the
+                prompt's pages.
+        Returns:
+            All samples of the first prompt, then those of the second, and so on.
         """
         if params is None or isinstance(params, SamplingParams):
             params = [params or SamplingParams()] * len(prompts)
         if len(params) != len(prompts):
             raise ConfigError(f"got {len(prompts)} prompts but {len(params)} sampling params")
-        return self.run([Request(prompt, one) for prompt, one in zip(prompts, params, strict=True)])
+        if num_samples < 1:
+            raise ConfigError(f"num_samples must be >= 1, got {num_samples}")
+        return self.run(
+            [
+                Request(prompt, one, sample=sample)
+                for prompt, one in zip(prompts, params, strict=True)
+                for sample in range(num_samples)
+            ]
+        )
 
     def report(self) -> dict:
         """Return what a manifest or a run report says about this engine."""
@@ -180,35 +227,40 @@ class Engine:
             "accepted_by_position": list(stats.accepted_by_position),
             "preemptions": self._scheduler.num_preemptions,
             "prefix_tokens": self._scheduler.num_prefix_tokens,
+            "drafter_alarm": self._draft_alarm.is_on,
             "busy_s": stats.busy_s,
         }
 
     def _commit(self, work: Work, verdict: Verdict) -> Completion | None:
         """Append what the step emitted to its sequence; return the completion if it ended."""
-        sequence, stats = work.sequence, work.sequence.stats
+        sequence = work.sequence
+        first_position = sequence.num_committed
         sequence.num_committed += work.num_prefill
-        if not work.has_anchor:
+        if not work.has_anchor and verdict.broken_row is None:
             return None
         emitted, reason = cut_at_stop(
             verdict.token_ids,
             stop_ids=sequence.stop_ids,
             length_left=sequence.params.max_new_tokens - sequence.num_emitted,
             context_left=self.config.max_context - len(sequence.token_ids),
+            stop_strings=sequence.stop_strings,
         )
-        sequence.token_ids += emitted
-        sequence.num_committed += len(emitted)
-        stats.logprob += sum(verdict.logprobs[: len(emitted)])
-        gaps = verdict.logit_gaps[: len(emitted)]
-        stats.min_logit_gap = min(gaps if stats.min_logit_gap is None else [stats.min_logit_gap, *gaps])
+        error = None
+        if verdict.broken_row is not None and reason is None:
+            position = first_position + verdict.broken_row
+            reason, error = "error", broken_logits(position)
+            # no page from here on is shared or indexed: those hold sound rows only
+            self.cache.erase(self._scheduler.pages_from(sequence, position))
+        sequence.emit(emitted, verdict.logit_gaps, verdict.logprobs)
         self.stats.emitted_tokens += len(emitted)
         if not work.num_prefill:
             self._count_block(work, verdict.num_accepted, len(emitted))
-        if sequence.on_tokens is not None:
+        if sequence.on_tokens is not None and emitted:
             sequence.on_tokens(emitted)
         if reason is None:
             return None
         self._scheduler.finish(sequence)
-        return sequence.complete(reason)
+        return sequence.complete(reason, error)
 
     def _count_block(self, work: Work, num_accepted: int, num_emitted: int) -> None:
         stats = work.sequence.stats
@@ -221,7 +273,11 @@ class Engine:
         self.stats.step_tokens += num_emitted
         self.stats.count_block(work.num_drafts, num_accepted)
 
-    def _count_step(self, works: list[Work]) -> None:
+    def _count_step(self, works: list[Work], verdicts: list[Verdict]) -> None:
+        accepted = [
+            verdict.num_accepted for work, verdict in zip(works, verdicts, strict=True) if work.num_drafts
+        ]
+        self._draft_alarm.count(len(accepted), sum(accepted))
         num_drafts = sum(work.num_drafts for work in works)
         self.stats.steps += 1
         self.stats.verify_forwards += 1
@@ -229,13 +285,20 @@ class Engine:
         self.stats.token_rows += num_drafts + sum(work.num_verify_rows for work in works)
 
     def _stop_ids(self, params: SamplingParams) -> frozenset[int]:
+        further = frozenset(params.stop_token_ids)
         if params.ignore_eos:
-            return frozenset()
+            return further
         eos = params.eos_token_id
         own = self._default_stop_ids if eos is None else frozenset([eos] if isinstance(eos, int) else eos)
-        return own | frozenset(params.stop_token_ids)
+        return own | further
 
-    def _reason_to_reject(self, prompt_ids: list[int]) -> str | None:
+    def _reason_to_reject(self, sequence: Sequence) -> str | None:
+        prompt_ids = sequence.token_ids
+        if sequence.params.stop and sequence.stop_strings is None:
+            return (
+                f"stop has {list(sequence.params.stop)} but the engine has no tokenizer to find them with: "
+                "pass Engine(model, config, tokenizer=...), or use stop_token_ids"
+            )
         if not prompt_ids:
             return "prompt is empty: it needs at least one token"
         if len(prompt_ids) >= self.config.max_context:

@@ -1,6 +1,7 @@
-"""Gumbel noise without a generator: a pure function of seed, sample, position and token."""
+"""Noise without a generator: a pure function of seed, sample, position, token and what it is for."""
 
 import math
+from enum import IntEnum
 
 import torch
 from torch import Tensor
@@ -12,10 +13,24 @@ LARGEST_CHUNK = 2**24  # elsewhere; 128 MiB per intermediate
 LN_TERMS = 9  # of the series below: relative error under 1e-15 in float64
 
 
-def gumbel_noise(seeds: Tensor, samples: Tensor, positions: Tensor, vocab_size: int) -> Tensor:
+class Stream(IntEnum):
+    """Independent noise at one position: what was judged with one must not be drawn again with it."""
+
+    CHOICE = 0  # draws drafts and choices
+    ACCEPTANCE = 1  # decides whether a draft stands, consensus "rejection" only
+    RESIDUAL = 2  # draws the token in place of a rejected draft
+
+
+def gumbel_noise(
+    seeds: Tensor,
+    samples: Tensor,
+    positions: Tensor,
+    vocab_size: int,
+    stream: Stream = Stream.CHOICE,
+) -> Tensor:
     """Return standard Gumbel noise for every token that may come next in R rows.
 
-    Nothing but the four numbers of an entry decides it: not the shape, the order or an earlier call. Every
+    Nothing but the five numbers of an entry decides it: not the shape, the order or an earlier call. Every
     operation is exact or correctly rounded (integers, + - * /), the logarithm included, so vector
     width and device do not show in the bits either. To be run eagerly: a compiler may fuse * and +.
 
@@ -24,16 +39,34 @@ def gumbel_noise(seeds: Tensor, samples: Tensor, positions: Tensor, vocab_size: 
         samples: (R,) int64, number of the completion for its prompt.
         positions: (R,) int64, position of the token to choose.
         vocab_size: V.
+        stream: which of the noises at that position.
     Returns:
         (R, V) float32, finite.
     """
-    keys = torch.zeros_like(seeds)
-    for part in (seeds, samples, positions):
-        keys = _mix((keys ^ part) + STREAM_STEP)
+    keys = _keys(seeds, samples, positions, stream)
     steps = torch.arange(1, vocab_size + 1, device=seeds.device) * STREAM_STEP
     chunk_rows = max(1, CHUNK_ENTRIES.get(seeds.device.type, LARGEST_CHUNK) // vocab_size)
     chunks = [_gumbel(_mix(chunk[:, None] + steps)) for chunk in keys.split(chunk_rows)]
     return torch.cat(chunks)
+
+
+def uniform_noise(seeds: Tensor, samples: Tensor, positions: Tensor, stream: Stream) -> Tensor:
+    """Return one uniform number per entry, decided by nothing but its own four numbers.
+
+    Args:
+        seeds, samples, positions: int64 of one shape.
+        stream: which of the noises at that position.
+    Returns:
+        float64 of the same shape, in (0, 1).
+    """
+    return _uniform(_mix(_keys(seeds, samples, positions, stream) + STREAM_STEP))
+
+
+def _keys(seeds: Tensor, samples: Tensor, positions: Tensor, stream: Stream) -> Tensor:
+    keys = torch.zeros_like(seeds)
+    for part in (seeds, samples, positions):
+        keys = _mix((keys ^ part) + STREAM_STEP)
+    return keys if stream == Stream.CHOICE else _mix((keys ^ int(stream)) + STREAM_STEP)
 
 
 def _gumbel(bits: Tensor) -> Tensor:

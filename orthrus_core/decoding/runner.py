@@ -13,13 +13,14 @@ from orthrus_core.attention.backend import AttentionBackend, choose_backend
 from orthrus_core.attention.paged import PagedAttend
 from orthrus_core.attention.rows import TokenRows
 from orthrus_core.cache import PageTables
+from orthrus_core.decoding.choice import Readout, read_out
 from orthrus_core.decoding.rows import RowBuffer, Span, fill, span_rows
 from orthrus_core.models.attention import View
 from orthrus_core.models.model import OrthrusLM
 
 logger = logging.getLogger(__name__)
 
-Forward = Callable[[Tensor, Tensor, Any], Tensor]
+Forward = Callable[[Tensor, Tensor, Any], Readout]
 VIEWS: tuple[View, ...] = ("ar", "diffusion")
 COMPILED_WITH = 16  # T of the first compiled forward; it could be any
 NO_MASK = {"full_attention": None, "sliding_attention": None}
@@ -82,8 +83,8 @@ class ModelRunner:
         return TokenRows(buffer.to_device(), num_used, self.backend.arrange(rows, T, self.device))
 
     @torch.inference_mode()
-    def run(self, rows: TokenRows, view: View) -> Tensor:
-        """Run one view over the rows, writing their K/V; return the logits (T, V)."""
+    def run(self, rows: TokenRows, view: View) -> Readout:
+        """Run one view over the rows, writing their K/V."""
         if self.device.type != "cpu":
             self._page_tables.copy_(torch.from_numpy(self._tables.pages))
         if self.is_compiled:
@@ -115,12 +116,12 @@ class ModelRunner:
         return True
 
     def _new_forward(self, view: View) -> Forward:
-        def forward(packed: Tensor, page_tables: Tensor, arrangement: Any) -> Tensor:
+        def forward(packed: Tensor, page_tables: Tensor, arrangement: Any) -> Readout:
             return self._run_model(view, packed, page_tables, arrangement)
 
         return forward
 
-    def _run_model(self, view: View, packed: Tensor, page_tables: Tensor, arrangement: Any) -> Tensor:
+    def _run_model(self, view: View, packed: Tensor, page_tables: Tensor, arrangement: Any) -> Readout:
         hidden = self.model.model(
             input_ids=packed[None, 0],
             position_ids=packed[None, 4],
@@ -129,7 +130,7 @@ class ModelRunner:
             view=view,
             attend=PagedAttend(self.backend, self.cache, packed, page_tables, arrangement),
         ).last_hidden_state
-        return self.model.lm_head(hidden[0])
+        return read_out(self.model.lm_head(hidden[0]))
 
 
 def _compiled(function: Forward) -> Forward:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -34,7 +35,26 @@ class SamplingParams(BaseModel):
         None, description="ids that end a completion; None: those of the model"
     )
     stop_token_ids: tuple[int, ...] = Field((), description="further ids that end a completion")
-    ignore_eos: bool = Field(False, description="go on to max_new_tokens whatever comes")
+    stop: tuple[str, ...] = Field(
+        (), description="texts that end a completion, across token borders too; the engine needs a tokenizer"
+    )
+    include_stop_str: bool = Field(
+        False, description="keep the stop string at the end of the text; token ids always hold it"
+    )
+    ignore_eos: bool = Field(False, description="go on past an EOS; stop_token_ids and stop still end")
+    logprobs: bool = Field(False, description="give the log-probability of every emitted token")
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_string_is_a_list_of_one(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("stop")
+    @classmethod
+    def _strings_hold_text(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(value):
+            raise ValueError(f"must hold no empty string, got {list(value)}")
+        return value
 
     @field_validator("temperature")
     @classmethod

@@ -1,5 +1,6 @@
 """Which sequences run in the next step, and in how many token rows."""
 
+import itertools
 import time
 from collections import deque
 from collections.abc import Sequence as SequenceOf
@@ -93,6 +94,10 @@ class Scheduler:
                 return True
         return False
 
+    def pages_from(self, sequence: Sequence, position: int) -> list[int]:
+        """Return the pages of a running sequence from that of a position on."""
+        return self._tables.held(sequence.slot)[position // self._config.page_size :]
+
     def index_prompts(self, works: list[Work]) -> None:
         """Offer the prompt pages that a step completed to later prompts."""
         for work in works:
@@ -153,8 +158,7 @@ class Scheduler:
 
         The spare pages keep a sequence that was just preempted from coming back only to be preempted again.
         """
-        while self.waiting and self._free_slots:
-            sequence = self.waiting[0]
+        while self._free_slots and (sequence := self._next_waiting()) is not None:
             shared = self._tables.pool.match_prefix(sequence.token_ids)
             page_size = self._config.page_size
             needed = -(-len(sequence.token_ids) // page_size) - len(shared)
@@ -162,8 +166,30 @@ class Scheduler:
                 for page in reversed(shared):
                     self._tables.pool.release(page)
                 return
-            self.waiting.popleft()
+            self.waiting.remove(sequence)
             self._enter(sequence, shared)
+
+    def _next_waiting(self) -> Sequence | None:
+        """Return the first waiting sequence whose prompt no running one is just prefilling for it too.
+
+        Samples of one prompt that come together so wait for its pages instead of each making their own.
+        Only the first `max_sequences` are looked at: a long queue costs no more than a short one.
+        """
+        prefilling = [sequence for sequence in self.running if sequence.is_prefilling]
+        for sequence in itertools.islice(self.waiting, self._config.max_sequences):
+            if not any(self._will_share(sequence, other) for other in prefilling):
+                return sequence
+        return None
+
+    def _will_share(self, sequence: Sequence, other: Sequence) -> bool:
+        """Whether `other` has yet to make full pages of the prompt that both have."""
+        prompt_len = sequence.num_prompt
+        num_shared = (prompt_len - 1) // self._config.page_size * self._config.page_size
+        return (
+            other.num_prompt == prompt_len
+            and other.num_committed < num_shared
+            and other.token_ids[:prompt_len] == sequence.token_ids[:prompt_len]
+        )
 
     def _enter(self, sequence: Sequence, shared: list[int]) -> None:
         sequence.slot = self._free_slots.pop()

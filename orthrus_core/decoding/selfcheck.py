@@ -151,7 +151,7 @@ class _Checker:
         wanted = {position for start, end in self._windows for position in range(start, end)}
         found: dict[int, Tensor] = {}
         for T, spans in forwards:
-            logits = self._runner.run(self._runner.lay_out(spans, "ar", token_budget=T), "ar")
+            logits = self._runner.run(self._runner.lay_out(spans, "ar", token_budget=T), "ar").logits
             for span, first in zip(spans, first_rows(spans), strict=True):
                 for offset in range(len(span.token_ids)):
                     if span.slot == 0 and span.start + offset in wanted:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from orthrus_core.decoding.sampling import SamplingParams
 from orthrus_core.decoding.stats import CompletionStats
-from orthrus_core.decoding.stop import FinishReason
+from orthrus_core.decoding.stop import FinishReason, StopStrings
 
 NO_SLOT = -1
 
@@ -18,9 +18,13 @@ class Completion:
     Attributes:
         request_id: as `Engine.submit` returned it.
         token_ids: emitted tokens; the EOS that ended them included.
-        finish_reason: stop (an EOS or stop id), length (max_new_tokens), context (max_context) or error.
+        finish_reason: stop (an EOS, a stop id or a stop string), length (max_new_tokens), context
+            (max_context) or error.
         error: what was wrong with the request; None if nothing was.
         stats: counters.
+        stop_string: the one that ended it, which the last token completed; None if none did.
+        logprobs: log-probability of each token under the AR view, before temperature and filters; None if
+            the request did not ask for them.
     """
 
     request_id: int
@@ -28,6 +32,8 @@ class Completion:
     finish_reason: FinishReason
     error: str | None
     stats: CompletionStats
+    stop_string: str | None = None
+    logprobs: list[float] | None = None
 
 
 @dataclass
@@ -40,6 +46,8 @@ class Sequence:
         num_prompt: how many of them are the prompt.
         num_committed: positions whose K/V in the cache is final, at most len(token_ids) - 1.
         slot: row in the page tables while running.
+        stop_strings: looks for those of the request; None: it has none.
+        logprobs: of the emitted tokens; stays empty unless the request asks for them.
     """
 
     request_id: int
@@ -53,6 +61,8 @@ class Sequence:
     num_prompt: int = 0
     num_committed: int = 0
     slot: int = NO_SLOT
+    stop_strings: StopStrings | None = None
+    logprobs: list[float] = field(default_factory=list)
     stats: CompletionStats = field(default_factory=CompletionStats)
 
     def __post_init__(self) -> None:
@@ -73,6 +83,17 @@ class Sequence:
         """Completion tokens so far."""
         return len(self.token_ids) - self.num_prompt
 
+    def emit(self, token_ids: list[int], logit_gaps: list[float], logprobs: list[float]) -> None:
+        """Append tokens; gaps and log-probabilities of accepted tokens that stop rules cut may follow."""
+        count = len(token_ids)
+        self.token_ids += token_ids
+        self.num_committed += count
+        self.stats.logprob += sum(logprobs[:count])
+        known = [] if self.stats.min_logit_gap is None else [self.stats.min_logit_gap]
+        self.stats.min_logit_gap = min(known + logit_gaps[:count], default=None)
+        if self.params.logprobs:
+            self.logprobs += logprobs[:count]
+
     def complete(self, reason: FinishReason, error: str | None = None) -> Completion:
         """Close the counters and return the completion."""
         now = time.perf_counter()
@@ -80,4 +101,12 @@ class Sequence:
         self.stats.completion_tokens = self.num_emitted
         self.stats.queued_s = started_at - self.submitted_at
         self.stats.running_s = now - started_at
-        return Completion(self.request_id, self.token_ids[self.num_prompt :], reason, error, self.stats)
+        return Completion(
+            self.request_id,
+            self.token_ids[self.num_prompt :],
+            reason,
+            error,
+            self.stats,
+            stop_string=self.stop_strings.found if self.stop_strings else None,
+            logprobs=self.logprobs if self.params.logprobs else None,
+        )

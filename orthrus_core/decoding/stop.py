@@ -1,29 +1,102 @@
 """Where a completion ends: exactly where plain AR decoding would have stopped."""
 
 from collections.abc import Collection, Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 FinishReason = Literal["stop", "length", "context", "error"]
 
+INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what decoders write for bytes that are no whole character (yet)
+CONTEXT_TOKENS = 8  # tokens decoded again before new ones, for decoders that look at neighbours
+WINDOW_TOKENS = 24  # the window is cut back to the context when it has grown to this
+LONGEST_WINDOW = 96  # ... even inside a character: whole text in bytes that never become one
+
+
+class Decoder(Protocol):
+    """What the engine needs of a tokenizer, for stop strings."""
+
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
+        """Return the text of tokens."""
+
+
+class StopStrings:
+    """Looks for stop strings in the growing text of one completion.
+
+    Text is decoded over a window of the last tokens, so that a token costs the same wherever it stands.
+    Characters whose bytes are not all there yet wait for the tokens that complete them.
+
+    Attributes:
+        found: the stop string that the text contains, the one that begins first; None so far.
+    """
+
+    def __init__(self, stop: Sequence[str], decoder: Decoder):
+        self._stop = stop
+        self._decoder = decoder
+        self._window: list[int] = []
+        self._num_read = 0  # characters of the window's text that are in the tail or were
+        self._tail = ""  # end of the text: a stop string may have begun in it
+        self._tail_len = max(map(len, stop)) - 1
+        self.found: str | None = None
+
+    def push(self, token_id: int) -> bool:
+        """Add a token; whether the text contains a stop string now."""
+        self._window.append(token_id)
+        text = self._text(self._window)
+        complete = text.rstrip(INCOMPLETE)
+        self._tail += complete[self._num_read :]
+        self._num_read = max(self._num_read, len(complete))
+        self.found = self._first_in(self._tail)
+        self._tail = self._tail[-self._tail_len :] if self._tail_len else ""
+        if len(self._window) >= (WINDOW_TOKENS if complete == text else LONGEST_WINDOW):
+            self._window = self._window[-CONTEXT_TOKENS:]
+            self._num_read = len(self._text(self._window).rstrip(INCOMPLETE))
+        return self.found is not None
+
+    def _text(self, token_ids: list[int]) -> str:
+        return self._decoder.decode(token_ids, skip_special_tokens=True)
+
+    def _first_in(self, text: str) -> str | None:
+        places = [(text.find(one), rank) for rank, one in enumerate(self._stop) if one in text]
+        return self._stop[min(places)[1]] if places else None
+
 
 def cut_at_stop(
-    new_ids: Sequence[int], *, stop_ids: Collection[int], length_left: int, context_left: int
+    new_ids: Sequence[int],
+    *,
+    stop_ids: Collection[int],
+    length_left: int,
+    context_left: int,
+    stop_strings: StopStrings | None = None,
 ) -> tuple[list[int], FinishReason | None]:
     """Cut accepted tokens at the first stop rule that holds.
 
     Args:
-        new_ids: tokens accepted in this step, at least one.
+        new_ids: tokens accepted in this step.
         stop_ids: ids that end a completion; the id itself is emitted.
         length_left: tokens until max_new_tokens, >= 1.
         context_left: tokens until max_context, >= 1.
+        stop_strings: gets every emitted token but a stop id; the token that completes a string is emitted.
     Returns:
         The tokens to emit, and why the completion ends there (None: it goes on).
     """
     for count, token_id in enumerate(new_ids, start=1):
-        if token_id in stop_ids:
+        if token_id in stop_ids or (stop_strings is not None and stop_strings.push(token_id)):
             return list(new_ids[:count]), "stop"
         if count == length_left:
             return list(new_ids[:count]), "length"
         if count == context_left:
             return list(new_ids[:count]), "context"
     return list(new_ids), None
+
+
+def cut_text(text: str, stop_string: str | None, *, include: bool) -> str:
+    """Cut a completion's text at the stop string that ended it.
+
+    Args:
+        text: of all its tokens; the token that completed the string may go on after it.
+        stop_string: as the completion names it; None: the text stays.
+        include: whether the string itself stays.
+    """
+    if stop_string is None:
+        return text
+    before, found, _ = text.partition(stop_string)
+    return before + found if include else before

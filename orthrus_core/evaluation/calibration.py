@@ -118,7 +118,7 @@ def measure_forward(
     spans = [Span(slot, context, [0] * (rows // sequences)) for slot in range(sequences)]
 
     def forward() -> Tensor:
-        return runner.run(runner.lay_out(spans, "ar", token_budget=rows), "ar")
+        return runner.run(runner.lay_out(spans, "ar", token_budget=rows), "ar").ids
 
     return _median_s(forward, model.device, seconds)
 

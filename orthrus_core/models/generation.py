@@ -14,6 +14,7 @@ from orthrus_core.models.options import SAMPLING_DEFAULTS, merge_options
 
 if TYPE_CHECKING:
     from orthrus_core.decoding.engine import Completion, EngineConfig, SamplingParams
+    from orthrus_core.decoding.stop import Decoder
 
 MAX_SEQUENCES = 32
 SAMPLING_OPTIONS = SAMPLING_DEFAULTS.keys() | {"seed"}
@@ -34,10 +35,12 @@ class EngineGenerationMixin(GenerationMixin):
             kwargs: with the engine: attention_mask (B, N), 0 where a prompt is padded (None: leading pad
                 tokens are padding, unless they are an EOS too); streamer, which gets the prompt and then the
                 tokens of every step, one prompt only; max_new_tokens, max_length, eos_token_id, pad_token_id,
-                generation_config, token_budget, block_size. Decoding is greedy unless do_sample=True or a
-                temperature is given here; then temperature, top_k, top_p and min_p are those of transformers,
-                its defaults included, and seed (0) decides the noise: equal prompts of a batch get equal
-                text. Sampling in the model's own generation_config alone is left out with a warning.
+                generation_config, token_budget, block_size; stop_strings with a tokenizer, which end a
+                completion at the token that completes one in its own text. Decoding is greedy unless
+                do_sample=True or a temperature is given here; then temperature, top_k, top_p and min_p are
+                those of transformers, its defaults included, and seed (0) decides the noise: equal prompts
+                of a batch get equal text. Sampling in the model's own generation_config alone is left out
+                with a warning.
         Returns:
             With the engine (B, N + longest completion) int64: prompts as given, completions padded on the
             right.
@@ -64,6 +67,7 @@ def _generate(
     attention_mask: Tensor | None = None,
     streamer: BaseStreamer | None = None,
     generation_config: GenerationConfig | None = None,
+    tokenizer: "Decoder | None" = None,
     **kwargs,
 ) -> Tensor:
     from orthrus_core.decoding.engine import Engine, Request
@@ -71,11 +75,13 @@ def _generate(
     if streamer is not None and len(input_ids) > 1:
         raise ConfigError(f"a streamer takes one prompt, got a batch of {len(input_ids)}")
     options = merge_options(model, generation_config, kwargs, prompt_len=input_ids.shape[1])
+    if options["stop_strings"] and tokenizer is None:
+        raise ConfigError("stop_strings are looked for in text: pass tokenizer=... to generate too")
     if attention_mask is None:
         attention_mask = _attention_mask(input_ids, options)
     prompts = _unpad(input_ids, attention_mask)
     config, params = _plan(model, prompts, mode, options)
-    engine = Engine(model, config)
+    engine = Engine(model, config, tokenizer)
     on_tokens = None
     if streamer is not None:
         streamer.put(input_ids.cpu())
@@ -128,6 +134,7 @@ def _plan(
             max_new_tokens=options["max_new_tokens"],
             eos_token_id=eos_token_id,
             ignore_eos=eos_token_id is None,
+            stop=options["stop_strings"],
             **{name: options[name] for name in SAMPLING_OPTIONS & options.keys()},
         )
         config = EngineConfig.model_validate(

@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_NEW_TOKENS = 20  # transformers' own default
 ENGINE_OPTIONS = {"token_budget", "block_size", "seed"}
 SAMPLING_DEFAULTS = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0}  # transformers' own
-USED_OPTIONS = {"max_new_tokens", "max_length", "eos_token_id", "pad_token_id"}
+USED_OPTIONS = {"max_new_tokens", "max_length", "eos_token_id", "pad_token_id", "stop_strings"}
 # Without effect on greedy decoding.
 SAMPLING_FILTERS = {"typical_p", "epsilon_cutoff", "eta_cutoff"}
 # Used elsewhere, or without effect on anything here.
@@ -51,8 +51,9 @@ def merge_options(
         kwargs: as given to `generate`; None stands for not given.
         prompt_len: N, padding included.
     Returns:
-        max_new_tokens, eos_token_id (an id, a tuple or None), pad_token_id (an id or None), token_budget,
-        block_size and seed where given, and temperature, top_k, top_p and min_p when sampling is asked for.
+        max_new_tokens, eos_token_id (an id, a tuple or None), pad_token_id (an id or None), stop_strings (a
+        string, a list or an empty tuple), token_budget, block_size and seed where given, and temperature,
+        top_k, top_p and min_p when sampling is asked for.
     Raises:
         ConfigError: an option or a value that would change the output and that the engine does not have.
     """
@@ -78,6 +79,7 @@ def merge_options(
         | {
             "max_new_tokens": _max_new_tokens(options, prompt_len, model.config.max_position_embeddings),
             "eos_token_id": eos,
+            "stop_strings": options.get("stop_strings", ()),
             "pad_token_id": options.get("pad_token_id", eos[0] if isinstance(eos, tuple) else eos),
         }
     )

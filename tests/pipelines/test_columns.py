@@ -29,6 +29,11 @@ def test_the_output_has_identity_first_then_carried_then_results():
     assert names[-2:] == ["seed", "token_ids"]
 
 
+def test_optional_columns_stand_at_the_end_in_one_order():
+    names = layout(carry=[], token_ids=True, prompt_token_ids=True, logprobs=True).output.names
+    assert names[-4:] == ["seed", "logprobs", "token_ids", "prompt_token_ids"]
+
+
 def test_an_id_column_named_id_is_not_carried_twice():
     schema = SCHEMA.append(pa.field("id", pa.string()))
     assert "id" not in layout(schema, id_column="id").carried.names

@@ -47,6 +47,12 @@ def test_an_override_takes_yaml_values(config_file):
     assert config.output.token_ids is True
 
 
+@pytest.mark.parametrize("setting", ['sampling.stop=["\\n\\n"]', 'sampling.stop="\\n\\n"'])
+def test_stop_strings_are_one_or_a_list_and_reach_the_engine(config_file, setting):
+    config = load_config(GenerateConfig, config_file, [setting])
+    assert config.sampling.params.stop == ("\n\n",)
+
+
 def test_a_bound_is_named_with_the_value_that_breaks_it(config_file):
     assert refusal(config_file, "run.unit_rows=0") == "run.unit_rows must be >= 1, got 0"
 
@@ -89,6 +95,7 @@ def test_a_value_of_the_wrong_type_is_named(config_file):
         ("sampling.top_k=-1", "sampling.top_k must be >= 0, got -1"),
         ("sampling.top_p=0", "sampling.top_p must be > 0.0, got 0"),
         ("sampling.min_p=1.5", "sampling.min_p must be <= 1.0, got 1.5"),
+        ("sampling.stop=['']", "sampling.stop must hold no empty string, got ['']"),
         ("sampling.seed=-1", "sampling.seed must be >= 0, got -1"),
     ],
 )

@@ -165,6 +165,57 @@ def test_sampled_text_is_the_same_in_both_modes_and_carries_its_seed(spec):
     assert consensus.column("seed").to_pylist() == [2**40] * 3
 
 
+def written_with(spec, **sampling) -> list[dict]:
+    """Rows of a real engine for two prompts."""
+    asked = replace(spec, sampling=spec.sampling.model_copy(update=sampling))
+    return call(GenerateActor(asked), unit([[5, 6, 7], [300, 301]], limits=[20, 20]))[0].to_pylist()
+
+
+def test_text_ends_before_the_stop_string_and_ids_hold_it(spec):
+    free, other = written_with(spec)
+    stop = free["completion"][5:8]
+    assert stop not in other["completion"]
+    before = free["completion"][: free["completion"].index(stop)]
+    stopped, untouched = written_with(spec, stop=(stop,))
+    assert (stopped["completion"], stopped["finish_reason"]) == (before, "stop")
+    assert stopped["token_ids"] == free["token_ids"][: len(stopped["token_ids"])]
+    assert len(stopped["token_ids"]) == stopped["completion_tokens"] < len(free["token_ids"])
+    assert untouched["completion"] == other["completion"]
+    kept, _ = written_with(spec, stop=(stop,), include_stop_str=True)
+    assert kept["completion"] == before + stop
+
+
+def test_log_probabilities_are_written_when_asked_for(spec):
+    layout = replace(spec.layout, logprobs=True)
+    asked = replace(spec, layout=layout, sampling=spec.sampling.model_copy(update={"logprobs": True}))
+    good, bad = call(GenerateActor(asked), unit([[5, 6, 7], [5000]]))[0].to_pylist()
+    assert len(good["logprobs"]) == good["completion_tokens"]
+    assert sum(good["logprobs"]) / len(good["logprobs"]) == pytest.approx(good["mean_logprob"])
+    assert bad["logprobs"] is None
+    assert "logprobs" not in written_with(spec)[0]
+
+
+@pytest.mark.parametrize(
+    ("consensus", "mode", "temperature", "level"),
+    [
+        ("rejection", "consensus", 1.0, "distribution"),
+        ("rejection", "consensus", 0.0, "exact"),
+        ("rejection", "autoregressive", 1.0, "exact"),
+        ("coupled", "consensus", 1.0, "exact"),
+    ],
+)
+def test_rows_drawn_by_the_rejection_rule_claim_no_more_than_the_distribution(
+    spec, consensus, mode, temperature, level
+):
+    decode = spec.decode.model_copy(update={"consensus": consensus, "mode": mode})
+    drawn = replace(
+        spec, decode=decode, sampling=spec.sampling.model_copy(update={"temperature": temperature})
+    )
+    [table] = call(GenerateActor(drawn, fake_engine), unit([[5]]))
+    assert table.column("exactness").to_pylist() == [level]
+    assert json.loads(table.column(ENGINE)[0].as_py())["engine"]["exactness"] == level
+
+
 def spec_of(spec, mode):
     return replace(spec, decode=spec.decode.model_copy(update={"mode": mode}))
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 import orthrus_core.decoding.choice as choice_module
 import orthrus_core.decoding.engine as engine_module
 from orthrus_core import Engine, EngineConfig, Request, SamplingParams
-from orthrus_core.decoding.choice import choose, sampling_of
+from orthrus_core.decoding.choice import choose, read_out, sampling_of
 from orthrus_core.decoding.draft import draft
 from orthrus_core.decoding.noise import gumbel_noise
 from orthrus_core.decoding.sequence import Sequence
@@ -155,7 +155,7 @@ def drawn(logits, params: SamplingParams, count: int):
     """Draw `count` tokens from one row of logits, at as many positions."""
     sequence = Sequence(0, [1], params, frozenset(), None)
     sampling = sampling_of([(sequence, 0, count)], token_budget=count, device=CPU)
-    return choose(logits.expand(count, -1).contiguous(), torch.arange(count), sampling)[0]
+    return choose(read_out(logits.expand(count, -1)), torch.arange(count), sampling)[0]
 
 
 def chi_square(ids, probabilities) -> float:

@@ -81,8 +81,9 @@ def plant(monkeypatch, *, rungs: set[int]) -> None:
     run = runner.ModelRunner.run
 
     def tampered(self, rows, view):
-        logits = run(self, rows, view)
-        return logits * (1 + 1e-6) if len(rows.token_ids) in rungs else logits
+        readout = run(self, rows, view)
+        factor = 1 + 1e-6 * (len(rows.token_ids) in rungs)
+        return readout._replace(logits=readout.logits * factor)
 
     monkeypatch.setattr(runner.ModelRunner, "run", tampered)
 

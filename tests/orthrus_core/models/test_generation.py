@@ -7,6 +7,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, TextStreamer
 from orthrus_core.errors import ConfigError, RequestError
 from tests.orthrus_core.models.greedy import PAD, engine_equals_transformers, prompts, some_emitted
 from tests.small_models import small_backbone, small_orthrus
+from tests.tokenizers import ByteTokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using the model-agnostic default")
 
@@ -262,6 +263,29 @@ def test_a_text_streamer_prints_what_transformers_makes_it_print(capsys):
 def test_a_streamer_for_a_batch_is_refused():
     with pytest.raises(ConfigError, match="a streamer takes one prompt, got a batch of 2"):
         small_orthrus().generate(prompts(4, 4)[0], use_diffusion_mode=True, streamer=FakeStreamer())
+
+
+# Stop strings
+
+
+@pytest.mark.parametrize("use_diffusion_mode", [True, False])
+def test_stop_strings_end_each_completion_where_its_text_first_contains_one(use_diffusion_mode):
+    input_ids, mask = prompts(8, 5)
+    model = small_orthrus(sameness=0.2)
+    options = {"attention_mask": mask, "max_new_tokens": 20, "pad_token_id": PAD}
+    free = model.generate(input_ids, do_sample=False, **options)[:, 8:].tolist()
+    letters = ByteTokenizer.of_letters(97)
+    stop = letters.decode(free[0])[6:8]
+    out = model.generate(
+        input_ids,
+        use_diffusion_mode=use_diffusion_mode,
+        stop_strings=[stop],
+        tokenizer=letters,
+        **options,
+    )[:, 8:].tolist()
+    ends = [text.find(stop) + 2 if stop in text else 20 for text in map(letters.decode, free)]
+    expected = [ids[:end] + [PAD] * (max(ends) - end) for ids, end in zip(free, ends, strict=True)]
+    assert out == expected
 
 
 # Without use_diffusion_mode

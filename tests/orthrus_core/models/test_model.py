@@ -37,7 +37,7 @@ def runner_for(model, *, num_slots: int = 2, page_size: int = 4) -> ModelRunner:
 
 def run(runner: ModelRunner, view: str, *spans: Span) -> list[Tensor]:
     """Run one forward; the logits of each span."""
-    logits = runner.run(runner.lay_out(spans, view, token_budget=64), view)
+    logits = runner.run(runner.lay_out(spans, view, token_budget=64), view).logits
     return list(logits[: sum(len(span.token_ids) for span in spans)].split([len(s.token_ids) for s in spans]))
 
 

@@ -99,7 +99,7 @@ def test_options_that_change_nothing_are_taken(options):
         ({"repetition_penalty": 1.2}, "has no repetition_penalty, got 1.2"),
         ({"min_new_tokens": 1}, "has no min_new_tokens, got 1"),
         ({"return_dict_in_generate": True}, "has no return_dict_in_generate, got True"),
-        ({"stop_strings": ["x"]}, "has no stop_strings, got \\['x'\\]"),
+        ({"stop_strings": ["x"]}, "stop_strings are looked for in text: pass tokenizer=... to generate too"),
         ({"generation_config": GenerationConfig(num_beams=2)}, "has no num_beams, got 2"),
         ({"logits_processor": [1]}, "does not take logits_processor"),
         ({"use_difusion": False, "beams": 1}, "does not take beams, use_difusion"),
