@@ -146,7 +146,6 @@ def test_a_broken_row_ends_its_request_before_it_and_no_other(params, mode, valu
     assert not engine.has_work
 
 
-@pytest.mark.parametrize("params", PARAMS, ids=["greedy", "sampled"])
 def test_the_rejection_rule_ends_a_broken_row_too():
     engine = breaking_engine(
         lambda slot, position, view: (slot, position, view) == (0, 9, "ar"), consensus="rejection"
@@ -156,6 +155,7 @@ def test_the_rejection_rule_ends_a_broken_row_too():
     assert (other.finish_reason, len(other.token_ids)) == ("length", 16)
 
 
+@pytest.mark.parametrize("params", PARAMS, ids=["greedy", "sampled"])
 def test_a_stop_before_the_broken_row_is_no_error(params):
     engine = breaking_engine(lambda slot, position, view: view == "ar" and position == 9)
     stopped = params.model_copy(update={"max_new_tokens": 7})
