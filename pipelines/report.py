@@ -93,6 +93,7 @@ def _this_run(times: RunTimes) -> dict[str, Any]:
         "idle_when_ready_share": 1.0 - busy_s / ready_s if ready_s else None,
         "accepted_by_position": _by_position(times.engines.values(), "accepted_by_position"),
         "drafted_by_position": _by_position(times.engines.values(), "drafted_by_position"),
+        "drafter_alarm": any(engine.get("drafter_alarm", False) for engine in times.engines.values()),
     }
 
 
@@ -169,6 +170,8 @@ def _figures(report: dict[str, Any]) -> Table:
         ("engine idle after loading", _percent(run["idle_when_ready_share"])),
     ):
         table.add_row(name, str(value))
+    if run.get("drafter_alarm"):
+        table.add_row("drafter alarm", "drafts hardly ever stood; see drafter_alarm in the README")
     return table
 
 

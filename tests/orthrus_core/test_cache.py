@@ -91,3 +91,20 @@ def test_cache_bytes_count_keys_and_values_of_all_layers():
         device=torch.device("cpu"),
     )  # fmt: skip
     assert cache.bytes_per_token == 3 * 2 * 2 * 8 * 2
+
+
+def test_erasing_pages_leaves_the_others():
+    cache = KVCache(
+        num_layers=2,
+        key_shape=(3, 2, 1, 4),
+        value_shape=(3, 1, 4, 2),
+        page_size=2,
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+    )
+    for tensor in (*cache.keys, *cache.values):
+        tensor.fill_(float("nan"))
+        tensor[0] = 1.0
+    cache.erase([1, 2])
+    for tensor in (*cache.keys, *cache.values):
+        assert tensor.sum(dim=(1, 2, 3)).tolist() == [8.0, 0.0, 0.0]

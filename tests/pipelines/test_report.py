@@ -57,6 +57,16 @@ def test_speed_is_that_of_this_run_and_of_its_actors_last_figures(report):
     assert run["accepted_by_position"] == [6, 2]
 
 
+def test_the_alarm_of_one_actor_is_the_runs(job, report):
+    assert report["this_run"]["drafter_alarm"] is False
+    alarmed = summary("b", 1.0, 1.0)
+    alarmed["engine"]["drafter_alarm"] = True
+    times = RunTimes(wall_s=20.0)
+    for one in (summary("a", 1.0, 1.0), alarmed):
+        times.add(one)
+    assert run_report(job, [UNIT] * 2, times, None)["this_run"]["drafter_alarm"] is True
+
+
 def test_a_run_that_had_nothing_to_do_divides_by_nothing(job):
     report = run_report(job, [UNIT], RunTimes(), None)
     assert report["this_run"]["tokens_per_s"] is None

@@ -152,6 +152,15 @@ def test_a_broken_row_ends_its_request_before_it_and_no_other(params, mode, valu
     assert not engine.has_work
 
 
+def test_the_rejection_rule_ends_a_broken_row_too():
+    engine = breaking_engine(
+        lambda slot, position, view: (slot, position, view) == (0, 9, "ar"), consensus="rejection"
+    )
+    broken, other = engine.generate([[1, 2, 3], [4, 5]], PARAMS[1])
+    assert (broken.finish_reason, len(broken.token_ids)) == ("error", 7)
+    assert (other.finish_reason, len(other.token_ids)) == ("length", 16)
+
+
 @pytest.mark.parametrize("params", PARAMS, ids=["greedy", "sampled"])
 def test_a_stop_before_the_broken_row_is_no_error(params):
     engine = breaking_engine(lambda slot, position, view: view == "ar" and position == 9)

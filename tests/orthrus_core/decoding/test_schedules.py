@@ -124,6 +124,22 @@ def test_a_shared_prompt_beginning_is_prefilled_once(model):
     assert [c.token_ids for c in completions] == [continuation(prompt, 3, V) for prompt in prompts]
 
 
+@pytest.mark.parametrize("num_samples", [2, 5])
+@pytest.mark.parametrize("max_sequences", [1, 3])
+def test_equal_prompts_are_prefilled_once_whatever_the_chunks(model, num_samples, max_sequences):
+    config = EngineConfig(
+        token_budget=8, max_sequences=max_sequences, max_context=64, page_size=4, self_check=False
+    )
+    engine = fake_engine(model, config, wrong_share=0.5, seed=0)
+    prompts = [[1, 2] * 10, [3] * 30]
+    params = SamplingParams(max_new_tokens=3, ignore_eos=True)
+    completions = engine.generate(prompts, params, num_samples=num_samples)
+    # 16 and 28 tokens lie in full pages before the last token's
+    assert engine.report()["prefix_tokens"] == (num_samples - 1) * (16 + 28)
+    expected = [continuation(prompt, 3, V) for prompt in prompts for _ in range(num_samples)]
+    assert [c.token_ids for c in completions] == expected
+
+
 def test_a_full_pool_preempts_the_youngest_and_changes_no_text(model):
     config = EngineConfig(
         token_budget=16, max_sequences=3, max_context=40, page_size=4, num_pages=14, self_check=False
