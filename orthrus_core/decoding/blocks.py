@@ -9,6 +9,7 @@ from orthrus_core.decoding.policy import Costs, Deal, Dealer, Demand, PricedDeal
 from orthrus_core.decoding.survival import SurvivalEstimates
 from orthrus_core.decoding.tail import Tail
 
+FREE_BLOCKS = 8  # a bad beginning alone shall not decide for the rest of a run
 TRIAL_STEPS = 4  # a trial is thought of this often: it costs a second deal
 EXPLORATION = 0.005  # share of the time that may go into trying drafts that do not seem to pay
 
@@ -41,7 +42,7 @@ class AdaptiveBlocks:
 
     A sequence that gets no drafts would not be learnt about any more, so the one left out for longest gets a
     draft all the same once the time saved up for trials, a share of all time, covers what that is expected to
-    lose. Where nobody drafts, this happens only if sure drafts would pay. The first trial of a run is free.
+    lose. Where nobody drafts, this happens only if sure drafts would pay. Trials are free until a run has seen some blocks.
     """
 
     def __init__(self, costs: Costs, *, num_slots: int, block_size: int):
@@ -49,7 +50,8 @@ class AdaptiveBlocks:
         self._dealer = Dealer(costs)
         self._tail = Tail(costs)
         self._estimates = SurvivalEstimates(num_slots, block_size)
-        self._saved_s = float("inf")
+        self._saved_s = 0.0
+        self._num_blocks = 0
         self._num_steps = 0
         self._drafted_at = np.zeros(num_slots, dtype=np.int64)  # number of the last step with a draft
 
@@ -68,6 +70,7 @@ class AdaptiveBlocks:
 
     def observe(self, slots: np.ndarray, num_drafts: np.ndarray, num_accepted: np.ndarray) -> None:
         """As in `BlockPolicy`."""
+        self._num_blocks += len(slots)
         self._estimates.observe(slots, num_drafts, num_accepted)
 
     def forget(self, slot: int, *, is_limited: bool) -> None:
@@ -89,7 +92,7 @@ class AdaptiveBlocks:
         trial = self._dealer.deal(replace(demand, survival=survival), must_draft=True)
         value = trial.value - boost * demand.worth[tried] * (trial.num_drafts[tried] > 0)
         loss_s = trial.seconds - value * best.seconds / best.value
-        if loss_s > self._saved_s:
+        if loss_s > self._saved_s and self._num_blocks >= FREE_BLOCKS:
             return None
         self._saved_s = 0.0
         return trial

@@ -5,7 +5,7 @@ import numpy as np
 LEVELS = np.linspace(-4.0, 6.0, 21)  # log-odds of acceptance that a sequence can have: 0.02 to 0.998
 OPTIMISM = 2.0  # weight of the first guess in the distribution of levels, in sequences
 POPULATION_MEMORY = 0.98  # weight kept per sequence that leaves: the last 50 or so make the distribution
-EVIDENCE_MEMORY = 0.97  # weight kept per step with drafts: a sequence is judged by its last 33 or so
+EVIDENCE_MEMORY = 0.99  # weight kept per step with drafts: a sequence is judged by its last 100 or so
 IDLE_MEMORY = 0.997  # weight kept per step without: hard text is tried again after some hundred
 LEAST_EVIDENCE = -8.0  # log-likelihood against the likeliest level: text may turn hard or easy at any time
 OFFSET_PRECISION = 5.0  # of the first guess that a position is like any other, in units of information

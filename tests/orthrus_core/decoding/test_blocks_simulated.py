@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from tests.block_simulator import Job, Simulation, best_fixed_rate, cpu_costs, gpu_costs
+from tests.block_simulator import Job, Simulation, best_fixed_rate, cpu_costs, fixed_rate, gpu_costs
 
 K = 8
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -32,7 +32,7 @@ def endless(kinds: list[tuple[float, ...]], steps: int) -> list[Job]:
 
 @pytest.mark.parametrize(("costs_name", "kind", "S"), CASES)
 def test_adaptive_is_within_3_percent_of_the_best_fixed_length(costs_name, kind, S):
-    assert share_of_best_fixed(costs_name, kind, S, steps=200 if S <= 64 else 100) > 0.97
+    assert share_of_best_fixed(costs_name, kind, S, steps=400 if S <= 4 else 200 if S <= 64 else 100) > 0.97
 
 
 @pytest.mark.slow
@@ -102,7 +102,9 @@ def test_trials_stop_where_no_draft_could_pay(costs_name):
 def test_a_run_of_hard_text_keeps_trying_at_a_bounded_cost():
     jobs = [Job(LOW, prompt_tokens=1, completion_tokens=4000)]
     run = Simulation(jobs, COSTS["gpu"], block_size=K, max_sequences=1).run(2000)
-    assert 5 <= run.draft_forwards <= 60
+    plain = fixed_rate(np.array([LOW]), COSTS["gpu"], num_drafts=0)
+    assert run.draft_forwards >= 5
+    assert run.expected_tokens / run.clock_s > 0.98 * plain
 
 
 def test_text_that_turns_easy_after_a_long_hard_stretch_gets_whole_blocks_again():
