@@ -42,7 +42,8 @@ class AdaptiveBlocks:
 
     A sequence that gets no drafts would not be learnt about any more, so the one left out for longest gets a
     draft all the same once the time saved up for trials, a share of all time, covers what that is expected to
-    lose. Where nobody drafts, this happens only if sure drafts would pay. Trials are free until a run has seen some blocks.
+    lose. Where nobody drafts, this happens only if sure drafts would pay. Trials are free until a run has
+    seen some blocks.
     """
 
     def __init__(self, costs: Costs, *, num_slots: int, block_size: int):

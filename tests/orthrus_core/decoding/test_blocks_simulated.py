@@ -71,7 +71,9 @@ def speedups(jobs: list[Job], costs_name: str, S: int) -> dict[int, float]:
         for k in range(K + 1)
     }
     assert {run.tokens for run in fixed.values()} == {adaptive.tokens}
-    return {k: run.clock_s / adaptive.clock_s for k, run in fixed.items()}
+    ratios = {k: run.clock_s / adaptive.clock_s for k, run in fixed.items()}
+    print(f"\n{costs_name} {S}: fixed / adaptive", {k: round(float(ratio), 2) for k, ratio in ratios.items()})
+    return ratios
 
 
 @pytest.mark.parametrize(("costs_name", "S"), [("cpu", 4), ("cpu", 16), ("gpu", 16), ("gpu", 64)])

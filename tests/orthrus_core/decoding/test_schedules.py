@@ -173,6 +173,18 @@ def test_no_forward_exceeds_the_token_budget(model):
     assert max(engine._runner.rows_seen) == 12
 
 
+@pytest.mark.parametrize(("block_policy", "least", "most"), [("adaptive", 8, 30), ("fixed", 58, 58)])
+def test_only_adaptive_blocks_stop_drafting_what_is_never_accepted(model, block_policy, least, most):
+    config = EngineConfig(
+        token_budget=16, block_size=4, max_sequences=1, max_context=64, block_policy=block_policy,
+        self_check=False,
+    )  # fmt: skip
+    engine = fake_engine(model, config, wrong_share=1.0, seed=0)
+    # prefill emits one of the 60 tokens; nothing is drafted for the last one
+    engine.generate([[1, 2, 3]], SamplingParams(max_new_tokens=60, ignore_eos=True))
+    assert least <= engine.report()["draft_forwards"] <= most
+
+
 def test_a_lone_sequence_runs_on_small_budgets_and_a_crowd_on_large_ones(model):
     config = EngineConfig(token_budget=24, max_sequences=6, max_context=50, block_size=4, self_check=False)
     costs = Costs((4, 8, 24), draft_s=(1.0, 1.9, 5.0), verify_s=(1.0, 1.9, 5.0))
