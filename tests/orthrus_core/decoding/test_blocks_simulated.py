@@ -1,6 +1,7 @@
 """Adaptive blocks against every fixed block length, on a virtual clock with known acceptance and costs."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,6 +44,20 @@ def test_over_many_seeds_adaptive_is_within_2_percent_of_the_best_fixed_length(c
         f"\n{costs_name} {kind} {S}: {np.mean(shares):.3f} of the best fixed length, worst {min(shares):.3f}"
     )
     assert np.mean(shares) > 0.98
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("costs_name", "rate"), list(itertools.product(COSTS, [0.4, 0.5, 0.6, 0.7])))
+def test_a_lone_sequence_near_the_break_even_loses_little(costs_name, rate):
+    costs = COSTS[costs_name]
+    best, _ = best_fixed_rate(np.full((1, K), rate), costs)
+    jobs = endless([(rate,) * K], steps=400)
+    runs = [Simulation(jobs, costs, block_size=K, max_sequences=1, seed=seed).run(400) for seed in range(12)]
+    shares = [run.expected_tokens / run.clock_s / best for run in runs]
+    print(
+        f"\n{costs_name} lone {rate}: {np.mean(shares):.3f} of the best fixed length, worst {min(shares):.3f}"
+    )
+    assert np.mean(shares) > 0.95
 
 
 @pytest.mark.parametrize(("costs_name", "S"), [("cpu", 2), ("cpu", 8), ("gpu", 32), ("gpu", 64)])
@@ -92,6 +107,14 @@ def test_a_draining_tail_ends_sooner_than_with_any_fixed_length(costs_name, S):
 def test_a_tail_that_hard_text_holds_up_takes_no_longer_than_plain_decoding(costs_name, S):
     jobs = traffic(S, (HIGH, LOW), prompts=(20, 200), completions=(50, 800))
     assert min(speedups(jobs, costs_name, S).values()) > 0.97
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("costs_name", "S"), [("cpu", 16), ("gpu", 16), ("gpu", 64)])
+def test_a_tail_of_unknown_lengths_held_up_by_hard_text_loses_little(costs_name, S):
+    known = traffic(S, (HIGH, LOW), prompts=(20, 200), completions=(50, 800))
+    jobs = [replace(job, limit=1000) for job in known]
+    assert min(speedups(jobs, costs_name, S).values()) > 0.88
 
 
 @pytest.mark.parametrize("costs_name", COSTS)
