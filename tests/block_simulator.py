@@ -23,11 +23,18 @@ class Job:
         acceptance: of the draft at each position when all before it were accepted.
         prompt_tokens: at least 1.
         completion_tokens: at least 1.
+        limit: most tokens that the scheduler knows of; None: `completion_tokens` itself.
     """
 
     acceptance: tuple[float, ...]
     prompt_tokens: int
     completion_tokens: int
+    limit: int | None = None
+
+    @property
+    def max_new_tokens(self) -> int:
+        """What the request says."""
+        return self.limit or self.completion_tokens
 
 
 class Simulation:
@@ -57,7 +64,7 @@ class Simulation:
         self.costs = costs
         self.clock_s = self.expected_tokens = 0.0
         self.tokens = self.draft_forwards = self.steps = 0
-        longest = max(job.prompt_tokens + job.completion_tokens for job in self.jobs) + 1
+        longest = max(job.prompt_tokens + job.max_new_tokens for job in self.jobs) + 1
         config = EngineConfig(
             token_budget=costs.budgets[-1],
             block_policy=block_policy,
@@ -70,7 +77,7 @@ class Simulation:
         tables = PageTables(pool, num_slots=max_sequences, pages_per_sequence=config.pages_per_sequence)
         self.scheduler = Scheduler(config, tables, block_size=block_size, costs=costs)
         for index, job in enumerate(self.jobs):
-            params = SamplingParams(max_new_tokens=job.completion_tokens, ignore_eos=True)
+            params = SamplingParams(max_new_tokens=job.max_new_tokens, ignore_eos=True)
             # prompts without a common beginning
             self.scheduler.add(Sequence(index, [index] * job.prompt_tokens, params, frozenset(), None))
         random = np.random.default_rng(seed)
@@ -114,7 +121,7 @@ class Simulation:
             sequence.num_committed += work.num_prefill
             if not work.has_anchor:
                 continue
-            left = sequence.params.max_new_tokens - sequence.num_emitted
+            left = self.jobs[sequence.request_id].completion_tokens - sequence.num_emitted
             emitted = min(count + 1, left)
             sequence.token_ids += [0] * emitted
             sequence.num_committed += emitted

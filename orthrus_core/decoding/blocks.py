@@ -9,6 +9,8 @@ from orthrus_core.decoding.policy import Costs, Deal, Dealer, Demand, PricedDeal
 from orthrus_core.decoding.survival import SurvivalEstimates
 from orthrus_core.decoding.tail import Tail
 
+FREE_BLOCKS = 8  # a bad beginning alone shall not decide for the rest of a run
+TRIAL_STEPS = 4  # a trial is thought of this often: it costs a second deal
 EXPLORATION = 0.005  # share of the time that may go into trying drafts that do not seem to pay
 
 
@@ -40,7 +42,8 @@ class AdaptiveBlocks:
 
     A sequence that gets no drafts would not be learnt about any more, so the one left out for longest gets a
     draft all the same once the time saved up for trials, a share of all time, covers what that is expected to
-    lose. Where nobody drafts, this happens only if sure drafts would pay. The first trial of a run is free.
+    lose. Where nobody drafts, this happens only if sure drafts would pay. Trials are free until a run has
+    seen some blocks.
     """
 
     def __init__(self, costs: Costs, *, num_slots: int, block_size: int):
@@ -48,7 +51,8 @@ class AdaptiveBlocks:
         self._dealer = Dealer(costs)
         self._tail = Tail(costs)
         self._estimates = SurvivalEstimates(num_slots, block_size)
-        self._saved_s = float("inf")
+        self._saved_s = 0.0
+        self._num_blocks = 0
         self._num_steps = 0
         self._drafted_at = np.zeros(num_slots, dtype=np.int64)  # number of the last step with a draft
 
@@ -60,16 +64,14 @@ class AdaptiveBlocks:
         worth = self._tail.worth(remaining) if remaining is not None and len(caps) else np.ones(len(caps))
         demand = Demand(self._estimates.survival(slots), caps, worth, num_waiting)
         best = self._dealer.deal(demand)
-        left_out = np.flatnonzero((best.num_drafts == 0) & (caps > 0))
-        if len(left_out) and (best.num_drafts.any() or self._could_pay(demand)):
-            self._saved_s += EXPLORATION * best.seconds
-            tried = int(left_out[self._drafted_at[slots[left_out]].argmin()])
-            best = self._trial(best, demand, tried) or best
+        if self._num_steps % TRIAL_STEPS == 1:
+            best = self._trial(best, demand, slots) or best
         self._drafted_at[slots[best.num_drafts > 0]] = self._num_steps
         return best
 
     def observe(self, slots: np.ndarray, num_drafts: np.ndarray, num_accepted: np.ndarray) -> None:
         """As in `BlockPolicy`."""
+        self._num_blocks += len(slots)
         self._estimates.observe(slots, num_drafts, num_accepted)
 
     def forget(self, slot: int, *, is_limited: bool) -> None:
@@ -78,24 +80,28 @@ class AdaptiveBlocks:
         self._tail.count_end(is_limited)
         self._drafted_at[slot] = self._num_steps
 
+    def _trial(self, best: PricedDeal, demand: Demand, slots: np.ndarray) -> PricedDeal | None:
+        """Return the best deal that drafts for the sequence left out for longest, if it was saved up for."""
+        left_out = np.flatnonzero((best.num_drafts == 0) & (demand.caps > 0))
+        if not len(left_out) or not (best.num_drafts.any() or self._could_pay(demand)):
+            return None
+        self._saved_s += TRIAL_STEPS * EXPLORATION * best.seconds
+        tried = int(left_out[self._drafted_at[slots[left_out]].argmin()])
+        boost = 1 + demand.worth.max() / demand.worth[tried]  # enough to be ranked first
+        survival = demand.survival.copy()
+        survival[tried, 0] += boost
+        trial = self._dealer.deal(replace(demand, survival=survival), must_draft=True)
+        value = trial.value - boost * demand.worth[tried] * (trial.num_drafts[tried] > 0)
+        loss_s = trial.seconds - value * best.seconds / best.value
+        if loss_s > self._saved_s and self._num_blocks >= FREE_BLOCKS:
+            return None
+        self._saved_s = 0.0
+        return trial
+
     def _could_pay(self, demand: Demand) -> bool:
         """Whether anybody would draft if every draft were sure."""
         sure = replace(demand, survival=np.ones_like(demand.survival))
         return bool(self._dealer.deal(sure).num_drafts.any())
-
-    def _trial(self, best: PricedDeal, demand: Demand, tried: int) -> PricedDeal | None:
-        """Return the best deal that gives a sequence a draft, if what it loses was saved up."""
-        worth = demand.worth[tried]
-        boost = 1 + demand.worth.max() / worth  # enough to be ranked first
-        survival = demand.survival.copy()
-        survival[tried, 0] += boost
-        trial = self._dealer.deal(replace(demand, survival=survival), must_draft=True)
-        value = trial.value - boost * worth if trial.num_drafts[tried] else trial.value
-        loss_s = trial.seconds - value * best.seconds / best.value
-        if loss_s > self._saved_s:
-            return None
-        self._saved_s = 0.0
-        return trial
 
 
 class FixedBlocks:

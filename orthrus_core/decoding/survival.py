@@ -5,7 +5,7 @@ import numpy as np
 LEVELS = np.linspace(-4.0, 6.0, 21)  # log-odds of acceptance that a sequence can have: 0.02 to 0.998
 OPTIMISM = 2.0  # weight of the first guess in the distribution of levels, in sequences
 POPULATION_MEMORY = 0.98  # weight kept per sequence that leaves: the last 50 or so make the distribution
-EVIDENCE_MEMORY = 0.97  # weight kept per step with drafts: a sequence is judged by its last 33 or so
+EVIDENCE_MEMORY = 0.99  # weight kept per step with drafts: a sequence is judged by its last 100 or so
 IDLE_MEMORY = 0.997  # weight kept per step without: hard text is tried again after some hundred
 LEAST_EVIDENCE = -8.0  # log-likelihood against the likeliest level: text may turn hard or easy at any time
 OFFSET_PRECISION = 5.0  # of the first guess that a position is like any other, in units of information
@@ -28,6 +28,7 @@ class SurvivalEstimates:
         G = len(LEVELS)
         self._evidence = np.zeros((num_slots, G))
         self._is_known = np.zeros(num_slots, dtype=bool)
+        self._known = np.zeros(0, dtype=np.int64)
         guess = np.arange(1.0, G + 1)
         self._population = OPTIMISM * guess / guess.sum()
         self._prior = guess / guess.sum()
@@ -51,7 +52,7 @@ class SurvivalEstimates:
         Returns:
             (S, K), falling along K.
         """
-        return self._posterior(slots) @ np.exp(self._log_reach[:, 1:])
+        return self._posterior(slots) @ self._reach[:, 1:]
 
     def observe(self, slots: np.ndarray, num_drafts: np.ndarray, num_accepted: np.ndarray) -> None:
         """Learn from one step; called after every step, with the sequences that drafted in it, if any.
@@ -63,20 +64,24 @@ class SurvivalEstimates:
         """
         self._evidence *= IDLE_MEMORY
         if not len(slots):
-            self._learn_offsets(np.zeros((0, len(self._offsets)), dtype=bool), num_accepted, slots)
+            self._forgive(np.ones(len(self._offsets), dtype=bool))
             return
-        is_rejected = num_accepted < num_drafts
-        self._evidence[slots] *= EVIDENCE_MEMORY
-        self._evidence[slots] += self._log_reach.T[num_accepted]
-        self._evidence[slots[is_rejected]] += self._log_reject.T[num_accepted[is_rejected]]
-        self._evidence[slots] -= self._evidence[slots].max(axis=1, keepdims=True)
-        np.maximum(self._evidence, LEAST_EVIDENCE, out=self._evidence)
+        self._weigh_evidence(slots, num_drafts, num_accepted)
         self._is_known[slots] = True
-        self._learn_population()
-        positions = np.arange(len(self._offsets))
-        is_seen = positions < np.minimum(num_accepted + 1, num_drafts)[:, None]
-        self._learn_offsets(is_seen, num_accepted, slots)
+        posterior = self._learn_population()
+        is_seen = np.arange(len(self._offsets)) < np.minimum(num_accepted + 1, num_drafts)[:, None]
+        self._learn_offsets(posterior[np.searchsorted(self._known, slots)], is_seen, num_accepted)
+        self._forgive(~is_seen.any(axis=0))
         self._tabulate()
+
+    def _weigh_evidence(self, slots: np.ndarray, num_drafts: np.ndarray, num_accepted: np.ndarray) -> None:
+        """Add to each sequence's evidence how likely each level makes its outcome."""
+        evidence = self._evidence[slots] * EVIDENCE_MEMORY
+        evidence += self._log_reach.T[num_accepted]
+        is_rejected = num_accepted < num_drafts
+        evidence[is_rejected] += self._log_reject.T[num_accepted[is_rejected]]
+        evidence -= evidence.max(axis=1, keepdims=True)
+        self._evidence[slots] = np.maximum(evidence, LEAST_EVIDENCE)
 
     def _posterior(self, slots: np.ndarray) -> np.ndarray:
         """Return (S, levels): how likely each level is for each sequence."""
@@ -84,31 +89,41 @@ class SurvivalEstimates:
         weights = self._prior * np.exp(evidence - evidence.max(axis=1, keepdims=True))
         return weights / weights.sum(axis=1, keepdims=True)
 
-    def _learn_population(self) -> None:
-        """Set the distribution of levels to that of the sequences that left and those that run."""
-        known = np.flatnonzero(self._is_known)
-        weights = self._population + self._posterior(known).sum(axis=0)
-        self._prior = weights / weights.sum()
+    def _learn_population(self) -> np.ndarray:
+        """Set the distribution of levels to that of the sequences that left and those that run.
 
-    def _learn_offsets(self, is_seen: np.ndarray, num_accepted: np.ndarray, slots: np.ndarray) -> None:
-        """Move each offset a Newton step along the likelihood of the outcomes at its position.
+        Returns:
+            (known sequences, levels): how likely each level is for each of `self._known`.
+        """
+        self._known = np.flatnonzero(self._is_known)
+        posterior = self._posterior(self._known)
+        weights = self._population + posterior.sum(axis=0)
+        self._prior = weights / weights.sum()
+        return posterior
+
+    def _learn_offsets(self, posterior: np.ndarray, is_seen: np.ndarray, num_accepted: np.ndarray) -> None:
+        """Move each offset but the first a Newton step along the likelihood of the outcomes at its position.
 
         Args:
+            posterior: (S, levels).
             is_seen: (S, K) bool, positions up to the first rejection.
             num_accepted: (S,) int64.
-            slots: (S,) int64.
         """
-        posterior = self._posterior(slots) if len(slots) else np.zeros((0, len(LEVELS)))
-        expected = ((posterior @ self._accept) * is_seen).sum(axis=0)
-        information = ((posterior @ (self._accept * (1 - self._accept))) * is_seen).sum(axis=0)
-        accepted = (np.arange(len(self._offsets)) < num_accepted[:, None]).sum(axis=0)
-        is_fresh = is_seen.any(axis=0)
-        self._information += information
-        self._information[~is_fresh] *= OFFSET_MEMORY
-        self._offsets[~is_fresh] *= OFFSET_MEMORY
+        expected = posterior @ self._accept
+        self._information += (expected * is_seen).sum(axis=0) - (posterior @ self._accept**2 * is_seen).sum(
+            axis=0
+        )
         np.minimum(self._information, MOST_INFORMATION, out=self._information)
-        steps = (accepted - expected) / (OFFSET_PRECISION + self._information)
-        self._offsets[1:] += np.clip(steps, -1.0, 1.0)[1:]  # the level is that of the first position
+        is_accepted = np.arange(len(self._offsets)) < num_accepted[:, None]
+        surprise = ((is_accepted - expected) * is_seen).sum(axis=0)
+        steps = surprise / (OFFSET_PRECISION + self._information)
+        self._offsets[1:] += np.maximum(np.minimum(steps[1:], 1.0), -1.0)  # the level is the first one's
+
+    def _forgive(self, is_unseen: np.ndarray) -> None:
+        """Let the offsets of positions without a look, (K,) bool, fade."""
+        memory = np.where(is_unseen, OFFSET_MEMORY, 1.0)
+        self._offsets *= memory
+        self._information *= memory
 
     def _tabulate(self) -> None:
         """Tabulate, for every level, what the outcomes of a block are worth."""
@@ -118,3 +133,4 @@ class SurvivalEstimates:
         self._log_reject = -np.logaddexp(0.0, odds)
         self._log_reach = np.zeros((len(LEVELS), len(self._offsets) + 1))
         np.cumsum(log_accept, axis=1, out=self._log_reach[:, 1:])
+        self._reach = np.exp(self._log_reach)

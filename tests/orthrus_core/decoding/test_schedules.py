@@ -7,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orthrus_core.decoding.engine import Engine, EngineConfig, Request, SamplingParams
+from orthrus_core.decoding.policy import Costs
+from orthrus_core.decoding.scheduler import Scheduler
 from tests.fake_runner import FakeRunner, continuation
 from tests.small_models import small_orthrus
 
@@ -19,10 +21,13 @@ def model():
     return small_orthrus(vocab_size=V, block_size=16)
 
 
-def fake_engine(model, config: EngineConfig, *, wrong_share: float, seed: int) -> Engine:
+def fake_engine(
+    model, config: EngineConfig, *, wrong_share: float, seed: int, costs: Costs | None = None
+) -> Engine:
     engine = Engine(model, config)
     source = random.Random(seed)
     tables = engine._scheduler._tables
+    engine._scheduler = Scheduler(config, tables, block_size=engine.block_size, costs=costs)
     engine._runner = FakeRunner(engine, tables, lambda: source.random() < wrong_share)
     return engine
 
@@ -37,6 +42,7 @@ def configs(draw) -> EngineConfig:
         mode=draw(st.sampled_from(["consensus", "consensus", "autoregressive"])),
         token_budget=draw(st.integers(max(max_sequences, 4), 24)),
         block_size=draw(st.integers(1, 16)),
+        block_policy=draw(st.sampled_from(["adaptive", "adaptive", "fixed"])),
         max_sequences=max_sequences,
         max_context=max_context,
         page_size=page_size,
@@ -45,18 +51,42 @@ def configs(draw) -> EngineConfig:
     )
 
 
+@st.composite
+def ladders(draw, token_budget: int) -> Costs:
+    """Budgets up to `token_budget`, with costs that make drafts cheap, dear or anything between."""
+    smaller = draw(st.sets(st.integers(1, token_budget - 1), max_size=4))
+    budgets = (*sorted(smaller), token_budget)
+    seconds = st.lists(
+        st.sampled_from([0.001, 0.01, 0.1, 1.0, 1.1, 3.0]), min_size=len(budgets), max_size=len(budgets)
+    )
+    return Costs(
+        budgets,
+        tuple(draw(seconds)),
+        tuple(draw(seconds)),
+        step_s=draw(st.sampled_from([0.0, 0.5])),
+        sequence_s=draw(st.sampled_from([0.0, 0.1])),
+    )
+
+
+@st.composite
+def priced_configs(draw) -> tuple[EngineConfig, Costs]:
+    config = draw(configs())
+    return config, draw(ladders(config.token_budget))
+
+
 @settings(max_examples=40, deadline=None)
 @given(
-    config=configs(),
+    priced_config=priced_configs(),
     requests=st.lists(st.tuples(PROMPTS, st.integers(1, 40), st.integers(0, 12)), min_size=1, max_size=12),
     wrong_share=st.sampled_from([0.0, 0.2, 0.7, 1.0]),
     seed=st.integers(0, 99),
     cancelled=st.sets(st.integers(0, 11), max_size=3),
 )
 def test_every_schedule_gives_the_ar_text_and_returns_all_pages(
-    model, config, requests, wrong_share, seed, cancelled
+    model, priced_config, requests, wrong_share, seed, cancelled
 ):
-    engine = fake_engine(model, config, wrong_share=wrong_share, seed=seed)
+    config, costs = priced_config
+    engine = fake_engine(model, config, wrong_share=wrong_share, seed=seed, costs=costs)
     pool = engine._scheduler._tables.pool
     arrivals = sorted(range(len(requests)), key=lambda index: requests[index][2])
     index_of_id: dict[int, int] = {}
@@ -82,6 +112,7 @@ def test_every_schedule_gives_the_ar_text_and_returns_all_pages(
             check_completion(completion, *requests[index][:2], config.max_context)
     assert pool.num_available == pool.num_pages - 1
     assert not any(pool.references)
+    assert engine._runner.budgets_seen <= set(costs.budgets)
 
 
 def check_completion(completion, prompt: list[int], max_new_tokens: int, max_context: int) -> None:
@@ -156,3 +187,25 @@ def test_no_forward_exceeds_the_token_budget(model):
     engine = fake_engine(model, config, wrong_share=0.3, seed=2)
     engine.generate([[n] * (3 * n + 1) for n in range(9)], SamplingParams(max_new_tokens=12, ignore_eos=True))
     assert max(engine._runner.rows_seen) == 12
+
+
+@pytest.mark.parametrize(("block_policy", "least", "most"), [("adaptive", 8, 30), ("fixed", 58, 58)])
+def test_only_adaptive_blocks_stop_drafting_what_is_never_accepted(model, block_policy, least, most):
+    config = EngineConfig(
+        token_budget=16, block_size=4, max_sequences=1, max_context=64, block_policy=block_policy,
+        self_check=False,
+    )  # fmt: skip
+    engine = fake_engine(model, config, wrong_share=1.0, seed=0)
+    # prefill emits one of the 60 tokens; nothing is drafted for the last one
+    engine.generate([[1, 2, 3]], SamplingParams(max_new_tokens=60, ignore_eos=True))
+    assert least <= engine.report()["draft_forwards"] <= most
+
+
+def test_a_lone_sequence_runs_on_small_budgets_and_a_crowd_on_large_ones(model):
+    config = EngineConfig(token_budget=24, max_sequences=6, max_context=50, block_size=4, self_check=False)
+    costs = Costs((4, 8, 24), draft_s=(1.0, 1.9, 5.0), verify_s=(1.0, 1.9, 5.0))
+    engine = fake_engine(model, config, wrong_share=1.0, seed=0, costs=costs)
+    engine.generate([[1]], SamplingParams(max_new_tokens=9, ignore_eos=True))
+    assert engine._runner.budgets_seen == {4}
+    engine.generate([[n] * 20 for n in range(6)], SamplingParams(max_new_tokens=9, ignore_eos=True))
+    assert engine._runner.budgets_seen == {4, 8, 24}

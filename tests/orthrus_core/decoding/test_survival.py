@@ -43,7 +43,7 @@ def test_estimates_approach_the_true_survival(rate):
     acceptance = np.full((32, 8), rate)
     estimates = taught(acceptance, steps=60)
     error = survival(estimates, *range(32)).mean(axis=0) - np.cumprod(acceptance[0])
-    assert np.abs(error).max() < 0.03
+    assert np.abs(error).max() < 0.04
 
 
 def test_a_slot_that_the_head_is_bad_at_has_a_low_survival_of_its_own():
