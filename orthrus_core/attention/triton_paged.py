@@ -1,0 +1,249 @@
+"""Write-then-attend over the paged cache by Triton kernels with splits of fixed length.
+
+A row's sums are taken in an order that its own position decides: cells in tiles of fixed length, tiles inside a
+split of fixed length one after the other, splits merged in order. So its bits depend neither on the other rows
+of the forward nor on how full the card is, and yet a few long sequences spread over all of it.
+"""
+
+import importlib.util
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from orthrus_core.attention.paged_rows import PagedRows
+from orthrus_core.attention.tiling import Tiling
+from orthrus_core.errors import ConfigError
+
+MIN_QUERIES = 32  # queries of a tile: 8 rows of a model with 4 query heads per K/V head
+MAX_QUERIES = 128
+SPLIT_LENGTH = 256
+TILE_BYTES = 16384  # keys of a tile; three such stages of keys and values fit twice into a Hopper SM
+PROGRAMS_PER_PROCESSOR = 4
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def has_triton() -> bool:
+    """Whether triton is installed."""
+    return importlib.util.find_spec("triton") is not None
+
+
+@dataclass(frozen=True)
+class KernelSizes:
+    """Compile-time sizes, fixed per engine: no tuning by shape, which would change bits.
+
+    Attributes:
+        queries: rows of the score matrix of a tile, a power of two >= 16.
+        tile_cells: cells of a key tile, a power of two >= 16.
+        split_length: cells of a split, a multiple of `tile_cells`.
+        programs: programs of a launch; changes no bits.
+        num_warps: of each program.
+        num_stages: depth of the software pipeline.
+    """
+
+    queries: int
+    tile_cells: int
+    split_length: int
+    programs: int
+    num_warps: int = 4
+    num_stages: int = 3
+
+    def __post_init__(self) -> None:
+        for name in ("queries", "tile_cells"):
+            size = getattr(self, name)
+            if size < 16 or size & (size - 1):
+                raise ConfigError(f"attention kernel: {name} must be a power of two >= 16, got {size}")
+        if self.split_length % self.tile_cells:
+            raise ConfigError(
+                f"attention kernel: split_length must be a multiple of tile_cells ({self.tile_cells}), "
+                f"got {self.split_length}"
+            )
+
+
+def default_sizes(*, repeats: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> KernelSizes:
+    """Return the sizes for a model on a device.
+
+    Args:
+        repeats: query heads per K/V head.
+        head_dim: Dh.
+        dtype: of K and V.
+        device: where they are.
+    """
+    row_bytes = _power_of_two(head_dim) * dtype.itemsize
+    processors = 1
+    if device.type == "cuda":
+        processors = torch.cuda.get_device_properties(device).multi_processor_count
+    return KernelSizes(
+        queries=max(MIN_QUERIES, _power_of_two(repeats)),
+        tile_cells=min(max(TILE_BYTES // row_bytes, 16), 128),
+        split_length=SPLIT_LENGTH,
+        programs=processors * PROGRAMS_PER_PROCESSOR,
+    )
+
+
+class TritonBackend:
+    """Attention of an engine's forwards. Holds no tensors; K/V pages are (pages, page_size, Hkv, Dh).
+
+    Attributes:
+        name: for manifests.
+        tiling: how forwards are cut into work.
+        sizes: the kernel's compile-time sizes.
+    """
+
+    name = "triton"
+
+    def __init__(
+        self,
+        *,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        max_context: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        sizes: KernelSizes | None = None,
+    ):
+        """Choose sizes for a model.
+
+        Raises:
+            ConfigError: the kernels do not cover this head size, head count or dtype.
+        """
+        repeats = num_heads // num_kv_heads
+        _check(repeats=repeats, head_dim=head_dim, dtype=dtype)
+        self.sizes = sizes or default_sizes(repeats=repeats, head_dim=head_dim, dtype=dtype, device=device)
+        self.tiling = Tiling(
+            rows_per_tile=self.sizes.queries // repeats,
+            split_length=self.sizes.split_length,
+            max_context=max_context,
+        )
+
+    def plan_size(self, token_budget: int) -> int:
+        """Length of the array that `plan` returns for T rows."""
+        return self.tiling.plan_size(token_budget)
+
+    def plan(self, counts: np.ndarray, limits: np.ndarray, slots: np.ndarray) -> np.ndarray:
+        """Host side, once per forward; see `Tiling.plan`. `slots` is not needed here."""
+        return self.tiling.plan(counts, limits)
+
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        keys: Tensor,
+        values: Tensor,
+        rows: PagedRows,
+        scaling: float,
+        window: int | None,
+    ) -> Tensor:
+        """Write T rows' keys and values to their cells, then let every row attend up to its limit.
+
+        Args:
+            q: (T, H, Dh), any strides over rows and heads.
+            k: (T, Hkv, Dh), likewise.
+            v: (T, Hkv, Dh), likewise.
+            keys: (pages, page_size, Hkv, Dh), contiguous, one layer's.
+            values: likewise.
+            rows: the forward's rows.
+            scaling: factor on the scores.
+            window: cells up to its own position that a row of a sliding-window layer sees, or None.
+        Returns:
+            (T, H, Dh), contiguous.
+        """
+        sizes = self.sizes
+        return write_then_attend(
+            q,
+            k,
+            v,
+            keys,
+            values,
+            rows.cells,
+            rows.slots,
+            rows.limits,
+            rows.positions,
+            rows.page_tables,
+            rows.plan,
+            scaling,
+            window or 0,
+            self.tiling.max_splits,
+            [sizes.queries, sizes.tile_cells, sizes.split_length, sizes.programs],
+            [sizes.num_warps, sizes.num_stages],
+        )
+
+
+@torch.library.custom_op("orthrus::write_then_attend", mutates_args=("keys", "values"))
+def write_then_attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    cells: Tensor,
+    slots: Tensor,
+    limits: Tensor,
+    positions: Tensor,
+    page_tables: Tensor,
+    plan: Tensor,
+    scaling: float,
+    window: int,
+    max_splits: int,
+    sizes: list[int],
+    launch: list[int],
+) -> Tensor:
+    """`TritonBackend.attend` as one operator, opaque to torch.compile; sizes and launch as in `KernelSizes`."""
+    from orthrus_core.attention import triton_kernels as kernels  # triton is optional
+
+    T, H, Dh = q.shape
+    page_size, Hkv = keys.shape[1:3]
+    queries, tile_cells, split_length, programs = sizes
+    num_warps, num_stages = launch
+    width = _power_of_two(Dh)
+    kernels.write_rows[(T,)](
+        k, v, keys, values, cells, *_strides(k), *_strides(v),
+        HEADS=Hkv, DIM=Dh, WIDTH=_power_of_two(Hkv * Dh),
+    )  # fmt: skip
+    parts = torch.empty(T, H, max_splits, Dh, dtype=torch.float32, device=q.device)
+    lses = torch.empty(T, H, max_splits, dtype=torch.float32, device=q.device)
+    kernels.attend_splits[(programs,)](
+        q, keys, values, plan, slots, limits, positions, page_tables, parts, lses,
+        scaling * math.log2(math.e), *_strides(q), page_tables.stride(0), T, max_splits,
+        HEADS=Hkv, REPEATS=H // Hkv, DIM=Dh, WIDTH=width, QUERIES=queries, TILE_CELLS=tile_cells,
+        SPLIT=split_length, PAGE_SIZE=page_size, WINDOW=window, PROGRAMS=programs,
+        num_warps=num_warps, num_stages=num_stages,
+    )  # fmt: skip
+    out = torch.empty(T, H, Dh, dtype=q.dtype, device=q.device)
+    kernels.merge_splits[(T, H)](
+        parts, lses, limits, positions, out, max_splits,
+        DIM=Dh, WIDTH=width, SPLIT=split_length, WINDOW=window, num_warps=1,
+    )  # fmt: skip
+    return out
+
+
+@write_then_attend.register_fake
+def _shape_of_output(q: Tensor, *_: object) -> Tensor:
+    return q.new_empty(q.shape)
+
+
+def _check(*, repeats: int, head_dim: int, dtype: torch.dtype) -> None:
+    if not 16 <= head_dim <= 256:
+        raise ConfigError(f"attention kernel: head_dim must be 16 to 256, got {head_dim}")
+    if repeats > MAX_QUERIES:
+        raise ConfigError(
+            f"attention kernel: query heads per K/V head must be <= {MAX_QUERIES}, got {repeats}"
+        )
+    if dtype not in DTYPES:
+        raise ConfigError(f"attention kernel: dtype must be float32, bfloat16 or float16, got {dtype}")
+
+
+def _strides(x: Tensor) -> tuple[int, int]:
+    """Return the strides of rows and heads; elements of a head must be neighbours."""
+    assert x.stride(2) == 1, f"head elements {x.stride(2)} apart"
+    return x.stride(0), x.stride(1)
+
+
+def _power_of_two(size: int) -> int:
+    """Return the smallest power of two that is at least `size`, and 16 at least."""
+    return max(16, 1 << (size - 1).bit_length())
