@@ -66,8 +66,8 @@ def attend_splits(
 ):
     """Each program takes every PROGRAMS-th (item, K/V head): one tile of queries over one split of cells.
 
-    A tile's queries are its token rows times the REPEATS query heads of the K/V head. A cell that a query does
-    not see changes none of its bits: its weight is 0 and its score never the maximum.
+    A tile's queries are its token rows times the REPEATS query heads of the K/V head. A cell that a query
+    does not see changes none of its bits: its weight is 0 and its score never the maximum.
 
     Args:
         parts: (T, H, max_splits, DIM) float32, normalised output of each split.

@@ -1,8 +1,8 @@
 """Write-then-attend over the paged cache by Triton kernels with splits of fixed length.
 
-A row's sums are taken in an order that its own position decides: cells in tiles of fixed length, tiles inside a
-split of fixed length one after the other, splits merged in order. So its bits depend neither on the other rows
-of the forward nor on how full the card is, and yet a few long sequences spread over all of it.
+A row's sums are taken in an order that its own position decides: cells in tiles of fixed length, tiles inside
+a split of fixed length one after the other, splits merged in order. So its bits depend neither on the other
+rows of the forward nor on how full the card is, and yet a few long sequences spread over all of it.
 """
 
 import importlib.util
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orthrus_core.attention.paged_rows import PagedRows
+from orthrus_core.attention.paged_rows import AttentionSpec, PagedRows
 from orthrus_core.attention.tiling import Tiling
 from orthrus_core.errors import ConfigError
 
@@ -62,21 +62,14 @@ class KernelSizes:
             )
 
 
-def default_sizes(*, repeats: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> KernelSizes:
-    """Return the sizes for a model on a device.
-
-    Args:
-        repeats: query heads per K/V head.
-        head_dim: Dh.
-        dtype: of K and V.
-        device: where they are.
-    """
-    row_bytes = _power_of_two(head_dim) * dtype.itemsize
+def default_sizes(spec: AttentionSpec) -> KernelSizes:
+    """Return the sizes for a model on a device."""
+    row_bytes = _power_of_two(spec.head_dim) * spec.dtype.itemsize
     processors = 1
-    if device.type == "cuda":
-        processors = torch.cuda.get_device_properties(device).multi_processor_count
+    if spec.device.type == "cuda":
+        processors = torch.cuda.get_device_properties(spec.device).multi_processor_count
     return KernelSizes(
-        queries=max(MIN_QUERIES, _power_of_two(repeats)),
+        queries=max(MIN_QUERIES, _power_of_two(spec.repeats)),
         tile_cells=min(max(TILE_BYTES // row_bytes, 16), 128),
         split_length=SPLIT_LENGTH,
         programs=processors * PROGRAMS_PER_PROCESSOR,
@@ -94,29 +87,18 @@ class TritonBackend:
 
     name = "triton"
 
-    def __init__(
-        self,
-        *,
-        num_heads: int,
-        num_kv_heads: int,
-        head_dim: int,
-        max_context: int,
-        dtype: torch.dtype,
-        device: torch.device,
-        sizes: KernelSizes | None = None,
-    ):
-        """Choose sizes for a model.
+    def __init__(self, spec: AttentionSpec, sizes: KernelSizes | None = None):
+        """Choose sizes for a model, the default ones unless given.
 
         Raises:
             ConfigError: the kernels do not cover this head size, head count or dtype.
         """
-        repeats = num_heads // num_kv_heads
-        _check(repeats=repeats, head_dim=head_dim, dtype=dtype)
-        self.sizes = sizes or default_sizes(repeats=repeats, head_dim=head_dim, dtype=dtype, device=device)
+        _check(spec)
+        self.sizes = sizes or default_sizes(spec)
         self.tiling = Tiling(
-            rows_per_tile=self.sizes.queries // repeats,
+            rows_per_tile=self.sizes.queries // spec.repeats,
             split_length=self.sizes.split_length,
-            max_context=max_context,
+            max_context=spec.max_context,
         )
 
     def plan_size(self, token_budget: int) -> int:
@@ -193,7 +175,7 @@ def write_then_attend(
     sizes: list[int],
     launch: list[int],
 ) -> Tensor:
-    """`TritonBackend.attend` as one operator, opaque to torch.compile; sizes and launch as in `KernelSizes`."""
+    """`TritonBackend.attend` as one operator, opaque to torch.compile; lists as in `KernelSizes`."""
     from orthrus_core.attention import triton_kernels as kernels  # triton is optional
 
     T, H, Dh = q.shape
@@ -227,15 +209,15 @@ def _shape_of_output(q: Tensor, *_: object) -> Tensor:
     return q.new_empty(q.shape)
 
 
-def _check(*, repeats: int, head_dim: int, dtype: torch.dtype) -> None:
-    if not 16 <= head_dim <= 256:
-        raise ConfigError(f"attention kernel: head_dim must be 16 to 256, got {head_dim}")
-    if repeats > MAX_QUERIES:
+def _check(spec: AttentionSpec) -> None:
+    if not 16 <= spec.head_dim <= 256:
+        raise ConfigError(f"attention kernel: head_dim must be 16 to 256, got {spec.head_dim}")
+    if spec.repeats > MAX_QUERIES:
         raise ConfigError(
-            f"attention kernel: query heads per K/V head must be <= {MAX_QUERIES}, got {repeats}"
+            f"attention kernel: query heads per K/V head must be <= {MAX_QUERIES}, got {spec.repeats}"
         )
-    if dtype not in DTYPES:
-        raise ConfigError(f"attention kernel: dtype must be float32, bfloat16 or float16, got {dtype}")
+    if spec.dtype not in DTYPES:
+        raise ConfigError(f"attention kernel: dtype must be float32, bfloat16 or float16, got {spec.dtype}")
 
 
 def _strides(x: Tensor) -> tuple[int, int]:
