@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from orthrus_core.attention.paged_rows import AttentionSpec
+from orthrus_core.attention.spec import AttentionSpec
 from orthrus_core.attention.trial import trial_error
 from orthrus_core.attention.triton_paged import TritonBackend, has_triton
 from orthrus_core.attention.varlen import VarlenBackend, find_varlen_attn
@@ -48,7 +48,7 @@ def _create(name: BackendName, spec: AttentionSpec) -> CudaBackend:
         varlen_attn = find_varlen_attn()
         if varlen_attn is None:
             raise ConfigError("torch.nn.attention.varlen takes no block tables here, torch >= 2.13 does")
-        return VarlenBackend(varlen_attn, max_context=spec.max_context)
+        return VarlenBackend(spec, varlen_attn)
     if not has_triton():
         raise ConfigError("triton is not installed, run: pip install triton")
     return TritonBackend(spec)

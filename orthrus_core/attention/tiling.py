@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from orthrus_core.attention.rows import count_up
 from orthrus_core.errors import ConfigError
 
 
@@ -32,42 +33,37 @@ class Tiling:
         """Splits of the longest sequence."""
         return -(-self.max_context // self.split_length)
 
-    def plan_size(self, token_budget: int) -> int:
+    def plan_size(self, num_rows: int) -> int:
         """Length of `plan`'s array: the item count, two lists of at most T tiles, two of their splits."""
-        return 1 + 2 * token_budget * (1 + self.max_splits)
+        return 1 + 2 * num_rows * (1 + self.max_splits)
 
-    def plan(self, counts: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    def plan(self, counts: np.ndarray, limits: np.ndarray, num_rows: int) -> np.ndarray:
         """List the (tile, split) pairs of one forward.
 
-        Rows left over form a span of their own, so that their output is finite too.
-
         Args:
-            counts: (spans,) int64, rows of each span; spans are consecutive rows of one sequence.
-            limits: (T,) int64, last cell that each row sees; 0 for rows left over.
+            counts: (S,) int64, rows of each span; spans are consecutive rows of one sequence.
+            limits: (rows in use,) int64, last cell that each row sees.
+            num_rows: T.
         Returns:
             (plan_size,) int32: number of items; first row of each tile (T,); rows of each tile (T,); tile of
             each item (T * max_splits,); split of each item (T * max_splits,). Zeros where lists end early.
         """
-        T = len(limits)
-        left_over = T - int(counts.sum())
-        if left_over < 0:
-            raise ValueError(f"spans hold {T - left_over} token rows, the token budget is {T}")
-        first_rows, row_counts = self._tiles(np.append(counts, left_over) if left_over else counts)
+        first_rows, row_counts = self._tiles(counts)
         last_cells = np.maximum.reduceat(limits, first_rows)
         splits = last_cells // self.split_length + 1
         if splits.max() > self.max_splits:
             raise ValueError(f"a row sees cell {last_cells.max()}, max_context is {self.max_context}")
         items = np.repeat(np.arange(len(splits)), splits)
-        plan = np.zeros(self.plan_size(T), dtype=np.int32)
+        plan = np.zeros(self.plan_size(num_rows), dtype=np.int32)
         plan[0] = len(items)
         lists = (first_rows, row_counts, items, count_up(splits))
-        for start, values in zip(self.offsets(T), lists, strict=True):
+        for start, values in zip(self.offsets(num_rows), lists, strict=True):
             plan[start : start + len(values)] = values
         return plan
 
-    def offsets(self, token_budget: int) -> tuple[int, int, int, int]:
+    def offsets(self, num_rows: int) -> tuple[int, int, int, int]:
         """Where the four lists of a plan start."""
-        T = token_budget
+        T = num_rows
         return 1, 1 + T, 1 + 2 * T, 1 + 2 * T + T * self.max_splits
 
     def _tiles(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -76,8 +72,3 @@ class Tiling:
         offsets = count_up(tiles_per_span) * self.rows_per_tile
         first_rows = np.repeat(np.cumsum(counts) - counts, tiles_per_span) + offsets
         return first_rows, np.minimum(np.repeat(counts, tiles_per_span) - offsets, self.rows_per_tile)
-
-
-def count_up(counts: np.ndarray) -> np.ndarray:
-    """Return 0 .. count-1 for each count, one after the other."""
-    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -1,27 +1,22 @@
 """Random paged attention and its plain answer: what a backend is tried with before it is trusted."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from orthrus_core.attention.paged_rows import AttentionSpec, PagedRows
+from orthrus_core.attention.rows import LINES, SEES_NOTHING, SpanRows, count_up
+from orthrus_core.attention.spec import AttentionSpec
 
 
 class Backend(Protocol):
-    """What the paged attention backends have in common."""
+    """What a trial needs of an attention backend; see `AttentionBackend`."""
 
-    name: str
-
-    def plan_size(self, token_budget: int) -> int:
-        """Length of the array that `plan` returns for T rows."""
-        ...
-
-    def plan(self, counts: np.ndarray, limits: np.ndarray, slots: np.ndarray) -> np.ndarray:
-        """Arrange one forward on the host; see `Tiling.plan` and `VarlenBackend.plan`."""
+    def arrange(self, spans: SpanRows, num_rows: int, device: torch.device) -> Any:
+        """Derive what `attend` needs beside the rows."""
         ...
 
     def attend(
@@ -32,11 +27,13 @@ class Backend(Protocol):
         *,
         keys: Tensor,
         values: Tensor,
-        rows: PagedRows,
+        packed: Tensor,
+        page_tables: Tensor,
+        arrangement: Any,
         scaling: float,
         window: int | None,
     ) -> Tensor:
-        """See `TritonBackend.attend`."""
+        """Write T rows' K/V to their cells, then let every row attend up to its limit."""
         ...
 
 
@@ -59,8 +56,9 @@ class Trial:
         v: (T, Hkv, Dh).
         keys: (pages, page_size, Hkv, Dh), full of what earlier forwards would have left.
         values: likewise.
-        rows: the forward's rows, their plan empty.
-        counts: rows of each span.
+        packed: (5, T) int64, see `TokenRows`.
+        page_tables: (slots, pages per sequence) int64.
+        spans: the rows in use.
     """
 
     q: Tensor
@@ -68,41 +66,47 @@ class Trial:
     v: Tensor
     keys: Tensor
     values: Tensor
-    rows: PagedRows
-    counts: np.ndarray
+    packed: Tensor
+    page_tables: Tensor
+    spans: SpanRows
+
+    @property
+    def num_used(self) -> int:
+        """Rows that are not left over."""
+        return len(self.spans.positions)
 
     def run(self, backend: Backend, *, scaling: float, window: int | None = None) -> Tensor:
         """Return a backend's answer (T, H, Dh); the trial's own cache stays as it is."""
-        plan = backend.plan(self.counts, self.rows.limits.cpu().numpy(), self.rows.slots.cpu().numpy())
-        rows = replace(self.rows, plan=torch.from_numpy(plan).to(self.q.device))
         return backend.attend(
             self.q,
             self.k,
             self.v,
             keys=self.keys.clone(),
             values=self.values.clone(),
-            rows=rows,
+            packed=self.packed,
+            page_tables=self.page_tables,
+            arrangement=backend.arrange(self.spans, len(self.q), self.q.device),
             scaling=scaling,
             window=window,
         )
 
     def answer(self, *, scaling: float, window: int | None = None) -> Tensor:
-        """Return (used rows, H, Dh) float32, by softmax over all cells of a row's sequence."""
-        rows, page_size = self.rows, self.keys.shape[1]
-        used = int(self.counts.sum())
+        """Return (rows in use, H, Dh) float32, by softmax over all cells of a row's sequence."""
+        _, cells, slots, limits, positions = self.packed
+        page_size = self.keys.shape[1]
         keys, values = (
-            cache.flatten(0, 1).index_copy(0, rows.cells, new).float()
+            cache.flatten(0, 1).index_copy(0, cells, new).float()
             for cache, new in ((self.keys, self.k), (self.values, self.v))
         )
         offsets = torch.arange(page_size, device=keys.device)
-        out = torch.empty(used, *self.q.shape[1:], device=keys.device)
-        for row in range(used):
-            cells = (rows.page_tables[rows.slots[row]][:, None] * page_size + offsets).flatten()
-            place = torch.arange(len(cells), device=keys.device)
-            seen = place <= rows.limits[row]
+        out = torch.empty(self.num_used, *self.q.shape[1:], device=keys.device)
+        for row in range(self.num_used):
+            own = (self.page_tables[slots[row]][:, None] * page_size + offsets).flatten()
+            place = torch.arange(len(own), device=keys.device)
+            seen = place <= limits[row]
             if window is not None:
-                seen &= place > rows.positions[row] - window
-            k, v = keys[cells[seen]], values[cells[seen]]
+                seen &= place > positions[row] - window
+            k, v = keys[own[seen]], values[own[seen]]
             q = self.q[row].float().view(k.shape[1], -1, k.shape[2])
             weights = (torch.einsum("hrd,chd->hrc", q, k) * scaling).softmax(-1)
             out[row] = torch.einsum("hrc,chd->hrd", weights, v).flatten(0, 1)
@@ -135,11 +139,10 @@ def random_trial(
     num_slots = num_slots or max(span.slot for span in spans) + 1
     generator = torch.Generator().manual_seed(seed)
     pages_each = -(-spec.max_context // spec.page_size)
-    tables = torch.zeros(num_slots + 1, pages_each, dtype=torch.int64)  # the last line is scratch
-    tables[:num_slots] = torch.randperm(num_slots * pages_each, generator=generator).view(num_slots, -1) + 1
-    counts, slots, positions, limits = _rows(spans, token_budget, scratch=num_slots, causal=causal)
-    cells = tables[:, :, None] * spec.page_size + torch.arange(spec.page_size)
-    cells = cells.flatten(1)  # (slots, positions)
+    pages = torch.randperm(num_slots * pages_each, generator=generator).view(num_slots, -1) + 1
+    rows = _span_rows(spans, pages.numpy(), page_size=spec.page_size, causal=causal)
+    cells = (pages[:, :, None] * spec.page_size + torch.arange(spec.page_size)).flatten(1)
+    packed = _pack(rows, cells.numpy(), token_budget)
 
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, spec.head_dim, generator=generator).to(spec.dtype)
@@ -151,18 +154,10 @@ def random_trial(
         return held
 
     q, k, v = (random(*cells.shape, heads) for heads in (spec.num_heads, *[spec.num_kv_heads] * 2))
-    device = spec.device
-    rows = PagedRows(
-        cells=cells[slots, positions].to(device),
-        slots=slots.to(device),
-        limits=limits.to(device),
-        positions=positions.to(device),
-        page_tables=tables.to(device),
-        plan=torch.empty(0, dtype=torch.int32, device=device),
-        causal=causal,
-    )
-    q_rows, k_rows, v_rows = (x[slots, positions].to(device) for x in (q, k, v))
-    return Trial(q_rows, k_rows, v_rows, cache(k).to(device), cache(v).to(device), rows, counts)
+    slots, positions = packed[2], packed[4]
+    q_rows, k_rows, v_rows = (x[slots, positions].to(spec.device) for x in (q, k, v))
+    keys, values = (cache(x).to(spec.device) for x in (k, v))
+    return Trial(q_rows, k_rows, v_rows, keys, values, packed.to(spec.device), pages.to(spec.device), rows)
 
 
 def trial_error(backend: Backend, spec: AttentionSpec) -> float:
@@ -177,18 +172,21 @@ def trial_error(backend: Backend, spec: AttentionSpec) -> float:
     return float(max(errors))
 
 
-def _rows(
-    spans: Sequence[TrialSpan], token_budget: int, *, scratch: int, causal: bool
-) -> tuple[np.ndarray, Tensor, Tensor, Tensor]:
-    """Return the spans' counts, and slots, positions and limits of T rows."""
-    counts = np.array([span.count for span in spans])
-    slots = torch.full((token_budget,), scratch)
-    positions, limits = torch.zeros(2, token_budget, dtype=torch.int64)
-    row = 0
-    for span in spans:
-        rows = slice(row, row + span.count)
-        slots[rows] = span.slot
-        positions[rows] = torch.arange(span.start, span.start + span.count)
-        limits[rows] = positions[rows] if causal else span.start + span.count - 1
-        row += span.count
-    return counts, slots, positions, limits
+def _span_rows(spans: Sequence[TrialSpan], pages: np.ndarray, *, page_size: int, causal: bool) -> SpanRows:
+    counts, starts, slots = (
+        np.array([getattr(span, name) for span in spans]) for name in ("count", "start", "slot")
+    )
+    positions = np.repeat(starts, counts) + count_up(counts)
+    limits = positions if causal else np.repeat(starts + counts - 1, counts)
+    return SpanRows(counts, slots, positions, limits, pages, page_size, causal)
+
+
+def _pack(rows: SpanRows, cells: np.ndarray, token_budget: int) -> Tensor:
+    """Return (5, T) int64; cells: (slots, positions)."""
+    packed = np.zeros((len(LINES), token_budget), dtype=np.int64)
+    used = len(rows.positions)
+    slots = np.repeat(rows.span_slots, rows.counts)
+    packed[1:, :used] = cells[slots, rows.positions], slots, rows.limits, rows.positions
+    packed[1, used:] = np.arange(token_budget - used) % rows.page_size
+    packed[3, used:] = SEES_NOTHING
+    return torch.from_numpy(packed)

@@ -141,7 +141,10 @@ def merge_splits(
     SPLIT: tl.constexpr,
     WINDOW: tl.constexpr,
 ):
-    """Program (t, h) joins the splits that row t sees, in order of position; out: (T, H, DIM)."""
+    """Program (t, h) joins the splits that row t sees, in order of position; out: (T, H, DIM).
+
+    A row left over, whose limit is below 0, gets zeros.
+    """
     row, head = tl.program_id(0), tl.program_id(1)
     heads = tl.num_programs(1)
     place = row.to(tl.int64) * heads + head
@@ -151,10 +154,12 @@ def merge_splits(
     if WINDOW > 0:
         first_cell = tl.load(positions + row).to(tl.int32) - WINDOW + 1
         first = tl.maximum(first_cell, 0) // SPLIT
-    last = tl.load(limits + row).to(tl.int32) // SPLIT
+    limit = tl.load(limits + row).to(tl.int32)
+    last = limit // SPLIT
     top = tl.load(lses + place * max_splits + first)
     total = 1.0
-    joined = tl.load(parts + (place * max_splits + first) * DIM + dim, mask=inside)
+    written = dim < tl.where(limit >= 0, DIM, 0)
+    joined = tl.load(parts + (place * max_splits + first) * DIM + dim, mask=written, other=0.0)
     for split in range(first + 1, last + 1):
         lse = tl.load(lses + place * max_splits + split)
         part = tl.load(parts + (place * max_splits + split) * DIM + dim, mask=inside)

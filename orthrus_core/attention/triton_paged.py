@@ -9,11 +9,12 @@ import importlib.util
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from orthrus_core.attention.paged_rows import AttentionSpec, PagedRows
+from orthrus_core.attention.plans import PlanBuffers
+from orthrus_core.attention.rows import SpanRows
+from orthrus_core.attention.spec import AttentionSpec
 from orthrus_core.attention.tiling import Tiling
 from orthrus_core.errors import ConfigError
 
@@ -77,15 +78,17 @@ def default_sizes(spec: AttentionSpec) -> KernelSizes:
 
 
 class TritonBackend:
-    """Attention of an engine's forwards. Holds no tensors; K/V pages are (pages, page_size, Hkv, Dh).
+    """Attention of an engine's forwards; K/V pages are (pages, page_size, Hkv, Dh).
 
     Attributes:
         name: for manifests.
+        has_static_shapes: see `AttentionBackend`.
         tiling: how forwards are cut into work.
         sizes: the kernel's compile-time sizes.
     """
 
     name = "triton"
+    has_static_shapes = True
 
     def __init__(self, spec: AttentionSpec, sizes: KernelSizes | None = None):
         """Choose sizes for a model, the default ones unless given.
@@ -100,14 +103,11 @@ class TritonBackend:
             split_length=self.sizes.split_length,
             max_context=spec.max_context,
         )
+        self._buffers = PlanBuffers(spec.device)
 
-    def plan_size(self, token_budget: int) -> int:
-        """Length of the array that `plan` returns for T rows."""
-        return self.tiling.plan_size(token_budget)
-
-    def plan(self, counts: np.ndarray, limits: np.ndarray, slots: np.ndarray) -> np.ndarray:
-        """Host side, once per forward; see `Tiling.plan`. `slots` is not needed here."""
-        return self.tiling.plan(counts, limits)
+    def arrange(self, spans: SpanRows, num_rows: int, device: torch.device) -> Tensor:
+        """Plan one forward of T rows; the tensor is the same one for every forward of T rows of a view."""
+        return self._buffers.put(self.tiling.plan(spans.counts, spans.limits, num_rows), spans, num_rows)
 
     def attend(
         self,
@@ -117,7 +117,9 @@ class TritonBackend:
         *,
         keys: Tensor,
         values: Tensor,
-        rows: PagedRows,
+        packed: Tensor,
+        page_tables: Tensor,
+        arrangement: Tensor,
         scaling: float,
         window: int | None,
     ) -> Tensor:
@@ -129,11 +131,13 @@ class TritonBackend:
             v: (T, Hkv, Dh), likewise.
             keys: (pages, page_size, Hkv, Dh), contiguous, one layer's.
             values: likewise.
-            rows: the forward's rows.
+            packed: (5, T) int64, see `TokenRows`.
+            page_tables: (slots, pages per sequence) int64.
+            arrangement: from `arrange`.
             scaling: factor on the scores.
             window: cells up to its own position that a row of a sliding-window layer sees, or None.
         Returns:
-            (T, H, Dh), contiguous.
+            (T, H, Dh), contiguous; zeros for rows left over.
         """
         sizes = self.sizes
         return write_then_attend(
@@ -142,12 +146,9 @@ class TritonBackend:
             v,
             keys,
             values,
-            rows.cells,
-            rows.slots,
-            rows.limits,
-            rows.positions,
-            rows.page_tables,
-            rows.plan,
+            packed,
+            page_tables,
+            arrangement,
             scaling,
             window or 0,
             self.tiling.max_splits,
@@ -163,10 +164,7 @@ def write_then_attend(
     v: Tensor,
     keys: Tensor,
     values: Tensor,
-    cells: Tensor,
-    slots: Tensor,
-    limits: Tensor,
-    positions: Tensor,
+    packed: Tensor,
     page_tables: Tensor,
     plan: Tensor,
     scaling: float,
@@ -179,6 +177,7 @@ def write_then_attend(
     from orthrus_core.attention import triton_kernels as kernels  # triton is optional
 
     T, H, Dh = q.shape
+    _, cells, slots, limits, positions = packed.unbind(0)
     page_size, Hkv = keys.shape[1:3]
     queries, tile_cells, split_length, programs = sizes
     num_warps, num_stages = launch

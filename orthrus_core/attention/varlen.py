@@ -9,12 +9,15 @@ can be used is found out by a trial call.
 import importlib
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from orthrus_core.attention.paged_rows import PagedRows
+from orthrus_core.attention.plans import PlanBuffers
+from orthrus_core.attention.rows import LINES, SpanRows
+from orthrus_core.attention.spec import AttentionSpec
 
 NEEDED_OPTIONS = frozenset({"seqused_k", "block_table", "num_splits", "enable_gqa", "scale", "window_size"})
 
@@ -28,49 +31,46 @@ def find_varlen_attn() -> Callable[..., Tensor] | None:
     return function if inspect.signature(function).parameters.keys() >= NEEDED_OPTIONS else None
 
 
+@dataclass(frozen=True)
+class VarlenPlan:
+    """One forward's spans, each a sequence of its own, padded to T sequences.
+
+    Attributes:
+        span_starts: (T + 1,) int32, row at which each sequence starts, and the end.
+        num_cells: (T,) int32, cells that the last row of each sequence sees.
+        slots: (T,) int32, each sequence's line in the page tables.
+        causal: whether a row sees only cells up to its own.
+    """
+
+    span_starts: Tensor
+    num_cells: Tensor
+    slots: Tensor
+    causal: bool
+
+
 class VarlenBackend:
-    """Attention of an engine's forwards. Holds no tensors; K/V pages are (pages, page_size, Hkv, Dh).
+    """Attention of an engine's forwards; K/V pages are (pages, page_size, Hkv, Dh).
 
     Attributes:
         name: for manifests.
+        has_static_shapes: see `AttentionBackend`.
     """
 
     name = "varlen"
+    has_static_shapes = True
 
-    def __init__(self, varlen_attn: Callable[..., Tensor], *, max_context: int):
+    def __init__(self, spec: AttentionSpec, varlen_attn: Callable[..., Tensor]):
         """Args: varlen_attn is what `find_varlen_attn` returned."""
         self._varlen_attn = varlen_attn
-        self._max_context = max_context
+        self._max_context = spec.max_context
+        self._buffers = PlanBuffers(spec.device)
 
-    def plan_size(self, token_budget: int) -> int:
-        """Length of the array that `plan` returns for T rows."""
-        return 3 * token_budget + 1
-
-    def plan(self, counts: np.ndarray, limits: np.ndarray, slots: np.ndarray) -> np.ndarray:
-        """List the spans of one forward, host side.
-
-        Every row left over is a span of its own, so that its output is finite; unused spans are empty.
-
-        Args:
-            counts: (spans,) int64, rows of each span; spans are consecutive rows of one sequence.
-            limits: (T,) int64, last cell that each row sees; 0 for rows left over.
-            slots: (T,) int64, each row's line of the page tables.
-        Returns:
-            (3 T + 1,) int32: row at which each span starts and the end (T + 1,); cells that the last row of
-            each span sees (T,); slot of each span (T,).
-        """
-        T = len(limits)
-        left_over = T - int(counts.sum())
-        if left_over < 0:
-            raise ValueError(f"spans hold {T - left_over} token rows, the token budget is {T}")
-        counts = np.concatenate([counts, np.ones(left_over, dtype=np.int64)])
-        ends = np.cumsum(counts)
-        plan = np.zeros(3 * T + 1, dtype=np.int32)
-        plan[1 : T + 1] = T
-        plan[1 : len(ends) + 1] = ends
-        plan[T + 1 : T + 1 + len(ends)] = limits[ends - 1] + 1
-        plan[2 * T + 1 : 2 * T + 1 + len(ends)] = slots[ends - 1]
-        return plan
+    def arrange(self, spans: SpanRows, num_rows: int, device: torch.device) -> VarlenPlan:
+        """Plan one forward of T rows; its tensors are the same ones for every forward of T rows of a view."""
+        T = num_rows
+        plan = self._buffers.put(plan_spans(spans, T), spans, T)
+        span_starts, num_cells, slots = plan.split([T + 1, T, T])
+        return VarlenPlan(span_starts, num_cells, slots, spans.causal)
 
     def attend(
         self,
@@ -80,32 +80,51 @@ class VarlenBackend:
         *,
         keys: Tensor,
         values: Tensor,
-        rows: PagedRows,
+        packed: Tensor,
+        page_tables: Tensor,
+        arrangement: VarlenPlan,
         scaling: float,
         window: int | None,
     ) -> Tensor:
-        """Same contract as `TritonBackend.attend`."""
-        T = len(q)
-        keys.flatten(0, 1).index_copy_(0, rows.cells, k)
-        values.flatten(0, 1).index_copy_(0, rows.cells, v)
-        span_starts, num_cells, slots = rows.plan.split([T + 1, T, T])
+        """Same contract as `TritonBackend.attend`, but for rows left over, which get anything finite."""
+        cells = packed[LINES.index("cells")]
+        keys.flatten(0, 1).index_copy_(0, cells, k)
+        values.flatten(0, 1).index_copy_(0, cells, v)
         # the same in every layer: torch.compile computes it once
-        block_table = rows.page_tables.to(torch.int32).index_select(0, slots)
+        block_table = page_tables.to(torch.int32).index_select(0, arrangement.slots)
         return self._varlen_attn(
             q.contiguous(),
             keys,
             values,
-            span_starts,
+            arrangement.span_starts,
             None,
-            T,
+            len(q),
             self._max_context,
             scale=scaling,
-            window_size=window_size(window, causal=rows.causal),
+            window_size=window_size(window, causal=arrangement.causal),
             enable_gqa=q.shape[1] != k.shape[1],
-            seqused_k=num_cells,
+            seqused_k=arrangement.num_cells,
             block_table=block_table,
             num_splits=1,
         )
+
+
+def plan_spans(spans: SpanRows, num_rows: int) -> np.ndarray:
+    """Return (3 T + 1,) int32: the lists of a `VarlenPlan`, one after the other.
+
+    Every row left over is a sequence that sees one cell, so that its output is finite.
+    """
+    T = num_rows
+    left_over = T - len(spans.limits)
+    ends = np.cumsum(np.concatenate([spans.counts, np.ones(left_over, dtype=np.int64)]))
+    plan = np.zeros(3 * T + 1, dtype=np.int32)
+    starts, num_cells, slots = np.split(plan, [T + 1, 2 * T + 1])
+    starts[1:] = T
+    starts[1 : len(ends) + 1] = ends
+    num_cells[: len(ends)] = 1
+    num_cells[: len(spans.counts)] = spans.limits[ends[: len(spans.counts)] - 1] + 1
+    slots[: len(spans.counts)] = spans.span_slots
+    return plan
 
 
 def window_size(window: int | None, *, causal: bool) -> tuple[int, int]:

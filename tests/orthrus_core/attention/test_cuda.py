@@ -5,7 +5,7 @@ import torch
 
 from orthrus_core.attention import cuda
 from orthrus_core.attention.cuda import cuda_backend
-from orthrus_core.attention.paged_rows import AttentionSpec
+from orthrus_core.attention.spec import AttentionSpec
 from orthrus_core.attention.trial import trial_error
 from orthrus_core.attention.triton_paged import TritonBackend
 from orthrus_core.errors import ConfigError

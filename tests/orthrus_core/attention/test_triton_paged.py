@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from orthrus_core.attention.paged_rows import AttentionSpec
+from orthrus_core.attention.spec import AttentionSpec
 from orthrus_core.attention.trial import TrialSpan, random_trial
 from orthrus_core.attention.triton_paged import KernelSizes, TritonBackend, default_sizes
 from orthrus_core.errors import ConfigError
@@ -73,7 +73,7 @@ def test_a_row_has_the_same_bits_in_every_span_and_beside_any_neighbour(kernel_d
 
     def bits(position: int, spans: list[TrialSpan], token_budget: int) -> torch.Tensor:
         trial = random_trial(spec, spans, token_budget=token_budget, num_slots=3)
-        (row,) = ((trial.rows.slots == 0) & (trial.rows.positions == position)).nonzero().flatten().tolist()
+        (row,) = ((trial.packed[2] == 0) & (trial.packed[4] == position)).nonzero().flatten().tolist()
         return trial.run(backend, scaling=SCALING, window=window)[row]
 
     for position in (63, 64, 130):
@@ -102,10 +102,10 @@ def test_the_number_of_programs_changes_no_bits(kernel_device):
     assert torch.equal(trial.run(one, scaling=SCALING), trial.run(many, scaling=SCALING))
 
 
-def test_rows_left_over_get_finite_output(kernel_device):
+def test_rows_left_over_get_zeros(kernel_device):
     spec = replace(SPEC, device=kernel_device)
     trial = random_trial(spec, [TrialSpan(0, 90, 2)], token_budget=20)
-    assert trial.run(backend_for(spec), scaling=SCALING).isfinite().all()
+    assert not trial.run(backend_for(spec), scaling=SCALING)[2:].any()
 
 
 def test_a_cell_nobody_sees_may_hold_anything(kernel_device):
@@ -113,8 +113,8 @@ def test_a_cell_nobody_sees_may_hold_anything(kernel_device):
     trial = random_trial(spec, [TrialSpan(0, 90, 2)], token_budget=2)
     clean = trial.run(backend_for(spec), scaling=SCALING)
     for cache in (trial.keys, trial.values):
-        cache[trial.rows.page_tables[0, 6:]] = float("nan")  # cells from 96 on; the rows see 0 to 91
-        cache[trial.rows.page_tables[0, 5], 12:] = float("nan")
+        cache[trial.page_tables[0, 6:]] = float("nan")  # cells from 96 on; the rows see 0 to 91
+        cache[trial.page_tables[0, 5], 12:] = float("nan")
     assert torch.equal(trial.run(backend_for(spec), scaling=SCALING), clean)
 
 
@@ -130,18 +130,29 @@ def test_queries_need_not_be_contiguous(kernel_device):
 
 def test_its_output_has_a_shape_without_running():
     spec = replace(SPEC, device=torch.device("meta"))
-    trial = random_trial(SPEC, [TrialSpan(0, 90, 2)], token_budget=3)
-    rows = replace(trial.rows, plan=torch.empty(TritonBackend(spec, SIZES).plan_size(3), dtype=torch.int32))
-    out = TritonBackend(spec, SIZES).attend(
-        *(x.to("meta") for x in (trial.q, trial.k, trial.v)),
-        keys=trial.keys.to("meta"),
-        values=trial.values.to("meta"),
-        rows=replace(rows, **{name: getattr(rows, name).to("meta")
-                              for name in ("cells", "slots", "limits", "positions", "page_tables", "plan")}),
-        scaling=SCALING,
-        window=None,
-    )  # fmt: skip
-    assert out.shape == (3, 6, 32)
+    trial = random_trial(spec, [TrialSpan(0, 90, 2)], token_budget=3)
+    assert trial.run(backend_for(spec), scaling=SCALING).shape == (3, 6, 32)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_view_s_plans_of_as_many_rows_share_an_address(causal):
+    backend = backend_for(SPEC)
+    first, second = (
+        random_trial(SPEC, [TrialSpan(0, start, 3)], token_budget=8, causal=causal) for start in (5, 150)
+    )
+    plan = backend.arrange(first.spans, 8, SPEC.device)
+    items_before = int(plan[0])
+    assert backend.arrange(second.spans, 8, SPEC.device).data_ptr() == plan.data_ptr()
+    assert (items_before, int(plan[0])) == (1, 3)
+
+
+def test_the_views_do_not_overwrite_each_other_s_plans():
+    backend = backend_for(SPEC)
+    trials = [
+        random_trial(SPEC, [TrialSpan(0, 5, 3)], token_budget=8, causal=causal) for causal in (True, False)
+    ]
+    plans = [backend.arrange(trial.spans, 8, SPEC.device) for trial in trials]
+    assert plans[0].data_ptr() != plans[1].data_ptr()
 
 
 def test_default_tiles_hold_16_kib_of_keys():

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from orthrus_core.attention.paged_rows import AttentionSpec
+from orthrus_core.attention.rows import SpanRows
+from orthrus_core.attention.spec import AttentionSpec
 from orthrus_core.attention.trial import TrialSpan, random_trial
 from orthrus_core.attention.varlen import NEEDED_OPTIONS, VarlenBackend, find_varlen_attn, window_size
 
@@ -43,17 +44,15 @@ def slow_varlen_attn(
 
 
 def test_spans_and_rows_left_over_become_sequences():
-    backend = VarlenBackend(slow_varlen_attn, max_context=40)
-    limits, slots = np.array([7, 8, 9, 30, 0, 0]), np.array([2, 2, 2, 0, 3, 3])
-    plan = backend.plan(np.array([3, 1]), limits, slots)
-    assert plan[:7].tolist() == [0, 3, 4, 5, 6, 6, 6]  # where spans start; the last two are empty
-    assert plan[7:13].tolist() == [10, 31, 1, 1, 0, 0]  # cells that they see
-    assert plan[13:].tolist() == [2, 0, 3, 3, 0, 0]  # slots
-
-
-def test_the_plan_has_the_announced_length():
-    backend = VarlenBackend(slow_varlen_attn, max_context=40)
-    assert len(backend.plan(np.array([2]), np.zeros(5, int), np.zeros(5, int))) == backend.plan_size(5)
+    spans = SpanRows(
+        counts=np.array([3, 1]), span_slots=np.array([2, 0]), positions=np.array([7, 8, 9, 30]),
+        limits=np.array([7, 8, 9, 30]), page_tables=np.zeros((3, 10), int), page_size=4, causal=True,
+    )  # fmt: skip
+    plan = VarlenBackend(SPEC, slow_varlen_attn).arrange(spans, 6, torch.device("cpu"))
+    assert plan.span_starts.tolist() == [0, 3, 4, 5, 6, 6, 6]  # the last two are empty
+    assert plan.num_cells.tolist() == [10, 31, 1, 1, 0, 0]
+    assert plan.slots.tolist() == [2, 0, 0, 0, 0, 0]
+    assert plan.causal
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -61,13 +60,13 @@ def test_the_plan_has_the_announced_length():
 def test_the_documented_call_gives_plain_attention_in_both_views(causal, window):
     spans = [TrialSpan(0, 21, 5), TrialSpan(1, 0, 3), TrialSpan(2, 35, 1)]
     trial = random_trial(SPEC, spans, token_budget=12, causal=causal)
-    out = trial.run(VarlenBackend(slow_varlen_attn, max_context=40), scaling=0.3, window=window)
+    out = trial.run(VarlenBackend(SPEC, slow_varlen_attn), scaling=0.3, window=window)
     torch.testing.assert_close(out[:9], trial.answer(scaling=0.3, window=window), atol=1e-6, rtol=1e-5)
 
 
 def test_rows_left_over_get_finite_output():
     trial = random_trial(SPEC, [TrialSpan(0, 21, 5)], token_budget=12)
-    out = trial.run(VarlenBackend(slow_varlen_attn, max_context=40), scaling=0.3)
+    out = trial.run(VarlenBackend(SPEC, slow_varlen_attn), scaling=0.3)
     assert out.isfinite().all()
 
 
@@ -91,20 +90,6 @@ def test_a_found_varlen_attn_knows_every_option_that_is_used():
     assert {
         "seqused_k", "block_table", "num_splits", "enable_gqa", "scale", "window_size"
     } == NEEDED_OPTIONS  # fmt: skip
-    half = replace(SPEC, dtype=torch.bfloat16)
-    trial = random_trial(half, [TrialSpan(0, 21, 5)], token_budget=8)
-    meta = replace(
-        trial,
-        **{name: getattr(trial, name).to("meta") for name in ("q", "k", "v", "keys", "values")},
-    )
-    rows = trial.rows
-    plan = torch.from_numpy(
-        VarlenBackend(found, max_context=40).plan(trial.counts, rows.limits.numpy(), rows.slots.numpy())
-    )
-    on_meta = replace(
-        rows, plan=plan.to("meta"), cells=rows.cells.to("meta"), page_tables=rows.page_tables.to("meta")
-    )
-    out = VarlenBackend(found, max_context=40).attend(
-        meta.q, meta.k, meta.v, keys=meta.keys, values=meta.values, rows=on_meta, scaling=0.3, window=None
-    )
-    assert out.shape == (8, 6, 8)
+    meta = replace(SPEC, dtype=torch.bfloat16, device=torch.device("meta"))
+    trial = random_trial(meta, [TrialSpan(0, 21, 5)], token_budget=8)
+    assert trial.run(VarlenBackend(meta, found), scaling=0.3).shape == (8, 6, 8)

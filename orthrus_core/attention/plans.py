@@ -1,0 +1,22 @@
+"""Device copies of per-forward plans, at addresses that CUDA graphs can rely on."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from orthrus_core.attention.rows import SpanRows
+
+
+class PlanBuffers:
+    """One buffer per view and number of rows; it lasts until the same view's rows are arranged again."""
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._buffers: dict[tuple[bool, int], Tensor] = {}
+
+    def put(self, plan: np.ndarray, spans: SpanRows, num_rows: int) -> Tensor:
+        """Copy a plan to its buffer; the host array may be changed at once, since it is not pinned."""
+        key = (spans.causal, num_rows)
+        if key not in self._buffers:
+            self._buffers[key] = torch.empty(len(plan), dtype=torch.int32, device=self._device)
+        return self._buffers[key].copy_(torch.from_numpy(plan))
