@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 SCRATCH_PAGE = 0
 PrefixKey = tuple[int, tuple[int, ...]]
@@ -119,7 +118,7 @@ class PagePool:
 
 
 class KVCache:
-    """Keys and values of every layer, (num_pages, page_size, Hkv, Dh) each.
+    """Keys and values of every layer; the attention backend says how a page is laid out.
 
     Consensus and AR decoding use the same cells: the draft pass writes where the verify pass will overwrite.
     """
@@ -128,48 +127,22 @@ class KVCache:
         self,
         *,
         num_layers: int,
-        num_pages: int,
+        key_shape: tuple[int, ...],
+        value_shape: tuple[int, ...],
         page_size: int,
-        num_kv_heads: int,
-        head_dim: int,
         dtype: torch.dtype,
         device: torch.device,
     ):
-        shape = (num_pages, page_size, num_kv_heads, head_dim)
+        """Args: both shapes are a layer's and begin with the number of pages."""
         self.page_size = page_size
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers)]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(num_layers)]
+        self.keys = [torch.zeros(key_shape, dtype=dtype, device=device) for _ in range(num_layers)]
+        self.values = [torch.zeros(value_shape, dtype=dtype, device=device) for _ in range(num_layers)]
 
     @property
     def bytes_per_token(self) -> int:
         """Cache bytes of one position over all layers, the same for both views."""
-        per_layer = self.keys[0][0, 0].numel() * self.keys[0].element_size()
-        return 2 * per_layer * len(self.keys)
-
-    def write(self, layer_idx: int, cells: Tensor, k: Tensor, v: Tensor) -> None:
-        """Put the keys and values of T token rows into their cells.
-
-        Args:
-            cells: (T,) int64, page * page_size + offset.
-            k: (T, Hkv, Dh).
-            v: (T, Hkv, Dh).
-        """
-        self.keys[layer_idx].flatten(0, 1).index_copy_(0, cells, k)
-        self.values[layer_idx].flatten(0, 1).index_copy_(0, cells, v)
-
-    def gather(self, layer_idx: int, tables: Tensor) -> tuple[Tensor, Tensor]:
-        """Read whole pages in table order.
-
-        Args:
-            tables: (G, P) int64 page ids.
-        Returns:
-            keys and values, (G, P * page_size, Hkv, Dh) each.
-        """
-        shape = (tables.shape[0], -1, *self.keys[0].shape[2:])
-        pages = tables.flatten()
-        k = self.keys[layer_idx].index_select(0, pages).view(shape)
-        v = self.values[layer_idx].index_select(0, pages).view(shape)
-        return k, v
+        pages = (tensor[0] for tensor in (*self.keys, *self.values))
+        return sum(page.numel() * page.element_size() for page in pages) // self.page_size
 
 
 class PageTables:

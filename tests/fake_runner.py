@@ -6,9 +6,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from orthrus_core.attention.rows import TokenRows
 from orthrus_core.cache import PageTables
 from orthrus_core.decoding.engine import Engine
-from orthrus_core.decoding.rows import AttentionShapes, Span, TokenRows, lay_out
+from orthrus_core.decoding.rows import RowBuffer, Span, fill, span_rows
 
 
 def next_token(prefix: tuple[int, ...], vocab_size: int) -> int:
@@ -35,8 +36,8 @@ class FakeRunner:
 
     def __init__(self, engine: Engine, tables: PageTables, is_wrong: Callable[[], bool]):
         self.device = torch.device("cpu")
+        self.backend = engine._runner.backend
         self.token_budget = engine.config.token_budget
-        self.shapes = AttentionShapes()
         self.rows_seen: list[int] = []
         self._tables = tables
         self._page_size = engine.config.page_size
@@ -44,26 +45,20 @@ class FakeRunner:
         self._is_wrong = is_wrong
         self._cells: dict[int, tuple[int, int, str]] = {}
 
-    def lay_out(self, spans: list[Span], view: str) -> TokenRows:
-        return lay_out(
-            spans,
-            view=view,
-            token_budget=self.token_budget,
-            page_tables=self._tables.pages,
-            page_size=self._page_size,
-            shapes=self.shapes,
-            device=self.device,
-        )
+    def lay_out(self, spans: list[Span], view: str, *, token_budget: int | None = None) -> TokenRows:
+        buffer = RowBuffer(token_budget or self.token_budget, self.device)
+        rows = span_rows(spans, view=view, page_tables=self._tables.pages, page_size=self._page_size)
+        num_used = fill(buffer, spans, rows)
+        return TokenRows(buffer.to_device(), num_used)
 
     def run(self, rows: TokenRows, view: str) -> Tensor:
-        assert len(rows.token_ids) == self.token_budget
         self.rows_seen.append(rows.num_used)
         used = range(rows.num_used)
         for row in used:
             cell = int(rows.cells[row])
             assert cell >= self._page_size, "a used row writes to the scratch page"
             self._cells[cell] = (int(rows.positions[row]), int(rows.token_ids[row]), view)
-        logits = torch.zeros(self.token_budget, self._vocab_size)
+        logits = torch.zeros(len(rows.token_ids), self._vocab_size)
         for row in used:
             logits[row, self._answer(rows, row, view)] = 1.0
         return logits
@@ -82,11 +77,8 @@ class FakeRunner:
         return (truth + 1) % self._vocab_size if self._is_wrong() else truth
 
     def _visible(self, rows: TokenRows, row: int) -> list[tuple[int, int, str]]:
-        groups = rows.groups
-        group, place = divmod(int(groups.places[row]), groups.rows.shape[1])
-        assert int(groups.rows[group, place]) == row
-        pages = groups.tables[groups.tile_groups == group].flatten().tolist()
-        limit = int(groups.limits[group, place])
+        pages = self._tables.pages[int(rows.slots[row])].tolist()
+        limit = int(rows.limits[row])
         return [
             self._cells[pages[cell // self._page_size] * self._page_size + cell % self._page_size]
             for cell in range(limit + 1)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from orthrus_core.cache import KVCache
+
 
 @dataclass(frozen=True)
 class AttentionSpec:
@@ -31,3 +33,15 @@ class AttentionSpec:
     def repeats(self) -> int:
         """Query heads per K/V head."""
         return self.num_heads // self.num_kv_heads
+
+    def new_cache(self, *, num_layers: int, num_pages: int, page_size: int, device: torch.device) -> KVCache:
+        """Allocate (num_pages, page_size, Hkv, Dh) for keys and for values."""
+        shape = (num_pages, page_size, self.num_kv_heads, self.head_dim)
+        return KVCache(
+            num_layers=num_layers,
+            key_shape=shape,
+            value_shape=shape,
+            page_size=page_size,
+            dtype=self.dtype,
+            device=device,
+        )

@@ -2,48 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from orthrus_core.attention.rows import LINES, SEES_NOTHING, SpanRows, count_up
+from orthrus_core.attention.rows import SpanRows
 from orthrus_core.attention.spec import AttentionSpec
+from orthrus_core.decoding.rows import RowBuffer, Span, fill, span_rows
+from orthrus_core.models.attention import View
 
-
-class Backend(Protocol):
-    """What a trial needs of an attention backend; see `AttentionBackend`."""
-
-    def arrange(self, spans: SpanRows, num_rows: int, device: torch.device) -> Any:
-        """Derive what `attend` needs beside the rows."""
-        ...
-
-    def attend(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        *,
-        keys: Tensor,
-        values: Tensor,
-        packed: Tensor,
-        page_tables: Tensor,
-        arrangement: Any,
-        scaling: float,
-        window: int | None,
-    ) -> Tensor:
-        """Write T rows' K/V to their cells, then let every row attend up to its limit."""
-        ...
-
-
-@dataclass(frozen=True)
-class TrialSpan:
-    """Rows of one sequence: slot, first position and count."""
-
-    slot: int
-    start: int
-    count: int
+if TYPE_CHECKING:  # it imports this module, by way of `cuda`
+    from orthrus_core.attention.backend import AttentionBackend
 
 
 @dataclass(frozen=True)
@@ -75,7 +45,7 @@ class Trial:
         """Rows that are not left over."""
         return len(self.spans.positions)
 
-    def run(self, backend: Backend, *, scaling: float, window: int | None = None) -> Tensor:
+    def run(self, backend: "AttentionBackend", *, scaling: float, window: int | None = None) -> Tensor:
         """Return a backend's answer (T, H, Dh); the trial's own cache stays as it is."""
         return backend.attend(
             self.q,
@@ -115,7 +85,7 @@ class Trial:
 
 def random_trial(
     spec: AttentionSpec,
-    spans: Sequence[TrialSpan],
+    spans: Sequence[Span],
     *,
     token_budget: int,
     causal: bool = True,
@@ -140,9 +110,11 @@ def random_trial(
     generator = torch.Generator().manual_seed(seed)
     pages_each = -(-spec.max_context // spec.page_size)
     pages = torch.randperm(num_slots * pages_each, generator=generator).view(num_slots, -1) + 1
-    rows = _span_rows(spans, pages.numpy(), page_size=spec.page_size, causal=causal)
+    view: View = "ar" if causal else "diffusion"
+    rows = span_rows(spans, view=view, page_tables=pages.numpy(), page_size=spec.page_size)
+    buffer = RowBuffer(token_budget, spec.device)
+    fill(buffer, spans, rows)
     cells = (pages[:, :, None] * spec.page_size + torch.arange(spec.page_size)).flatten(1)
-    packed = _pack(rows, cells.numpy(), token_budget)
 
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, spec.head_dim, generator=generator).to(spec.dtype)
@@ -154,15 +126,15 @@ def random_trial(
         return held
 
     q, k, v = (random(*cells.shape, heads) for heads in (spec.num_heads, *[spec.num_kv_heads] * 2))
-    slots, positions = packed[2], packed[4]
+    slots, positions = torch.from_numpy(buffer.array[2]), torch.from_numpy(buffer.array[4])
     q_rows, k_rows, v_rows = (x[slots, positions].to(spec.device) for x in (q, k, v))
     keys, values = (cache(x).to(spec.device) for x in (k, v))
-    return Trial(q_rows, k_rows, v_rows, keys, values, packed.to(spec.device), pages.to(spec.device), rows)
+    return Trial(q_rows, k_rows, v_rows, keys, values, buffer.to_device(), pages.to(spec.device), rows)
 
 
-def trial_error(backend: Backend, spec: AttentionSpec) -> float:
+def trial_error(backend: "AttentionBackend", spec: AttentionSpec) -> float:
     """Return a backend's largest error on two short spans and rows left over, in both views."""
-    spans = [TrialSpan(0, max(0, min(spec.max_context, 40) - 3), 3), TrialSpan(1, 0, 1)]
+    spans = [Span(0, max(0, min(spec.max_context, 40) - 3), [0] * 3), Span(1, 0, [0])]
     scaling = spec.head_dim**-0.5
     errors = []
     for causal in (True, False):
@@ -170,23 +142,3 @@ def trial_error(backend: Backend, spec: AttentionSpec) -> float:
         difference = trial.run(backend, scaling=scaling)[:4].float() - trial.answer(scaling=scaling)
         errors.append(difference.abs().nan_to_num(float("inf")).max())
     return float(max(errors))
-
-
-def _span_rows(spans: Sequence[TrialSpan], pages: np.ndarray, *, page_size: int, causal: bool) -> SpanRows:
-    counts, starts, slots = (
-        np.array([getattr(span, name) for span in spans]) for name in ("count", "start", "slot")
-    )
-    positions = np.repeat(starts, counts) + count_up(counts)
-    limits = positions if causal else np.repeat(starts + counts - 1, counts)
-    return SpanRows(counts, slots, positions, limits, pages, page_size, causal)
-
-
-def _pack(rows: SpanRows, cells: np.ndarray, token_budget: int) -> Tensor:
-    """Return (5, T) int64; cells: (slots, positions)."""
-    packed = np.zeros((len(LINES), token_budget), dtype=np.int64)
-    used = len(rows.positions)
-    slots = np.repeat(rows.span_slots, rows.counts)
-    packed[1:, :used] = cells[slots, rows.positions], slots, rows.limits, rows.positions
-    packed[1, used:] = np.arange(token_budget - used) % rows.page_size
-    packed[3, used:] = SEES_NOTHING
-    return torch.from_numpy(packed)

@@ -16,6 +16,7 @@ from orthrus_core.attention.plans import PlanBuffers
 from orthrus_core.attention.rows import SpanRows
 from orthrus_core.attention.spec import AttentionSpec
 from orthrus_core.attention.tiling import Tiling
+from orthrus_core.cache import KVCache
 from orthrus_core.errors import ConfigError
 
 MIN_QUERIES = 32  # queries of a tile: 8 rows of a model with 4 query heads per K/V head
@@ -103,7 +104,14 @@ class TritonBackend:
             split_length=self.sizes.split_length,
             max_context=spec.max_context,
         )
+        self._spec = spec
         self._buffers = PlanBuffers(spec.device)
+
+    def new_cache(self, *, num_layers: int, num_pages: int, page_size: int, device: torch.device) -> KVCache:
+        """Allocate (num_pages, page_size, Hkv, Dh) for keys and for values."""
+        return self._spec.new_cache(
+            num_layers=num_layers, num_pages=num_pages, page_size=page_size, device=device
+        )
 
     def arrange(self, spans: SpanRows, num_rows: int, device: torch.device) -> Tensor:
         """Plan one forward of T rows; the tensor is the same one for every forward of T rows of a view."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from orthrus_core.attention.plans import PlanBuffers
 from orthrus_core.attention.rows import LINES, SpanRows
 from orthrus_core.attention.spec import AttentionSpec
+from orthrus_core.cache import KVCache
 
 NEEDED_OPTIONS = frozenset({"seqused_k", "block_table", "num_splits", "enable_gqa", "scale", "window_size"})
 
@@ -62,8 +63,14 @@ class VarlenBackend:
     def __init__(self, spec: AttentionSpec, varlen_attn: Callable[..., Tensor]):
         """Args: varlen_attn is what `find_varlen_attn` returned."""
         self._varlen_attn = varlen_attn
-        self._max_context = spec.max_context
+        self._spec = spec
         self._buffers = PlanBuffers(spec.device)
+
+    def new_cache(self, *, num_layers: int, num_pages: int, page_size: int, device: torch.device) -> KVCache:
+        """Allocate (num_pages, page_size, Hkv, Dh) for keys and for values."""
+        return self._spec.new_cache(
+            num_layers=num_layers, num_pages=num_pages, page_size=page_size, device=device
+        )
 
     def arrange(self, spans: SpanRows, num_rows: int, device: torch.device) -> VarlenPlan:
         """Plan one forward of T rows; its tensors are the same ones for every forward of T rows of a view."""
@@ -99,7 +106,7 @@ class VarlenBackend:
             arrangement.span_starts,
             None,
             len(q),
-            self._max_context,
+            self._spec.max_context,
             scale=scaling,
             window_size=window_size(window, causal=arrangement.causal),
             enable_gqa=q.shape[1] != k.shape[1],

@@ -4,7 +4,7 @@ import itertools
 import time
 from collections.abc import Sequence as SequenceOf
 
-from orthrus_core.cache import KVCache, PagePool, PageTables
+from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.decoding.config import EngineConfig
 from orthrus_core.decoding.draft import draft
 from orthrus_core.decoding.runner import ModelRunner
@@ -54,8 +54,8 @@ class Engine:
         tables = PageTables(
             pool, num_slots=self.config.max_sequences, pages_per_sequence=self.config.pages_per_sequence
         )
-        self.cache = self._new_cache()
-        self._runner = ModelRunner(model, self.cache, tables, token_budget=self.config.token_budget)
+        self._runner = ModelRunner(model, tables, token_budget=self.config.token_budget)
+        self.cache = self._runner.cache
         self._scheduler = Scheduler(self.config, tables, block_size=self.block_size)
         self._default_stop_ids = _stop_ids_of(model)
         self._ids = itertools.count()
@@ -149,8 +149,7 @@ class Engine:
             "exactness": self.exactness,
             "token_budget": self.config.token_budget,
             "block_size": self.block_size,
-            "query_widths": list(self._runner.shapes.query_widths),
-            "tile_lengths": list(self._runner.shapes.tile_lengths),
+            "attention": self._runner.backend.name,
             "page_size": self.config.page_size,
             "num_pages": self.config.total_pages,
             "cache_bytes_per_token": self.cache.bytes_per_token,
@@ -248,18 +247,6 @@ class Engine:
             raise ConfigError(
                 f"max_context must be <= {limit}, the positions of the model, got {self.config.max_context}"
             )
-
-    def _new_cache(self) -> KVCache:
-        config = self._model.config
-        return KVCache(
-            num_layers=config.num_hidden_layers,
-            num_pages=self.config.total_pages,
-            page_size=self.config.page_size,
-            num_kv_heads=config.num_key_value_heads,
-            head_dim=config.head_dim,
-            dtype=self._model.dtype,
-            device=self._model.device,
-        )
 
 
 def _stop_ids_of(model: OrthrusLM) -> frozenset[int]:

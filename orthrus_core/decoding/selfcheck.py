@@ -8,8 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from orthrus_core.attention.tiled import TiledAttention
+from orthrus_core.attention.tiles import AttentionShapes
 from orthrus_core.cache import PageTables
-from orthrus_core.decoding.rows import AttentionShapes, Span, first_rows
+from orthrus_core.decoding.rows import Span, first_rows
 from orthrus_core.decoding.runner import ModelRunner
 
 logger = logging.getLogger(__name__)
@@ -33,7 +35,7 @@ def check_exactness(runner: ModelRunner, tables: PageTables) -> Exactness:
     """
     checker = _Checker(runner, tables)
     try:
-        checker.keep_agreeing_shapes()
+        checker.settle_shapes()
         disagreeing = checker.disagreeing_arrangements()
     finally:
         checker.close()
@@ -72,19 +74,25 @@ class _Checker:
         if self._other:
             self._tables.clear(1)
 
-    def keep_agreeing_shapes(self) -> None:
-        """Leave the runner the query widths that agree with the widest and the tiles with the longest."""
-        every = self._runner.shapes
+    def settle_shapes(self) -> None:
+        """Leave tiled attention the query widths that agree with the widest, the tiles with the longest."""
+        backend = self._runner.backend
+        if not isinstance(backend, TiledAttention):
+            self._reference = self._logits(self._even_chunks(self._runner.token_budget))
+            return
+        every = backend.shapes
         widest, longest = every.query_widths[-1], every.tile_lengths[-1]
-        self._runner.shapes = AttentionShapes((widest,), (longest,))
+        backend.shapes = AttentionShapes((widest,), (longest,))
         self._reference = self._logits(self._even_chunks(self._runner.token_budget))
-        widths = [W for W in every.query_widths[:-1] if self._agrees_in(AttentionShapes((W,), (longest,)))]
+        widths = [
+            W for W in every.query_widths[:-1] if self._agrees_in(backend, AttentionShapes((W,), (longest,)))
+        ]
         tiles = [
             tile
             for tile in every.tile_lengths[:-1]
-            if self._agrees_in(AttentionShapes((widest,), (tile, longest)))
+            if self._agrees_in(backend, AttentionShapes((widest,), (tile, longest)))
         ]
-        self._runner.shapes = AttentionShapes((*widths, widest), (*tiles, longest))
+        backend.shapes = AttentionShapes((*widths, widest), (*tiles, longest))
 
     def disagreeing_arrangements(self) -> list[str]:
         """Return the names of the arrangements whose bits differ."""
@@ -95,9 +103,9 @@ class _Checker:
         }
         return [name for name, forwards in arrangements.items() if not self._agrees(forwards)]
 
-    def _agrees_in(self, shapes: AttentionShapes) -> bool:
+    def _agrees_in(self, backend: TiledAttention, shapes: AttentionShapes) -> bool:
         """Whether chunks that fill these shapes unevenly give the reference's bits."""
-        self._runner.shapes = shapes
+        backend.shapes = shapes
         size = min(max(1, shapes.query_widths[0] * 2 - 1), self._runner.token_budget)
         return self._agrees(self._windows_in_chunks(size))
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from orthrus_core.attention.rows import TokenRows
 from orthrus_core.decoding.accept import longest_agreeing_prefix
 from orthrus_core.decoding.choice import RowSampling, choose, sampling_of
-from orthrus_core.decoding.rows import Span, TokenRows, first_rows
+from orthrus_core.decoding.rows import Span, first_rows
 from orthrus_core.decoding.runner import ModelRunner
 from orthrus_core.decoding.scheduler import Work
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from orthrus_core.cache import KVCache, PagePool, PageTables
+from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.decoding.rows import Span
 from orthrus_core.decoding.runner import ModelRunner
 from orthrus_core.evaluation.cost import Hardware, ModelShape, forward_s
@@ -127,17 +127,7 @@ def _runner(model: OrthrusLM, *, rows: int, sequences: int, length: int) -> Mode
     )
     for slot in range(sequences):
         tables.grow(slot, length)
-    shape = shape_of(model)
-    cache = KVCache(
-        num_layers=shape.num_layers,
-        num_pages=sequences * pages + 1,
-        page_size=PAGE_SIZE,
-        num_kv_heads=shape.num_kv_heads,
-        head_dim=shape.head_dim,
-        dtype=model.dtype,
-        device=model.device,
-    )
-    return ModelRunner(model.eval(), cache, tables, token_budget=rows)
+    return ModelRunner(model.eval(), tables, token_budget=rows)
 
 
 def _copy_rate(model: OrthrusLM, seconds: float) -> float:

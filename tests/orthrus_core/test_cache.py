@@ -85,22 +85,9 @@ def test_tables_grow_by_whole_pages_and_stop_when_the_pool_is_empty():
     assert tables.held(0) == []
 
 
-def test_written_rows_are_read_back_in_table_order():
-    cache = KVCache(
-        num_layers=1, num_pages=4, page_size=2, num_kv_heads=1, head_dim=1, dtype=torch.float32,
-        device=torch.device("cpu"),
-    )  # fmt: skip
-    cells = torch.tensor([6, 7, 2])  # page 3 whole, first cell of page 1
-    values = torch.tensor([10.0, 11.0, 12.0]).view(3, 1, 1)
-    cache.write(0, cells, values, -values)
-    k, v = cache.gather(0, torch.tensor([[3, 1]]))
-    assert k.flatten().tolist() == [10.0, 11.0, 12.0, 0.0]
-    assert v.flatten().tolist() == [-10.0, -11.0, -12.0, 0.0]
-
-
 def test_cache_bytes_count_keys_and_values_of_all_layers():
     cache = KVCache(
-        num_layers=3, num_pages=2, page_size=2, num_kv_heads=2, head_dim=8, dtype=torch.bfloat16,
+        num_layers=3, key_shape=(2, 2, 2, 8), value_shape=(2, 2, 8, 2), page_size=2, dtype=torch.bfloat16,
         device=torch.device("cpu"),
     )  # fmt: skip
     assert cache.bytes_per_token == 3 * 2 * 2 * 8 * 2

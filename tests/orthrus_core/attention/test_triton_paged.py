@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from orthrus_core.attention.spec import AttentionSpec
-from orthrus_core.attention.trial import TrialSpan, random_trial
+from orthrus_core.attention.trial import random_trial
 from orthrus_core.attention.triton_paged import KernelSizes, TritonBackend, default_sizes
+from orthrus_core.decoding.rows import Span
 from orthrus_core.errors import ConfigError
 
 SPEC = AttentionSpec(
@@ -35,7 +36,7 @@ def backend_for(spec: AttentionSpec) -> TritonBackend:
 @pytest.mark.parametrize("window", [None, 7, 70])
 def test_equals_plain_attention_on_spans_of_odd_length(kernel_device, causal, window):
     spec = replace(SPEC, device=kernel_device)
-    spans = [TrialSpan(0, 121, 11), TrialSpan(1, 0, 7), TrialSpan(2, 63, 1)]
+    spans = [Span(0, 121, [0] * 11), Span(1, 0, [0] * 7), Span(2, 63, [0] * 1)]
     trial = random_trial(spec, spans, token_budget=21, causal=causal)
     out = trial.run(backend_for(spec), scaling=SCALING, window=window)
     torch.testing.assert_close(out[:19], trial.answer(scaling=SCALING, window=window), atol=2e-6, rtol=1e-5)
@@ -47,7 +48,7 @@ def test_equals_plain_attention_on_spans_of_odd_length(kernel_device, causal, wi
 )
 def test_equals_plain_attention_in_other_shapes(kernel_device, heads, kv_heads, head_dim, page_size):
     spec = AttentionSpec(heads, kv_heads, head_dim, page_size, 100, torch.float32, kernel_device)
-    trial = random_trial(spec, [TrialSpan(0, 61, 5), TrialSpan(1, 30, 3)], token_budget=9)
+    trial = random_trial(spec, [Span(0, 61, [0] * 5), Span(1, 30, [0] * 3)], token_budget=9)
     out = trial.run(TritonBackend(spec, replace(SIZES, queries=32)), scaling=SCALING)
     torch.testing.assert_close(out[:8], trial.answer(scaling=SCALING), atol=4e-6, rtol=1e-5)
 
@@ -57,7 +58,7 @@ def test_half_precision_stays_near_plain_attention(kernel_device, dtype, toleran
     if dtype is torch.bfloat16 and kernel_device.type == "cpu":
         pytest.skip("Triton's interpreter does not multiply bfloat16")
     spec = replace(SPEC, dtype=dtype, device=kernel_device)
-    trial = random_trial(spec, [TrialSpan(0, 121, 11)], token_budget=12)
+    trial = random_trial(spec, [Span(0, 121, [0] * 11)], token_budget=12)
     out = trial.run(backend_for(spec), scaling=SCALING)
     torch.testing.assert_close(
         out[:11].float(), trial.answer(scaling=SCALING), atol=tolerance, rtol=tolerance
@@ -71,16 +72,16 @@ def test_a_row_has_the_same_bits_in_every_span_and_beside_any_neighbour(kernel_d
     spec = replace(SPEC, dtype=dtype, device=kernel_device)
     backend = backend_for(spec)
 
-    def bits(position: int, spans: list[TrialSpan], token_budget: int) -> torch.Tensor:
+    def bits(position: int, spans: list[Span], token_budget: int) -> torch.Tensor:
         trial = random_trial(spec, spans, token_budget=token_budget, num_slots=3)
         (row,) = ((trial.packed[2] == 0) & (trial.packed[4] == position)).nonzero().flatten().tolist()
         return trial.run(backend, scaling=SCALING, window=window)[row]
 
     for position in (63, 64, 130):
-        alone = bits(position, [TrialSpan(0, position, 1)], 1)
-        assert torch.equal(bits(position, [TrialSpan(0, position - 2, 9)], 16), alone)
-        assert torch.equal(bits(position, [TrialSpan(0, position - 12, 13)], 13), alone)
-        beside = [TrialSpan(1, 199, 1), TrialSpan(0, position, 4), TrialSpan(2, 3, 2)]
+        alone = bits(position, [Span(0, position, [0] * 1)], 1)
+        assert torch.equal(bits(position, [Span(0, position - 2, [0] * 9)], 16), alone)
+        assert torch.equal(bits(position, [Span(0, position - 12, [0] * 13)], 13), alone)
+        beside = [Span(1, 199, [0] * 1), Span(0, position, [0] * 4), Span(2, 3, [0] * 2)]
         assert torch.equal(bits(position, beside, 9), alone)
 
 
@@ -88,29 +89,29 @@ def test_a_row_has_the_same_bits_in_every_span_and_beside_any_neighbour(kernel_d
 def test_the_diffusion_view_gives_a_block_the_same_bits_beside_any_neighbour(kernel_device):
     spec = replace(SPEC, device=kernel_device)
     backend = backend_for(spec)
-    block = TrialSpan(1, 60, 8)
+    block = Span(1, 60, [0] * 8)
     alone = random_trial(spec, [block], token_budget=8, causal=False, num_slots=3)
-    spans = [TrialSpan(0, 150, 3), block, TrialSpan(2, 0, 1)]
+    spans = [Span(0, 150, [0] * 3), block, Span(2, 0, [0] * 1)]
     beside = random_trial(spec, spans, token_budget=16, causal=False, num_slots=3)
     assert torch.equal(beside.run(backend, scaling=SCALING)[3:11], alone.run(backend, scaling=SCALING))
 
 
 def test_the_number_of_programs_changes_no_bits(kernel_device):
     spec = replace(SPEC, device=kernel_device)
-    trial = random_trial(spec, [TrialSpan(0, 90, 5)], token_budget=6)
+    trial = random_trial(spec, [Span(0, 90, [0] * 5)], token_budget=6)
     one, many = (TritonBackend(spec, replace(SIZES, programs=count)) for count in (1, 100))
     assert torch.equal(trial.run(one, scaling=SCALING), trial.run(many, scaling=SCALING))
 
 
 def test_rows_left_over_get_zeros(kernel_device):
     spec = replace(SPEC, device=kernel_device)
-    trial = random_trial(spec, [TrialSpan(0, 90, 2)], token_budget=20)
+    trial = random_trial(spec, [Span(0, 90, [0] * 2)], token_budget=20)
     assert not trial.run(backend_for(spec), scaling=SCALING)[2:].any()
 
 
 def test_a_cell_nobody_sees_may_hold_anything(kernel_device):
     spec = replace(SPEC, device=kernel_device)
-    trial = random_trial(spec, [TrialSpan(0, 90, 2)], token_budget=2)
+    trial = random_trial(spec, [Span(0, 90, [0] * 2)], token_budget=2)
     clean = trial.run(backend_for(spec), scaling=SCALING)
     for cache in (trial.keys, trial.values):
         cache[trial.page_tables[0, 6:]] = float("nan")  # cells from 96 on; the rows see 0 to 91
@@ -120,7 +121,7 @@ def test_a_cell_nobody_sees_may_hold_anything(kernel_device):
 
 def test_queries_need_not_be_contiguous(kernel_device):
     spec = replace(SPEC, device=kernel_device)
-    trial = random_trial(spec, [TrialSpan(0, 90, 2)], token_budget=2)
+    trial = random_trial(spec, [Span(0, 90, [0] * 2)], token_budget=2)
     across = replace(trial, **{name: getattr(trial, name).transpose(0, 1).contiguous().transpose(0, 1)
                                for name in "qkv"})  # fmt: skip
     assert not across.q.is_contiguous()
@@ -130,7 +131,7 @@ def test_queries_need_not_be_contiguous(kernel_device):
 
 def test_its_output_has_a_shape_without_running():
     spec = replace(SPEC, device=torch.device("meta"))
-    trial = random_trial(spec, [TrialSpan(0, 90, 2)], token_budget=3)
+    trial = random_trial(spec, [Span(0, 90, [0] * 2)], token_budget=3)
     assert trial.run(backend_for(spec), scaling=SCALING).shape == (3, 6, 32)
 
 
@@ -138,7 +139,7 @@ def test_its_output_has_a_shape_without_running():
 def test_a_view_s_plans_of_as_many_rows_share_an_address(causal):
     backend = backend_for(SPEC)
     first, second = (
-        random_trial(SPEC, [TrialSpan(0, start, 3)], token_budget=8, causal=causal) for start in (5, 150)
+        random_trial(SPEC, [Span(0, start, [0] * 3)], token_budget=8, causal=causal) for start in (5, 150)
     )
     plan = backend.arrange(first.spans, 8, SPEC.device)
     items_before = int(plan[0])
@@ -149,7 +150,7 @@ def test_a_view_s_plans_of_as_many_rows_share_an_address(causal):
 def test_the_views_do_not_overwrite_each_other_s_plans():
     backend = backend_for(SPEC)
     trials = [
-        random_trial(SPEC, [TrialSpan(0, 5, 3)], token_budget=8, causal=causal) for causal in (True, False)
+        random_trial(SPEC, [Span(0, 5, [0] * 3)], token_budget=8, causal=causal) for causal in (True, False)
     ]
     plans = [backend.arrange(trial.spans, 8, SPEC.device) for trial in trials]
     assert plans[0].data_ptr() != plans[1].data_ptr()

@@ -8,8 +8,9 @@ import torch
 
 from orthrus_core.attention.rows import SpanRows
 from orthrus_core.attention.spec import AttentionSpec
-from orthrus_core.attention.trial import TrialSpan, random_trial
+from orthrus_core.attention.trial import random_trial
 from orthrus_core.attention.varlen import NEEDED_OPTIONS, VarlenBackend, find_varlen_attn, window_size
+from orthrus_core.decoding.rows import Span
 
 SPEC = AttentionSpec(
     num_heads=6,
@@ -58,14 +59,14 @@ def test_spans_and_rows_left_over_become_sequences():
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("window", [None, 1, 6])
 def test_the_documented_call_gives_plain_attention_in_both_views(causal, window):
-    spans = [TrialSpan(0, 21, 5), TrialSpan(1, 0, 3), TrialSpan(2, 35, 1)]
+    spans = [Span(0, 21, [0] * 5), Span(1, 0, [0] * 3), Span(2, 35, [0] * 1)]
     trial = random_trial(SPEC, spans, token_budget=12, causal=causal)
     out = trial.run(VarlenBackend(SPEC, slow_varlen_attn), scaling=0.3, window=window)
     torch.testing.assert_close(out[:9], trial.answer(scaling=0.3, window=window), atol=1e-6, rtol=1e-5)
 
 
 def test_rows_left_over_get_finite_output():
-    trial = random_trial(SPEC, [TrialSpan(0, 21, 5)], token_budget=12)
+    trial = random_trial(SPEC, [Span(0, 21, [0] * 5)], token_budget=12)
     out = trial.run(VarlenBackend(SPEC, slow_varlen_attn), scaling=0.3)
     assert out.isfinite().all()
 
@@ -91,5 +92,5 @@ def test_a_found_varlen_attn_knows_every_option_that_is_used():
         "seqused_k", "block_table", "num_splits", "enable_gqa", "scale", "window_size"
     } == NEEDED_OPTIONS  # fmt: skip
     meta = replace(SPEC, dtype=torch.bfloat16, device=torch.device("meta"))
-    trial = random_trial(meta, [TrialSpan(0, 21, 5)], token_budget=8)
+    trial = random_trial(meta, [Span(0, 21, [0] * 5)], token_budget=8)
     assert trial.run(VarlenBackend(meta, found), scaling=0.3).shape == (8, 6, 8)

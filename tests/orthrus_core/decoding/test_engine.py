@@ -107,9 +107,7 @@ def test_a_pool_too_small_for_all_preempts_and_keeps_the_bits(dtype, monkeypatch
     references = ar_alone(model, prompts, params, token_budget=32, max_context=80)
     truths = {tuple(p): r.token_ids for p, r in zip(prompts, references, strict=True)}
     monkeypatch.setattr(engine_module, "draft", drafts_from(truths, 0.8, 0))
-    config = EngineConfig(
-        token_budget=32, max_sequences=6, max_context=80, num_pages=12, page_size=8, self_check=False
-    )
+    config = EngineConfig(token_budget=32, max_sequences=6, max_context=80, num_pages=7, self_check=False)
     engine = Engine(model, config)
     assert_same_bits(engine.generate(prompts, params), references)
     assert engine.report()["preemptions"] > 0
@@ -121,7 +119,7 @@ def test_a_shared_beginning_keeps_the_bits(dtype):
     [beginning] = random_prompts(3, 1, longest=90)
     prompts = [beginning + tail for tail in random_prompts(4, 5, longest=20)]
     params = SamplingParams(max_new_tokens=12)
-    engine = Engine(model, EngineConfig(max_sequences=2, max_context=160, page_size=4, self_check=False))
+    engine = Engine(model, EngineConfig(max_sequences=2, max_context=160, self_check=False))
     assert_same_bits(
         engine.generate(prompts, params), ar_alone(model, prompts, params, token_budget=64, max_context=160)
     )

@@ -3,19 +3,36 @@
 import pytest
 import torch
 
-import orthrus_core.attention.paged as paged
+import orthrus_core.attention.native as native
+import orthrus_core.attention.tiled as tiled
+import orthrus_core.decoding.runner as runner
 from orthrus_core import Engine, EngineConfig
-from orthrus_core.attention.sdpa import attend_sdpa
 from tests.small_models import small_orthrus
 
 CONFIG = EngineConfig(token_budget=32, max_sequences=2, max_context=640)
+
+
+@pytest.fixture
+def tiled_attention(monkeypatch):
+    def choose(config, *, page_size, device, dtype):
+        return tiled.TiledAttention(
+            num_kv_heads=config.num_key_value_heads, head_dim=config.head_dim, dtype=dtype
+        )
+
+    monkeypatch.setattr(runner, "choose_backend", choose)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_this_machine_is_exact(dtype):
     engine = Engine(small_orthrus(dtype=dtype), CONFIG)
     assert engine.exactness == "exact"
-    assert engine.report()["query_widths"][-1] == 32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_this_machine_is_exact_without_a_compiler_too(dtype, tiled_attention):
+    engine = Engine(small_orthrus(dtype=dtype), CONFIG)
+    assert engine.report()["attention"] == "tiled"
+    assert engine.exactness == "exact"
 
 
 def test_the_check_gives_all_pages_back():
@@ -33,23 +50,27 @@ def test_small_engines_are_checked_too():
     assert Engine(small_orthrus(), config).exactness == "exact"
 
 
-def test_a_shape_that_disagrees_is_left_out(monkeypatch):
-    def wrong_at_width_4(q, cache, groups, **arguments):
-        out = attend_sdpa(q, cache, groups, **arguments)
+def test_a_shape_that_disagrees_is_left_out(monkeypatch, tiled_attention):
+    attend = tiled.attend_groups
+
+    def wrong_at_width_4(q, keys, values, groups, **arguments):
+        out = attend(q, keys, values, groups, **arguments)
         return out * (1 + 1e-6) if groups.rows.shape[1] == 4 else out
 
-    monkeypatch.setattr(paged.PagedAttend.__init__, "__defaults__", (wrong_at_width_4,))
+    monkeypatch.setattr(tiled, "attend_groups", wrong_at_width_4)
     engine = Engine(small_orthrus(), CONFIG)
     assert engine.exactness == "exact"
-    assert engine.report()["query_widths"] == [2, 8, 16, 32]
+    assert engine._runner.backend.shapes.query_widths == (2, 8, 16, 32)
 
 
 def test_bits_that_depend_on_the_neighbours_are_caught(monkeypatch, caplog):
-    def leaky(q, cache, groups, **arguments):
-        out = attend_sdpa(q, cache, groups, **arguments)
-        return out * (1 + 1e-6 * groups.rows.shape[0])
+    attend = native.NativeAttention.attend
 
-    monkeypatch.setattr(paged.PagedAttend.__init__, "__defaults__", (leaky,))
+    def leaky(self, q, k, v, *, packed, **arguments):
+        out = attend(self, q, k, v, packed=packed, **arguments)
+        return out * (1 + 1e-6 * (packed[3] >= 0).sum())
+
+    monkeypatch.setattr(native.NativeAttention, "attend", leaky)
     engine = Engine(small_orthrus(), CONFIG)
     assert engine.exactness == "unverified"
     assert "exactness=unverified" in caplog.text

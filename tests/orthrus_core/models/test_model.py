@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen3ForCausalLM
 
 import orthrus_core
-from orthrus_core.cache import KVCache, PagePool, PageTables
+from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.decoding.rows import Span
 from orthrus_core.decoding.runner import ModelRunner
 from orthrus_core.errors import CheckpointError
@@ -26,21 +26,13 @@ def runner_for(model, *, token_budget: int = 64, num_slots: int = 2, page_size: 
     pages_per_sequence = 128 // page_size
     pool = PagePool(num_slots * pages_per_sequence + 1, page_size)
     tables = PageTables(pool, num_slots=num_slots, pages_per_sequence=pages_per_sequence)
-    cache = KVCache(
-        num_layers=model.config.num_hidden_layers,
-        num_pages=pool.num_pages,
-        page_size=page_size,
-        num_kv_heads=model.config.num_key_value_heads,
-        head_dim=model.config.head_dim,
-        dtype=model.dtype,
-        device=model.device,
-    )
-    for tensor in (*cache.keys, *cache.values):
+    runner = ModelRunner(model, tables, token_budget=token_budget)
+    for tensor in (*runner.cache.keys, *runner.cache.values):
         tensor.fill_(7.0)
     for cells in range(page_size, 129, page_size):
         for slot in range(num_slots):
             tables.grow(slot, cells)
-    return ModelRunner(model, cache, tables, token_budget=token_budget)
+    return runner
 
 
 def run(runner: ModelRunner, view: str, *spans: Span) -> list[Tensor]:

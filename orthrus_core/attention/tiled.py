@@ -1,16 +1,71 @@
-"""Attention over the paged cache through PyTorch's fused kernels, in shapes that keep every row's bits."""
+"""Attention through PyTorch's own kernels, for any device, in shapes that keep every row's bits."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from orthrus_core.attention.rows import SpanRows
+from orthrus_core.attention.tiles import AttentionShapes, RowGroups, group_rows
 from orthrus_core.cache import KVCache
-from orthrus_core.decoding.rows import RowGroups
 
 FUSED_DEVICES = ("cpu",)
 
 
-def attend_sdpa(
-    q: Tensor, cache: KVCache, groups: RowGroups, *, layer_idx: int, scaling: float, window: int | None
+class TiledAttention:
+    """Copies pages together and attends tile by tile; see `AttentionBackend`.
+
+    Attributes:
+        shapes: sizes that attention may run in; the self-check removes those that do not agree.
+    """
+
+    name = "tiled"
+    has_static_shapes = False
+
+    def __init__(self, *, num_kv_heads: int, head_dim: int, dtype: torch.dtype):
+        self.shapes = AttentionShapes()
+        self._page = (num_kv_heads, head_dim)
+        self._dtype = dtype
+
+    def new_cache(self, *, num_layers: int, num_pages: int, page_size: int, device: torch.device) -> KVCache:
+        """Allocate (num_pages, page_size, Hkv, Dh) for keys and for values."""
+        shape = (num_pages, page_size, *self._page)
+        return KVCache(
+            num_layers=num_layers,
+            key_shape=shape,
+            value_shape=shape,
+            page_size=page_size,
+            dtype=self._dtype,
+            device=device,
+        )
+
+    def arrange(self, spans: SpanRows, num_rows: int, device: torch.device) -> RowGroups:
+        """Arrange the rows in groups of queries and tiles of cells."""
+        return group_rows(spans, num_rows, self.shapes, device)
+
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        keys: Tensor,
+        values: Tensor,
+        packed: Tensor,
+        page_tables: Tensor,
+        arrangement: Any,
+        scaling: float,
+        window: int | None,
+    ) -> Tensor:
+        """See `AttentionBackend.attend`."""
+        cells = packed[1]
+        keys.flatten(0, 1).index_copy_(0, cells, k)
+        values.flatten(0, 1).index_copy_(0, cells, v)
+        return attend_groups(q, keys, values, arrangement, scaling=scaling, window=window)
+
+
+def attend_groups(
+    q: Tensor, keys: Tensor, values: Tensor, groups: RowGroups, *, scaling: float, window: int | None
 ) -> Tensor:
     """Attend with T token rows to the cells of their own sequences.
 
@@ -18,28 +73,39 @@ def attend_sdpa(
 
     Args:
         q: (T, H, Dh).
-        cache: holds this forward's K/V already.
+        keys: (num_pages, page_size, Hkv, Dh), this forward's included; so are `values`.
         groups: arrangement of the T rows.
-        layer_idx: which layer's cells.
         scaling: factor on the scores.
         window: sliding window in cells, or None.
     Returns:
         (T, H, Dh).
     """
     H, Dh = q.shape[1:]
-    k, v = cache.gather(layer_idx, groups.tables)  # (N, C, Hkv, Dh)
+    page_size, Hkv = keys.shape[1:3]
     G, W = groups.rows.shape
-    N, _, Hkv, _ = k.shape
     repeats = H // Hkv
     q = q[groups.rows].view(G, W, Hkv, repeats, Dh).transpose(1, 2).reshape(G, Hkv, W * repeats, Dh)
     if groups.merge is not None:
         q = q[groups.tile_groups]
-    mask = groups.mask(page_size=cache.page_size, repeats=repeats, window=window, dtype=q.dtype)
-    out, logsumexp = attend_tile(q, k.transpose(1, 2), v.transpose(1, 2), mask, scaling)
+    mask = groups.mask(page_size=page_size, repeats=repeats, window=window, dtype=q.dtype)
+    k, v = (gather_pages(pages, groups.tables).transpose(1, 2) for pages in (keys, values))
+    out, logsumexp = attend_tile(q, k, v, mask, scaling)
     if groups.merge is not None:
         out = merge_tiles(out, logsumexp, groups.merge)
     out = out.view(G, Hkv, W, repeats, Dh).transpose(1, 2).reshape(G * W, H, Dh)
     return out[groups.places]
+
+
+def gather_pages(pages: Tensor, tables: Tensor) -> Tensor:
+    """Read whole pages in table order.
+
+    Args:
+        pages: (num_pages, page_size, Hkv, Dh).
+        tables: (N, P) int64 page ids.
+    Returns:
+        (N, P * page_size, Hkv, Dh).
+    """
+    return pages.index_select(0, tables.flatten()).view(tables.shape[0], -1, *pages.shape[2:])
 
 
 def attend_tile(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,184 @@
+"""The CPU attention kernel: compiled for one shape by the machine's C++ compiler, kept on disk, called."""
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from orthrus_core.attention.rows import LINES
+
+logger = logging.getLogger(__name__)
+
+SOURCE = Path(__file__).with_name("native.cpp")
+COMPILERS = ("g++", "clang++", "c++")
+FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-std=c++17", "-fopenmp", "-shared", "-fPIC")
+CELLS_PER_VECTOR = 16
+COMPILE_TIMEOUT_S = 120
+_pointer, _long = ctypes.c_void_p, ctypes.c_int64
+PROTOTYPE = (
+    *(_pointer, _long, _long) * 3,  # q, k, v, each with its strides
+    *(_pointer, _pointer, _long),  # keys, values, Hkv
+    *(_pointer,) * 5,  # cells, slots, limits, positions, page tables
+    *(_long,) * 4,  # pages per slot, rows, most cells, window
+    *(ctypes.c_float, ctypes.c_int, _pointer),  # scaling, threads, out
+)
+
+
+class KernelError(RuntimeError):
+    """The kernel cannot be had on this machine or for this shape."""
+
+
+@dataclass(frozen=True)
+class KernelShape:
+    """What the kernel is compiled for.
+
+    Attributes:
+        head_dim: Dh.
+        repeats: query heads per K/V head.
+        page_size: cells of a page.
+        dtype: of queries, keys, values and output.
+    """
+
+    head_dim: int
+    repeats: int
+    page_size: int
+    dtype: torch.dtype
+
+    def check(self) -> None:
+        """Raise KernelError if the kernel is not written for this shape."""
+        if self.dtype not in (torch.float32, torch.bfloat16):
+            raise KernelError(f"dtype must be float32 or bfloat16, got {self.dtype}")
+        for name in ("head_dim", "page_size"):
+            if getattr(self, name) % CELLS_PER_VECTOR:
+                raise KernelError(
+                    f"{name} must be a multiple of {CELLS_PER_VECTOR}, got {getattr(self, name)}"
+                )
+
+    @property
+    def macros(self) -> tuple[str, ...]:
+        """The shape as compiler options."""
+        sizes = (
+            f"-DHEAD_DIM={self.head_dim}",
+            f"-DPAGE_SIZE={self.page_size}",
+            f"-DREPEATS={self.repeats}",
+        )
+        return (*sizes, "-DBF16") if self.dtype == torch.bfloat16 else sizes
+
+
+def build_kernel(shape: KernelShape) -> str:
+    """Return the path of the compiled kernel, compiling it where the cache has none (about a second).
+
+    Raises:
+        KernelError: no compiler, a compiler that refuses, or a shape the kernel is not written for.
+    """
+    shape.check()
+    compiler = _find_compiler()
+    command = [compiler, *FLAGS, *shape.macros]
+    source = SOURCE.read_bytes()
+    key = hashlib.sha256(b"\0".join([source, *map(str.encode, command), _target(compiler)])).hexdigest()
+    path = _cache_directory() / f"paged_attend-{key[:32]}.so"
+    if not path.exists():
+        _compile([*command, str(SOURCE)], path)
+    return str(path)
+
+
+def _find_compiler() -> str:
+    named = os.environ.get("CXX")
+    for name in [named] if named else COMPILERS:
+        if path := shutil.which(name):
+            return path
+    raise KernelError(f"no C++ compiler found: tried {named or ', '.join(COMPILERS)}")
+
+
+def _cache_directory() -> Path:
+    """`$ORTHRUS_CACHE_DIR`, or orthrus/ in the user's cache directory."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(os.environ.get("ORTHRUS_CACHE_DIR") or Path(base, "orthrus")) / "kernels"
+
+
+def _target(compiler: str) -> bytes:
+    """What the compiler defines for this processor: a cache may be shared by unlike machines."""
+    return _run([compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull])
+
+
+def _compile(command: list[str], path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as directory:
+            built = Path(directory) / path.name
+            _run([*command, "-o", str(built)])
+            os.replace(built, path)  # whole or not at all, whoever else compiles the same
+    except OSError as error:
+        raise KernelError(f"cannot write {path}: {error}; set ORTHRUS_CACHE_DIR to a directory") from error
+    logger.info("compiled kernel=%s", path)
+
+
+def _run(command: list[str]) -> bytes:
+    try:
+        return subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_TIMEOUT_S).stdout
+    except subprocess.CalledProcessError as error:
+        raise KernelError(f"{command[0]} failed: {error.stderr.decode(errors='replace')[-500:]}") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise KernelError(f"{command[0]} failed: {error}") from error
+
+
+@functools.cache
+def load_kernel(path: str):
+    """Return the function of a compiled kernel, loaded once per process."""
+    try:
+        function = ctypes.CDLL(path).paged_attend
+    except OSError as error:
+        raise KernelError(f"cannot load {path}: {error}") from error
+    function.argtypes, function.restype = PROTOTYPE, None
+    return function
+
+
+def paged_attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    packed: Tensor,
+    page_tables: Tensor,
+    scaling: float,
+    window: int,
+    kernel: str,
+) -> Tensor:
+    """Write T rows' keys and values to their cells, then attend up to each row's limit.
+
+    Args:
+        q: (T, H, Dh), the last dimension contiguous, as in k and v.
+        k: (T, Hkv, Dh).
+        v: (T, Hkv, Dh).
+        keys: one layer's pages, (num_pages, Hkv, Dh, page_size).
+        values: one layer's pages, (num_pages, Hkv, page_size, Dh).
+        packed: (5, T) int64, see `TokenRows`; a row that sees nothing gets zeros.
+        page_tables: (slots, pages per sequence) int64.
+        scaling: factor on the scores.
+        window: cells up to its own that a row sees, 0: all.
+        kernel: path as `build_kernel` returned it.
+    Returns:
+        (T, H, Dh), contiguous.
+    """
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+    out = torch.empty(q.shape, dtype=q.dtype)
+    T = q.shape[0]
+    cells, slots, limits, positions = (packed.data_ptr() + 8 * T * line for line in range(1, len(LINES)))
+    load_kernel(kernel)(
+        *(argument for x in (q, k, v) for argument in (x.data_ptr(), x.stride(0), x.stride(1))),
+        *(keys.data_ptr(), values.data_ptr(), keys.shape[1]),
+        *(cells, slots, limits, positions, page_tables.data_ptr()),
+        *(page_tables.shape[1], T, page_tables.shape[1] * keys.shape[3], window),
+        *(scaling, torch.get_num_threads(), out.data_ptr()),
+    )
+    return out

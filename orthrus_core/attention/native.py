@@ -1,0 +1,56 @@
+"""Attention on CPUs through the compiled kernel."""
+
+import torch
+from torch import Tensor
+
+from orthrus_core.attention.kernel import KernelShape, paged_attend
+from orthrus_core.attention.rows import SpanRows
+from orthrus_core.cache import KVCache
+
+torch.library.define(
+    "orthrus::paged_attend",
+    "(Tensor q, Tensor k, Tensor v, Tensor(a!) keys, Tensor(b!) values, Tensor packed, Tensor page_tables,"
+    " float scaling, int window, str kernel) -> Tensor",
+)
+torch.library.impl("orthrus::paged_attend", "cpu", paged_attend)
+
+
+@torch.library.register_fake("orthrus::paged_attend")
+def _(q: Tensor, k, v, keys, values, packed, page_tables, scaling, window, kernel) -> Tensor:
+    return torch.empty(q.shape, dtype=q.dtype, device=q.device)
+
+
+class NativeAttention:
+    """Calls the kernel; see `AttentionBackend`. Keys lie 16 cells to a vector, values by cell."""
+
+    name = "native"
+    has_static_shapes = True
+
+    def __init__(self, kernel: str, shape: KernelShape, *, num_kv_heads: int):
+        """Args: kernel is the path that `build_kernel` returned for this shape."""
+        self._kernel = kernel
+        self._shape = shape
+        self._num_kv_heads = num_kv_heads
+
+    def new_cache(self, *, num_layers: int, num_pages: int, page_size: int, device: torch.device) -> KVCache:
+        """Allocate keys (num_pages, Hkv, Dh, page_size), values (num_pages, Hkv, page_size, Dh)."""
+        Hkv, Dh = self._num_kv_heads, self._shape.head_dim
+        return KVCache(
+            num_layers=num_layers,
+            key_shape=(num_pages, Hkv, Dh, page_size),
+            value_shape=(num_pages, Hkv, page_size, Dh),
+            page_size=page_size,
+            dtype=self._shape.dtype,
+            device=device,
+        )
+
+    def arrange(self, spans: SpanRows, num_rows: int, device: torch.device) -> None:
+        """Nothing: the packed rows are all the kernel needs."""
+
+    def attend(
+        self, q, k, v, *, keys, values, packed, page_tables, arrangement, scaling: float, window: int | None
+    ) -> Tensor:
+        """See `AttentionBackend.attend`."""
+        return torch.ops.orthrus.paged_attend(
+            q, k, v, keys, values, packed, page_tables, scaling, window or 0, self._kernel
+        )
