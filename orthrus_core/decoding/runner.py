@@ -11,6 +11,7 @@ from orthrus_core.attention.backend import AttentionBackend, choose_backend
 from orthrus_core.attention.paged import PagedAttend
 from orthrus_core.attention.rows import TokenRows
 from orthrus_core.cache import PageTables
+from orthrus_core.decoding.graphs import GraphedForward
 from orthrus_core.decoding.rows import RowBuffer, Span, fill, span_rows
 from orthrus_core.models.attention import View
 from orthrus_core.models.model import OrthrusLM
@@ -64,6 +65,7 @@ class ModelRunner:
         self._tables = tables
         self._page_tables = torch.from_numpy(tables.pages).to(self.device)
         self._buffers: dict[tuple[View, int], RowBuffer] = {}
+        self._graphs: dict[tuple[View, int], GraphedForward] = {}
         self.is_compiled = compiled
         self._forwards = {view: self._new_forward(view, compiled=compiled) for view in VIEWS}
 
@@ -90,7 +92,20 @@ class ModelRunner:
             self._page_tables.copy_(torch.from_numpy(self._tables.pages))
         if self.is_compiled:
             torch._dynamo.mark_dynamic(rows.packed, 1)
+            if isinstance(rows.arrangement, Tensor):
+                torch._dynamo.mark_dynamic(rows.arrangement, 0)
+        if self.device.type == "cuda" and self.backend.has_static_shapes:
+            return self._replay(rows, view)
         return self._forwards[view](rows.packed, self._page_tables, rows.arrangement)
+
+    def _replay(self, rows: TokenRows, view: View) -> Tensor:
+        """Run one view's CUDA graph of T rows: its rows, page tables and arrangement lie in fixed buffers."""
+        key = (view, rows.packed.shape[1])
+        if key not in self._graphs:
+            forward, arguments = self._forwards[view], (rows.packed, self._page_tables, rows.arrangement)
+            pool = next((graph.pool for graph in self._graphs.values()), None)
+            self._graphs[key] = GraphedForward(lambda: (forward(*arguments),), device=self.device, pool=pool)
+        return self._graphs[key].replay()[0]
 
     def _new_forward(self, view: View, *, compiled: bool) -> Callable[[Tensor, Tensor, Any], Tensor]:
         def forward(packed: Tensor, page_tables: Tensor, arrangement: Any) -> Tensor:
