@@ -39,7 +39,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shape", **plain, help="tiny, demo, 1.7b or 8b (default); weights are random")
     parser.add_argument("--layers", **plain, help="fewer layers than the shape has")
     parser.add_argument("--dtypes", **lists, help="of bf16,fp16,fp32; times use the first")
-    parser.add_argument("--sections", **lists, help="of parity,exactness,bandwidth,step,decode; default all")
+    parser.add_argument(
+        "--sections", **lists, help="of parity,exactness,bandwidth,step,decode (these) and kernels"
+    )
     parser.add_argument("--batches", **lists, help="sequences of decode, default 1,8,32,128")
     parser.add_argument("--contexts", **lists, help="cells per sequence, default 512,4096,16384")
     parser.add_argument("--budget-s", **plain, help="start no further line after that, default 500")

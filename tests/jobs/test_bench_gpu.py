@@ -37,7 +37,7 @@ def test_a_used_up_budget_leaves_tables_that_say_so(main, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--sections", "speed"], "'parity', 'exactness', 'bandwidth', 'step' or 'decode'"),
+        (["--sections", "speed"], "'bandwidth', 'step', 'decode' or 'kernels'"),
         (["--shape", "9b"], "'tiny', 'demo', '1.7b' or '8b'"),
         (["--layers", "0"], "greater than or equal to 1"),
     ],

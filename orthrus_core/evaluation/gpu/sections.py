@@ -13,12 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from orthrus_core.errors import ConfigError
 from orthrus_core.evaluation.curve import AcceptanceCurve
 from orthrus_core.evaluation.gpu import checks, steps
+from orthrus_core.evaluation.gpu.kernels import Load, time_kernels
 from orthrus_core.evaluation.gpu.report import Report, Section
 from orthrus_core.evaluation.gpu.shapes import model_shape, random_model
 
 logger = logging.getLogger(__name__)
 
-SectionName = Literal["parity", "exactness", "bandwidth", "step", "decode"]
+SectionName = Literal["parity", "exactness", "bandwidth", "step", "decode", "kernels"]
 NOTES: dict[SectionName, str] = {
     "parity": "Attention backends against attention in float32: largest difference of any output number.",
     "exactness": "Bits of rows in random groupings against the same rows alone; texts of consensus decoding "
@@ -30,7 +31,10 @@ NOTES: dict[SectionName, str] = {
     f"{steps.MAX_PAIR_RATIO}x of an AR forward.",
     "decode": "Steps of all sequences timed as above. Acceptance is REPLAYED: tokens per step come from "
     "curves with the acceptance lengths printed elsewhere, not from the model, whose weights are random.",
+    "kernels": "One layer's attention with one size of the Triton kernel changed at a time; K/V read per "
+    "second. For tuning, not part of a normal run: the engine always takes the default sizes.",
 }
+USUAL: tuple[SectionName, ...] = ("parity", "exactness", "bandwidth", "step", "decode")
 TOKENS_PER_STEP = {
     "gsm8k 9.6": 9.6,  # acceptance length of the 8B model, arXiv 2605.12825
     "prose 2.8": 2.8,  # creative writing, 8B on a DGX Spark
@@ -49,7 +53,7 @@ class GpuBenchmark(BaseModel):
     dtypes: tuple[Literal["bf16", "fp16", "fp32"], ...] = Field(
         ("bf16",), min_length=1, description="dtypes to check; times use the first"
     )
-    sections: tuple[SectionName, ...] = Field(tuple(NOTES), min_length=1, description="what to run, in order")
+    sections: tuple[SectionName, ...] = Field(USUAL, min_length=1, description="what to run, in order")
     batches: tuple[int, ...] = Field((1, 8, 32, 128), min_length=1, description="sequences of decode")
     contexts: tuple[int, ...] = Field(
         (512, 4096, 16384), min_length=1, description="cells per sequence of decode; step uses the first"
@@ -100,6 +104,20 @@ class Sections:
         yield from steps.replay_decoding(
             self._step_timer(), curves, batches=options.batches, contexts=options.contexts
         )
+
+    def kernels(self) -> Iterator[dict[str, Any]]:
+        """Attention in other kernel sizes."""
+        options = self._options
+        loads = [
+            Load(batch, rows_each, context)
+            for context in options.contexts
+            for batch in options.batches
+            for rows_each in (1, steps.ROWS_PER_SEQUENCE)
+        ]
+        spec = checks.attention_spec(
+            self._shape, dtype=self._dtypes[0], device=self._device, max_context=max(options.contexts)
+        )
+        yield from time_kernels(spec, loads)
 
     def _copy_bytes_per_s(self) -> float:
         if self._bytes_per_s is None:
