@@ -35,7 +35,7 @@ def write_rows(
     tl.store(values + target, tl.load(v + row * v_row + head * v_head + dim, mask=inside), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tables_row", "num_rows", "max_splits"])  # one program for every T
 def attend_splits(
     q,
     keys,
@@ -128,7 +128,7 @@ def attend_splits(
         tl.store(parts + place[:, None] * DIM + dim[None, :], out / total[:, None], mask=seen)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["max_splits"])
 def merge_splits(
     parts,
     lses,

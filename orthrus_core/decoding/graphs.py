@@ -14,8 +14,8 @@ WARM_UPS = 3  # compilation, workspaces and lazy handles must be done before the
 class GraphedForward:
     """One forward captured as a CUDA graph: replaying it launches everything at once.
 
-    The caller writes the input buffers in place, then calls `replay`. Outputs are buffers of their own
-    outside the memory pool, so that no other graph of the pool overwrites them.
+    The caller writes the input buffers in place, then calls `replay`. Outputs are buffers outside the memory
+    pool, so that no other graph of the pool overwrites them.
     """
 
     def __init__(
@@ -24,6 +24,7 @@ class GraphedForward:
         *,
         device: torch.device,
         pool: Any = None,
+        outputs: tuple[Tensor, ...] | None = None,
     ):
         """Run `forward` a few times on a side stream, then capture it.
 
@@ -31,15 +32,16 @@ class GraphedForward:
             forward: reads static buffers; without host syncs and with the same shapes every time.
             device: where it runs.
             pool: `pool` of another graph, to share its memory; graphs of a pool must not run at once.
+            outputs: where to put the results; None: buffers of its own.
         Raises:
             ConfigError: the device is not CUDA.
         """
         if device.type != "cuda":
             raise ConfigError(f"CUDA graphs need a CUDA device, got {device}: run the forward itself instead")
         with torch.cuda.device(device):
-            outputs = _warm_up(forward)
-            self.outputs = tuple(torch.empty_like(output) for output in outputs)
-            del outputs
+            results = _warm_up(forward)
+            self.outputs = outputs or tuple(torch.empty_like(result) for result in results)
+            del results
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph, pool=pool):
                 for output, result in zip(self.outputs, forward(), strict=True):

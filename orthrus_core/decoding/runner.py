@@ -66,6 +66,7 @@ class ModelRunner:
         self._page_tables = torch.from_numpy(tables.pages).to(self.device)
         self._buffers: dict[tuple[View, int], RowBuffer] = {}
         self._graphs: dict[tuple[View, int], GraphedForward] = {}
+        self._logits: dict[View, Tensor] = {}
         self.is_compiled = compiled
         self._forwards = {view: self._new_forward(view, compiled=compiled) for view in VIEWS}
 
@@ -92,7 +93,7 @@ class ModelRunner:
             self._page_tables.copy_(torch.from_numpy(self._tables.pages))
         if self.is_compiled:
             torch._dynamo.mark_dynamic(rows.packed, 1)
-            if isinstance(rows.arrangement, Tensor):
+            if isinstance(rows.arrangement, Tensor):  # a plan, whose length depends on T
                 torch._dynamo.mark_dynamic(rows.arrangement, 0)
         if self.device.type == "cuda" and self.backend.has_static_shapes:
             return self._replay(rows, view)
@@ -100,12 +101,23 @@ class ModelRunner:
 
     def _replay(self, rows: TokenRows, view: View) -> Tensor:
         """Run one view's CUDA graph of T rows: its rows, page tables and arrangement lie in fixed buffers."""
-        key = (view, rows.packed.shape[1])
-        if key not in self._graphs:
+        T = rows.packed.shape[1]
+        if (view, T) not in self._graphs:
             forward, arguments = self._forwards[view], (rows.packed, self._page_tables, rows.arrangement)
-            pool = next((graph.pool for graph in self._graphs.values()), None)
-            self._graphs[key] = GraphedForward(lambda: (forward(*arguments),), device=self.device, pool=pool)
-        return self._graphs[key].replay()[0]
+            self._graphs[view, T] = GraphedForward(
+                lambda: (forward(*arguments),),
+                device=self.device,
+                pool=next((graph.pool for graph in self._graphs.values()), None),
+                outputs=(self._logits_for(view, T),),
+            )
+        return self._graphs[view, T].replay()[0]
+
+    def _logits_for(self, view: View, T: int) -> Tensor:
+        """Return (T, V) of one buffer per view, which the graphs of all T share; it grows where it must."""
+        if view not in self._logits or len(self._logits[view]) < T:
+            shape = (max(T, self.token_budget), self.model.config.vocab_size)
+            self._logits[view] = torch.empty(shape, dtype=self.model.dtype, device=self.device)
+        return self._logits[view][:T]
 
     def _new_forward(self, view: View, *, compiled: bool) -> Callable[[Tensor, Tensor, Any], Tensor]:
         def forward(packed: Tensor, page_tables: Tensor, arrangement: Any) -> Tensor:
