@@ -37,16 +37,18 @@ class FakeRunner:
     def __init__(self, engine: Engine, tables: PageTables, is_wrong: Callable[[], bool]):
         self.device = torch.device("cpu")
         self.backend = engine._runner.backend
-        self.token_budget = engine.config.token_budget
+        self.is_compiled = False
         self.rows_seen: list[int] = []
+        self.budgets_seen: set[int] = set()
         self._tables = tables
         self._page_size = engine.config.page_size
         self._vocab_size = engine._model.config.vocab_size
         self._is_wrong = is_wrong
         self._cells: dict[int, tuple[int, int, str]] = {}
 
-    def lay_out(self, spans: list[Span], view: str, *, token_budget: int | None = None) -> TokenRows:
-        buffer = RowBuffer(token_budget or self.token_budget, self.device)
+    def lay_out(self, spans: list[Span], view: str, *, token_budget: int) -> TokenRows:
+        self.budgets_seen.add(token_budget)
+        buffer = RowBuffer(token_budget, self.device)
         rows = span_rows(spans, view=view, page_tables=self._tables.pages, page_size=self._page_size)
         num_used = fill(buffer, spans, rows)
         return TokenRows(buffer.to_device(), num_used)

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class EngineConfig(BaseModel):
-    """Options of one engine. None of them changes the text, only the speed and the memory."""
+    """Options of one engine. With coupled consensus none changes the text, only the speed and the memory."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -14,9 +14,24 @@ class EngineConfig(BaseModel):
         "consensus",
         description="consensus: draft and verify; autoregressive: one token per sequence and step",
     )
-    token_budget: int = Field(64, ge=4, description="T, token rows of every forward pass")
+    token_budget: int | None = Field(
+        None,
+        ge=4,
+        description="T, most token rows of a forward pass; None: room for every sequence's block, up to 512 "
+        "rows on a CPU and 1024 elsewhere",
+    )
+    budgets: tuple[int, ...] | None = Field(
+        None,
+        description="ladder of budgets up to token_budget, of which every forward takes one; None: all "
+        "rungs whose rows agree bit for bit at start-up. A resumed run takes those of its manifest",
+    )
     block_size: int | None = Field(
         None, ge=1, description="K, most tokens drafted per sequence and step; None: the head's own"
+    )
+    block_policy: Literal["adaptive", "fixed"] = Field(
+        "adaptive",
+        description="adaptive: draft where it pays, by estimated acceptance and measured costs; "
+        "fixed: block_size drafts for everybody, fewer only where the token budget ends",
     )
     max_sequences: int = Field(8, ge=1, description="sequences in flight; others wait")
     max_context: int = Field(2048, ge=2, description="most tokens of prompt and completion together")
@@ -29,11 +44,22 @@ class EngineConfig(BaseModel):
         ge=2,
         description="pages of the cache, one of them scratch; None: room for every sequence at max_context",
     )
-    self_check: bool = Field(True, description="compare bits of permuted token rows at start-up")
+    self_check: bool = Field(
+        True,
+        description="compare bits of permuted token rows at start-up; without it there is one budget only",
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="torch.compile of both views; auto: on CUDA, and on CPUs when expected_tokens make up "
+        "for the time it takes",
+    )
+    expected_tokens: int = Field(
+        0, ge=0, description="tokens that this engine will about emit, for compile: auto"
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> "EngineConfig":
-        if self.token_budget < self.max_sequences:
+        if self.token_budget is not None and self.token_budget < self.max_sequences:
             raise ValueError(
                 f"token_budget must be >= max_sequences ({self.max_sequences}), got {self.token_budget}: "
                 "every running sequence needs a token row"

@@ -23,20 +23,25 @@ def draft_spans(works: list[Work], mask_token_id: int) -> list[Span]:
 
 
 @torch.inference_mode()
-def draft(runner: ModelRunner, works: list[Work], mask_token_id: int) -> Tensor:
+def draft(runner: ModelRunner, works: list[Work], mask_token_id: int, *, token_budget: int) -> Tensor:
     """Run the diffusion view over all blocks.
 
+    Args:
+        runner: runs the model.
+        works: the step's works, at most T drafts.
+        mask_token_id: stands for the tokens to propose.
+        token_budget: T.
     Returns:
         (S, K) int64 `draft_ids`, a line per work and K its largest `num_drafts`; entries past a work's own
         `num_drafts` mean nothing.
     """
     spans = draft_spans(works, mask_token_id)
-    rows = runner.lay_out(spans, "diffusion")
+    rows = runner.lay_out(spans, "diffusion", token_budget=token_budget)
     starts = iter(first_rows(spans))
     first_of_work = [next(starts) if work.num_drafts else 0 for work in works]
     sampling = sampling_of(
         [(work.sequence, row, work.num_drafts) for work, row in zip(works, first_of_work, strict=True)],
-        token_budget=runner.token_budget,
+        token_budget=token_budget,
         device=runner.device,
     )
     logits = runner.run(rows, "diffusion")

@@ -5,13 +5,14 @@ import time
 from collections.abc import Sequence as SequenceOf
 
 from orthrus_core.cache import PagePool, PageTables
+from orthrus_core.decoding.compilation import should_compile
 from orthrus_core.decoding.config import EngineConfig
 from orthrus_core.decoding.draft import draft
 from orthrus_core.decoding.runner import ModelRunner
 from orthrus_core.decoding.sampling import Request, SamplingParams
 from orthrus_core.decoding.scheduler import Scheduler, Work
-from orthrus_core.decoding.selfcheck import Exactness, check_exactness
 from orthrus_core.decoding.sequence import Completion, Sequence
+from orthrus_core.decoding.startup import get_ready
 from orthrus_core.decoding.stats import CompletionStats, EngineStats
 from orthrus_core.decoding.stop import cut_at_stop
 from orthrus_core.decoding.verify import Verdict, verify
@@ -31,12 +32,15 @@ __all__ = [
 class Engine:
     """Decodes many requests over one model and one paged cache.
 
-    Every forward has exactly `token_budget` rows, so a token's logits depend on its own sequence alone: the
-    text of a request is the same in both modes, alone or in traffic, whatever its neighbours do.
+    Every forward has one of a few budgets of rows that are known to agree bit for bit, so a token's logits
+    depend on its own sequence alone: the text of a request is the same in both modes, alone or in traffic,
+    whatever its neighbours do.
 
     Attributes:
         config: as given.
         exactness: "exact" when permuted token rows agreed bit for bit at start-up, else "unverified".
+        costs: the budgets that forwards may have, and the seconds that they take.
+        cache: keys and values.
         stats: counters since the start.
     """
 
@@ -54,16 +58,19 @@ class Engine:
         tables = PageTables(
             pool, num_slots=self.config.max_sequences, pages_per_sequence=self.config.pages_per_sequence
         )
-        self._runner = ModelRunner(model, tables, token_budget=self.config.token_budget)
+        self._runner = ModelRunner(model, tables)
+        num_layers = model.config.num_hidden_layers
+        if should_compile(self.config, device_type=model.device.type, num_layers=num_layers):
+            self._runner.compile()
+        ready = get_ready(self._runner, tables, self.config, head_block_size=model.config.block_size)
+        self.exactness = ready.exactness
+        self.costs = ready.costs
         self.cache = self._runner.cache
-        self._scheduler = Scheduler(self.config, tables, block_size=self.block_size)
+        self._scheduler = Scheduler(self.config, tables, block_size=self.block_size, costs=ready.costs)
         self._default_stop_ids = _stop_ids_of(model)
         self._ids = itertools.count()
         self._rejected: list[Completion] = []
         self.stats = EngineStats()
-        self.exactness: Exactness = "unverified"
-        if self.config.self_check:
-            self.exactness = check_exactness(self._runner, tables)
 
     def submit(self, request: Request) -> int:
         """Queue a request and return its id.
@@ -100,12 +107,16 @@ class Engine:
         """Advance all running sequences by one step and return the requests that ended."""
         started_at = time.perf_counter()
         finished, self._rejected = self._rejected, []
-        works = self._scheduler.plan()
+        step = self._scheduler.plan()
+        works = step.works
         if works:
             draft_ids = None
-            if any(work.num_drafts for work in works):
-                draft_ids = draft(self._runner, works, self._model.config.mask_token_id)
-            verdicts = verify(self._runner, works, draft_ids)
+            if step.draft_budget:
+                draft_ids = draft(
+                    self._runner, works, self._model.config.mask_token_id, token_budget=step.draft_budget
+                )
+            verdicts = verify(self._runner, works, draft_ids, token_budget=step.verify_budget)
+            self._scheduler.observe(works, [verdict.num_accepted for verdict in verdicts])
             self._count_step(works)
             finished += [
                 completion
@@ -147,7 +158,11 @@ class Engine:
         return {
             "mode": self.config.mode,
             "exactness": self.exactness,
-            "token_budget": self.config.token_budget,
+            "token_budget": self.costs.budgets[-1],
+            "budgets": list(self.costs.budgets),
+            "draft_s": list(self.costs.draft_s),
+            "verify_s": list(self.costs.verify_s),
+            "compiled": self._runner.is_compiled,
             "block_size": self.block_size,
             "attention": self._runner.backend.name,
             "page_size": self.config.page_size,

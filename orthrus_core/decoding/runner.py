@@ -1,5 +1,7 @@
 """One forward of either view over T token rows."""
 
+import logging
+import time
 import types
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +18,11 @@ from orthrus_core.decoding.rows import RowBuffer, Span, fill, span_rows
 from orthrus_core.models.attention import View
 from orthrus_core.models.model import OrthrusLM
 
+logger = logging.getLogger(__name__)
+
+Forward = Callable[[Tensor, Tensor, Any], Tensor]
 VIEWS: tuple[View, ...] = ("ar", "diffusion")
+COMPILED_WITH = 16  # T of the first compiled forward; it could be any
 NO_MASK = {"full_attention": None, "sliding_attention": None}
 
 
@@ -26,7 +32,7 @@ class ModelRunner:
     Attributes:
         backend: does the attention.
         cache: holds the keys and values.
-        token_budget: T where a call names no other.
+        is_compiled: whether forwards go through torch.compile.
     """
 
     def __init__(
@@ -34,20 +40,16 @@ class ModelRunner:
         model: OrthrusLM,
         tables: PageTables,
         *,
-        token_budget: int,
         backend: AttentionBackend | None = None,
-        compiled: bool = False,
     ):
         """Allocate the cache.
 
         Args:
             tables: page tables of the sequences; their pool says how many pages there are.
             backend: None: the fastest that model and machine can have.
-            compiled: whether the forward goes through torch.compile, once per view, for every T.
         """
         self.model = model
         self.device = model.device
-        self.token_budget = token_budget
         pool = tables.pool
         self.backend = backend or choose_backend(
             model.config,
@@ -67,16 +69,16 @@ class ModelRunner:
         self._buffers: dict[tuple[View, int], RowBuffer] = {}
         self._graphs: dict[tuple[View, int], GraphedForward] = {}
         self._logits: dict[View, Tensor] = {}
-        self.is_compiled = compiled
-        self._forwards = {view: self._new_forward(view, compiled=compiled) for view in VIEWS}
+        self.is_compiled = False
+        self._forwards = {view: self._new_forward(view) for view in VIEWS}
 
-    def lay_out(self, spans: Sequence[Span], view: View, *, token_budget: int | None = None) -> TokenRows:
+    def lay_out(self, spans: Sequence[Span], view: View, *, token_budget: int) -> TokenRows:
         """Arrange spans as T rows; they last until this view's rows of this T are laid out again.
 
         Args:
-            token_budget: T; None: the runner's own.
+            token_budget: T.
         """
-        T = token_budget or self.token_budget
+        T = token_budget
         buffer = self._buffers.get((view, T))
         if buffer is None:
             buffer = self._buffers[view, T] = RowBuffer(T, self.device)
@@ -115,18 +117,42 @@ class ModelRunner:
     def _logits_for(self, view: View, T: int) -> Tensor:
         """Return (T, V) of one buffer per view, which the graphs of all T share; it grows where it must."""
         if view not in self._logits or len(self._logits[view]) < T:
-            shape = (max(T, self.token_budget), self.model.config.vocab_size)
-            self._logits[view] = torch.empty(shape, dtype=self.model.dtype, device=self.device)
+            rows = max(T, *map(len, self._logits.values()), 0)
+            self._logits[view] = torch.empty(
+                rows, self.model.config.vocab_size, dtype=self.model.dtype, device=self.device
+            )
         return self._logits[view][:T]
 
-    def _new_forward(self, view: View, *, compiled: bool) -> Callable[[Tensor, Tensor, Any], Tensor]:
+    def compile(self) -> bool:
+        """Send both views through torch.compile, for every T at once; whether it worked.
+
+        Takes seconds to minutes the first time on a machine, less afterwards: torch keeps what it made. Where
+        it fails, forwards stay eager and a warning says why.
+        """
+        if not self.backend.has_static_shapes:
+            logger.warning("compile=off: %s attention has no static shapes", self.backend.name)
+            return False
+        eager = self._forwards
+        started_at = time.perf_counter()
+        try:
+            self._forwards = {view: _compiled(forward) for view, forward in eager.items()}
+            self.is_compiled = True
+            self._graphs.clear()  # they hold the eager forwards
+            for view in VIEWS:
+                self.run(self.lay_out([Span(0, 0, [0])], view, token_budget=COMPILED_WITH), view)
+        except Exception as error:  # whatever the compiler or its toolchain raises
+            self._forwards, self.is_compiled = eager, False
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            logger.warning("compile=off: torch.compile failed: %s", reason[0])
+            return False
+        logger.info("compiled views seconds=%.1f", time.perf_counter() - started_at)
+        return True
+
+    def _new_forward(self, view: View) -> Forward:
         def forward(packed: Tensor, page_tables: Tensor, arrangement: Any) -> Tensor:
             return self._run_model(view, packed, page_tables, arrangement)
 
-        if not compiled:
-            return forward
-        # only T ever changes, and it is dynamic: checking guards would cost 0.5 ms a call (demo model)
-        return torch.compile(_own_copy(forward), fullgraph=True, options={"guard_filter_fn": _drop_all})
+        return forward
 
     def _run_model(self, view: View, packed: Tensor, page_tables: Tensor, arrangement: Any) -> Tensor:
         hidden = self.model.model(
@@ -140,15 +166,21 @@ class ModelRunner:
         return self.model.lm_head(hidden[0])
 
 
-def _own_copy(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return the function with a code object of its own: compiled graphs are found by it, and by guards."""
-    return types.FunctionType(
+def _compiled(function: Forward) -> Forward:
+    """Return the function behind torch.compile, without guards.
+
+    None is needed, since only T ever changes and it is dynamic; checking them cost 0.5 ms a call.
+    But compiled graphs are found by code object
+    and guards, so that every runner and view needs a code object of its own.
+    """
+    own_copy = types.FunctionType(
         function.__code__.replace(),
         function.__globals__,
         function.__name__,
         function.__defaults__,
         function.__closure__,
     )
+    return torch.compile(own_copy, fullgraph=True, options={"guard_filter_fn": _drop_all})
 
 
 def _drop_all(guards: Sequence[Any]) -> list[bool]:

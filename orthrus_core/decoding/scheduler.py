@@ -1,11 +1,16 @@
-"""Who gets the T token rows of the next step."""
+"""Which sequences run in the next step, and in how many token rows."""
 
 import time
 from collections import deque
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 
+import numpy as np
+
 from orthrus_core.cache import PageTables
+from orthrus_core.decoding.blocks import AdaptiveBlocks, BlockPolicy, FixedBlocks
 from orthrus_core.decoding.config import EngineConfig
+from orthrus_core.decoding.policy import Costs
 from orthrus_core.decoding.sequence import NO_SLOT, Sequence
 
 
@@ -31,19 +36,36 @@ class Work:
         return self.num_prefill + self.has_anchor + self.num_drafts
 
 
-class Scheduler:
-    """Holds waiting and running sequences and fills each step's token budget.
+@dataclass(frozen=True)
+class Step:
+    """What runs next.
 
-    Every running sequence that decodes gets a row for its anchor; prefill chunks come next; what is left goes
-    to drafts, evenly. When pages run out, the sequence admitted last gives its pages back and waits to be
-    prefilled again, which changes no text. Touches no tensor.
+    Attributes:
+        works: each sequence's share; empty when nothing runs.
+        draft_budget: T of the draft forward, 0 when nobody drafts.
+        verify_budget: T of the verify forward.
     """
 
-    def __init__(self, config: EngineConfig, tables: PageTables, *, block_size: int):
+    works: list[Work]
+    draft_budget: int = 0
+    verify_budget: int = 0
+
+
+class Scheduler:
+    """Holds waiting and running sequences and fills each step's token budgets.
+
+    Every running sequence that decodes gets a row for its anchor; how many rows go to prompts and to drafts
+    is up to the block policy. When pages run out, the sequence admitted last gives its pages back and waits
+    to be prefilled again, which changes no text. Touches no tensor.
+    """
+
+    def __init__(self, config: EngineConfig, tables: PageTables, *, block_size: int, costs: Costs):
         """Args: block_size is K, 0 for plain AR decoding."""
         self._config = config
         self._tables = tables
         self._block_size = block_size
+        self._costs = costs
+        self._policy = self._new_policy()
         self._free_slots = list(range(config.max_sequences - 1, -1, -1))
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
@@ -82,21 +104,49 @@ class Scheduler:
                     sequence.num_committed,
                 )
 
-    def plan(self) -> list[Work]:
-        """Decide the next step: at most T rows in its verify forward and T in its draft forward.
-
-        Every sequence that gets rows has the pages for them.
-        """
+    def plan(self) -> Step:
+        """Decide the next step. Every sequence that gets rows has the pages for them."""
         self._admit()
         decoding = self._secure_anchors()
-        prefill = self._deal_prefill(num_decoding=len(decoding))
-        rows_left = self._config.token_budget - len(decoding) - sum(work.num_verify_rows for work in prefill)
-        drafts = self._deal_drafts(decoding, rows_left)
-        verify = [
+        prompts = [sequence for sequence in self.running if sequence.is_prefilling]
+        if not decoding and not prompts:
+            return Step([])
+        remaining = np.array([self._tokens_left(sequence) for sequence in decoding], dtype=np.int64)
+        deal = self._policy.deal(
+            np.array([sequence.slot for sequence in decoding], dtype=np.int64),
+            np.minimum(remaining - 1, self._block_size).clip(0),
+            sum(sequence.anchor_position - sequence.num_committed + 1 for sequence in prompts),
+            remaining=None if self.waiting else remaining,
+        )
+        drafts = self._fit_pages(decoding, deal.num_drafts.tolist())
+        works = [
             Work(sequence, num_prefill=0, has_anchor=True, num_drafts=count)
             for sequence, count in zip(decoding, drafts, strict=True)
         ]
-        return verify + prefill
+        works += _share_prefill(prompts, deal.num_prefill)
+        return Step(
+            works,
+            self._costs.draft_budget(sum(drafts)),
+            self._costs.verify_budget(len(decoding) + sum(drafts) + deal.num_prefill),
+        )
+
+    def observe(self, works: SequenceOf[Work], num_accepted: SequenceOf[int]) -> None:
+        """Tell the block policy how many drafts of each work of a step were accepted.
+
+        Called while the sequences still hold their slots, after steps without drafts too.
+        """
+        blocks = [
+            (work.sequence.slot, work.num_drafts, count)
+            for work, count in zip(works, num_accepted, strict=True)
+            if work.num_drafts
+        ]
+        slots, num_drafts, accepted = np.array(blocks, dtype=np.int64).reshape(-1, 3).T
+        self._policy.observe(slots, num_drafts, accepted)
+
+    def _new_policy(self) -> BlockPolicy:
+        if self._config.block_policy == "fixed":
+            return FixedBlocks(self._costs)
+        return AdaptiveBlocks(self._costs, num_slots=self._config.max_sequences, block_size=self._block_size)
 
     def _admit(self) -> None:
         """Start waiting sequences while there are slots, and pages for them and a spare one per running one.
@@ -127,6 +177,7 @@ class Scheduler:
 
     def _leave(self, sequence: Sequence) -> None:
         self._tables.clear(sequence.slot)
+        self._policy.forget(sequence.slot, is_limited=self._tokens_left(sequence) <= 0)
         self._free_slots.append(sequence.slot)
         sequence.slot = NO_SLOT
 
@@ -150,36 +201,30 @@ class Scheduler:
         self.waiting.appendleft(sequence)
         self.num_preemptions += 1
 
-    def _deal_prefill(self, *, num_decoding: int) -> list[Work]:
-        """Share rows among prompts in order of admission; half the budget while drafts want the rest."""
-        budget = self._config.token_budget - num_decoding
-        if num_decoding and self._block_size:
-            budget = max(1, min(budget, self._config.token_budget // 2))
-        works = []
-        for sequence in self.running:
-            if not sequence.is_prefilling or budget <= 0:
-                continue
-            left = sequence.anchor_position - sequence.num_committed
-            rows = min(left + 1, budget)
-            works.append(Work(sequence, num_prefill=min(left, rows), has_anchor=rows > left))
-            budget -= rows
-        return works
+    def _fit_pages(self, decoding: list[Sequence], num_drafts: list[int]) -> list[int]:
+        """Take pages for the drafts; return how many drafts of each sequence they hold."""
+        fitting = []
+        for sequence, count in zip(decoding, num_drafts, strict=True):
+            if count:
+                length = len(sequence.token_ids)
+                count = min(count, self._tables.grow(sequence.slot, length + count) - length)
+            fitting.append(count)
+        return fitting
 
-    def _deal_drafts(self, decoding: list[Sequence], rows_left: int) -> list[int]:
-        """Deal `rows_left` drafts evenly; nobody gets more than can be emitted or its pages can hold."""
-        caps = [self._max_drafts(sequence) for sequence in decoding]
-        order = sorted(range(len(decoding)), key=caps.__getitem__)
-        counts = [0] * len(decoding)
-        for num_served, index in enumerate(order):
-            counts[index] = min(caps[index], max(rows_left, 0) // (len(order) - num_served))
-            rows_left -= counts[index]
-        for index, sequence in enumerate(decoding):
-            if counts[index]:
-                cells = self._tables.grow(sequence.slot, len(sequence.token_ids) + counts[index])
-                counts[index] = min(counts[index], cells - len(sequence.token_ids))
-        return counts
-
-    def _max_drafts(self, sequence: Sequence) -> int:
+    def _tokens_left(self, sequence: Sequence) -> int:
+        """Return how many tokens the sequence may still emit, at least 1 while it runs."""
         length_left = sequence.params.max_new_tokens - sequence.num_emitted
-        context_left = self._config.max_context - len(sequence.token_ids)
-        return max(0, min(self._block_size, length_left - 1, context_left - 1))
+        return min(length_left, self._config.max_context - len(sequence.token_ids))
+
+
+def _share_prefill(prompts: list[Sequence], num_rows: int) -> list[Work]:
+    """Give rows to prompts in order of admission."""
+    works = []
+    for sequence in prompts:
+        if num_rows <= 0:
+            break
+        left = sequence.anchor_position - sequence.num_committed
+        rows = min(left + 1, num_rows)
+        works.append(Work(sequence, num_prefill=min(left, rows), has_anchor=rows > left))
+        num_rows -= rows
+    return works

@@ -1,8 +1,9 @@
 """The start-up check behind `Engine.exactness`: the same positions, run in many arrangements, bit for bit."""
 
+import itertools
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -20,32 +21,48 @@ Exactness = Literal["exact", "unverified"]
 CHECKED_TOKENS = 640  # past 512 cells, where CPU attention starts a second tile of keys
 CHECKED_ENDS = (48, 250)  # windows of compared positions end here and at the end of the sequence
 CHECKED_WINDOW = 12  # positions of a window
+LONGEST_ODD_CHUNK = 96
+Forward = tuple[int, list[Span]]  # T and what runs in it
 
 
-def check_exactness(runner: ModelRunner, tables: PageTables) -> Exactness:
+def check_exactness(
+    runner: ModelRunner, tables: PageTables, budgets: Sequence[int], *, least: int = 1
+) -> tuple[Exactness, tuple[int, ...]]:
     """Run one random sequence in several arrangements of token rows and compare the logits' bits.
 
-    First each size of attention is tried against the largest; those that disagree are taken from the runner.
-    Then single rows and odd chunks beside other traffic must agree in the sizes that stay. A
-    disagreement is logged as a warning: the engine works, but its text may then depend on the batch.
+    First each size of tiled attention is tried against the largest, then each rung of the ladder of budgets
+    against the others; those that disagree are left out. Then single rows and odd chunks beside other
+    traffic, on rungs picked at random, must agree in what stays. A disagreement is logged as a warning: the
+    engine works, but its text may then depend on the batch.
 
     Args:
-        runner: an idle runner; its `shapes` are narrowed to those that agree.
+        runner: idle.
         tables: empty page tables; empty again afterwards.
+        budgets: rungs to try.
+        least: rows that the largest rung must have.
+    Returns:
+        The outcome, and the largest set of rungs that agree, ascending; the largest rung alone if unverified.
     """
     checker = _Checker(runner, tables)
     try:
-        checker.settle_shapes()
-        disagreeing = checker.disagreeing_arrangements()
+        checker.settle_shapes(max(budgets))
+        agreeing = checker.agreeing_budgets(budgets, least=least)
+        disagreeing = checker.disagreeing_arrangements(agreeing)
     finally:
         checker.close()
+    if left_out := sorted(set(budgets) - set(agreeing)):
+        logger.info("budgets=%s agree bit for bit, left_out=%s", agreeing, left_out)
     if disagreeing:
         logger.warning(
             "exactness=unverified: token rows differ in bits when run as %s; text may depend on the batch",
             ", ".join(disagreeing),
         )
-        return "unverified"
-    return "exact"
+        return "unverified", agreeing[-1:]
+    return "exact", agreeing
+
+
+def _size_and_top(rungs: list[int]) -> tuple[int, int]:
+    return len(rungs), rungs[-1]
 
 
 class _Checker:
@@ -66,7 +83,6 @@ class _Checker:
             tables.grow(1, len(self._other))
         ends = {min(end, len(self._tokens)) for end in (*CHECKED_ENDS, len(self._tokens))}
         self._windows = [(max(0, end - CHECKED_WINDOW), end) for end in sorted(ends)]
-        self._reference = torch.empty(0)
 
     def close(self) -> None:
         """Give the pages back."""
@@ -74,72 +90,92 @@ class _Checker:
         if self._other:
             self._tables.clear(1)
 
-    def settle_shapes(self) -> None:
+    def settle_shapes(self, T: int) -> None:
         """Leave tiled attention the query widths that agree with the widest, the tiles with the longest."""
         backend = self._runner.backend
         if not isinstance(backend, TiledAttention):
-            self._reference = self._logits(self._even_chunks(self._runner.token_budget))
             return
         every = backend.shapes
         widest, longest = every.query_widths[-1], every.tile_lengths[-1]
         backend.shapes = AttentionShapes((widest,), (longest,))
-        self._reference = self._logits(self._even_chunks(self._runner.token_budget))
-        widths = [
-            W for W in every.query_widths[:-1] if self._agrees_in(backend, AttentionShapes((W,), (longest,)))
-        ]
+        reference = self._logits(self._even_chunks(T))
+
+        def agrees(shapes: AttentionShapes) -> bool:
+            """Whether chunks that fill these shapes unevenly give the reference's bits."""
+            backend.shapes = shapes
+            size = min(max(1, shapes.query_widths[0] * 2 - 1), T)
+            return torch.equal(self._logits(self._windows_in_chunks(size, T)), reference)
+
+        widths = [W for W in every.query_widths[:-1] if agrees(AttentionShapes((W,), (longest,)))]
         tiles = [
-            tile
-            for tile in every.tile_lengths[:-1]
-            if self._agrees_in(backend, AttentionShapes((widest,), (tile, longest)))
+            tile for tile in every.tile_lengths[:-1] if agrees(AttentionShapes((widest,), (tile, longest)))
         ]
         backend.shapes = AttentionShapes((*widths, widest), (*tiles, longest))
 
-    def disagreeing_arrangements(self) -> list[str]:
+    def agreeing_budgets(self, budgets: Sequence[int], *, least: int) -> tuple[int, ...]:
+        """Return the largest set of rungs whose rows have the same bits and that reaches `least` rows.
+
+        All rungs run the windows over the same keys and values; only the windows' own are written anew.
+        """
+        self._logits(self._even_chunks(max(budgets)))
+        sets: list[tuple[Tensor, list[int]]] = []
+        for T in sorted(budgets):
+            logits = self._logits(self._windows_in_chunks(min(CHECKED_WINDOW, T), T))
+            for bits, members in sets:
+                if torch.equal(bits, logits):
+                    members.append(T)
+                    break
+            else:
+                sets.append((logits, [T]))
+        reaching = [members for _, members in sets if members[-1] >= least]
+        best = max(reaching, key=_size_and_top)
+        return tuple(best)
+
+    def disagreeing_arrangements(self, budgets: Sequence[int]) -> list[str]:
         """Return the names of the arrangements whose bits differ."""
-        arrangements = {
-            "single rows": self._windows_in_chunks(1),
-            "odd chunks beside other traffic": self._odd_chunks(),
-            "single rows after odd chunks": self._windows_in_chunks(1),
+        T = budgets[-1]
+        reference = self._logits(self._even_chunks(T))
+        arrangements: dict[str, Iterator[Forward]] = {
+            "single rows": self._windows_in_chunks(1, budgets[0]),
+            "odd chunks beside other traffic": self._odd_chunks(budgets),
+            "single rows after odd chunks": self._windows_in_chunks(1, budgets[0]),
         }
-        return [name for name, forwards in arrangements.items() if not self._agrees(forwards)]
+        return [
+            name
+            for name, forwards in arrangements.items()
+            if not torch.equal(self._logits(forwards), reference)
+        ]
 
-    def _agrees_in(self, backend: TiledAttention, shapes: AttentionShapes) -> bool:
-        """Whether chunks that fill these shapes unevenly give the reference's bits."""
-        backend.shapes = shapes
-        size = min(max(1, shapes.query_widths[0] * 2 - 1), self._runner.token_budget)
-        return self._agrees(self._windows_in_chunks(size))
-
-    def _agrees(self, forwards: Iterator[list[Span]]) -> bool:
-        return torch.equal(self._logits(forwards), self._reference)
-
-    def _logits(self, forwards: Iterator[list[Span]]) -> Tensor:
+    def _logits(self, forwards: Iterator[Forward]) -> Tensor:
         """Run forwards and return slot 0's logits at the positions of all windows, in order."""
         wanted = {position for start, end in self._windows for position in range(start, end)}
         found: dict[int, Tensor] = {}
-        for spans in forwards:
-            logits = self._runner.run(self._runner.lay_out(spans, "ar"), "ar")
+        for T, spans in forwards:
+            logits = self._runner.run(self._runner.lay_out(spans, "ar", token_budget=T), "ar")
             for span, first in zip(spans, first_rows(spans), strict=True):
                 for offset in range(len(span.token_ids)):
                     if span.slot == 0 and span.start + offset in wanted:
                         found[span.start + offset] = logits[first + offset].clone()
         return torch.stack([found[position] for position in sorted(found)])
 
-    def _even_chunks(self, size: int) -> Iterator[list[Span]]:
-        for first in range(0, len(self._tokens), size):
-            yield [Span(0, first, self._tokens[first : first + size])]
+    def _even_chunks(self, T: int) -> Iterator[Forward]:
+        for first in range(0, len(self._tokens), T):
+            yield T, [Span(0, first, self._tokens[first : first + T])]
 
-    def _windows_in_chunks(self, size: int) -> Iterator[list[Span]]:
+    def _windows_in_chunks(self, size: int, T: int) -> Iterator[Forward]:
         """Only the windows, over the keys and values that an earlier arrangement left in the cache."""
         for start, end in self._windows:
             for first in range(start, end, size):
-                yield [Span(0, first, self._tokens[first : min(first + size, end)])]
+                yield T, [Span(0, first, self._tokens[first : min(first + size, end)])]
 
-    def _odd_chunks(self) -> Iterator[list[Span]]:
-        """Slot 0 from its beginning in chunks of random length, the other sequence before or behind it."""
+    def _odd_chunks(self, budgets: Sequence[int]) -> Iterator[Forward]:
+        """Slot 0 from its beginning, on one rung after the other, in chunks of random length.
+
+        The other sequence runs before or behind it.
+        """
         first = 0
-        T = self._runner.token_budget
-        while first < len(self._tokens):
-            size = self._random.randint(1, max(1, T * 2 // 3))
+        for T in itertools.cycle(self._random.sample(budgets, len(budgets))):
+            size = self._random.randint(1, max(1, min(T * 2 // 3, LONGEST_ODD_CHUNK)))
             spans = [Span(0, first, self._tokens[first : first + size])]
             first += size
             rows_left = T - len(spans[0].token_ids)
@@ -147,7 +183,9 @@ class _Checker:
                 start = self._random.randrange(len(self._other))
                 ids = self._other[start : start + self._random.randint(1, rows_left)]
                 spans.insert(self._random.randint(0, 1), Span(1, start, ids))
-            yield spans
+            yield T, spans
+            if first >= len(self._tokens):
+                return
 
     def _random_tokens(self, count: int) -> list[int]:
         V = self._runner.model.config.vocab_size

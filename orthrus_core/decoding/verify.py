@@ -44,23 +44,26 @@ def verify_spans(works: list[Work]) -> list[Span]:
 
 
 @torch.inference_mode()
-def verify(runner: ModelRunner, works: list[Work], draft_ids: Tensor | None) -> list[Verdict]:
+def verify(
+    runner: ModelRunner, works: list[Work], draft_ids: Tensor | None, *, token_budget: int
+) -> list[Verdict]:
     """Run the AR view and keep the longest agreeing prefix of every block.
 
     Args:
         runner: runs the model.
         works: the step's works, at most T verify rows.
         draft_ids: (S, K) int64 from `draft`; None when nothing was drafted.
+        token_budget: T.
     Returns:
         One verdict per work, brought to the host in one transfer.
     """
     spans = verify_spans(works)
-    rows = runner.lay_out(spans, "ar")
+    rows = runner.lay_out(spans, "ar", token_budget=token_budget)
     anchor_rows = torch.tensor(_anchor_rows(spans, works))
     num_drafts = torch.tensor([work.num_drafts for work in works])
     if draft_ids is not None:
         _place_drafts(rows, draft_ids, anchor_rows, num_drafts)
-    sampling = _sampling(runner, works, anchor_rows.tolist())
+    sampling = _sampling(works, anchor_rows.tolist(), token_budget=token_budget, device=runner.device)
     choice_ids, gaps, logprobs = choose(runner.run(rows, "ar"), rows.positions, sampling)
     accepted = _accept(choice_ids, draft_ids, anchor_rows, num_drafts)
     return _to_host(works, anchor_rows, choice_ids, gaps, logprobs, accepted)
@@ -73,14 +76,16 @@ def _anchor_rows(spans: list[Span], works: list[Work]) -> list[int]:
     ]
 
 
-def _sampling(runner: ModelRunner, works: list[Work], anchor_rows: list[int]) -> RowSampling | None:
+def _sampling(
+    works: list[Work], anchor_rows: list[int], *, token_budget: int, device: torch.device
+) -> RowSampling | None:
     """Return how anchors and drafts choose; prefill rows before an anchor choose nothing."""
     choosers = [
         (work.sequence, row, 1 + work.num_drafts)
         for work, row in zip(works, anchor_rows, strict=True)
         if work.has_anchor
     ]
-    return sampling_of(choosers, token_budget=runner.token_budget, device=runner.device)
+    return sampling_of(choosers, token_budget=token_budget, device=device)
 
 
 def _place_drafts(rows: TokenRows, draft_ids: Tensor, anchor_rows: Tensor, num_drafts: Tensor) -> None:

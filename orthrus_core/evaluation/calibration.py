@@ -114,20 +114,24 @@ def measure_forward(
     if rows % sequences:
         raise ValueError(f"rows must be a multiple of sequences ({sequences}), got {rows}")
     length = context + rows // sequences
-    runner = _runner(model, rows=rows, sequences=sequences, length=length)
+    runner = _runner(model, sequences=sequences, length=length)
     spans = [Span(slot, context, [0] * (rows // sequences)) for slot in range(sequences)]
-    return _median_s(lambda: runner.run(runner.lay_out(spans, "ar"), "ar"), model.device, seconds)
+
+    def forward() -> Tensor:
+        return runner.run(runner.lay_out(spans, "ar", token_budget=rows), "ar")
+
+    return _median_s(forward, model.device, seconds)
 
 
-def _runner(model: OrthrusLM, *, rows: int, sequences: int, length: int) -> ModelRunner:
-    """A runner of T rows whose page tables hold `length` positions of every sequence."""
+def _runner(model: OrthrusLM, *, sequences: int, length: int) -> ModelRunner:
+    """A runner whose page tables hold `length` positions of every sequence."""
     pages = -(-length // PAGE_SIZE)
     tables = PageTables(
         PagePool(sequences * pages + 1, PAGE_SIZE), num_slots=sequences, pages_per_sequence=pages
     )
     for slot in range(sequences):
         tables.grow(slot, length)
-    return ModelRunner(model.eval(), tables, token_budget=rows)
+    return ModelRunner(model.eval(), tables)
 
 
 def _copy_rate(model: OrthrusLM, seconds: float) -> float:

@@ -65,8 +65,9 @@ class StepTimer:
         self._tables = PageTables(
             PagePool(wanted, PAGE_SIZE), num_slots=max_sequences, pages_per_sequence=pages_each
         )
-        self._runner = ModelRunner(model, self._tables, token_budget=BUDGETS[-1], compiled=compiled)
-        self.backend = self._runner.backend.name
+        self._runner = ModelRunner(model, self._tables)
+        if compiled:
+            self._runner.compile()
         for pages in (*self._runner.cache.keys, *self._runner.cache.values):
             pages.normal_()
 

@@ -44,8 +44,8 @@ def drafts_from(truths: dict[tuple[int, ...], list[int]], right_share: float, se
     """A draft step that runs the real one, K/V included, and then proposes mostly right tokens."""
     source = random.Random(seed)
 
-    def mostly_right(runner, works, mask_token_id):
-        draft_ids = draft(runner, works, mask_token_id).clone()
+    def mostly_right(runner, works, mask_token_id, *, token_budget):
+        draft_ids = draft(runner, works, mask_token_id, token_budget=token_budget).clone()
         for line, work in enumerate(works):
             sequence = work.sequence
             truth = truths[tuple(sequence.token_ids[: sequence.num_prompt])]
@@ -75,6 +75,7 @@ def test_consensus_equals_ar_bit_for_bit_in_random_traffic(dtype, seed, monkeypa
         EngineConfig(
             token_budget=token_budget,
             block_size=source.choice([2, 5, 8, 16]),
+            block_policy="fixed",
             max_sequences=min(source.choice([1, 3, 8, 16]), token_budget),
             max_context=640,
             num_pages=pages,

@@ -9,17 +9,14 @@ from orthrus_core.attention.triton_paged import KernelSizes, TritonBackend
 from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.decoding.rows import Span
 from orthrus_core.decoding.runner import ModelRunner
-from tests.orthrus_core.attention.conftest import kernel_device
 from tests.small_models import small_orthrus
-
-__all__ = ["kernel_device"]
 
 
 def runner_with(backend, model) -> ModelRunner:
     tables = PageTables(PagePool(20, 16), num_slots=2, pages_per_sequence=8)
     for slot in range(2):
         tables.grow(slot, 100)
-    return ModelRunner(model, tables, token_budget=16, backend=backend)
+    return ModelRunner(model, tables, backend=backend)
 
 
 @pytest.mark.parametrize("view", ["ar", "diffusion"])
@@ -33,7 +30,9 @@ def test_logits_equal_those_of_slow_attention(kernel_device, view):
     fast, expected = (runner_with(backend, model) for backend in (kernels, slow))
     for first in range(0, 60, 12):
         spans = [Span(1, first, list(range(1, 13))), Span(0, first // 2, [7, 8])]
-        mine, its = (runner.run(runner.lay_out(spans, view), view)[:14] for runner in (fast, expected))
+        mine, its = (
+            runner.run(runner.lay_out(spans, view, token_budget=16), view)[:14] for runner in (fast, expected)
+        )
         torch.testing.assert_close(mine, its, atol=1e-5, rtol=1e-4)
 
 

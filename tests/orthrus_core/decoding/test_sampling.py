@@ -64,8 +64,8 @@ def oracle_drafts(requests, references, right_share: float, source: random.Rando
         for request, reference in zip(requests, references, strict=True)
     }
 
-    def mostly_right(runner, works, mask_token_id):
-        draft_ids = draft(runner, works, mask_token_id).clone()
+    def mostly_right(runner, works, mask_token_id, *, token_budget):
+        draft_ids = draft(runner, works, mask_token_id, token_budget=token_budget).clone()
         for line, work in enumerate(works):
             sequence = work.sequence
             prompt = tuple(sequence.token_ids[: sequence.num_prompt])
@@ -96,6 +96,7 @@ def test_consensus_equals_ar_bit_for_bit_in_random_traffic(dtype, seed, drafts, 
         EngineConfig(
             token_budget=token_budget,
             block_size=source.choice([2, 5, 8, 16]),
+            block_policy="fixed",
             max_sequences=min(source.choice([1, 3, 8, 16]), token_budget),
             max_context=640,
             num_pages=source.choice([None, 42]),
@@ -134,7 +135,7 @@ def test_shared_noise_lets_drafts_stand():
         return completion.stats.accepted / completion.stats.drafted
 
     def shifted(shift):
-        def draft_with_other_noise(runner, works, mask_token_id):
+        def draft_with_other_noise(runner, works, mask_token_id, *, token_budget):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(
                     choice_module,
@@ -143,7 +144,7 @@ def test_shared_noise_lets_drafts_stand():
                         seeds, samples, positions + shift, vocab_size
                     ),
                 )
-                return draft(runner, works, mask_token_id)
+                return draft(runner, works, mask_token_id, token_budget=token_budget)
 
         return draft_with_other_noise
 

@@ -74,3 +74,56 @@ def test_bits_that_depend_on_the_neighbours_are_caught(monkeypatch, caplog):
     engine = Engine(small_orthrus(), CONFIG)
     assert engine.exactness == "unverified"
     assert "exactness=unverified" in caplog.text
+
+
+def plant(monkeypatch, *, rungs: set[int]) -> None:
+    """Make forwards of these budgets differ in their last bits."""
+    run = runner.ModelRunner.run
+
+    def tampered(self, rows, view):
+        logits = run(self, rows, view)
+        return logits * (1 + 1e-6) if len(rows.token_ids) in rungs else logits
+
+    monkeypatch.setattr(runner.ModelRunner, "run", tampered)
+
+
+def test_all_rungs_agree_here():
+    engine = Engine(small_orthrus(), CONFIG)
+    assert engine.report()["budgets"] == [8, 10, 12, 14, 16, 20, 24, 28, 32]
+
+
+def test_a_rung_that_disagrees_is_left_out(monkeypatch):
+    plant(monkeypatch, rungs={14, 28})
+    engine = Engine(small_orthrus(), CONFIG)
+    assert engine.exactness == "exact"
+    assert engine.report()["budgets"] == [8, 10, 12, 16, 20, 24, 32]
+
+
+def test_the_largest_set_of_rungs_that_agree_is_kept(monkeypatch):
+    plant(monkeypatch, rungs={16, 20, 24, 28, 32})
+    assert Engine(small_orthrus(), CONFIG).report()["budgets"] == [16, 20, 24, 28, 32]
+
+
+def test_a_set_without_room_for_every_sequence_is_not_taken(monkeypatch):
+    plant(monkeypatch, rungs={16, 20})
+    config = CONFIG.model_copy(update={"token_budget": 20, "max_sequences": 15, "max_context": 64})
+    assert Engine(small_orthrus(), config).report()["budgets"] == [16, 20]
+
+
+def test_rungs_of_a_manifest_are_checked_too(monkeypatch):
+    plant(monkeypatch, rungs={12})
+    config = CONFIG.model_copy(update={"budgets": (8, 12, 32)})
+    assert Engine(small_orthrus(), config).report()["budgets"] == [8, 32]
+
+
+def test_without_the_check_there_is_one_rung():
+    config = CONFIG.model_copy(update={"self_check": False})
+    assert Engine(small_orthrus(), config).report()["budgets"] == [32]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_forwards_are_exact(dtype):
+    engine = Engine(small_orthrus(dtype=dtype), CONFIG.model_copy(update={"compile": "on"}))
+    assert engine.report()["compiled"]
+    assert engine.exactness == "exact"

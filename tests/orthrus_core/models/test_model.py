@@ -21,12 +21,12 @@ def tokens(count: int, seed: int = 0) -> list[int]:
     return random.Random(seed).choices(range(MASK_TOKEN_ID), k=count)
 
 
-def runner_for(model, *, token_budget: int = 64, num_slots: int = 2, page_size: int = 4) -> ModelRunner:
+def runner_for(model, *, num_slots: int = 2, page_size: int = 4) -> ModelRunner:
     """A runner whose slots have 128 cells each, all holding old garbage, in scattered pages."""
     pages_per_sequence = 128 // page_size
     pool = PagePool(num_slots * pages_per_sequence + 1, page_size)
     tables = PageTables(pool, num_slots=num_slots, pages_per_sequence=pages_per_sequence)
-    runner = ModelRunner(model, tables, token_budget=token_budget)
+    runner = ModelRunner(model, tables)
     for tensor in (*runner.cache.keys, *runner.cache.values):
         tensor.fill_(7.0)
     for cells in range(page_size, 129, page_size):
@@ -37,7 +37,7 @@ def runner_for(model, *, token_budget: int = 64, num_slots: int = 2, page_size: 
 
 def run(runner: ModelRunner, view: str, *spans: Span) -> list[Tensor]:
     """Run one forward; the logits of each span."""
-    logits = runner.run(runner.lay_out(spans, view), view)
+    logits = runner.run(runner.lay_out(spans, view, token_budget=64), view)
     return list(logits[: sum(len(span.token_ids) for span in spans)].split([len(s.token_ids) for s in spans]))
 
 

@@ -36,7 +36,13 @@ def prompts(rows, tokenizer):
 
 
 def decode(model, prompts, mode, max_sequences=8):
-    config = EngineConfig(mode=mode, token_budget=96, max_sequences=max_sequences, max_context=512)
+    config = EngineConfig(
+        mode=mode,
+        token_budget=96,
+        max_sequences=max_sequences,
+        max_context=512,
+        block_policy="fixed",  # whole blocks: the head is judged here
+    )
     engine = Engine(model, config)
     assert engine.exactness == "exact"
     return engine.generate(prompts, GREEDY), engine.report()

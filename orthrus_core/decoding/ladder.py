@@ -1,0 +1,50 @@
+"""The ladder of budgets: the sizes T that a forward may have, from a lone sequence to a full batch."""
+
+from orthrus_core.errors import ConfigError
+
+FIRST_RUNG = {"cpu": 8}  # a lone sequence that drafts 7 tokens
+FIRST_ELSEWHERE = 16
+RUNGS_PER_DOUBLING = {"cpu": 4}  # rows cost time there; elsewhere one, since every rung is a graph to capture
+MULTIPLE = 16
+LARGEST_CHOSEN = {"cpu": 512}  # rows from which a forward's cost only grows in proportion
+LARGEST_ELSEWHERE = 1024
+SMALLEST_CHOSEN = 64  # room for prompts beside few sequences
+
+
+def choose_token_budget(*, max_sequences: int, block_size: int, device_type: str) -> int:
+    """Return the top rung where the config names none: every sequence may draft its whole block.
+
+    Args:
+        block_size: K, 0 in AR mode.
+    """
+    wanted = max(max_sequences * (block_size + 1), SMALLEST_CHOSEN)
+    largest = LARGEST_CHOSEN.get(device_type, LARGEST_ELSEWHERE)
+    return round_up(max(min(wanted, largest), max_sequences))
+
+
+def candidate_budgets(token_budget: int, device_type: str) -> tuple[int, ...]:
+    """Return the rungs to try, ascending, `token_budget` the last."""
+    per_doubling = RUNGS_PER_DOUBLING.get(device_type, 1)
+    octave = FIRST_RUNG.get(device_type, FIRST_ELSEWHERE)
+    rungs: list[int] = []
+    while octave < token_budget:
+        rungs += range(octave, 2 * octave, octave // per_doubling)
+        octave *= 2
+    return (*(rung for rung in rungs if rung < token_budget), token_budget)
+
+
+def check_rungs(rungs: tuple[int, ...], *, token_budget: int | None) -> tuple[int, ...]:
+    """Return rungs that somebody named, ascending.
+
+    Raises:
+        ConfigError: the largest is not the token budget.
+    """
+    ordered = tuple(sorted(set(rungs)))
+    if token_budget is not None and ordered[-1] != token_budget:
+        raise ConfigError(f"the largest of budgets must be token_budget ({token_budget}), got {ordered[-1]}")
+    return ordered
+
+
+def round_up(number: int, multiple: int = MULTIPLE) -> int:
+    """Return the next multiple."""
+    return -(-number // multiple) * multiple

@@ -1,0 +1,60 @@
+"""What an engine finds out before its first step: which budgets agree bit for bit, and what forwards cost."""
+
+from dataclasses import dataclass
+
+from orthrus_core.cache import PageTables
+from orthrus_core.decoding.calibration import measure_forwards
+from orthrus_core.decoding.config import EngineConfig
+from orthrus_core.decoding.ladder import candidate_budgets, check_rungs, choose_token_budget
+from orthrus_core.decoding.policy import Costs
+from orthrus_core.decoding.runner import ModelRunner
+from orthrus_core.decoding.selfcheck import Exactness, check_exactness
+
+HOST_STEP_S = 0.4e-3  # planning, laying out and committing a step (measured: CPU, demo model), and
+HOST_SEQUENCE_S = 8e-6  # each of its sequences
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """The outcome.
+
+    Attributes:
+        exactness: "exact" when permuted token rows agreed bit for bit, else "unverified".
+        costs: of the budgets that forwards may have.
+    """
+
+    exactness: Exactness
+    costs: Costs
+
+
+def get_ready(
+    runner: ModelRunner, tables: PageTables, config: EngineConfig, *, head_block_size: int
+) -> Readiness:
+    """Choose T where the config names none, check the ladder below it and measure its rungs.
+
+    The outcome does not depend on the mode, so that both modes run the same budgets.
+
+    Args:
+        runner: idle, compiled if it is to be.
+        tables: empty page tables; empty again afterwards.
+        head_block_size: the head's own.
+    Raises:
+        ConfigError: budgets that do not end with the token budget.
+    """
+    token_budget = config.token_budget or choose_token_budget(
+        max_sequences=config.max_sequences,
+        block_size=config.block_size or head_block_size,
+        device_type=runner.device.type,
+    )
+    exactness: Exactness = "unverified"
+    budgets: tuple[int, ...] = (token_budget,)
+    if config.budgets is not None:
+        budgets = check_rungs(config.budgets, token_budget=config.token_budget)
+    elif config.self_check:
+        budgets = candidate_budgets(token_budget, runner.device.type)
+    if config.self_check:
+        exactness, budgets = check_exactness(runner, tables, budgets, least=config.max_sequences)
+    if len(budgets) == 1 and not config.self_check:
+        return Readiness(exactness, Costs.unmeasured(token_budget))
+    draft_s, verify_s = (measure_forwards(runner, tables, budgets, view) for view in ("diffusion", "ar"))
+    return Readiness(exactness, Costs(budgets, draft_s, verify_s, HOST_STEP_S, HOST_SEQUENCE_S))

@@ -1,0 +1,120 @@
+"""How likely drafts are to be accepted, learnt while decoding."""
+
+import numpy as np
+
+LEVELS = np.linspace(-4.0, 6.0, 21)  # log-odds of acceptance that a sequence can have: 0.02 to 0.998
+OPTIMISM = 2.0  # weight of the first guess in the distribution of levels, in sequences
+POPULATION_MEMORY = 0.98  # weight kept per sequence that leaves: the last 50 or so make the distribution
+EVIDENCE_MEMORY = 0.97  # weight kept per step with drafts: a sequence is judged by its last 33 or so
+IDLE_MEMORY = 0.997  # weight kept per step without: hard text is tried again after some hundred
+LEAST_EVIDENCE = -8.0  # log-likelihood against the likeliest level: text may turn hard or easy at any time
+OFFSET_PRECISION = 5.0  # of the first guess that a position is like any other, in units of information
+MOST_INFORMATION = 2000.0  # about positions: past it the oldest observations are forgotten
+OFFSET_MEMORY = 0.99  # per step without a look at a position: a bad one is forgiven after some hundred
+
+
+class SurvivalEstimates:
+    """Estimates the survival of every draft that the running sequences could make.
+
+    A draft at position i of a sequence is accepted, when all before it were, with probability
+    sigmoid(level + offset[i]). The level is the sequence's own; its distribution over LEVELS starts as that
+    of all sequences seen so far and follows the sequence's outcomes by Bayes' rule, so that few steps tell
+    easy text from hard text. The offsets belong to the run: a slot that the head is bad at has a low one.
+    An outcome says nothing about positions behind the first rejection, and nothing is counted there.
+    """
+
+    def __init__(self, num_slots: int, block_size: int):
+        """Args: block_size is K, the positions to estimate."""
+        G = len(LEVELS)
+        self._evidence = np.zeros((num_slots, G))
+        self._is_known = np.zeros(num_slots, dtype=bool)
+        guess = np.arange(1.0, G + 1)
+        self._population = OPTIMISM * guess / guess.sum()
+        self._prior = guess / guess.sum()
+        self._offsets = np.zeros(block_size)
+        self._information = np.zeros(block_size)
+        self._tabulate()
+
+    def forget(self, slot: int) -> None:
+        """A sequence leaves its slot: what it showed goes into the distribution that new ones start from."""
+        if self._is_known[slot]:
+            self._population *= POPULATION_MEMORY
+            self._population += self._posterior(np.array([slot]))[0]
+        self._evidence[slot] = 0.0
+        self._is_known[slot] = False
+
+    def survival(self, slots: np.ndarray) -> np.ndarray:
+        """Return the probability that each draft and all before it are accepted.
+
+        Args:
+            slots: (S,) int64.
+        Returns:
+            (S, K), falling along K.
+        """
+        return self._posterior(slots) @ np.exp(self._log_reach[:, 1:])
+
+    def observe(self, slots: np.ndarray, num_drafts: np.ndarray, num_accepted: np.ndarray) -> None:
+        """Learn from one step; called after every step, with the sequences that drafted in it, if any.
+
+        Args:
+            slots: (S,) int64.
+            num_drafts: (S,) int64, at least 1.
+            num_accepted: (S,) int64, at most `num_drafts`.
+        """
+        self._evidence *= IDLE_MEMORY
+        if not len(slots):
+            self._learn_offsets(np.zeros((0, len(self._offsets)), dtype=bool), num_accepted, slots)
+            return
+        is_rejected = num_accepted < num_drafts
+        self._evidence[slots] *= EVIDENCE_MEMORY
+        self._evidence[slots] += self._log_reach.T[num_accepted]
+        self._evidence[slots[is_rejected]] += self._log_reject.T[num_accepted[is_rejected]]
+        self._evidence[slots] -= self._evidence[slots].max(axis=1, keepdims=True)
+        np.maximum(self._evidence, LEAST_EVIDENCE, out=self._evidence)
+        self._is_known[slots] = True
+        self._learn_population()
+        positions = np.arange(len(self._offsets))
+        is_seen = positions < np.minimum(num_accepted + 1, num_drafts)[:, None]
+        self._learn_offsets(is_seen, num_accepted, slots)
+        self._tabulate()
+
+    def _posterior(self, slots: np.ndarray) -> np.ndarray:
+        """Return (S, levels): how likely each level is for each sequence."""
+        evidence = self._evidence[slots]
+        weights = self._prior * np.exp(evidence - evidence.max(axis=1, keepdims=True))
+        return weights / weights.sum(axis=1, keepdims=True)
+
+    def _learn_population(self) -> None:
+        """Set the distribution of levels to that of the sequences that left and those that run."""
+        known = np.flatnonzero(self._is_known)
+        weights = self._population + self._posterior(known).sum(axis=0)
+        self._prior = weights / weights.sum()
+
+    def _learn_offsets(self, is_seen: np.ndarray, num_accepted: np.ndarray, slots: np.ndarray) -> None:
+        """Move each offset a Newton step along the likelihood of the outcomes at its position.
+
+        Args:
+            is_seen: (S, K) bool, positions up to the first rejection.
+            num_accepted: (S,) int64.
+            slots: (S,) int64.
+        """
+        posterior = self._posterior(slots) if len(slots) else np.zeros((0, len(LEVELS)))
+        expected = ((posterior @ self._accept) * is_seen).sum(axis=0)
+        information = ((posterior @ (self._accept * (1 - self._accept))) * is_seen).sum(axis=0)
+        accepted = (np.arange(len(self._offsets)) < num_accepted[:, None]).sum(axis=0)
+        is_fresh = is_seen.any(axis=0)
+        self._information += information
+        self._information[~is_fresh] *= OFFSET_MEMORY
+        self._offsets[~is_fresh] *= OFFSET_MEMORY
+        np.minimum(self._information, MOST_INFORMATION, out=self._information)
+        steps = (accepted - expected) / (OFFSET_PRECISION + self._information)
+        self._offsets[1:] += np.clip(steps, -1.0, 1.0)[1:]  # the level is that of the first position
+
+    def _tabulate(self) -> None:
+        """Tabulate, for every level, what the outcomes of a block are worth."""
+        odds = LEVELS[:, None] + self._offsets
+        log_accept = -np.logaddexp(0.0, -odds)
+        self._accept = np.exp(log_accept)
+        self._log_reject = -np.logaddexp(0.0, odds)
+        self._log_reach = np.zeros((len(LEVELS), len(self._offsets) + 1))
+        np.cumsum(log_accept, axis=1, out=self._log_reach[:, 1:])

@@ -1,0 +1,179 @@
+"""A virtual clock for the real scheduler: no model, known acceptance, known costs."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from orthrus_core.cache import PagePool, PageTables
+from orthrus_core.decoding.config import EngineConfig
+from orthrus_core.decoding.policy import Costs
+from orthrus_core.decoding.sampling import SamplingParams
+from orthrus_core.decoding.scheduler import Scheduler, Step
+from orthrus_core.decoding.sequence import Sequence
+
+PAGE_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Job:
+    """One request of a simulated run.
+
+    Attributes:
+        acceptance: of the draft at each position when all before it were accepted.
+        prompt_tokens: at least 1.
+        completion_tokens: at least 1.
+    """
+
+    acceptance: tuple[float, ...]
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Simulation:
+    """Runs jobs through a scheduler; a draft stands when a number drawn for (job, token) allows it.
+
+    The numbers depend on the seed alone, so two policies see the same luck.
+
+    Attributes:
+        clock_s: seconds of all steps so far.
+        tokens: emitted.
+        expected_tokens: `tokens` as the true acceptance has it, without the luck of the draws.
+        draft_forwards: steps with a draft forward.
+        steps: all steps.
+    """
+
+    def __init__(
+        self,
+        jobs: Iterable[Job],
+        costs: Costs,
+        *,
+        block_size: int,
+        max_sequences: int,
+        block_policy: str = "adaptive",
+        seed: int = 0,
+    ):
+        self.jobs = list(jobs)
+        self.costs = costs
+        self.clock_s = self.expected_tokens = 0.0
+        self.tokens = self.draft_forwards = self.steps = 0
+        longest = max(job.prompt_tokens + job.completion_tokens for job in self.jobs) + 1
+        config = EngineConfig(
+            token_budget=costs.budgets[-1],
+            block_policy=block_policy,
+            max_sequences=max_sequences,
+            max_context=longest,
+            page_size=PAGE_SIZE,
+            self_check=False,
+        )
+        pool = PagePool(config.total_pages, PAGE_SIZE)
+        tables = PageTables(pool, num_slots=max_sequences, pages_per_sequence=config.pages_per_sequence)
+        self.scheduler = Scheduler(config, tables, block_size=block_size, costs=costs)
+        for index, job in enumerate(self.jobs):
+            params = SamplingParams(max_new_tokens=job.completion_tokens, ignore_eos=True)
+            # prompts without a common beginning
+            self.scheduler.add(Sequence(index, [index] * job.prompt_tokens, params, frozenset(), None))
+        random = np.random.default_rng(seed)
+        most = max(job.completion_tokens for job in self.jobs) + block_size + 1
+        self._luck = random.random((len(self.jobs), most))
+        self._acceptance = np.array([job.acceptance[:block_size] for job in self.jobs])
+        self._survival = np.cumprod(self._acceptance, axis=1)
+
+    def run(self, max_steps: int | None = None) -> "Simulation":
+        """Step until all jobs ended, or `max_steps` times."""
+        while (self.scheduler.waiting or self.scheduler.running) and self.steps != max_steps:
+            self.step()
+        return self
+
+    def step(self) -> Step:
+        """Plan a step, draw its outcome and let the clock run."""
+        step = self.scheduler.plan()
+        assert step.works, "the scheduler makes no progress"
+        num_drafts = np.array([work.num_drafts for work in step.works])
+        num_rows = sum(work.num_verify_rows for work in step.works)
+        assert num_drafts.sum() <= step.draft_budget <= self.costs.budgets[-1]
+        assert num_rows <= step.verify_budget <= self.costs.budgets[-1]
+        accepted = self._accept(step, num_drafts)
+        self.scheduler.observe(step.works, accepted.tolist())
+        self._commit(step, accepted.tolist())
+        self._count(step, num_drafts)
+        return step
+
+    def _accept(self, step: Step, num_drafts: np.ndarray) -> np.ndarray:
+        """Return (S,) accepted drafts of each work."""
+        jobs = np.array([work.sequence.request_id for work in step.works])
+        emitted = np.array([work.sequence.num_emitted for work in step.works])
+        positions = np.arange(self._acceptance.shape[1])
+        agrees = self._luck[jobs[:, None], emitted[:, None] + positions] < self._acceptance[jobs]
+        agrees &= positions < num_drafts[:, None]
+        return np.cumprod(agrees, axis=1).sum(axis=1)
+
+    def _commit(self, step: Step, accepted: list[int]) -> None:
+        for work, count in zip(step.works, accepted, strict=True):
+            sequence = work.sequence
+            sequence.num_committed += work.num_prefill
+            if not work.has_anchor:
+                continue
+            left = sequence.params.max_new_tokens - sequence.num_emitted
+            emitted = min(count + 1, left)
+            sequence.token_ids += [0] * emitted
+            sequence.num_committed += emitted
+            self.tokens += emitted
+            if emitted == left:
+                self.scheduler.finish(sequence)
+
+    def _count(self, step: Step, num_drafts: np.ndarray) -> None:
+        costs = self.costs
+        self.steps += 1
+        self.clock_s += costs.step_s + costs.verify_s[costs.budgets.index(step.verify_budget)]
+        self.clock_s += costs.sequence_s * len(step.works)
+        if step.draft_budget:
+            self.draft_forwards += 1
+            self.clock_s += costs.draft_s[costs.budgets.index(step.draft_budget)]
+            self.clock_s += costs.sequence_s * np.count_nonzero(num_drafts)
+        jobs = np.array([work.sequence.request_id for work in step.works])
+        is_drafted = np.arange(self._survival.shape[1]) < num_drafts[:, None]
+        self.expected_tokens += sum(work.has_anchor for work in step.works)
+        self.expected_tokens += float((self._survival[jobs] * is_drafted).sum())
+
+
+def fixed_rate(acceptances: np.ndarray, costs: Costs, num_drafts: int) -> float:
+    """Tokens/s of endless sequences that all draft `num_drafts` in every step, at the best rungs; exact.
+
+    Args:
+        acceptances: (S, K) conditional acceptance of each sequence.
+        costs: of the forwards.
+        num_drafts: 0 is AR decoding; S * (num_drafts + 1) rows must fit the largest budget.
+    """
+    S = len(acceptances)
+    tokens = S + float(np.cumprod(acceptances, axis=1)[:, :num_drafts].sum())
+    seconds = costs.step_s + costs.sequence_s * S + cheapest(costs.verify_s, costs, S * (num_drafts + 1))
+    if num_drafts:
+        seconds += costs.sequence_s * S + cheapest(costs.draft_s, costs, S * num_drafts)
+    return tokens / seconds
+
+
+def best_fixed_rate(acceptances: np.ndarray, costs: Costs) -> tuple[float, int]:
+    """Return the largest `fixed_rate` of all lengths that fit, and that length."""
+    S, K = acceptances.shape
+    lengths = [k for k in range(K + 1) if S * (k + 1) <= costs.budgets[-1]]
+    return max((fixed_rate(acceptances, costs, k), k) for k in lengths)
+
+
+def cheapest(seconds: tuple[float, ...], costs: Costs, num_rows: int) -> float:
+    """Seconds of the cheapest forward with room for these rows."""
+    return min(s for s, budget in zip(seconds, costs.budgets, strict=True) if budget >= num_rows)
+
+
+def cpu_costs() -> Costs:
+    """Forwards as measured with a model of the demo's shape on 2 CPU threads: every row costs."""
+    budgets = (8, 16, 32, 64, 96, 128, 256, 512)
+    seconds = (0.9e-3, 1.1e-3, 1.5e-3, 2.1e-3, 2.9e-3, 3.7e-3, 6.9e-3, 13.5e-3)
+    return Costs(budgets, seconds, seconds, step_s=0.2e-3)
+
+
+def gpu_costs() -> Costs:
+    """Forwards that read the weights anyhow: flat up to 200 rows, then linear."""
+    budgets = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512)
+    seconds = tuple(5e-3 * max(1.0, budget / 200) * (1 + budget / 10_000) for budget in budgets)
+    return Costs(budgets, seconds, seconds, step_s=0.3e-3)
