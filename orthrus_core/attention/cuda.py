@@ -35,7 +35,8 @@ def cuda_backend(spec: AttentionSpec, *, names: Sequence[BackendName] = ("varlen
             backend = _create(name, spec)
             error = trial_error(backend, spec)
         except Exception as refusal:  # whatever the library below raises where it cannot run
-            reasons.append(f"{name}: {str(refusal).splitlines()[0][:REASON_LENGTH]}")
+            reason = str(refusal).strip().splitlines() or [type(refusal).__name__]
+            reasons.append(f"{name}: {reason[0][:REASON_LENGTH]}")
             continue
         if error <= TRIAL_TOLERANCE[spec.dtype]:
             logger.info("attention=%s skipped=%s", name, reasons)

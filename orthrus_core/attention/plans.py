@@ -14,9 +14,17 @@ class PlanBuffers:
         self._device = device
         self._buffers: dict[tuple[bool, int], Tensor] = {}
 
-    def put(self, plan: np.ndarray, spans: SpanRows, num_rows: int) -> Tensor:
-        """Copy a plan to its buffer; the host array may be changed at once, since it is not pinned."""
+    def put(self, plan: np.ndarray, spans: SpanRows, num_rows: int, *, size: int) -> Tensor:
+        """Copy a plan to the beginning of its buffer; the host array is free at once, since it is not pinned.
+
+        Args:
+            plan: int32.
+            spans: whose view counts.
+            num_rows: T.
+            size: length of the longest plan of T rows.
+        """
         key = (spans.causal, num_rows)
         if key not in self._buffers:
-            self._buffers[key] = torch.empty(len(plan), dtype=torch.int32, device=self._device)
-        return self._buffers[key].copy_(torch.from_numpy(plan))
+            self._buffers[key] = torch.zeros(size, dtype=torch.int32, device=self._device)
+        self._buffers[key][: len(plan)].copy_(torch.from_numpy(plan))
+        return self._buffers[key]

@@ -34,7 +34,7 @@ class Tiling:
         return -(-self.max_context // self.split_length)
 
     def plan_size(self, num_rows: int) -> int:
-        """Length of `plan`'s array: the item count, two lists of at most T tiles, two of their splits."""
+        """Length of the longest plan of T rows."""
         return 1 + 2 * num_rows * (1 + self.max_splits)
 
     def plan(self, counts: np.ndarray, limits: np.ndarray, num_rows: int) -> np.ndarray:
@@ -45,26 +45,23 @@ class Tiling:
             limits: (rows in use,) int64, last cell that each row sees.
             num_rows: T.
         Returns:
-            (plan_size,) int32: number of items; first row of each tile (T,); rows of each tile (T,); tile of
-            each item (T * max_splits,); split of each item (T * max_splits,). Zeros where lists end early.
+            (1 + 2 T + 2 I,) int32: number of items I; (T,) first row and (T,) rows of each tile, zeros past
+            the last; (I, 2) tile and split of each item.
         """
         first_rows, row_counts = self._tiles(counts)
         last_cells = np.maximum.reduceat(limits, first_rows)
         splits = last_cells // self.split_length + 1
         if splits.max() > self.max_splits:
             raise ValueError(f"a row sees cell {last_cells.max()}, max_context is {self.max_context}")
-        items = np.repeat(np.arange(len(splits)), splits)
-        plan = np.zeros(self.plan_size(num_rows), dtype=np.int32)
-        plan[0] = len(items)
-        lists = (first_rows, row_counts, items, count_up(splits))
-        for start, values in zip(self.offsets(num_rows), lists, strict=True):
-            plan[start : start + len(values)] = values
+        num_tiles, num_items = len(splits), int(splits.sum())
+        plan = np.zeros(1 + 2 * num_rows + 2 * num_items, dtype=np.int32)
+        plan[0] = num_items
+        plan[1 : 1 + num_tiles] = first_rows
+        plan[1 + num_rows : 1 + num_rows + num_tiles] = row_counts
+        items = plan[1 + 2 * num_rows :].reshape(num_items, 2)
+        items[:, 0] = np.repeat(np.arange(num_tiles), splits)
+        items[:, 1] = count_up(splits)
         return plan
-
-    def offsets(self, num_rows: int) -> tuple[int, int, int, int]:
-        """Where the four lists of a plan start."""
-        T = num_rows
-        return 1, 1 + T, 1 + 2 * T, 1 + 2 * T + T * self.max_splits
 
     def _tiles(self, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the first row and the row count of each tile."""

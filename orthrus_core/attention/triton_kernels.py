@@ -70,6 +70,7 @@ def attend_splits(
     does not see changes none of its bits: its weight is 0 and its score never the maximum.
 
     Args:
+        plan: see `Tiling.plan`.
         parts: (T, H, max_splits, DIM) float32, normalised output of each split.
         lses: (T, H, max_splits) float32, log-sum-exp of each split.
         WINDOW: cells of a sliding window, 0 for none.
@@ -82,8 +83,8 @@ def attend_splits(
     for work in range(tl.program_id(0), num_works, PROGRAMS):
         item = work // HEADS
         kv_head = work % HEADS
-        tile = tl.load(lists + 2 * num_rows + item)
-        split = tl.load(lists + (2 + max_splits) * num_rows + item)
+        tile = tl.load(lists + 2 * num_rows + 2 * item)
+        split = tl.load(lists + 2 * num_rows + 2 * item + 1)
         first_row = tl.load(lists + tile)
         used = query < tl.load(lists + num_rows + tile) * REPEATS
         row = first_row + query // REPEATS

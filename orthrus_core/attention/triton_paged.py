@@ -22,8 +22,8 @@ from orthrus_core.errors import ConfigError
 MIN_QUERIES = 32  # queries of a tile: 8 rows of a model with 4 query heads per K/V head
 MAX_QUERIES = 128
 SPLIT_LENGTH = 256
-TILE_BYTES = 16384  # keys of a tile; three such stages of keys and values fit twice into a Hopper SM
-PROGRAMS_PER_PROCESSOR = 4
+TILE_BYTES = 16384  # keys of a tile: 45 KiB of shared memory in BF16, so that
+PROGRAMS_PER_PROCESSOR = 4  # as many programs fit into a Hopper processor
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -115,7 +115,8 @@ class TritonBackend:
 
     def arrange(self, spans: SpanRows, num_rows: int, device: torch.device) -> Tensor:
         """Plan one forward of T rows; the tensor is the same one for every forward of T rows of a view."""
-        return self._buffers.put(self.tiling.plan(spans.counts, spans.limits, num_rows), spans, num_rows)
+        plan = self.tiling.plan(spans.counts, spans.limits, num_rows)
+        return self._buffers.put(plan, spans, num_rows, size=self.tiling.plan_size(num_rows))
 
     def attend(
         self,

@@ -75,7 +75,7 @@ class VarlenBackend:
     def arrange(self, spans: SpanRows, num_rows: int, device: torch.device) -> VarlenPlan:
         """Plan one forward of T rows; its tensors are the same ones for every forward of T rows of a view."""
         T = num_rows
-        plan = self._buffers.put(plan_spans(spans, T), spans, T)
+        plan = self._buffers.put(plan_spans(spans, T), spans, T, size=3 * T + 1)
         span_starts, num_cells, slots = plan.split([T + 1, T, T])
         return VarlenPlan(span_starts, num_cells, slots, spans.causal)
 
