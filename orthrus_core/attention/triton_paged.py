@@ -22,8 +22,8 @@ from orthrus_core.errors import ConfigError
 MIN_QUERIES = 32  # queries of a tile: 8 rows of a model with 4 query heads per K/V head
 MAX_QUERIES = 128
 SPLIT_LENGTH = 256
-TILE_BYTES = 16384  # keys of a tile: 45 KiB of shared memory in BF16, so that
-PROGRAMS_PER_PROCESSOR = 4  # as many programs fit into a Hopper processor
+TILE_BYTES = 16384  # keys of a tile
+PROGRAMS_PER_PROCESSOR = 2  # registers let so many in (Hopper, Dh 128: 196 a thread)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
