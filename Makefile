@@ -9,8 +9,11 @@ COLUMN ?= prompt
 ROWS ?= 100
 OWN_PROMPTS = $(foreach option,path=$(PROMPTS) column=$(COLUMN) rows=$(ROWS),--set 'prompt_sets.own.$(option)')
 
+# make bench-gpu GPU_OPTIONS='--shape 1.7b --sections step,decode --budget-s 300'
+GPU_OPTIONS ?=
+
 .DEFAULT_GOAL := help
-.PHONY: help install demo dry-run test lint bench demo-model clean
+.PHONY: help install demo dry-run test lint bench bench-gpu demo-model clean
 
 help:
 	@echo "make demo        generate completions for the shipped prompts with the shipped model"
@@ -18,6 +21,7 @@ help:
 	@echo "make lint        ruff and mypy"
 	@echo "make bench       measure exactness, acceptance and speed against AR and transformers (about 4 minutes)"
 	@echo "                 PROMPTS=FILE COLUMN=NAME ROWS=100 adds prompts of your own, Parquet or JSONL"
+	@echo "make bench-gpu   measure a CUDA device: parity, exactness, step times (about 10 minutes)"
 	@echo "make demo-model  train the shipped demo model again, from text to head (about an hour on 2 cores)"
 
 $(INSTALLED): pyproject.toml infra/constraints.txt
@@ -43,6 +47,9 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python jobs/evaluate.py --config configs/evaluate/demo.yaml $(if $(PROMPTS),$(OWN_PROMPTS))
+
+bench-gpu: $(INSTALLED)
+	$(BIN)/python jobs/bench_gpu.py $(GPU_OPTIONS)
 
 demo-model: $(INSTALLED)
 	$(BIN)/python -m pipelines.demo tokenizer pipelines/demo/model

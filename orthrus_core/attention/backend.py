@@ -6,11 +6,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from orthrus_core.attention.cuda import cuda_backend
 from orthrus_core.attention.kernel import KernelError, KernelShape, build_kernel
 from orthrus_core.attention.native import NativeAttention
 from orthrus_core.attention.rows import SpanRows
+from orthrus_core.attention.spec import AttentionSpec
 from orthrus_core.attention.tiled import TiledAttention
 from orthrus_core.cache import KVCache
+from orthrus_core.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -73,13 +76,14 @@ class AttentionBackend(Protocol):
 
 
 def choose_backend(
-    config: Any, *, page_size: int, device: torch.device, dtype: torch.dtype
+    config: Any, *, page_size: int, max_context: int, device: torch.device, dtype: torch.dtype
 ) -> AttentionBackend:
     """Return the fastest backend that this device, model and machine can have.
 
     Args:
         config: of the model; its head counts and head size are read.
         page_size: cells of a page.
+        max_context: most cells of a sequence.
         device: where the model is.
         dtype: of the model.
     """
@@ -90,4 +94,10 @@ def choose_backend(
             return NativeAttention(build_kernel(shape), shape, num_kv_heads=num_kv_heads)
         except KernelError as error:
             logger.warning("attention=tiled, slower than the compiled kernel, because %s", error)
+    if device.type == "cuda":
+        heads = (config.num_attention_heads, num_kv_heads, head_dim)
+        try:
+            return cuda_backend(AttentionSpec(*heads, page_size, max_context, dtype, device))
+        except ConfigError as error:
+            logger.warning("attention=tiled, slower and without CUDA graphs, because %s", error)
     return TiledAttention(num_kv_heads=num_kv_heads, head_dim=head_dim, dtype=dtype)

@@ -21,6 +21,7 @@ class SpanRows:
         limits: (rows,) int64, last cell that each row sees.
         page_tables: (slots, pages per sequence) int64.
         page_size: cells of a page.
+        causal: whether every limit is the row's own position (AR view) or the end of its span.
     """
 
     counts: np.ndarray
@@ -29,6 +30,7 @@ class SpanRows:
     limits: np.ndarray
     page_tables: np.ndarray
     page_size: int
+    causal: bool
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ class Readout(NamedTuple):
     """What the rows of a forward say, on the device.
 
     Attributes:
-        logits: (T, V).
+        logits: (T, V), in the model's dtype.
         ids: (T,) int64, the lowest of the likeliest ids.
         gaps: (T,) float32, difference of the two largest logits.
         logprobs: (T,) float32, log-probability of `ids`: not finite where a row is broken, since a logit of
@@ -99,10 +99,10 @@ class Readout(NamedTuple):
 
 def read_out(logits: Tensor) -> Readout:
     """Read logits (T, V) of any float dtype out, in float32."""
-    logits = logits.float()
-    top, ids = logits.max(dim=-1)
-    second = logits.scatter(1, ids[:, None], float("-inf")).amax(dim=-1)
-    logsumexp = logits.logsumexp(dim=-1)
+    exact = logits.float()
+    top, ids = exact.max(dim=-1)
+    second = exact.scatter(1, ids[:, None], float("-inf")).amax(dim=-1)
+    logsumexp = exact.logsumexp(dim=-1)
     return Readout(logits, ids, top - second, top - logsumexp, logsumexp)
 
 
@@ -111,7 +111,8 @@ def logprobs_of(readout: Readout, ids: Tensor) -> Tensor:
 
     A negative id, which is no token, is taken for 0.
     """
-    return readout.logits.gather(1, ids.clamp(min=0)[:, None])[:, 0] - readout.logsumexp
+    chosen = readout.logits.gather(1, ids.clamp(min=0)[:, None])[:, 0]
+    return chosen.float() - readout.logsumexp
 
 
 def choose(

@@ -65,7 +65,7 @@ def span_rows(spans: Sequence[Span], *, view: View, page_tables: np.ndarray, pag
     slots = np.array([span.slot for span in spans], dtype=np.int64)
     positions = np.repeat(starts, counts) + count_up(counts)
     limits = positions if view == "ar" else np.repeat(starts + counts - 1, counts)
-    return SpanRows(counts, slots, positions, limits, page_tables, page_size)
+    return SpanRows(counts, slots, positions, limits, page_tables, page_size, causal=view == "ar")
 
 
 def fill(buffer: RowBuffer, spans: Sequence[Span], rows: SpanRows) -> int:

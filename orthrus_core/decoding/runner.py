@@ -14,6 +14,7 @@ from orthrus_core.attention.paged import PagedAttend
 from orthrus_core.attention.rows import TokenRows
 from orthrus_core.cache import PageTables
 from orthrus_core.decoding.choice import Readout, read_out
+from orthrus_core.decoding.graphs import GraphedForward
 from orthrus_core.decoding.rows import RowBuffer, Span, fill, span_rows
 from orthrus_core.models.attention import View
 from orthrus_core.models.model import OrthrusLM
@@ -52,7 +53,11 @@ class ModelRunner:
         self.device = model.device
         pool = tables.pool
         self.backend = backend or choose_backend(
-            model.config, page_size=pool.page_size, device=model.device, dtype=model.dtype
+            model.config,
+            page_size=pool.page_size,
+            max_context=tables.pages.shape[1] * pool.page_size,
+            device=model.device,
+            dtype=model.dtype,
         )
         self.cache = self.backend.new_cache(
             num_layers=model.config.num_hidden_layers,
@@ -63,6 +68,8 @@ class ModelRunner:
         self._tables = tables
         self._page_tables = torch.from_numpy(tables.pages).to(self.device)
         self._buffers: dict[tuple[View, int], RowBuffer] = {}
+        self._graphs: dict[tuple[View, int], GraphedForward] = {}
+        self._logits: dict[View, Tensor] = {}
         self.is_compiled = False
         self._forwards = {view: self._new_forward(view) for view in VIEWS}
 
@@ -89,7 +96,38 @@ class ModelRunner:
             self._page_tables.copy_(torch.from_numpy(self._tables.pages))
         if self.is_compiled:
             torch._dynamo.mark_dynamic(rows.packed, 1)
+            if isinstance(rows.arrangement, Tensor):  # a plan, whose length depends on T
+                torch._dynamo.mark_dynamic(rows.arrangement, 0)
+        if self.device.type == "cuda" and self.backend.has_static_shapes:
+            return self._replay(rows, view)
         return self._forwards[view](rows.packed, self._page_tables, rows.arrangement)
+
+    def _replay(self, rows: TokenRows, view: View) -> Readout:
+        """Run one view's CUDA graph of T rows: its rows, page tables and arrangement lie in fixed buffers."""
+        T = rows.packed.shape[1]
+        if (view, T) not in self._graphs:
+            forward, arguments = self._forwards[view], (rows.packed, self._page_tables, rows.arrangement)
+            self._graphs[view, T] = GraphedForward(
+                lambda: forward(*arguments),
+                device=self.device,
+                pool=next((graph.pool for graph in self._graphs.values()), None),
+                outputs=self._new_readout(view, T),
+            )
+        return Readout(*self._graphs[view, T].replay())
+
+    def _new_readout(self, view: View, T: int) -> Readout:
+        ids = torch.empty(T, dtype=torch.int64, device=self.device)
+        gaps, logprobs, logsumexp = torch.empty(3, T, device=self.device)
+        return Readout(self._logits_for(view, T), ids, gaps, logprobs, logsumexp)
+
+    def _logits_for(self, view: View, T: int) -> Tensor:
+        """Return (T, V) of one buffer per view, which the graphs of all T share; it grows where it must."""
+        if view not in self._logits or len(self._logits[view]) < T:
+            rows = max(T, *map(len, self._logits.values()), 0)
+            self._logits[view] = torch.empty(
+                rows, self.model.config.vocab_size, dtype=self.model.dtype, device=self.device
+            )
+        return self._logits[view][:T]
 
     def compile(self) -> bool:
         """Send both views through torch.compile, for every T at once; whether it worked.
@@ -105,6 +143,7 @@ class ModelRunner:
         try:
             self._forwards = {view: _compiled(forward) for view, forward in eager.items()}
             self.is_compiled = True
+            self._graphs.clear()  # they hold the eager forwards
             for view in VIEWS:
                 self.run(self.lay_out([Span(0, 0, [0])], view, token_budget=COMPILED_WITH), view)
         except Exception as error:  # whatever the compiler or its toolchain raises

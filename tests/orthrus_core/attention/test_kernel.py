@@ -9,7 +9,7 @@ SHAPE = KernelShape(head_dim=16, repeats=2, page_size=16, dtype=torch.float32)
 
 
 def backend_of(model):
-    return choose_backend(model.config, page_size=16, device=model.device, dtype=model.dtype)
+    return choose_backend(model.config, page_size=16, max_context=64, device=model.device, dtype=model.dtype)
 
 
 def test_a_kernel_is_compiled_once(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ CONFIG = EngineConfig(token_budget=32, max_sequences=2, max_context=640)
 
 @pytest.fixture
 def tiled_attention(monkeypatch):
-    def choose(config, *, page_size, device, dtype):
+    def choose(config, *, page_size, max_context, device, dtype):
         return tiled.TiledAttention(
             num_kv_heads=config.num_key_value_heads, head_dim=config.head_dim, dtype=dtype
         )

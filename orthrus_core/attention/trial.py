@@ -1,0 +1,147 @@
+"""Random paged attention and its plain answer: what a backend is tried with before it is trusted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from orthrus_core.attention.rows import SpanRows
+from orthrus_core.attention.spec import AttentionSpec
+from orthrus_core.decoding.rows import RowBuffer, Span, fill, span_rows
+from orthrus_core.models.attention import View
+
+if TYPE_CHECKING:  # it imports this module, by way of `cuda`
+    from orthrus_core.attention.backend import AttentionBackend
+
+TRIAL_CELLS = 300  # two splits of the Triton kernel
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One random forward of one layer.
+
+    Attributes:
+        q: (T, H, Dh).
+        k: (T, Hkv, Dh).
+        v: (T, Hkv, Dh).
+        keys: (pages, page_size, Hkv, Dh), full of what earlier forwards would have left.
+        values: likewise.
+        packed: (5, T) int64, see `TokenRows`.
+        page_tables: (slots, pages per sequence) int64.
+        spans: the rows in use.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    keys: Tensor
+    values: Tensor
+    packed: Tensor
+    page_tables: Tensor
+    spans: SpanRows
+
+    @property
+    def num_used(self) -> int:
+        """Rows that are not left over."""
+        return len(self.spans.positions)
+
+    def run(self, backend: "AttentionBackend", *, scaling: float, window: int | None = None) -> Tensor:
+        """Return a backend's answer (T, H, Dh); the trial's own cache stays as it is."""
+        return backend.attend(
+            self.q,
+            self.k,
+            self.v,
+            keys=self.keys.clone(),
+            values=self.values.clone(),
+            packed=self.packed,
+            page_tables=self.page_tables,
+            arrangement=backend.arrange(self.spans, len(self.q), self.q.device),
+            scaling=scaling,
+            window=window,
+        )
+
+    def answer(self, *, scaling: float, window: int | None = None) -> Tensor:
+        """Return (rows in use, H, Dh) float32, by softmax over all cells of a row's sequence."""
+        _, cells, slots, limits, positions = self.packed
+        page_size = self.keys.shape[1]
+        keys, values = (
+            cache.flatten(0, 1).index_copy(0, cells, new).float()
+            for cache, new in ((self.keys, self.k), (self.values, self.v))
+        )
+        offsets = torch.arange(page_size, device=keys.device)
+        out = torch.empty(self.num_used, *self.q.shape[1:], device=keys.device)
+        for row in range(self.num_used):
+            own = (self.page_tables[slots[row]][:, None] * page_size + offsets).flatten()
+            place = torch.arange(len(own), device=keys.device)
+            seen = place <= limits[row]
+            if window is not None:
+                seen &= place > positions[row] - window
+            k, v = keys[own[seen]], values[own[seen]]
+            q = self.q[row].float().view(k.shape[1], -1, k.shape[2])
+            weights = (torch.einsum("hrd,chd->hrc", q, k) * scaling).softmax(-1)
+            out[row] = torch.einsum("hrc,chd->hrd", weights, v).flatten(0, 1)
+        return out
+
+
+def random_trial(
+    spec: AttentionSpec,
+    spans: Sequence[Span],
+    *,
+    token_budget: int,
+    causal: bool = True,
+    seed: int = 0,
+    num_slots: int | None = None,
+) -> Trial:
+    """Return a forward over sequences of at most `max_context` cells, their pages in random order.
+
+    Queries, keys and values are a function of the seed, the number of slots, and a row's slot and position.
+    Cells before a span hold what earlier forwards would have written there, all others noise. So a row of
+    the AR view sees the same however its sequence is cut into spans.
+
+    Args:
+        spec: sizes, dtype and device.
+        spans: at most T rows, one span per slot.
+        token_budget: T.
+        causal: the AR view's limits, else the diffusion view's.
+        seed: of contents and pages.
+        num_slots: sequences; None: those of the spans.
+    """
+    num_slots = num_slots or max(span.slot for span in spans) + 1
+    generator = torch.Generator().manual_seed(seed)
+    pages_each = -(-spec.max_context // spec.page_size)
+    pages = torch.randperm(num_slots * pages_each, generator=generator).view(num_slots, -1) + 1
+    view: View = "ar" if causal else "diffusion"
+    rows = span_rows(spans, view=view, page_tables=pages.numpy(), page_size=spec.page_size)
+    buffer = RowBuffer(token_budget, spec.device)
+    fill(buffer, spans, rows)
+    cells = (pages[:, :, None] * spec.page_size + torch.arange(spec.page_size)).flatten(1)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, spec.head_dim, generator=generator).to(spec.dtype)
+
+    def cache(contents: Tensor) -> Tensor:
+        held = random(num_slots * pages_each + 1, spec.page_size, spec.num_kv_heads)
+        for span in spans:
+            held.flatten(0, 1)[cells[span.slot, : span.start]] = contents[span.slot, : span.start]
+        return held
+
+    q, k, v = (random(*cells.shape, heads) for heads in (spec.num_heads, *[spec.num_kv_heads] * 2))
+    slots, positions = torch.from_numpy(buffer.array[2]), torch.from_numpy(buffer.array[4])
+    q_rows, k_rows, v_rows = (x[slots, positions].to(spec.device) for x in (q, k, v))
+    keys, values = (cache(x).to(spec.device) for x in (k, v))
+    return Trial(q_rows, k_rows, v_rows, keys, values, buffer.to_device(), pages.to(spec.device), rows)
+
+
+def trial_error(backend: "AttentionBackend", spec: AttentionSpec) -> float:
+    """Return a backend's largest error on two short spans and rows left over, in both views."""
+    spec = replace(spec, max_context=min(spec.max_context, TRIAL_CELLS))
+    spans = [Span(0, max(0, spec.max_context - 3), [0] * 3), Span(1, 0, [0])]
+    scaling = spec.head_dim**-0.5
+    errors = []
+    for causal in (True, False):
+        trial = random_trial(spec, spans, token_budget=8, causal=causal)
+        difference = trial.run(backend, scaling=scaling)[:4].float() - trial.answer(scaling=scaling)
+        errors.append(difference.abs().nan_to_num(float("inf")).max())
+    return float(max(errors))

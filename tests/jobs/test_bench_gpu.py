@@ -1,0 +1,53 @@
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+JOB = ROOT / "jobs" / "bench_gpu.py"
+TINY = ["--device", "cpu", "--shape", "tiny", "--dtypes", "fp32", "--no-compiled", "--layers", "1"]
+
+
+@pytest.fixture
+def main():
+    spec = importlib.util.spec_from_file_location("bench_gpu_job", JOB)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+def test_times_of_a_tiny_model_on_a_cpu_become_tables(main, tmp_path, capsys):
+    options = ["--sections", "bandwidth,step,decode", "--batches", "1,300", "--contexts", "32"]
+    assert main([*TINY, *options, "--out", str(tmp_path)]) == 0
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    assert [row["T"] for row in report["sections"]["step"]["rows"]] == [64, 32, 16, 128, 256]
+    one, many = report["sections"]["decode"]["rows"]
+    assert one["ar_tokens_per_s"] > 0
+    assert many == {"batch": 300, "context": 32, "result": "does not fit"}
+    assert "Acceptance is REPLAYED" in capsys.readouterr().out
+
+
+def test_a_used_up_budget_leaves_tables_that_say_so(main, tmp_path):
+    assert main([*TINY, "--sections", "step", "--budget-s", "0", "--out", str(tmp_path)]) == 0
+    assert "Stopped: the time budget is used up." in (tmp_path / "gpu.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--sections", "speed"], "'bandwidth', 'step', 'decode' or 'kernels'"),
+        (["--shape", "9b"], "'tiny', 'demo', '1.7b' or '8b'"),
+        (["--layers", "0"], "greater than or equal to 1"),
+    ],
+)
+def test_mistakes_end_with_exit_code_2(main, options, said, capsys):
+    assert main(options) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_a_missing_device_is_said_with_what_to_try(main, capsys):
+    assert main([]) == 2
+    assert "this machine has none; try --device cpu --shape tiny" in capsys.readouterr().err
