@@ -16,7 +16,9 @@ from orthrus_core.evaluation.exactness import Comparison, ModeRun, compare_modes
 from orthrus_core.models.model import OrthrusLM
 from pipelines.checkpoint import Checkpoint, fetch, load_tokenizer, locate
 from pipelines.evaluate_config import EvaluateConfig
+from pipelines.evaluate_memory import weigh_modes
 from pipelines.evaluate_prompts import PromptSet, describe, read_prompt_set, score_rows
+from pipelines.evaluate_replay import time_replay
 from pipelines.evaluate_speed import check_room, time_job, time_load
 from pipelines.job import versions
 
@@ -52,6 +54,8 @@ def evaluate(config: EvaluateConfig, generate_job: Path) -> dict[str, Any]:
         "prompt_sets": {name: describe(prompt_set) for name, prompt_set in prompt_sets.items()},
         "texts": _texts(config, checkpoint, tokenizer, prompt_sets),
         "speed": _speed(config, checkpoint, prompt_sets),
+        "replay": time_replay(config, device_of(config)) if config.replay else None,
+        "memory": weigh_modes(config, checkpoint, prompt_sets, device_of(config)) if config.memory else None,
         "job": time_job(config, generate_job) if config.job else None,
         "config": config.model_dump(mode="json"),
     }

@@ -1,6 +1,6 @@
 """What an evaluation shows in a terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from rich.console import Group, RenderableType
@@ -26,7 +26,13 @@ def render_evaluation(report: Mapping[str, Any], path: str) -> RenderableType:
         _acceptance(report),
     ]
     if report["speed"]:
-        parts.append(_speed(report))
+        first = report["speed"][0]
+        title = f"Speed in {first['dtype']}: median (lowest-highest) of {first['rounds']} rounds"
+        parts.append(speed_table(title, report["speed"]))
+    if report["replay"]:
+        parts.append(_replay(report["replay"]))
+    if report["memory"]:
+        parts.append(_memory(report["memory"]))
     if report["job"]:
         parts.append(_job(report["job"]))
     return Group(*parts, Text(f"Everything measured: {path}"))
@@ -92,17 +98,15 @@ def _acceptance(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def _speed(report: Mapping[str, Any]) -> Table:
-    first = report["speed"][0]
-    table = _table(
-        f"Speed in {first['dtype']}: median (lowest-highest) of {first['rounds']} rounds",
-        *("", ">T", ">tokens/s", ">consensus / this", ">same text"),
-    )
-    for load in report["speed"]:
-        left_out = load["rows_without_room"]
+def speed_table(title: str, loads: Sequence[Mapping[str, Any]]) -> Table:
+    """Lines of every load; consensus decoding is the first of each."""
+    table = _table(title, *("", ">T", ">tokens/s", ">consensus / this", ">same text"))
+    for load in loads:
+        left_out, length = load["rows_without_room"], load.get("acceptance_length")
         table.add_row(
             f"{load['prompt_set']}, batch {load['batch']}, {load['rows']} rows"
             + (f" ({left_out} left out: too long)" if left_out else "")
+            + (f", {length:.2f} tokens/step" if length else "")
         )
         for system in load["systems"]:
             own = system is load["systems"][0]
@@ -113,6 +117,27 @@ def _speed(report: Mapping[str, Any]) -> Table:
                 "" if own else _spread(system["consensus_ratio"], 2),
                 "" if own else f"{system['rows_as_consensus']} of {load['rows']}",
             )
+    return table
+
+
+def _replay(replay: Mapping[str, Any]) -> Table:
+    return speed_table(
+        f"Random weights, {replay['parameters'] / 1e6:.1f} M parameters, FP32. REPLAYED acceptance, for "
+        "speed only: the draft forward runs,\nthen its proposals are replaced so that a full block gives "
+        f"{replay['tokens_per_step_asked']:.2f} tokens per step; no head drafts like this",
+        replay["loads"],
+    )
+
+
+def _memory(memory: Mapping[str, Any]) -> Table:
+    table = _table(
+        f"Memory, {memory['batch']} sequences, {memory['rows']} rows, each mode in a process of its own",
+        *("mode", ">peak RSS", ">of it loading", ">cache", ">cache bytes/token"),
+    )
+    for mode in memory["modes"]:
+        sizes = (mode["peak_bytes"], mode["loaded_bytes"], mode["cache_bytes"])
+        mib = [f"{size / 2**20:.1f} MiB" for size in sizes]
+        table.add_row(mode["mode"], *mib, f"{mode['cache_bytes_per_token']:,}")
     return table
 
 

@@ -1,5 +1,7 @@
 """The draft pass: the diffusion view proposes a block per sequence."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,9 @@ from orthrus_core.decoding.choice import sample, sampling_of
 from orthrus_core.decoding.rows import Span, first_rows
 from orthrus_core.decoding.runner import ModelRunner
 from orthrus_core.decoding.scheduler import Work
+
+Draft = Callable[[ModelRunner, list[Work], int], Tensor]
+"""What `draft` below is: runner, works and mask token id to (S, K) proposals."""
 
 
 def draft_spans(works: list[Work], mask_token_id: int) -> list[Span]:

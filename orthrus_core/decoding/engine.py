@@ -6,7 +6,7 @@ from collections.abc import Sequence as SequenceOf
 
 from orthrus_core.cache import KVCache, PagePool, PageTables
 from orthrus_core.decoding.config import EngineConfig
-from orthrus_core.decoding.draft import draft
+from orthrus_core.decoding.draft import Draft, draft
 from orthrus_core.decoding.runner import ModelRunner
 from orthrus_core.decoding.sampling import Request, SamplingParams
 from orthrus_core.decoding.scheduler import Scheduler, Work
@@ -40,9 +40,11 @@ class Engine:
         stats: counters since the start.
     """
 
-    def __init__(self, model: OrthrusLM, config: EngineConfig | None = None):
+    def __init__(self, model: OrthrusLM, config: EngineConfig | None = None, *, draft: Draft = draft):
         """Allocate the cache and check exactness.
 
+        Args:
+            draft: the draft step; another one than the real one is for measurements.
         Raises:
             ConfigError: the config does not fit the model.
         """
@@ -50,8 +52,9 @@ class Engine:
         self.block_size = self._check_block_size(model)
         self._check_context(model)
         self._model = model.eval()
+        self._draft = draft
         pool = PagePool(self.config.total_pages, self.config.page_size)
-        tables = PageTables(
+        self._tables = tables = PageTables(
             pool, num_slots=self.config.max_sequences, pages_per_sequence=self.config.pages_per_sequence
         )
         self.cache = self._new_cache()
@@ -96,6 +99,10 @@ class Engine:
         """Drop a request that has not finished; whether there was one."""
         return self._scheduler.remove(request_id)
 
+    def forget_prompts(self) -> None:
+        """Share no page with prompts from before, so that repeated work costs the same again."""
+        self._tables.pool.forget_prefixes()
+
     def step(self) -> list[Completion]:
         """Advance all running sequences by one step and return the requests that ended."""
         started_at = time.perf_counter()
@@ -104,7 +111,7 @@ class Engine:
         if works:
             draft_ids = None
             if any(work.num_drafts for work in works):
-                draft_ids = draft(self._runner, works, self._model.config.mask_token_id)
+                draft_ids = self._draft(self._runner, works, self._model.config.mask_token_id)
             verdicts = verify(self._runner, works, draft_ids)
             self._count_step(works)
             finished += [
