@@ -19,6 +19,7 @@ from pipelines.config import (
     Section,
 )
 from pipelines.evaluate_speed_config import MemoryConfig, ReplayConfig, SpeedConfig
+from pipelines.peers.config import PeersConfig
 
 DType = Literal["float32", "bfloat16", "float16"]
 
@@ -55,10 +56,11 @@ class EvaluateConfig(Section):
         default_factory=SamplingParams, description="Choice of tokens and end of text."
     )
     dtypes: tuple[DType, ...] = Field(
-        ("float32", "bfloat16"), min_length=1, description="Types in which the two modes are compared."
+        ("float32", "bfloat16"), description="Types in which texts of the two modes are compared."
     )
     threads: int | None = Field(None, ge=1, description="Torch threads; none: torch's choice, all cores.")
     speed: SpeedConfig | None = Field(None, description="Timing; none: none.")
+    peers: PeersConfig | None = Field(None, description="Other engines beside this one; none: none.")
     replay: ReplayConfig | None = Field(None, description="Timing at a set acceptance; none: none.")
     memory: MemoryConfig | None = Field(None, description="Peak memory; none: not measured.")
     job: JobConfig | None = Field(None, description="A generate job; none: none.")
@@ -79,11 +81,11 @@ class EvaluateConfig(Section):
             raise ValueError(f"must have no mode, since both modes are run, got {value.mode}")
         return value
 
-    @field_validator("speed", "memory", "job")
+    @field_validator("speed", "peers", "memory", "job")
     @classmethod
     def _known_sets(
-        cls, value: SpeedConfig | MemoryConfig | JobConfig | None, info: ValidationInfo
-    ) -> SpeedConfig | MemoryConfig | JobConfig | None:
+        cls, value: SpeedConfig | PeersConfig | MemoryConfig | JobConfig | None, info: ValidationInfo
+    ) -> SpeedConfig | PeersConfig | MemoryConfig | JobConfig | None:
         if isinstance(value, SpeedConfig):
             named = value.prompt_sets or ()
         else:
@@ -94,13 +96,15 @@ class EvaluateConfig(Section):
                 raise ValueError(f"names the prompt set {name!r}, which is none of {', '.join(known)}")
         return value
 
-    @field_validator("speed")
+    @field_validator("speed", "peers")
     @classmethod
-    def _rules_of_transformers(cls, value: SpeedConfig | None, info: ValidationInfo) -> SpeedConfig | None:
+    def _rules_of_others(
+        cls, value: SpeedConfig | PeersConfig | None, info: ValidationInfo
+    ) -> SpeedConfig | PeersConfig | None:
         sampling = info.data.get("sampling", SamplingParams())
         if value and (sampling.ignore_eos or sampling.stop_token_ids):
             raise ValueError(
-                "needs sampling without ignore_eos and stop_token_ids, which transformers does not have"
+                "needs sampling without ignore_eos and stop_token_ids, which other engines do not have"
             )
         if value and sampling.temperature:
             raise ValueError(

@@ -67,7 +67,7 @@ def time_load(
     logger.info("timing prompt_set=%s batch=%d rows=%d", prompt_set.name, load.batch, len(prompts))
     block_size = config.decode.block_size or model.config.block_size
     budgets = token_budgets(load, block_size)
-    systems = _engines(config, model, load, budgets) | _peers(config, model, load)
+    systems = engine_systems(config, model, load, budgets) | _peers(config, model, load)
     timings = time_systems(
         systems, prompts, rounds=config.speed.rounds, warm_up_rows=config.speed.warm_up_rows
     )
@@ -95,9 +95,10 @@ def engine_config(config: EvaluateConfig, name: str, **changes: Any) -> EngineCo
     return EngineConfig(**config.decode.model_dump() | {"mode": mode, "num_pages": None} | changes)
 
 
-def _engines(
+def engine_systems(
     config: EvaluateConfig, model: OrthrusLM, load: LoadConfig, budgets: Mapping[str, int]
 ) -> dict[str, System]:
+    """The engine in both modes, by name."""
     return {
         name: EngineSystem(
             model,

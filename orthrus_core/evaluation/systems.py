@@ -113,8 +113,7 @@ def _options(model: OrthrusLM, params: SamplingParams) -> dict[str, Any]:
         raise ConfigError("timing transformers needs sampling.temperature 0: its noise is not the engine's")
     if params.ignore_eos or params.stop_token_ids:
         raise ConfigError("timing transformers needs sampling without ignore_eos and stop_token_ids")
-    own = model.generation_config.eos_token_id if params.eos_token_id is None else params.eos_token_id
-    eos_ids = sorted(_eos_ids(own))
+    eos_ids = eos_ids_of(model, params)
     return {
         "max_new_tokens": params.max_new_tokens,
         "do_sample": False,
@@ -159,7 +158,9 @@ def cut_after(token_ids: Sequence[int], stop_ids: Collection[int]) -> list[int]:
     return list(token_ids)
 
 
-def _eos_ids(value: int | Sequence[int] | None) -> frozenset[int]:
+def eos_ids_of(model: OrthrusLM, params: SamplingParams) -> list[int]:
+    """Return the ids that end a completion: those of the parameters, else the model's."""
+    value = model.generation_config.eos_token_id if params.eos_token_id is None else params.eos_token_id
     if value is None:
-        return frozenset()
-    return frozenset([value] if isinstance(value, int) else value)
+        return []
+    return [value] if isinstance(value, int) else sorted(set(value))
