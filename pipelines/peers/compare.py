@@ -1,6 +1,7 @@
 """This engine and others complete the same prompts, one at a time at work, the others at rest."""
 
 import logging
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -19,7 +20,7 @@ from pipelines.evaluate_config import EvaluateConfig
 from pipelines.evaluate_prompts import PromptSet
 from pipelines.evaluate_speed import AR, CONSENSUS, SMALL_AR, check_room, engine_systems, token_budgets
 from pipelines.evaluate_speed_config import LoadConfig
-from pipelines.peers.config import PeersConfig, VllmConfig
+from pipelines.peers.config import PeersConfig, VllmVariant
 from pipelines.peers.process import PeerProcess
 
 logger = logging.getLogger(__name__)
@@ -87,8 +88,8 @@ def _launches(peers: PeersConfig, model: OrthrusLM, model_path: str) -> dict[str
                 "leaves it out"
             )
         backbone = export_backbone(model, peers.directory / "backbone")
-        for variant in peers.vllm.variants:
-            launches[VLLM + variant] = _vllm_launch(peers, peers.vllm, variant, backbone)
+        for name, variant in peers.vllm.variants.items():
+            launches[VLLM + name] = _vllm_launch(peers, name, variant, backbone)
     if peers.authors.path is not None:
         launches[AUTHORS] = {
             "python": peers.authors.python or sys.executable,
@@ -105,18 +106,24 @@ def _launches(peers: PeersConfig, model: OrthrusLM, model_path: str) -> dict[str
     return launches
 
 
-def _vllm_launch(peers: PeersConfig, vllm: VllmConfig, variant: str, backbone: Path) -> dict[str, Any]:
+def _vllm_launch(peers: PeersConfig, name: str, variant: VllmVariant, backbone: Path) -> dict[str, Any]:
+    vllm = peers.vllm
+    assert vllm is not None
+    python = vllm.python.absolute()  # not resolved: the link's place is what makes it that environment's
+    environment = vllm_environment(peers.directory, variant.threads or torch.get_num_threads())
+    if variant.intel_openmp:
+        environment["LD_PRELOAD"] = str(python.parents[1] / "lib" / "libiomp5.so")
     return {
-        "python": vllm.python.absolute(),
+        "python": python,
         "module": "pipelines.peers.vllm_server",
         "options": {
             "model": str(backbone.resolve()),
             "max_context": vllm.max_context,
             "max_sequences": max(load.batch for load in peers.loads),
-            "compiled": variant == "compiled",
+            "compiled": variant.compiled,
         },
-        "environment": vllm_environment(peers.directory, torch.get_num_threads()) | vllm.environment,
-        "log": peers.directory / f"vllm-{variant}.log",
+        "environment": environment | variant.environment,
+        "log": peers.directory / f"vllm-{'-'.join(re.findall('[a-zA-Z0-9]+', name))}.log",
         "timeout_s": peers.timeout_s,
     }
 

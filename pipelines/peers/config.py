@@ -1,12 +1,25 @@
 """Options of the comparison with other engines, a section of the evaluate job."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
 from pipelines.config import Section
 from pipelines.evaluate_speed_config import LoadConfig
+
+
+class VllmVariant(Section):
+    """One way to run vLLM."""
+
+    compiled: bool = Field(True, description="With torch.compile, else eager.")
+    threads: int | None = Field(None, ge=1, description="OpenMP threads; none: as many as the job's.")
+    intel_openmp: bool = Field(
+        False, description="Preload libiomp5 of its environment, as vLLM's documentation advises."
+    )
+    environment: dict[str, str] = Field(
+        default_factory=dict, description="Environment variables beside those that it gets anyway."
+    )
 
 
 class VllmConfig(Section):
@@ -16,15 +29,12 @@ class VllmConfig(Section):
         Path("build/peers/vllm/bin/python"),
         description="Interpreter of its environment; `make bench-peers` makes it.",
     )
-    variants: tuple[Literal["compiled", "eager"], ...] = Field(
-        ("compiled", "eager"),
+    variants: dict[str, VllmVariant] = Field(
+        {"compiled": VllmVariant(), "eager": VllmVariant(compiled=False)},
         min_length=1,
-        description="How it runs the model, each in a process of its own; compiled: with torch.compile.",
+        description="Ways to run it by a name, each in a process of its own.",
     )
     max_context: int = Field(512, ge=2, description="Its max_model_len.")
-    environment: dict[str, str] = Field(
-        default_factory=dict, description="Environment variables beside those that it gets anyway."
-    )
 
 
 class AuthorsConfig(Section):

@@ -117,7 +117,7 @@ def test_vllm_s_variants_differ_in_compilation_alone(tree, model_dir, monkeypatc
 
 
 def test_variables_of_the_config_go_before_our_own(tree, model_dir, monkeypatch):
-    tree["peers"]["vllm"] |= {"environment": {"VLLM_CPU_KVCACHE_SPACE": "4"}, "variants": ["eager"]}
+    tree["peers"]["vllm"]["variants"] = {"big": {"environment": {"VLLM_CPU_KVCACHE_SPACE": "4"}}}
     _, [process] = compared(tree, model_dir, monkeypatch)
     assert process.launch["environment"]["VLLM_CPU_KVCACHE_SPACE"] == "4"
 
@@ -127,6 +127,19 @@ def test_vllm_runs_in_its_process_on_as_many_threads_as_we_do(tmp_path):
     assert variables["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
     assert variables["OMP_NUM_THREADS"] == "4"
     assert variables["VLLM_CPU_OMP_THREADS_BIND"] == "0-3"
+
+
+def test_a_variant_may_have_threads_of_its_own_and_intel_openmp(tree, model_dir, monkeypatch, tmp_path):
+    tree["peers"]["vllm"] |= {
+        "python": str(tmp_path / "env" / "bin" / "python"),
+        "variants": {"3 threads, preloaded": {"threads": 3, "intel_openmp": True}},
+    }
+    (tmp_path / "env" / "bin").mkdir(parents=True)
+    (tmp_path / "env" / "bin" / "python").touch()
+    _, [process] = compared(tree, model_dir, monkeypatch)
+    assert process.launch["environment"]["OMP_NUM_THREADS"] == "3"
+    assert process.launch["environment"]["LD_PRELOAD"] == str(tmp_path / "env" / "lib" / "libiomp5.so")
+    assert process.launch["log"].name == "vllm-3-threads-preloaded.log"
 
 
 def test_the_authors_code_is_timed_with_one_sequence_only(tree, model_dir, monkeypatch, tmp_path):
