@@ -3,7 +3,7 @@
 import logging
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -180,13 +180,15 @@ def _time_load(
     return {
         "batch": load.batch,
         "rows": len(prompts),
+        "fastest_peer": fastest(timings, set(timings).difference(OURS)),
         "systems": [_figures(name, timings, budgets.get(name)) for name in timings],
     }
 
 
 def _figures(name: str, timings: Mapping[str, Timing], token_budget: int | None) -> dict[str, Any]:
     """One line: a system's rate, how many times as fast this engine's modes are, and whether texts agree."""
-    timing = timings[name]
+    timing, ar = timings[name], fastest(timings, {AR, SMALL_AR})
+    assert ar is not None
     return {
         "name": name,
         "token_budget": token_budget,
@@ -194,17 +196,15 @@ def _figures(name: str, timings: Mapping[str, Timing], token_budget: int | None)
         "seconds": list(timing.seconds),
         "tokens_per_s": asdict(timing.tokens_per_s),
         "consensus_ratio": asdict(timings[CONSENSUS].ratio_to(timing)),
-        "ar_ratio": asdict(timings[faster_ar(timings)].ratio_to(timing)),
+        "ar_ratio": asdict(timings[ar].ratio_to(timing)),
         "rows_as_consensus": rows_in_common(timing.outputs, timings[CONSENSUS].outputs),
     }
 
 
-def faster_ar(timings: Mapping[str, Timing]) -> str:
-    """Name of this engine's faster AR decoding."""
-    return max(
-        (name for name in timings if name in OURS and name != CONSENSUS),
-        key=lambda name: timings[name].tokens_per_s.median,
-    )
+def fastest(timings: Mapping[str, Timing], names: Collection[str]) -> str | None:
+    """Which of these systems, where they were timed, has the highest median rate; None where none was."""
+    timed = [name for name in timings if name in names]
+    return max(timed, key=lambda name: timings[name].tokens_per_s.median, default=None)
 
 
 def _describe(process: PeerProcess) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from pipelines.tables import new_table, show_spread
 
 def render_peers(report: Mapping[str, Any]) -> Group:
     """Table of a report as `pipelines.peers.compare.compare_with_peers` returns it."""
-    lines = [_peer(peer) for peer in report["peers"]] + [f"not timed: {why}" for why in report["left_out"]]
+    lines = ["* the fastest of the others; AR: the faster of our T"]
+    lines += [_peer(peer) for peer in report["peers"]] + [f"not timed: {why}" for why in report["left_out"]]
     return Group(_table(report), *map(Text, lines))
 
 
@@ -26,7 +27,7 @@ def _table(report: Mapping[str, Any]) -> Table:
         table.add_row(f"{load['batch']} in flight, {load['rows']} requests")
         for system in load["systems"]:
             table.add_row(
-                f"  {system['name']}",
+                ("* " if system["name"] == load["fastest_peer"] else "  ") + system["name"],
                 str(system["token_budget"] or "-"),
                 show_spread(system["tokens_per_s"], 0),
                 show_spread(system["consensus_ratio"], 2),

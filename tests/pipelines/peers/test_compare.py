@@ -12,7 +12,7 @@ from orthrus_core.evaluation.speed import Measured, Timing
 from pipelines.evaluate_config import EvaluateConfig
 from pipelines.evaluate_prompts import PromptRow, PromptSet
 from pipelines.peers import compare
-from pipelines.peers.compare import compare_with_peers, export_backbone, faster_ar, vllm_environment
+from pipelines.peers.compare import compare_with_peers, export_backbone, fastest, vllm_environment
 from pipelines.peers.report import render_peers
 
 PROMPTS = PromptSet("sums", tuple(PromptRow(str(n), [5 + n, 6, 7 + n]) for n in range(4)), 4, ())
@@ -177,14 +177,16 @@ def test_the_exported_backbone_is_a_plain_qwen3(model_dir, tmp_path):
     assert "block_size" not in fields
 
 
-def test_the_faster_of_our_ar_engines_is_the_one_compared():
+def test_the_fastest_is_the_one_with_the_highest_median_rate():
     timings = {
         "consensus": Timing((1.0,), (90,), []),
         "AR": Timing((1.0,), (10,), []),
         "AR, smaller T": Timing((1.0,), (20,), []),
         "vLLM, eager": Timing((1.0,), (80,), []),
     }
-    assert faster_ar(timings) == "AR, smaller T"
+    assert fastest(timings, {"AR", "AR, smaller T"}) == "AR, smaller T"
+    assert fastest(timings, {"AR", "vLLM, eager", "vLLM, compiled"}) == "vLLM, eager"
+    assert fastest(timings, {"vLLM, compiled"}) is None
 
 
 def test_the_terminal_shows_ratios_texts_and_rest(tree, model_dir, monkeypatch):
@@ -194,5 +196,6 @@ def test_the_terminal_shows_ratios_texts_and_rest(tree, model_dir, monkeypatch):
     text = console.export_text()
     for part in ("1 in flight, 2 requests", "3 of 4", "consensus / this", "AR / this"):
         assert part in text
+    assert text.count("* vLLM") == 2
     assert "vLLM, eager: 9.9, loaded in 2 s, 0.5 % of a core while the others worked" in text
     assert "not timed: the authors' code" in text
