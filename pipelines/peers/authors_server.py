@@ -1,4 +1,8 @@
-"""The authors' implementation as a peer, one sequence at a time, from a checkout of their repository."""
+"""The authors' implementation as a peer, one sequence at a time, from a checkout of their repository.
+
+Two things are mended from outside so that it runs on a CPU with a recent transformers: `accept_positive_crop`
+and `attend_like_flash`.
+"""
 
 import importlib.util
 import json
@@ -9,6 +13,7 @@ from typing import Any
 from pipelines.peers.serving import main
 
 SOURCE = Path("src", "model.py")  # in their repository, chiennv2000/orthrus
+ATTENTION = "sdpa_last_rows"
 
 
 class AuthorsPeer:
@@ -25,6 +30,7 @@ class AuthorsPeer:
 
         torch.set_num_threads(options["threads"])
         accept_positive_crop(transformers.DynamicCache)
+        transformers.AttentionInterface.register(ATTENTION, attend_like_flash)
         fields = json.loads(Path(options["model"], "config.json").read_text(encoding="utf-8"))
         for key in ("model_type", "architectures"):
             fields.pop(key, None)
@@ -34,7 +40,7 @@ class AuthorsPeer:
             options["model"],
             config=transformers.Qwen3Config(**fields),
             dtype=torch.float32,
-            attn_implementation="sdpa",
+            attn_implementation=ATTENTION,
         ).eval()
 
     def reset(self) -> None:
@@ -77,6 +83,24 @@ def accept_positive_crop(cache_class: Any) -> None:
             crop(self, length if length < 0 else -surplus)
 
     cache_class.crop = crop_to
+
+
+def attend_like_flash(
+    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, is_causal: bool | None = None, **options
+) -> Any:
+    """Attend by SDPA with the query rows taken as the last ones of the keys.
+
+    Their verify pass gives no mask and counts on flash attention, which does so. SDPA takes the rows as the
+    first ones, so that a block would not see the text before it.
+    """
+    import torch
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    rows, cells = query.shape[2], key.shape[2]
+    causal = module.is_causal if is_causal is None else is_causal
+    if attention_mask is None and causal:
+        attention_mask = torch.ones(rows, cells, dtype=torch.bool).tril(cells - rows)[None, None]
+    return sdpa_attention_forward(module, query, key, value, attention_mask, is_causal=False, **options)
 
 
 if __name__ == "__main__":

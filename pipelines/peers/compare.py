@@ -131,8 +131,8 @@ def _vllm_launch(peers: PeersConfig, name: str, variant: VllmVariant, backbone: 
 def vllm_environment(directory: Path, threads: int) -> dict[str, str]:
     """Settings under which vLLM was fastest here.
 
-    Its engine in the process that asks made 1,020 tokens/s with one request in flight where the default, an
-    engine and a worker process behind it, made 200 to 250: a small model's step is shorter than the messages.
+    Its engine in the process that asks made 840 to 1,040 tokens/s with one request in flight where the default,
+    an engine and a worker process behind it, made 200 to 530: a small model's step is shorter than the messages.
     """
     return {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

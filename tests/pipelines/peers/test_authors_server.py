@@ -1,8 +1,15 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import DynamicCache
 
-from pipelines.peers.authors_server import AuthorsPeer, accept_positive_crop, load_source
+from pipelines.peers.authors_server import (
+    AuthorsPeer,
+    accept_positive_crop,
+    attend_like_flash,
+    load_source,
+)
 
 SOURCE = """
 import torch
@@ -42,7 +49,7 @@ def peer(checkout, model_dir, monkeypatch):
 
 
 def test_their_model_gets_the_checkpoint_as_a_qwen3_in_fp32(peer, model_dir):
-    assert peer._model.loaded == (str(model_dir), "qwen3", 1024, torch.float32, "sdpa")
+    assert peer._model.loaded == (str(model_dir), "qwen3", 1024, torch.float32, "sdpa_last_rows")
 
 
 def test_outputs_leave_the_prompt_out(peer):
@@ -75,3 +82,14 @@ def test_crop_takes_the_length_to_keep_again(length, left):
     cache.update(torch.zeros(1, 1, 7, 2), torch.zeros(1, 1, 7, 2), 0)
     cache.crop(length)
     assert cache.get_seq_length() == left
+
+
+@pytest.mark.parametrize(("is_causal", "first_row"), [(None, [1, 1, 1, 0]), (False, [1, 1, 1, 1])])
+def test_query_rows_are_the_last_ones_of_the_keys(is_causal, first_row):
+    module = SimpleNamespace(is_causal=True, training=False)
+    cells = torch.eye(4)[None, None]  # equal keys and one-hot values: the output says which cells are seen
+    out, _ = attend_like_flash(
+        module, torch.zeros(1, 1, 2, 4), cells, cells, None, is_causal=is_causal, scaling=1.0
+    )
+    seen = (out[0, :, 0] > 0).int().tolist()
+    assert seen == [first_row, [1, 1, 1, 1]]
