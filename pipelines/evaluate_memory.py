@@ -32,7 +32,7 @@ def weigh_modes(
     modes = []
     for name in (CONSENSUS, AR):
         logger.info("weighing mode=%s rows=%d", name, len(prompts))
-        budget = token_budgets(load, _block_size(config, path))[name]
+        budget = token_budgets(load, _block_size(config, path))[CONSENSUS]
         engine = engine_config(config, name, max_sequences=load.batch, token_budget=budget)
         memory = measure_memory(
             path,

@@ -17,10 +17,12 @@ class LoadConfig(Section):
     batch: int = Field(ge=1, description="Sequences in flight: the engine's max_sequences, or a batch.")
     rows: int = Field(ge=1, description="Prompts, the first of the set that leave room for max_new_tokens.")
     token_budget: int | None = Field(
-        None, ge=4, description="T of consensus and AR; none: room for a whole block of every sequence."
+        None, ge=4, description="T of consensus; none: room for a whole block of every sequence."
     )
     ar_token_budget: int | None = Field(
-        None, ge=4, description="A smaller T for AR alone, where it is faster; none: room for the anchors."
+        None,
+        ge=4,
+        description="T of AR, a row per sequence and prefill; none: room for the anchors.",
     )
 
     @model_validator(mode="after")

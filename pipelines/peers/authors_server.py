@@ -86,7 +86,13 @@ def accept_positive_crop(cache_class: Any) -> None:
 
 
 def attend_like_flash(
-    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, is_causal: bool | None = None, **options
+    module: Any,
+    query: Any,
+    key: Any,
+    value: Any,
+    attention_mask: Any,
+    is_causal: bool | None = None,
+    **options,
 ) -> Any:
     """Attend by SDPA with the query rows taken as the last ones of the keys.
 

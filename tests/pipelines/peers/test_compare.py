@@ -82,7 +82,7 @@ def test_every_peer_is_timed_beside_both_modes_and_its_text_compared(tree, model
     names = [[system["name"] for system in load["systems"]] for load in report["loads"]]
     assert names == [
         ["consensus", "AR", "vLLM, compiled", "vLLM, eager"],
-        ["consensus", "AR", "AR, smaller T", "vLLM, compiled", "vLLM, eager"],
+        ["consensus", "AR", "vLLM, compiled", "vLLM, eager"],
     ]
     for load in report["loads"]:
         equal = {system["name"]: system["rows_as_consensus"] for system in load["systems"]}
@@ -148,7 +148,7 @@ def test_the_authors_code_is_timed_with_one_sequence_only(tree, model_dir, monke
     assert process.launch["options"]["path"] == str(tmp_path)
     assert [[s["name"] for s in load["systems"]][-1] for load in report["loads"]] == [
         "the authors' code",
-        "AR, smaller T",
+        "AR",
     ]
     assert report["left_out"] == []
 
@@ -181,10 +181,8 @@ def test_the_fastest_is_the_one_with_the_highest_median_rate():
     timings = {
         "consensus": Timing((1.0,), (90,), []),
         "AR": Timing((1.0,), (10,), []),
-        "AR, smaller T": Timing((1.0,), (20,), []),
         "vLLM, eager": Timing((1.0,), (80,), []),
     }
-    assert fastest(timings, {"AR", "AR, smaller T"}) == "AR, smaller T"
     assert fastest(timings, {"AR", "vLLM, eager", "vLLM, compiled"}) == "vLLM, eager"
     assert fastest(timings, {"vLLM, compiled"}) is None
 
