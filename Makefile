@@ -1,4 +1,4 @@
-# make demo | test | lint | bench: each installs what it needs into .venv first.
+# make demo | test | lint | bench | bench-peers: each installs what it needs into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -7,21 +7,26 @@ INSTALLED := .venv/.installed
 PROMPTS ?=
 COLUMN ?= prompt
 ROWS ?= 100
+# make bench-peers AUTHORS=CHECKOUT times the authors' code too.
+AUTHORS ?=
+VLLM := build/peers/vllm
 OWN_PROMPTS = $(foreach option,path=$(PROMPTS) column=$(COLUMN) rows=$(ROWS),--set 'prompt_sets.own.$(option)')
 
 # make bench-gpu GPU_OPTIONS='--shape 1.7b --sections step,decode --budget-s 300'
 GPU_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dry-run test lint bench bench-gpu demo-model clean
+.PHONY: help install demo dry-run test lint bench bench-peers bench-gpu demo-model clean
 
 help:
 	@echo "make demo        generate completions for the shipped prompts with the shipped model"
 	@echo "make test        run the tests (under 8 minutes on 2 cores)"
 	@echo "make lint        ruff and mypy"
-	@echo "make bench       measure exactness, acceptance and speed against AR and transformers (about 4 minutes)"
+	@echo "make bench       measure exactness, acceptance, memory, and speed against AR and transformers (under 10 minutes)"
 	@echo "                 PROMPTS=FILE COLUMN=NAME ROWS=100 adds prompts of your own, Parquet or JSONL"
 	@echo "make bench-gpu   measure a CUDA device: parity, exactness, step times (about 10 minutes)"
+	@echo "make bench-peers measure speed against vLLM's CPU build, installed apart (3.5 GB); under 8 minutes after that"
+	@echo "                 AUTHORS=CHECKOUT adds the authors' code, a checkout of chiennv2000/orthrus"
 	@echo "make demo-model  train the shipped demo model again, from text to head (about an hour on 2 cores)"
 
 $(INSTALLED): pyproject.toml infra/constraints.txt
@@ -50,6 +55,15 @@ bench: $(INSTALLED)
 
 bench-gpu: $(INSTALLED)
 	$(BIN)/python jobs/bench_gpu.py $(GPU_OPTIONS)
+# vLLM comes without the packages beside torch: other versions than its torch's break its import, and it needs none here.
+$(VLLM)/.installed: infra/peers/vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --requirement infra/peers/vllm.txt
+	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+bench-peers: $(INSTALLED) $(VLLM)/.installed
+	$(BIN)/python jobs/evaluate.py --config configs/evaluate/peers.yaml $(if $(AUTHORS),--set peers.authors.path=$(AUTHORS))
 
 demo-model: $(INSTALLED)
 	$(BIN)/python -m pipelines.demo tokenizer pipelines/demo/model

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from pipelines.command import job_parser, run_job_command
 
+REPORT_WIDTH = 120  # where there is no terminal, whose own width counts
 GENERATE_JOB = Path(__file__).with_name("generate.py")
 
 
@@ -22,7 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
         configs="configs/evaluate",
         example="prompt_sets.mine.path=FILE prompt_sets.mine.column=question",
     ).parse_args(arguments)
-    return run_job_command(lambda: _run(options, Console()))
+    console = Console() if sys.stdout.isatty() else Console(width=REPORT_WIDTH)
+    return run_job_command(lambda: _run(options, console))
 
 
 def _run(options: argparse.Namespace, console: Console) -> int:

@@ -111,6 +111,13 @@ class PagePool:
             parent = self._serial_of_page[page]
         return pages
 
+    def forget_prefixes(self) -> None:
+        """Make later prompts match nothing of earlier ones; idle pages become free."""
+        self._free += self._idle
+        self._idle.clear()
+        for index in (self._page_of_key, self._key_of_page, self._serial_of_page):
+            index.clear()
+
     def _key(self, parent: int, token_ids: Sequence[int], index: int) -> PrefixKey:
         """A page's contents: the serial of the page before it and its own tokens."""
         start = index * self.page_size

@@ -2,9 +2,9 @@
 
 import re
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from orthrus_core.decoding.config import EngineConfig
 from orthrus_core.decoding.sampling import SamplingParams
@@ -18,6 +18,8 @@ from pipelines.config import (
     SamplingConfig,
     Section,
 )
+from pipelines.evaluate_speed_config import MemoryConfig, ReplayConfig, SpeedConfig
+from pipelines.peers.config import PeersConfig
 
 DType = Literal["float32", "bfloat16", "float16"]
 
@@ -37,38 +39,6 @@ class PromptSetConfig(Section):
     answer_column: str = Field("answer", description="With score: text column with the right answer.")
 
 
-class SpeedLoad(Section):
-    """One load under which the systems are timed."""
-
-    batch: int = Field(ge=1, description="Sequences in flight: the engine's max_sequences, or a batch.")
-    rows: int = Field(ge=1, description="Prompts, the first of the set that leave room for max_new_tokens.")
-    token_budget: int | None = Field(
-        None, ge=4, description="T of consensus and AR; none: room for a whole block of every sequence."
-    )
-    ar_token_budget: int | None = Field(
-        None, ge=4, description="A smaller T for AR alone, where it is faster; none: room for the anchors."
-    )
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        for name in ("token_budget", "ar_token_budget"):
-            value = getattr(self, name)
-            if value is not None and value < self.batch:
-                raise ValueError(f"{name} must be >= batch ({self.batch}), got {value}")
-        return self
-
-
-class SpeedConfig(Section):
-    """Consensus, AR and transformers' generate against the clock, in model.dtype."""
-
-    loads: tuple[SpeedLoad, ...] = Field(
-        (SpeedLoad(batch=1, rows=24), SpeedLoad(batch=8, rows=48)), min_length=1, description="Loads."
-    )
-    rounds: int = Field(3, ge=1, description="Times that every system completes the prompts.")
-    warm_up_rows: int = Field(2, ge=1, description="Prompts that each system completes first, not timed.")
-    prompt_sets: tuple[str, ...] | None = Field(None, description="Sets to time; none: all.")
-
-
 class JobConfig(Section):
     """One generate job in a process of its own, timed from its start to its report."""
 
@@ -86,10 +56,13 @@ class EvaluateConfig(Section):
         default_factory=SamplingParams, description="Choice of tokens and end of text."
     )
     dtypes: tuple[DType, ...] = Field(
-        ("float32", "bfloat16"), min_length=1, description="Types in which the two modes are compared."
+        ("float32", "bfloat16"), description="Types in which texts of the two modes are compared."
     )
     threads: int | None = Field(None, ge=1, description="Torch threads; none: torch's choice, all cores.")
     speed: SpeedConfig | None = Field(None, description="Timing; none: none.")
+    peers: PeersConfig | None = Field(None, description="Other engines beside this one; none: none.")
+    replay: ReplayConfig | None = Field(None, description="Timing at a set acceptance; none: none.")
+    memory: MemoryConfig | None = Field(None, description="Peak memory; none: not measured.")
     job: JobConfig | None = Field(None, description="A generate job; none: none.")
     output: Path = Field(description="Report, a JSON file; replaced if there is one.")
 
@@ -108,25 +81,30 @@ class EvaluateConfig(Section):
             raise ValueError(f"must have no mode, since both modes are run, got {value.mode}")
         return value
 
-    @field_validator("speed", "job")
+    @field_validator("speed", "peers", "memory", "job")
     @classmethod
     def _known_sets(
-        cls, value: SpeedConfig | JobConfig | None, info: ValidationInfo
-    ) -> SpeedConfig | JobConfig | None:
-        named = [value.prompt_set] if isinstance(value, JobConfig) else (value and value.prompt_sets) or ()
+        cls, value: SpeedConfig | PeersConfig | MemoryConfig | JobConfig | None, info: ValidationInfo
+    ) -> SpeedConfig | PeersConfig | MemoryConfig | JobConfig | None:
+        if isinstance(value, SpeedConfig):
+            named = value.prompt_sets or ()
+        else:
+            named = (value.prompt_set,) if value else ()
         known = info.data.get("prompt_sets", {})
         for name in named:
             if name not in known:
                 raise ValueError(f"names the prompt set {name!r}, which is none of {', '.join(known)}")
         return value
 
-    @field_validator("speed")
+    @field_validator("speed", "peers")
     @classmethod
-    def _rules_of_transformers(cls, value: SpeedConfig | None, info: ValidationInfo) -> SpeedConfig | None:
+    def _rules_of_others(
+        cls, value: SpeedConfig | PeersConfig | None, info: ValidationInfo
+    ) -> SpeedConfig | PeersConfig | None:
         sampling = info.data.get("sampling", SamplingParams())
         if value and (sampling.ignore_eos or sampling.stop_token_ids):
             raise ValueError(
-                "needs sampling without ignore_eos and stop_token_ids, which transformers does not have"
+                "needs sampling without ignore_eos and stop_token_ids, which other engines do not have"
             )
         if value and sampling.temperature:
             raise ValueError(

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,25 @@ import yaml
 from orthrus_core.decoding.config import EngineConfig
 from orthrus_core.errors import ConfigError, OrthrusError
 from orthrus_core.evaluation.speed import System, Timing, rows_in_common, time_systems
-from orthrus_core.evaluation.systems import engine_system, transformers_system
+from orthrus_core.evaluation.systems import (
+    EngineSystem,
+    generate_batch_system,
+    prompt_lookup_system,
+    transformers_system,
+)
 from orthrus_core.models.model import OrthrusLM
-from pipelines.evaluate_config import EvaluateConfig, SpeedLoad, generate_config
+from pipelines.evaluate_config import EvaluateConfig, generate_config
 from pipelines.evaluate_prompts import PromptSet
+from pipelines.evaluate_speed_config import LoadConfig, SpeedLoad
 
 logger = logging.getLogger(__name__)
 
-CONSENSUS, AR, SMALL_AR, TRANSFORMERS = "consensus", "AR", "AR, smaller T", "transformers"
+CONSENSUS, AR = "consensus", "AR"
+SHOWN = {
+    "transformers": "transformers generate",
+    "prompt_lookup": "transformers prompt lookup",
+    "generate_batch": "transformers generate_batch",
+}
 
 
 def check_room(config: EvaluateConfig, prompt_set: PromptSet) -> list[list[int]]:
@@ -54,12 +65,10 @@ def time_load(
     fitting = check_room(config, prompt_set)
     prompts = fitting[: load.rows]
     logger.info("timing prompt_set=%s batch=%d rows=%d", prompt_set.name, load.batch, len(prompts))
-    budgets = token_budgets(config, load, model.config.block_size)
+    budgets = token_budgets(load)
+    systems = engine_systems(config, model, load, budgets) | _peers(config, model, load)
     timings = time_systems(
-        _systems(config, model, load, budgets),
-        prompts,
-        rounds=config.speed.rounds,
-        warm_up_rows=config.speed.warm_up_rows,
+        systems, prompts, rounds=config.speed.rounds, warm_up_rows=config.speed.warm_up_rows
     )
     return {
         "prompt_set": prompt_set.name,
@@ -68,37 +77,47 @@ def time_load(
         "rounds": config.speed.rounds,
         "rows_without_room": len(prompt_set.rows) - len(fitting),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "systems": [_figures(name, timings, budgets.get(name)) for name in timings],
+        "systems": [figures(name, timings, budgets.get(name)) for name in timings],
     }
 
 
-def token_budgets(config: EvaluateConfig, load: SpeedLoad, head_block_size: int) -> dict[str, int]:
-    """T of each engine that is timed. AR runs twice where its own T is smaller: on CPUs rows cost time."""
-    block = config.decode.block_size or head_block_size
-    whole = load.token_budget or _round_up(load.batch * (block + 1), 16)
-    own = load.ar_token_budget or _round_up(load.batch, 16)
-    return {CONSENSUS: whole, AR: whole} | ({SMALL_AR: own} if own < whole else {})
+def token_budgets(load: LoadConfig) -> dict[str, int | None]:
+    """T of each mode; None: the engine's own choice."""
+    return {CONSENSUS: load.token_budget, AR: load.ar_token_budget or load.token_budget}
 
 
-def _systems(
-    config: EvaluateConfig, model: OrthrusLM, load: SpeedLoad, budgets: Mapping[str, int]
+def engine_config(config: EvaluateConfig, name: str, **changes: Any) -> EngineConfig:
+    """The job's engine as one of the timed ones: mode by name, pages as many as needed."""
+    mode = "consensus" if name == CONSENSUS else "autoregressive"
+    return EngineConfig(**config.decode.model_dump() | {"mode": mode, "num_pages": None} | changes)
+
+
+def engine_systems(
+    config: EvaluateConfig, model: OrthrusLM, load: LoadConfig, budgets: Mapping[str, int | None]
 ) -> dict[str, System]:
-    def engine(name: str) -> System:
-        changes: dict[str, Any] = {
-            "max_sequences": load.batch,
-            "token_budget": budgets[name],
-            "num_pages": None,
-        }
-        changes["mode"] = "consensus" if name == CONSENSUS else "autoregressive"
-        options = EngineConfig(**config.decode.model_dump() | changes)
-        return engine_system(model, params=config.sampling, config=options)
-
-    plain = transformers_system(model, params=config.sampling, batch_size=load.batch)
-    return {name: engine(name) for name in budgets} | {TRANSFORMERS: plain}
+    """The engine in both modes, by name."""
+    return {
+        name: EngineSystem(
+            model,
+            params=config.sampling,
+            config=engine_config(config, name, max_sequences=load.batch, token_budget=token_budget),
+        )
+        for name, token_budget in budgets.items()
+    }
 
 
-def _figures(name: str, timings: Mapping[str, Timing], token_budget: int | None) -> dict[str, Any]:
-    """One line of the speed table; `consensus_ratio` says how many times as fast consensus decoding is."""
+def _peers(config: EvaluateConfig, model: OrthrusLM, load: SpeedLoad) -> dict[str, System]:
+    params, batch = config.sampling, load.batch
+    known: dict[str, Callable[[], System]] = {
+        "transformers": lambda: transformers_system(model, params=params, batch_size=batch),
+        "prompt_lookup": lambda: prompt_lookup_system(model, params=params),
+        "generate_batch": lambda: generate_batch_system(model, params=params, batch_size=batch),
+    }
+    return {SHOWN[name]: known[name]() for name in load.systems}
+
+
+def figures(name: str, timings: Mapping[str, Timing], token_budget: int | None) -> dict[str, Any]:
+    """One line of a speed table; `consensus_ratio` says how many times as fast consensus decoding is."""
     timing = timings[name]
     return {
         "name": name,
@@ -144,7 +163,3 @@ def _reason(stderr: str) -> str:
     """The job's own line about its failure, which others of Ray may follow; else the last line."""
     lines = stderr.strip().splitlines() or ["it said nothing"]
     return next((line for line in lines if line.startswith(("config error: ", "failed: "))), lines[-1])
-
-
-def _round_up(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple

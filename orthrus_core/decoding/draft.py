@@ -1,6 +1,7 @@
 """The draft pass: the diffusion view proposes a block per sequence."""
 
 import itertools
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -10,6 +11,16 @@ from orthrus_core.decoding.rejection import Distributions, DraftOdds
 from orthrus_core.decoding.rows import Span
 from orthrus_core.decoding.runner import ModelRunner
 from orthrus_core.decoding.scheduler import Work
+
+
+class Draft(Protocol):
+    """What `draft` below is."""
+
+    def __call__(
+        self, runner: ModelRunner, works: list[Work], mask_token_id: int, *, token_budget: int
+    ) -> Tensor:
+        """Return proposals, (S, K) int64."""
+        ...
 
 
 def draft_spans(works: list[Work], mask_token_id: int) -> list[Span]:

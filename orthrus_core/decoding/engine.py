@@ -7,9 +7,9 @@ from collections.abc import Sequence as SequenceOf
 from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.decoding.compilation import should_compile
 from orthrus_core.decoding.config import EngineConfig
-from orthrus_core.decoding.draft import draft, draft_with_odds
+from orthrus_core.decoding.draft import Draft, draft, draft_with_odds
 from orthrus_core.decoding.health import DraftAlarm, LogitHealth, broken_logits
-from orthrus_core.decoding.runner import ModelRunner
+from orthrus_core.decoding.runner import VIEWS, ModelRunner
 from orthrus_core.decoding.sampling import Request, SamplingParams
 from orthrus_core.decoding.scheduler import Scheduler, Step, Work
 from orthrus_core.decoding.sequence import Completion, Sequence
@@ -48,13 +48,19 @@ class Engine:
     """
 
     def __init__(
-        self, model: OrthrusLM, config: EngineConfig | None = None, tokenizer: Decoder | None = None
+        self,
+        model: OrthrusLM,
+        config: EngineConfig | None = None,
+        tokenizer: Decoder | None = None,
+        *,
+        draft: Draft | None = None,
     ):
         """Allocate the cache and check exactness.
 
         Args:
             tokenizer: decodes the text in which stop strings are looked for; without it, requests that have
                 any are refused.
+            draft: another draft step than the real one, for measurements.
         Raises:
             ConfigError: the config does not fit the model.
         """
@@ -63,14 +69,15 @@ class Engine:
         self._check_context(model)
         self._model = model.eval()
         self._tokenizer = tokenizer
+        self._draft = draft
         pool = PagePool(self.config.total_pages, self.config.page_size)
-        tables = PageTables(
+        self._tables = tables = PageTables(
             pool, num_slots=self.config.max_sequences, pages_per_sequence=self.config.pages_per_sequence
         )
         self._runner = ModelRunner(model, tables)
         num_layers = model.config.num_hidden_layers
         if should_compile(self.config, device_type=model.device.type, num_layers=num_layers):
-            self._runner.compile()
+            self._runner.compile(("ar",) if self.config.mode == "autoregressive" else VIEWS)
         ready = get_ready(self._runner, tables, self.config, head_block_size=model.config.block_size)
         self.exactness = ready.exactness
         self.costs = ready.costs
@@ -116,6 +123,10 @@ class Engine:
         """Drop a request that has not finished; whether there was one."""
         return self._scheduler.remove(request_id)
 
+    def forget_prompts(self) -> None:
+        """Share no page with prompts from before, so that repeated work costs the same again."""
+        self._tables.pool.forget_prefixes()
+
     def step(self) -> list[Completion]:
         """Advance all running sequences by one step and return the requests that ended.
 
@@ -148,7 +159,8 @@ class Engine:
         if T and self.config.consensus == "rejection":
             draft_ids, odds = draft_with_odds(self._runner, works, mask_token_id, token_budget=T)
         elif T:
-            draft_ids = draft(self._runner, works, mask_token_id, token_budget=T)
+            propose = self._draft or draft
+            draft_ids = propose(self._runner, works, mask_token_id, token_budget=T)
         return verify(self._runner, works, draft_ids, odds, token_budget=step.verify_budget)
 
     def _check_logits(self, works: list[Work], verdicts: list[Verdict]) -> None:

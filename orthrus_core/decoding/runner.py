@@ -129,8 +129,8 @@ class ModelRunner:
             )
         return self._logits[view][:T]
 
-    def compile(self) -> bool:
-        """Send both views through torch.compile, for every T at once; whether it worked.
+    def compile(self, views: Sequence[View] = VIEWS) -> bool:
+        """Send views through torch.compile, for every T at once; whether it worked.
 
         Takes seconds to minutes the first time on a machine, less afterwards: torch keeps what it made. Where
         it fails, forwards stay eager and a warning says why.
@@ -141,10 +141,10 @@ class ModelRunner:
         eager = self._forwards
         started_at = time.perf_counter()
         try:
-            self._forwards = {view: _compiled(forward) for view, forward in eager.items()}
+            self._forwards = eager | {view: _compiled(eager[view]) for view in views}
             self.is_compiled = True
             self._graphs.clear()  # they hold the eager forwards
-            for view in VIEWS:
+            for view in views:
                 self.run(self.lay_out([Span(0, 0, [0])], view, token_budget=COMPILED_WITH), view)
         except Exception as error:  # whatever the compiler or its toolchain raises
             self._forwards, self.is_compiled = eager, False

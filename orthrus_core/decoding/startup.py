@@ -32,7 +32,7 @@ def get_ready(
 ) -> Readiness:
     """Choose T where the config names none, check the ladder below it and measure its rungs.
 
-    The outcome does not depend on the mode, so that both modes run the same budgets.
+    The budgets do not depend on the mode, so that both modes may run the same.
 
     Args:
         runner: idle, compiled if it is to be.
@@ -56,5 +56,8 @@ def get_ready(
         exactness, budgets = check_exactness(runner, tables, budgets, least=config.max_sequences)
     if len(budgets) == 1 and not config.self_check:
         return Readiness(exactness, Costs.unmeasured(token_budget))
-    draft_s, verify_s = (measure_forwards(runner, tables, budgets, view) for view in ("diffusion", "ar"))
+    verify_s = measure_forwards(runner, tables, budgets, "ar")
+    draft_s = verify_s
+    if config.mode == "consensus":
+        draft_s = measure_forwards(runner, tables, budgets, "diffusion")
     return Readiness(exactness, Costs(budgets, draft_s, verify_s, HOST_STEP_S, HOST_SEQUENCE_S))

@@ -10,7 +10,17 @@ logger = logging.getLogger(__name__)
 
 Prompts = Sequence[Sequence[int]]
 Outputs = list[list[int]]
-Work = Callable[[], Outputs]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The result of work that timed itself, where part of a call is not the system's: a pipe to a process."""
+
+    outputs: Outputs
+    seconds: float
+
+
+Work = Callable[[], Outputs | Measured]
 System = Callable[[Prompts], Work]
 """Gets ready for prompts (not timed) and returns the work (timed), whose result is the emitted tokens."""
 
@@ -69,7 +79,9 @@ def time_systems(
     *,
     rounds: int,
     warm_up_rows: int,
+    pause_s: float = 0.0,
     clock: Callable[[], float] = time.perf_counter,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, Timing]:
     """Time every system over the same prompts, once each round, the order rotated by one from round to round.
 
@@ -78,7 +90,8 @@ def time_systems(
         prompts: at least one.
         rounds: at least 1.
         warm_up_rows: prompts that each system completes first, not timed.
-        clock: seconds, for tests.
+        pause_s: before each turn, so that the threads of the last one are at rest.
+        clock, sleep: seconds, for tests.
     """
     for system in systems.values():
         system(prompts[:warm_up_rows])()
@@ -89,11 +102,18 @@ def time_systems(
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             work = systems[name](prompts)
-            started_at = clock()
-            outputs[name].append(work())
-            seconds[name].append(clock() - started_at)
+            sleep(pause_s)
+            measured = _measure(work, clock)
+            outputs[name].append(measured.outputs)
+            seconds[name].append(measured.seconds)
         logger.info("timed round=%d of=%d seconds=%s", turn + 1, rounds, _last(seconds))
     return {name: _timing(seconds[name], outputs[name]) for name in names}
+
+
+def _measure(work: Work, clock: Callable[[], float]) -> Measured:
+    started_at = clock()
+    result = work()
+    return result if isinstance(result, Measured) else Measured(result, clock() - started_at)
 
 
 def _timing(seconds: list[float], outputs: list[Outputs]) -> Timing:

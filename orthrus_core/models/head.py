@@ -1,9 +1,9 @@
-"""Adding a fresh diffusion head to a plain backbone."""
+"""Adding a fresh diffusion head to a plain backbone, and taking one off."""
 
 import copy
 
 import torch
-from transformers import PreTrainedModel, Qwen3ForCausalLM
+from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 from transformers.initialization import no_init_weights
 
 from orthrus_core.errors import ConfigError
@@ -61,3 +61,23 @@ def reset_diffusion_head(model: OrthrusLM) -> None:
         for name in VIEW_MODULES:
             ar_view = getattr(layer.self_attn, name)
             getattr(layer.self_attn, name + DIFFUSION_SUFFIX).load_state_dict(ar_view.state_dict())
+
+
+def remove_diffusion_head(model: OrthrusLM) -> Qwen3ForCausalLM:
+    """Return the plain backbone, for programs that know nothing of the head.
+
+    Args:
+        model: it is not changed, its tensors are copied.
+    Returns:
+        A transformers Qwen3 model on the model's device, in its dtype, in evaluation mode.
+    """
+    fields = model.config.to_dict()
+    for key in ("model_type", "architectures", "transformers_version", "block_size", "mask_token_id"):
+        fields.pop(key, None)
+    with torch.device(model.device), no_init_weights():
+        backbone = Qwen3ForCausalLM._from_config(Qwen3Config(**fields), dtype=model.dtype)
+    backbone.tie_weights()
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if DIFFUSION_SUFFIX not in name}
+    backbone.load_state_dict(tensors)
+    backbone.generation_config = copy.deepcopy(model.generation_config)
+    return backbone.eval()

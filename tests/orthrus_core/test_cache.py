@@ -44,6 +44,18 @@ def test_only_full_committed_pages_of_a_prompt_are_matched():
     assert pool.match_prefix([1, 2, 3, 4, 5, 6]) == pages[:2]
 
 
+def test_forgotten_prompts_match_nothing_and_their_idle_pages_are_free():
+    pool = PagePool(num_pages=4, page_size=2)
+    held, idle = pool.take(), pool.take()
+    pool.index_prefix([held, idle], [1, 2, 3, 4, 5], num_committed=5)
+    pool.release(idle)
+    pool.forget_prefixes()
+    assert pool.match_prefix([1, 2, 3, 4, 5]) == []
+    assert pool.num_available == 2
+    pool.release(held)
+    assert sorted([pool.take(), pool.take(), pool.take()]) == [1, 2, 3]
+
+
 def test_the_page_of_the_last_prompt_token_is_never_matched():
     pool = PagePool(num_pages=6, page_size=2)
     pages = [pool.take(), pool.take()]

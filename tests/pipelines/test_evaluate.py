@@ -9,9 +9,11 @@ from orthrus_core import Completion, CompletionStats
 from orthrus_core.errors import ConfigError, OrthrusError
 from orthrus_core.evaluation.exactness import ModeRun
 from pipelines.evaluate import acceptance, broken_promises, evaluate
-from pipelines.evaluate_config import EvaluateConfig, SpeedLoad
+from pipelines.evaluate_config import EvaluateConfig
 from pipelines.evaluate_report import render_evaluation
 from pipelines.evaluate_speed import time_job, token_budgets
+from pipelines.evaluate_speed_config import LoadConfig
+from tests.orthrus_core.evaluation.shapes import TINY
 
 FAKE_JOB = """
 import json, pathlib, sys, yaml
@@ -40,8 +42,25 @@ def tree(model_dir, tmp_path_factory):
         "speed": {
             "rounds": 2,
             "warm_up_rows": 1,
-            "loads": [{"batch": 1, "rows": 2, "token_budget": 16}, {"batch": 2, "rows": 3}],
+            "loads": [
+                {
+                    "batch": 1,
+                    "rows": 2,
+                    "token_budget": 16,
+                    "systems": ["transformers", "prompt_lookup"],
+                },
+                {"batch": 2, "rows": 3, "systems": ["generate_batch"]},
+            ],
         },
+        "replay": {
+            "shape": TINY.model_dump() | {"vocab_size": 50, "hidden_size": 8, "head_dim": 4},
+            "acceptance": {"conditional": [1.0, 1.0]},
+            "prompt_tokens": 5,
+            "new_tokens": 13,
+            "rounds": 1,
+            "loads": [{"batch": 1, "rows": 1}, {"batch": 2, "rows": 2}],
+        },
+        "memory": {"prompt_set": "sums", "load": {"batch": 2, "rows": 2}},
         "job": {"prompt_set": "sums"},
         "output": str(directory / "deep" / "report.json"),
     }
@@ -90,14 +109,36 @@ def test_acceptance_is_between_one_and_a_whole_block(report):
 def test_every_system_is_timed_under_every_load(report):
     names = [[(s["name"], s["token_budget"]) for s in load["systems"]] for load in report["speed"]]
     assert names == [
-        [("consensus", 16), ("AR", 16), ("transformers", None)],
-        [("consensus", 32), ("AR", 32), ("AR, smaller T", 16), ("transformers", None)],
+        [
+            ("consensus", 16),
+            ("AR", 16),
+            ("transformers generate", None),
+            ("transformers prompt lookup", None),
+        ],
+        [("consensus", None), ("AR", None), ("transformers generate_batch", None)],
     ]
     for load in report["speed"]:
         for system in load["systems"]:
             assert len(system["seconds"]) == 2
             assert system["rows_as_consensus"] == load["rows"]
             assert system["tokens"] == load["systems"][0]["tokens"]
+
+
+def test_replayed_drafts_stand_as_often_as_asked_and_leave_the_text_alone(report):
+    replay = report["replay"]
+    assert replay["tokens_per_step_asked"] == 3.0
+    # 12 tokens after the first, 3 a step
+    assert [load["acceptance_length"] for load in replay["loads"]] == [3.0, 3.0]
+    for load in replay["loads"]:
+        assert {system["rows_as_consensus"] for system in load["systems"]} == {load["rows"]}
+        assert {tokens for system in load["systems"] for tokens in system["tokens"]} == {13 * load["rows"]}
+
+
+def test_both_modes_have_the_same_cache(report):
+    consensus, ar = report["memory"]["modes"]
+    assert (consensus["mode"], ar["mode"]) == ("consensus", "autoregressive")
+    assert consensus["cache_bytes"] == ar["cache_bytes"]
+    assert consensus["cache_bytes_per_token"] == ar["cache_bytes_per_token"]
 
 
 def test_the_job_section_hands_on_the_jobs_own_figures(report):
@@ -110,7 +151,16 @@ def test_the_terminal_shows_the_figures(report):
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(render_evaluation(report, "report.json"))
     text = console.export_text()
-    for part in ("6 of 10 rows", "0 (0.0 %)", "6 of 6", "AR, smaller T", "outside the engine 25 %"):
+    for part in (
+        "REPLAYED",
+        "3.00 tokens/step",
+        "cache bytes/token",
+        "6 of 10 rows",
+        "0 (0.0 %)",
+        "6 of 6",
+        "transformers prompt lookup",
+        "outside the engine 25 %",
+    ):
         assert part in text
 
 
@@ -143,14 +193,13 @@ def test_acceptance_figures_are_sums_over_rows():
 @pytest.mark.parametrize(
     ("load", "expected"),
     [
-        ({"batch": 1}, {"consensus": 16, "AR": 16}),
-        ({"batch": 8}, {"consensus": 80, "AR": 80, "AR, smaller T": 16}),
-        ({"batch": 8, "token_budget": 64, "ar_token_budget": 64}, {"consensus": 64, "AR": 64}),
+        ({"batch": 1}, {"consensus": None, "AR": None}),
+        ({"batch": 8, "token_budget": 80}, {"consensus": 80, "AR": 80}),
+        ({"batch": 8, "token_budget": 64, "ar_token_budget": 16}, {"consensus": 64, "AR": 16}),
     ],
 )
-def test_token_budgets_leave_room_for_whole_blocks(tree, load, expected):
-    config = EvaluateConfig.model_validate(tree)
-    assert token_budgets(config, SpeedLoad(rows=1, **load), head_block_size=8) == expected
+def test_token_budgets_are_the_engine_s_choice_where_the_load_names_none(load, expected):
+    assert token_budgets(LoadConfig(rows=1, **load)) == expected
 
 
 def test_prompts_without_room_are_refused_before_anything_runs(tree, job):

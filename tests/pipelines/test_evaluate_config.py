@@ -24,8 +24,9 @@ def test_the_command_line_adds_a_prompt_set():
 
 
 def test_sections_can_be_switched_off():
-    config = load_config(EvaluateConfig, DEMO, ["speed=null", "job=null"])
-    assert (config.speed, config.job, config.timed_sets) == (None, None, ())
+    config = load_config(EvaluateConfig, DEMO, ["speed=null", "replay=null", "memory=null", "job=null"])
+    assert (config.speed, config.replay, config.memory, config.job) == (None, None, None, None)
+    assert config.timed_sets == ()
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,15 @@ def test_sections_can_be_switched_off():
             "speed.loads=[{batch: 8, rows: 1, token_budget: 4}]",
             "speed.loads[0] token_budget must be >= batch (8), got 4",
         ),
+        (
+            "speed.loads=[{batch: 2, rows: 1, systems: [prompt_lookup]}]",
+            "speed.loads[0] systems: prompt_lookup takes one sequence, batch is 2",
+        ),
+        (
+            "replay.acceptance={tokens_per_step: 10}",
+            "replay acceptance: tokens per step must be between 1 and 9, got 10.0",
+        ),
+        ("memory.prompt_set=other", "memory names the prompt set 'other', which is none of demo"),
         ("sped=null", "sped is not a known key, did you mean speed?"),
     ],
 )

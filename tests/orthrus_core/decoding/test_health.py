@@ -191,7 +191,7 @@ def test_broken_draft_logits_leave_the_rejection_rule_its_distribution():
     assert all(len(set(completion.token_ids)) > 3 for completion in completions)
 
 
-def tiled_backend(config, *, page_size, device, dtype):
+def tiled_backend(config, *, dtype, **_):
     return TiledAttention(num_kv_heads=config.num_key_value_heads, head_dim=config.head_dim, dtype=dtype)
 
 

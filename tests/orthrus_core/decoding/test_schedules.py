@@ -27,7 +27,9 @@ def fake_engine(
     engine = Engine(model, config)
     source = random.Random(seed)
     tables = engine._scheduler._tables
-    engine._scheduler = Scheduler(config, tables, block_size=engine.block_size, costs=costs)
+    engine._scheduler = Scheduler(
+        config, tables, block_size=engine.block_size, costs=costs or Costs.unmeasured(config.token_budget)
+    )
     engine._runner = FakeRunner(engine, tables, lambda: source.random() < wrong_share)
     return engine
 

@@ -1,6 +1,6 @@
 import pytest
 
-from orthrus_core.evaluation.speed import Spread, Timing, rows_in_common, spread, time_systems
+from orthrus_core.evaluation.speed import Measured, Spread, Timing, rows_in_common, spread, time_systems
 
 PROMPTS = [[1], [2], [3]]
 
@@ -53,6 +53,29 @@ def test_systems_take_turns_and_the_order_rotates(timed):
     assert calls[:2] == [("quick", 2), ("slow", 2)]
     assert [name for name, _ in calls[2:]] == ["quick", "slow", "slow", "quick", "quick", "slow"]
     assert {rows for _, rows in calls[2:]} == {3}
+
+
+def test_work_that_timed_itself_is_believed():
+    def prepare(prompts):
+        return lambda: Measured([[7]] * len(prompts), 0.25)
+
+    timing = time_systems({"peer": prepare}, PROMPTS, rounds=2, warm_up_rows=1, clock=Clock())["peer"]
+    assert (timing.seconds, timing.tokens, timing.outputs) == ((0.25, 0.25), (3, 3), [[7], [7], [7]])
+
+
+def test_every_turn_is_preceded_by_a_pause_that_is_not_timed():
+    clock, calls, pauses = Clock(), [], []
+    system = fake_system(clock, "one", [99.0, 2.0, 3.0], calls)
+
+    def sleep(seconds):
+        clock.now += seconds
+        pauses.append((seconds, len(calls)))
+
+    timing = time_systems(
+        {"one": system}, PROMPTS, rounds=2, warm_up_rows=1, pause_s=0.5, clock=clock, sleep=sleep
+    )["one"]
+    assert timing.seconds == (2.0, 3.0)
+    assert pauses == [(0.5, 1), (0.5, 2)]
 
 
 def test_rate_is_emitted_tokens_over_seconds(timed):

@@ -1,9 +1,17 @@
 import pytest
 import torch
 
-from orthrus_core import ConfigError, Engine, EngineConfig, SamplingParams
+from orthrus_core import ConfigError, EngineConfig, SamplingParams
+from orthrus_core.decoding.draft import draft
 from orthrus_core.evaluation import systems
-from orthrus_core.evaluation.systems import cut_after, engine_system, pad_left, transformers_system
+from orthrus_core.evaluation.systems import (
+    EngineSystem,
+    cut_after,
+    generate_batch_system,
+    pad_left,
+    prompt_lookup_system,
+    transformers_system,
+)
 from tests.small_models import small_orthrus
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13], [14, 15], [16, 17, 18, 19]]
@@ -19,7 +27,7 @@ def model():
 @pytest.fixture(scope="module")
 def params(model):
     """Takes as EOS what the third completion says at its sixth place."""
-    free = engine_system(model, params=SamplingParams(max_new_tokens=24), config=config("autoregressive"))
+    free = EngineSystem(model, params=SamplingParams(max_new_tokens=24), config=config("autoregressive"))
     return SamplingParams(max_new_tokens=24, eos_token_id=free(PROMPTS)()[2][5])
 
 
@@ -27,13 +35,15 @@ def config(mode):
     return EngineConfig(mode=mode, token_budget=16, max_sequences=2, max_context=64, self_check=False)
 
 
-def test_the_three_systems_emit_the_same_tokens(model, params):
+def test_all_systems_emit_the_same_tokens(model, params):
     consensus, ar = (
-        engine_system(model, params=params, config=config(mode))(PROMPTS)()
+        EngineSystem(model, params=params, config=config(mode))(PROMPTS)()
         for mode in ("consensus", "autoregressive")
     )
     plain = transformers_system(model, params=params, batch_size=2)(PROMPTS)()
-    assert consensus == ar == plain
+    lookup = prompt_lookup_system(model, params=params)(PROMPTS)()
+    continuous = generate_batch_system(model, params=params, batch_size=3)(PROMPTS)()
+    assert consensus == ar == plain == lookup == continuous
     assert len({len(row) for row in plain}) > 1
     assert min(map(len, plain)) < 24
 
@@ -52,13 +62,25 @@ def test_transformers_takes_the_eos_of_the_model(params):
     assert own == given
 
 
-def test_every_round_gets_an_engine_whose_cache_knows_no_prompt(model, params, monkeypatch):
-    made = []
-    monkeypatch.setattr(systems, "Engine", lambda *args: made.append(Engine(*args)) or made[-1])
-    system = engine_system(model, params=params, config=config("consensus"))
+def test_one_engine_serves_all_rounds_and_forgets_their_prompts(model, params):
+    system = EngineSystem(model, params=params, config=config("consensus"))
     long_prompt = [list(range(40))]
-    assert system(long_prompt)() == system(long_prompt)()
-    assert [engine.report()["prefix_tokens"] for engine in made] == [0, 0]
+    first = system(long_prompt)()
+    engine = system.engine
+    assert system(long_prompt)() == first
+    assert system.engine is engine
+    assert engine.report()["prefix_tokens"] == 0
+
+
+def test_the_engine_drafts_as_told(model, params):
+    calls = []
+
+    def counted(*args, **options):
+        calls.append(args)
+        return draft(*args, **options)
+
+    EngineSystem(model, params=params, config=config("consensus"), make_draft=lambda: counted)(PROMPTS)()
+    assert calls
 
 
 def test_padding_goes_to_the_left():
@@ -78,6 +100,19 @@ def test_a_row_is_cut_after_its_first_stop_id(ids, expected):
 def test_sampling_is_not_timed_against_transformers(model):
     with pytest.raises(ConfigError, match="needs sampling.temperature 0"):
         transformers_system(model, params=SamplingParams(temperature=0.5), batch_size=1)
+
+
+def test_prompt_lookup_looks_tokens_up(model, params, monkeypatch):
+    seen = []
+    monkeypatch.setattr(model, "generate", lambda ids, **options: seen.append(options) or ids)
+    prompt_lookup_system(model, params=params)([[5, 6]])()
+    assert seen[0]["prompt_lookup_num_tokens"] == systems.LOOKUP_TOKENS
+
+
+def test_requests_that_generate_batch_loses_are_no_result(model, params, monkeypatch):
+    monkeypatch.setattr(model, "generate_batch", lambda *args, **options: {})
+    with pytest.raises(AssertionError, match="lost requests"):
+        generate_batch_system(model, params=params, batch_size=2)(PROMPTS)()
 
 
 @pytest.mark.parametrize("rule", [{"ignore_eos": True}, {"stop_token_ids": (5,)}])

@@ -1,12 +1,14 @@
 import copy
+import json
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from safetensors import safe_open
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3ForCausalLM
 
 from orthrus_core.errors import CheckpointError, ConfigError
 from orthrus_core.models.config import OrthrusConfig
-from orthrus_core.models.head import add_diffusion_head, reset_diffusion_head
+from orthrus_core.models.head import add_diffusion_head, remove_diffusion_head, reset_diffusion_head
 from orthrus_core.models.model import OrthrusLM
 from tests.small_models import small_backbone, small_orthrus
 
@@ -138,3 +140,21 @@ def test_a_model_that_has_a_head_is_refused():
 def test_a_head_that_cannot_draft_is_refused(fields):
     with pytest.raises(CheckpointError, match=f"config.{next(iter(fields))} "):
         add_diffusion_head(small_backbone(), **{"block_size": 4, "mask_token_id": 96} | fields)
+
+
+def test_without_its_head_the_model_is_the_backbone_again():
+    backbone = small_backbone(eos_token_id=7, tied=False)
+    plain = remove_diffusion_head(add_diffusion_head(backbone, block_size=4, mask_token_id=96))
+    assert type(plain) is Qwen3ForCausalLM
+    assert plain.config.model_type == "qwen3"
+    assert not {"block_size", "mask_token_id"} & plain.config.to_dict().keys()
+    assert plain.generation_config.eos_token_id == backbone.generation_config.eos_token_id
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(plain(ids).logits, backbone(ids).logits)
+
+
+def test_a_saved_backbone_holds_nothing_of_the_head(tmp_path):
+    remove_diffusion_head(small_orthrus()).save_pretrained(tmp_path)
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as tensors:
+        assert not [name for name in tensors.keys() if "_diff" in name]  # noqa: SIM118
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["Qwen3ForCausalLM"]
