@@ -13,11 +13,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from orthrus_core.decoding.accept import count_standing
+from orthrus_core.decoding.accept import NO_TOKEN, count_standing
 from orthrus_core.decoding.noise import Stream, gumbel_noise, uniform_noise
 from orthrus_core.decoding.sequence import Sequence
-
-NO_TOKEN = -1
 
 
 @dataclass(frozen=True)

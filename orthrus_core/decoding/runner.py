@@ -186,7 +186,9 @@ def _compiled(function: Forward) -> Forward:
         function.__defaults__,
         function.__closure__,
     )
-    return torch.compile(own_copy, fullgraph=True, options={"guard_filter_fn": _drop_all})
+    return torch.compile(
+        own_copy, fullgraph=True, options={"guard_filter_fn": _drop_all, "size_asserts": False}
+    )
 
 
 def _drop_all(guards: Sequence[Any]) -> list[bool]:

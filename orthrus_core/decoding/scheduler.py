@@ -15,7 +15,7 @@ from orthrus_core.decoding.policy import Costs
 from orthrus_core.decoding.sequence import NO_SLOT, Sequence
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Work:
     """One sequence's share of a step.
 
@@ -140,6 +140,8 @@ class Scheduler:
 
         Called while the sequences still hold their slots, after steps without drafts too.
         """
+        if not self._block_size:
+            return
         blocks = [
             (work.sequence.slot, work.num_drafts, count)
             for work, count in zip(works, num_accepted, strict=True)

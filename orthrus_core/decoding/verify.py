@@ -10,13 +10,13 @@ from torch import Tensor
 from orthrus_core.attention.rows import count_up
 from orthrus_core.decoding.accept import longest_agreeing_prefix
 from orthrus_core.decoding.choice import RowSampling, choose, logprobs_of, sampling_of
-from orthrus_core.decoding.rejection import NO_TOKEN, Distributions, DraftOdds, NoiseKeys, emitted_ids, judge
+from orthrus_core.decoding.rejection import Distributions, DraftOdds, NoiseKeys, emitted_ids, judge
 from orthrus_core.decoding.rows import Span, first_rows
 from orthrus_core.decoding.runner import ModelRunner
 from orthrus_core.decoding.scheduler import Work
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Verdict:
     """What the AR view says about one work, on the host.
 
@@ -91,7 +91,7 @@ def verify(
     table = torch.stack(
         [rows.token_ids.double(), choice_ids.double(), readout.gaps.double(), logprobs.double()]
     )
-    return _verdicts(works, anchor_rows, table.cpu())
+    return _verdicts(works, anchor_rows, table.cpu().numpy())
 
 
 def _anchor_rows(spans: list[Span], works: list[Work]) -> list[int]:
@@ -161,36 +161,24 @@ def _reject(
     return choice_ids.index_copy(0, targets, ids[line.to(device), slot.to(device)])
 
 
-def _verdicts(works: list[Work], anchor_rows: list[int], table: Tensor) -> list[Verdict]:
+def _verdicts(works: list[Work], anchor_rows: list[int], table: np.ndarray) -> list[Verdict]:
     """Accept on the host.
 
     Args:
         table: (4, T) float64: token ids of the rows, choice ids, logit gaps, log-probabilities.
     """
-    token_ids, choice_ids = table[:2].long()
-    accepted = _accept(token_ids, choice_ids, anchor_rows, works).tolist()
+    token_ids, choice_ids = table[:2].astype(np.int64)
+    num_drafts = np.array([work.num_drafts for work in works])
+    accepted = longest_agreeing_prefix(token_ids, choice_ids, np.array(anchor_rows), num_drafts).tolist()
     choices, gaps, logprobs = choice_ids.tolist(), table[2].tolist(), table[3].tolist()
     verdicts = []
     for work, first, num_accepted in zip(works, anchor_rows, accepted, strict=True):
         end = first + num_accepted + 1 if work.has_anchor else first
         verdicts.append(Verdict(choices[first:end], gaps[first:end], logprobs[first:end]))
-    is_sound = table[3].isfinite()
-    if bool(is_sound.all()):
+    is_sound = np.isfinite(table[3])
+    if is_sound.all():
         return verdicts
     return _mark_broken(works, verdicts, anchor_rows, is_sound.tolist())
-
-
-def _accept(token_ids: Tensor, choice_ids: Tensor, anchor_rows: list[int], works: list[Work]) -> Tensor:
-    """Return (S,) int64 `num_accepted`; token and choice ids are (T,).
-
-    After a choice comes NO_TOKEN where the rejection rule ended a block there, be it with the draft's own id.
-    """
-    num_drafts = torch.tensor([work.num_drafts for work in works])
-    rows = torch.tensor(anchor_rows)[:, None] + torch.arange(int(num_drafts.max()) + 1)
-    rows = rows.clamp_(max=len(choice_ids) - 1)
-    choices = choice_ids[rows]
-    choices[:, :-1].masked_fill_(choices[:, 1:] == NO_TOKEN, NO_TOKEN)
-    return longest_agreeing_prefix(token_ids[rows[:, 1:]], choices, num_drafts)
 
 
 def _mark_broken(
