@@ -4,12 +4,13 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from orthrus_core.decoding.config import EngineConfig
 from orthrus_core.errors import ConfigError, OrthrusError
 from pipelines.cluster import STAGE_CPUS, check_gpus, gpus_per_actor, ray_session, resolve_device
-from pipelines.config import RunConfig
+from pipelines.config import GenerateConfig, RunConfig
 from pipelines.failures import FailureNotes, explain_failure
 from pipelines.generate import ActorSpec, EngineFactory, GenerateActor, load_engine
 from pipelines.job import Job, versions
@@ -30,13 +31,16 @@ ENGINE_FACTS = (
     "mode",
     "exactness",
     "token_budget",
+    "budgets",
     "block_size",
     "page_size",
-    "query_widths",
-    "tile_lengths",
+    "attention",
+    "compiled",
     "dtype",
     "device",
 )
+ENGINE_COSTS = ("budgets", "draft_s", "verify_s")  # measured by every engine for itself
+EXPECTED_SHARE = 0.5  # of max_new_tokens, for the choice whether torch.compile pays
 
 logger = logging.getLogger(__name__)
 
@@ -165,11 +169,11 @@ def _actor_spec(job: Job, *, is_local: bool) -> ActorSpec:
     config = job.config
     device = resolve_device(config.model.device)
     check_gpus(config.run, device, is_local=is_local)
-    stored = ((job.ledger.manifest() or {}).get("engine") or {}).get("device")
-    if stored is not None and stored.split(":")[0] != device:
+    stored = (job.ledger.manifest() or {}).get("engine") or {}
+    if stored and stored["device"].split(":")[0] != device:
         raise ConfigError(
-            f"model.device: output.path was begun on {stored}, this machine would go on on {device}; "
-            "texts could differ, choose another output.path"
+            f"model.device: output.path was begun on {stored['device']}, this machine would go on on "
+            f"{device}; texts could differ, choose another output.path"
         )
     threads = config.run.threads_per_actor or max(1, int(config.run.cpus_per_actor))
     return ActorSpec(
@@ -177,7 +181,7 @@ def _actor_spec(job: Job, *, is_local: bool) -> ActorSpec:
         dtype=config.model.dtype,
         device=device,
         threads=threads,
-        decode=config.decode,
+        decode=decode_options(config, stored, num_rows=sum(unit.num_rows for unit in job.units)),
         sampling=config.sampling,
         layout=job.layout,
         failures=FailureNotes(
@@ -185,6 +189,29 @@ def _actor_spec(job: Job, *, is_local: bool) -> ActorSpec:
         ),
         retries=config.run.retries,
     )
+
+
+def decode_options(config: GenerateConfig, stored: Mapping[str, Any], *, num_rows: int) -> EngineConfig:
+    """Return the engine's options: a run that was begun goes on with the budgets and kernels it had.
+
+    Args:
+        stored: the engine's facts in the manifest; empty before the first unit.
+        num_rows: rows left to do.
+    Raises:
+        ConfigError: max_sequences has grown past the largest budget of the run.
+    """
+    decode = config.decode
+    num_tokens = int(num_rows * config.sampling.max_new_tokens * EXPECTED_SHARE / config.run.actors)
+    if not stored:
+        return decode.model_copy(update={"expected_tokens": decode.expected_tokens or num_tokens})
+    if decode.max_sequences > stored["token_budget"]:
+        raise ConfigError(
+            f"decode.max_sequences must be <= {stored['token_budget']}, the token budget that output.path "
+            f"was begun with, got {decode.max_sequences}"
+        )
+    compiled = "on" if stored["compiled"] else "off"
+    budgets = {"token_budget": stored["token_budget"], "budgets": tuple(stored["budgets"])}
+    return decode.model_copy(update={**budgets, "compile": compiled})
 
 
 def _set_options(context: Any, run: RunConfig) -> None:
@@ -227,6 +254,7 @@ def _note_engine(job: Job, manifest: dict[str, Any], report: dict[str, Any]) -> 
         logger.warning("engines differ, texts could: %s", _differences(manifest["engine"], facts))
         return
     manifest["engine"] = facts
+    manifest["engine_costs"] = {name: report.get(name) for name in ENGINE_COSTS}
     job.ledger.write_manifest(manifest)
     if facts["exactness"] != "exact":
         logger.warning("exactness=%s: texts may differ from AR decoding on this machine", facts["exactness"])

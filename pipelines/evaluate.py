@@ -95,11 +95,12 @@ def _texts(
 ) -> list[dict[str, Any]]:
     """Both modes over every prompt set in every dtype: right answers, acceptance, exactness."""
     texts = []
+    whole_blocks = config.decode.model_copy(update={"block_policy": "fixed"})  # acceptance is the head's then
     for dtype in config.dtypes:
         model = _load(config, checkpoint, dtype)
         for name, prompt_set in prompt_sets.items():
             logger.info("comparing prompt_set=%s dtype=%s rows=%d", name, dtype, len(prompt_set.rows))
-            both = compare_modes(model, prompt_set.prompts, params=config.sampling, config=config.decode)
+            both = compare_modes(model, prompt_set.prompts, params=config.sampling, config=whole_blocks)
             level = both.consensus.report["exactness"]
             texts.append(
                 {

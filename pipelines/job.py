@@ -21,7 +21,15 @@ from pipelines.source import column_types, read_unit
 from pipelines.storage import absolute
 
 # Options that change neither the rows nor their text: where files are, speed and memory.
-NOT_IDENTITY = ("input.paths", "input.format", "output.path", "decode.max_sequences", "decode.num_pages")
+NOT_IDENTITY = (
+    "input.paths",
+    "input.format",
+    "output.path",
+    "decode.max_sequences",
+    "decode.num_pages",
+    "decode.block_policy",
+    "decode.expected_tokens",
+)
 PACKAGES = ("orthrus", "torch", "transformers", "tokenizers", "ray", "pyarrow")
 
 

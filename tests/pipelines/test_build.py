@@ -14,8 +14,9 @@ from rich.console import Console
 from orthrus_core.decoding.engine import Engine
 from orthrus_core.errors import ConfigError, OrthrusError
 from orthrus_core.models.loading import load_model
-from pipelines.build import default_calls_in_flight
+from pipelines.build import decode_options, default_calls_in_flight
 from pipelines.checkpoint import load_tokenizer
+from pipelines.config import GenerateConfig
 from pipelines.report import data_card, render_report
 from pipelines.storage import list_directory
 from tests.fakes import broken_engine, refused_engine
@@ -153,6 +154,27 @@ def test_another_device_on_the_same_output_is_refused(local_ray, again):
     (path / "data/part-00000-00000.parquet").unlink()
     with pytest.raises(ConfigError, match="begun on cuda:0, this machine would go on on cpu"):
         run_tree(again)
+
+
+def test_a_new_run_chooses_its_budgets_and_expects_half_of_the_tokens(tree):
+    config = GenerateConfig.model_validate(tree)
+    options = decode_options(config, {}, num_rows=1000)
+    assert (options.token_budget, options.budgets) == (config.decode.token_budget, config.decode.budgets)
+    assert options.expected_tokens == 1000 * config.sampling.max_new_tokens // 2 // config.run.actors
+
+
+STORED = {"token_budget": 48, "budgets": [16, 48], "compiled": True}
+
+
+def test_a_resumed_run_takes_budgets_and_kernels_of_its_manifest(tree):
+    options = decode_options(GenerateConfig.model_validate(tree), STORED, num_rows=10)
+    assert (options.token_budget, options.budgets, options.compile) == (48, (16, 48), "on")
+
+
+def test_a_resumed_run_cannot_have_more_sequences_than_its_budget(tree):
+    tree["decode"] = {**tree.get("decode", {}), "token_budget": None, "max_sequences": 49}
+    with pytest.raises(ConfigError, match="decode.max_sequences must be <= 48, the token budget that output"):
+        decode_options(GenerateConfig.model_validate(tree), STORED, num_rows=10)
 
 
 def test_a_refused_checkpoint_is_a_config_error_of_one_line(local_ray, tree):
