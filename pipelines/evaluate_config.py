@@ -138,7 +138,7 @@ def generate_config(
             carry=(),
         ),
         "model": config.model,
-        "decode": config.decode,
+        "decode": config.decode.model_copy(update={"compile": "auto"}),  # the job knows how long it is
         "sampling": SamplingConfig(**config.sampling.model_dump()),
         "output": OutputConfig(path=output),
         "run": run or RunConfig(),

@@ -1,5 +1,7 @@
 """The ladder of budgets: the sizes T that a forward may have, from a lone sequence to a full batch."""
 
+import math
+
 from orthrus_core.errors import ConfigError
 
 FIRST_RUNG = {"cpu": 8}  # a lone sequence that drafts 7 tokens
@@ -8,18 +10,19 @@ RUNGS_PER_DOUBLING = {"cpu": 4}  # rows cost time there; elsewhere one, since ev
 MULTIPLE = 16
 LARGEST_CHOSEN = {"cpu": 512}  # rows from which a forward's cost only grows in proportion
 LARGEST_ELSEWHERE = 1024
+PROMPT_SHARE = 0.5  # rows for prompts, per row of a block
 SMALLEST_CHOSEN = 64  # room for prompts beside few sequences
 
 
 def choose_token_budget(*, max_sequences: int, block_size: int, device_type: str) -> int:
-    """Return the top rung where the config names none: every sequence may draft its whole block.
+    """Return the top rung where the config names none: whole blocks for everybody, and prompts beside them.
 
     Args:
-        block_size: K, 0 in AR mode.
+        block_size: K.
     """
-    wanted = max(max_sequences * (block_size + 1), SMALLEST_CHOSEN)
+    wanted = max(max_sequences * (block_size + 1) * (1 + PROMPT_SHARE), SMALLEST_CHOSEN)
     largest = LARGEST_CHOSEN.get(device_type, LARGEST_ELSEWHERE)
-    return round_up(max(min(wanted, largest), max_sequences))
+    return round_up(max(min(math.ceil(wanted), largest), max_sequences))
 
 
 def candidate_budgets(token_budget: int, device_type: str) -> tuple[int, ...]:

@@ -8,11 +8,11 @@ from orthrus_core.errors import ConfigError
     ("max_sequences", "block_size", "device_type", "token_budget"),
     [
         (1, 8, "cpu", 64),  # 9 rows to decode, the rest for prompts
-        (8, 8, "cpu", 80),  # 72
-        (64, 8, "cpu", 512),  # 576, more than rows from which costs are in proportion
+        (8, 8, "cpu", 112),  # 72 and 36
+        (64, 8, "cpu", 512),  # 576 and 288, more than rows from which costs are in proportion
         (600, 8, "cpu", 608),  # every sequence needs its anchor's row
         (64, 32, "cuda", 1024),
-        (4, 32, "cuda", 144),  # 132
+        (4, 32, "cuda", 208),  # 132 and 66
     ],
 )
 def test_every_sequence_may_draft_its_block(max_sequences, block_size, device_type, token_budget):
