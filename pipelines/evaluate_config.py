@@ -74,6 +74,13 @@ class EvaluateConfig(Section):
                 raise ValueError(f"names must be letters, digits and _, got {name!r}")
         return value
 
+    @field_validator("sampling")
+    @classmethod
+    def _no_stop_strings(cls, value: SamplingParams) -> SamplingParams:
+        if value.stop:
+            raise ValueError(f"stop must be empty, since tokens are compared, got {list(value.stop)}")
+        return value
+
     @field_validator("decode")
     @classmethod
     def _no_mode(cls, value: EngineConfig) -> EngineConfig:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence as SequenceOf
 
 from orthrus_core.cache import PagePool, PageTables
+from orthrus_core.decoding.admission import Admission, check_context, drafted_block_size
 from orthrus_core.decoding.compilation import should_compile
 from orthrus_core.decoding.config import EngineConfig
 from orthrus_core.decoding.draft import Draft, draft, draft_with_odds
@@ -12,10 +13,10 @@ from orthrus_core.decoding.health import DraftAlarm, LogitHealth, broken_logits
 from orthrus_core.decoding.runner import VIEWS, ModelRunner
 from orthrus_core.decoding.sampling import Request, SamplingParams
 from orthrus_core.decoding.scheduler import Scheduler, Step, Work
-from orthrus_core.decoding.sequence import Completion, Sequence
+from orthrus_core.decoding.sequence import Completion
 from orthrus_core.decoding.startup import get_ready
 from orthrus_core.decoding.stats import CompletionStats, EngineStats
-from orthrus_core.decoding.stop import Decoder, StopStrings, cut_at_stop
+from orthrus_core.decoding.stop import Decoder, cut_at_stop
 from orthrus_core.decoding.verify import Verdict, verify
 from orthrus_core.errors import ConfigError
 from orthrus_core.models.model import OrthrusLM
@@ -65,10 +66,10 @@ class Engine:
             ConfigError: the config does not fit the model.
         """
         self.config = config or EngineConfig()
-        self.block_size = self._check_block_size(model)
-        self._check_context(model)
+        self.block_size = drafted_block_size(self.config, model)
+        check_context(self.config, model)
         self._model = model.eval()
-        self._tokenizer = tokenizer
+        self._admission = Admission(model, self.config, tokenizer)
         self._draft = draft
         pool = PagePool(self.config.total_pages, self.config.page_size)
         self._tables = tables = PageTables(
@@ -83,7 +84,6 @@ class Engine:
         self.costs = ready.costs
         self.cache = self._runner.cache
         self._scheduler = Scheduler(self.config, tables, block_size=self.block_size, costs=ready.costs)
-        self._default_stop_ids = _stop_ids_of(model)
         self._ids = itertools.count()
         self._rejected: list[Completion] = []
         self.stats = EngineStats()
@@ -97,17 +97,8 @@ class Engine:
         "error".
         """
         request_id = next(self._ids)
-        sequence = Sequence(
-            request_id,
-            list(request.prompt_ids),
-            request.params,
-            self._stop_ids(request.params),
-            request.on_tokens,
-            sample=request.sample,
-        )
-        if request.params.stop and self._tokenizer is not None:
-            sequence.stop_strings = StopStrings(request.params.stop, self._tokenizer)
-        error = self._reason_to_reject(sequence)
+        sequence = self._admission.new_sequence(request_id, request)
+        error = self._admission.reason_to_reject(sequence)
         if error is None:
             self._scheduler.add(sequence)
         else:
@@ -295,56 +286,3 @@ class Engine:
         self.stats.verify_forwards += 1
         self.stats.draft_forwards += num_drafts > 0
         self.stats.token_rows += num_drafts + sum(work.num_verify_rows for work in works)
-
-    def _stop_ids(self, params: SamplingParams) -> frozenset[int]:
-        further = frozenset(params.stop_token_ids)
-        if params.ignore_eos:
-            return further
-        eos = params.eos_token_id
-        own = self._default_stop_ids if eos is None else frozenset([eos] if isinstance(eos, int) else eos)
-        return own | further
-
-    def _reason_to_reject(self, sequence: Sequence) -> str | None:
-        prompt_ids = sequence.token_ids
-        if sequence.params.stop and sequence.stop_strings is None:
-            return (
-                f"stop has {list(sequence.params.stop)} but the engine has no tokenizer to find them with: "
-                "pass Engine(model, config, tokenizer=...), or use stop_token_ids"
-            )
-        if not prompt_ids:
-            return "prompt is empty: it needs at least one token"
-        if len(prompt_ids) >= self.config.max_context:
-            return f"prompt has {len(prompt_ids)} tokens, max_context is {self.config.max_context}"
-        V = self._model.config.vocab_size
-        for position, token_id in enumerate(prompt_ids):
-            if not isinstance(token_id, int) or not 0 <= token_id < V:
-                return f"prompt token {position} is {token_id!r}, the vocabulary has ids 0 to {V - 1}"
-        return None
-
-    def _check_block_size(self, model: OrthrusLM) -> int:
-        """Return the K to draft with, 0 in AR mode."""
-        if self.config.mode == "autoregressive":
-            return 0
-        own = model.config.block_size
-        asked = own if self.config.block_size is None else self.config.block_size
-        if asked > own:
-            raise ConfigError(f"block_size must be <= {own}, the block size of the head, got {asked}")
-        return asked
-
-    def _check_context(self, model: OrthrusLM) -> None:
-        limit = model.config.max_position_embeddings
-        if self.config.max_context > limit:
-            raise ConfigError(
-                f"max_context must be <= {limit}, the positions of the model, got {self.config.max_context}"
-            )
-
-
-def _stop_ids_of(model: OrthrusLM) -> frozenset[int]:
-    """Return the EOS ids of the generation config, else of the model config."""
-    generation_config = getattr(model, "generation_config", None)
-    eos = getattr(generation_config, "eos_token_id", None)
-    if eos is None:
-        eos = model.config.eos_token_id
-    if eos is None:
-        return frozenset()
-    return frozenset([eos] if isinstance(eos, int) else eos)

@@ -40,6 +40,7 @@ def test_sections_can_be_switched_off():
         ("dtypes=[float31]", "dtypes[0] must be 'float32', 'bfloat16' or 'float16', got 'float31'"),
         ("job.prompt_set=other", "job names the prompt set 'other', which is none of demo"),
         ("speed.prompt_sets=[other]", "speed names the prompt set 'other', which is none of demo"),
+        ("sampling.stop=[x]", "sampling stop must be empty, since tokens are compared, got ['x']"),
         ("sampling.ignore_eos=true", "speed needs sampling without ignore_eos"),
         ("sampling.temperature=0.5", "speed needs sampling.temperature 0, got 0.5"),
         (
