@@ -10,7 +10,7 @@ from orthrus_core.decoding.survival import SurvivalEstimates
 from orthrus_core.decoding.tail import Tail
 
 FREE_BLOCKS = 8  # a bad beginning alone shall not decide for the rest of a run
-TRIAL_STEPS = 4  # a trial is thought of this often: it costs a second deal
+TRIAL_STEPS = 8  # a trial is thought of this often: it costs a second deal
 EXPLORATION = 0.005  # share of the time that may go into trying drafts that do not seem to pay
 
 
@@ -43,7 +43,8 @@ class AdaptiveBlocks:
     A sequence that gets no drafts would not be learnt about any more, so the one left out for longest gets a
     draft all the same once the time saved up for trials, a share of all time, covers what that is expected to
     lose. Where nobody drafts, this happens only if sure drafts would pay. Trials are free until a run has
-    seen some blocks.
+    seen some blocks. When nobody drafts, the next steps of the same sequences are not dealt anew until a
+    trial may be due: thinking takes as long as a tenth of a small model's forward.
     """
 
     def __init__(self, costs: Costs, *, num_slots: int, block_size: int):
@@ -55,19 +56,33 @@ class AdaptiveBlocks:
         self._num_blocks = 0
         self._num_steps = 0
         self._drafted_at = np.zeros(num_slots, dtype=np.int64)  # number of the last step with a draft
+        self._resting: np.ndarray | None = None  # slots of the last step, if nobody drafted or waited in it
 
     def deal(
         self, slots: np.ndarray, caps: np.ndarray, num_waiting: int, *, remaining: np.ndarray | None
     ) -> Deal:
         """As in `BlockPolicy`."""
         self._num_steps += 1
+        if not num_waiting and self._may_rest(slots, caps):
+            return Deal(np.zeros_like(caps), 0)
         worth = self._tail.worth(remaining) if remaining is not None and len(caps) else np.ones(len(caps))
         demand = Demand(self._estimates.survival(slots), caps, worth, num_waiting)
         best = self._dealer.deal(demand)
         if self._num_steps % TRIAL_STEPS == 1:
             best = self._trial(best, demand, slots) or best
         self._drafted_at[slots[best.num_drafts > 0]] = self._num_steps
+        self._resting = None if num_waiting or best.num_drafts.any() else slots
         return best
+
+    def _may_rest(self, slots: np.ndarray, caps: np.ndarray) -> bool:
+        """Whether nobody drafts without asking again: nothing was learnt since, and no trial is due."""
+        if not caps.any():
+            return True
+        return (
+            self._num_steps % TRIAL_STEPS != 1
+            and self._resting is not None
+            and np.array_equal(slots, self._resting)
+        )
 
     def observe(self, slots: np.ndarray, num_drafts: np.ndarray, num_accepted: np.ndarray) -> None:
         """As in `BlockPolicy`."""
