@@ -37,7 +37,7 @@ def tree(model_dir, tmp_path_factory):
         "prompt_sets": {
             "sums": {"path": str(directory / "prompts.jsonl"), "column": "prompt", "rows": 6, "score": "demo"}
         },
-        "decode": {"token_budget": 32, "max_sequences": 3, "max_context": 96},
+        "decode": {"token_budget": 32, "max_sequences": 3, "max_context": 96, "block_policy": "fixed"},
         "sampling": {"max_new_tokens": 12},
         "speed": {
             "rounds": 2,
