@@ -101,9 +101,10 @@ class Simulation:
         assert num_drafts.sum() <= step.draft_budget <= self.costs.budgets[-1]
         assert num_rows <= step.verify_budget <= self.costs.budgets[-1]
         accepted = self._accept(step, num_drafts)
-        self.scheduler.observe(step.works, accepted.tolist())
-        self._commit(step, accepted.tolist())
+        started_s = self.clock_s
         self._count(step, num_drafts)
+        self.scheduler.observe(step.works, accepted.tolist(), seconds=self.clock_s - started_s)
+        self._commit(step, accepted.tolist())
         return step
 
     def _accept(self, step: Step, num_drafts: np.ndarray) -> np.ndarray:

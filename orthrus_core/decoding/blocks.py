@@ -6,6 +6,7 @@ from typing import Protocol
 import numpy as np
 
 from orthrus_core.decoding.policy import Costs, Deal, Dealer, Demand, PricedDeal
+from orthrus_core.decoding.record import Prediction, TrackRecord
 from orthrus_core.decoding.survival import SurvivalEstimates
 from orthrus_core.decoding.tail import Tail
 
@@ -33,6 +34,9 @@ class BlockPolicy(Protocol):
     def observe(self, slots: np.ndarray, num_drafts: np.ndarray, num_accepted: np.ndarray) -> None:
         """Learn from a step; arguments as in `SurvivalEstimates.observe`."""
 
+    def time(self, *, tokens: int, seconds: float) -> None:
+        """Learn how many positions the step committed and how long it took."""
+
     def forget(self, slot: int, *, is_limited: bool) -> None:
         """The sequence of a slot leaves; `is_limited`: because it may emit no more."""
 
@@ -56,6 +60,8 @@ class AdaptiveBlocks:
         self._num_blocks = 0
         self._num_steps = 0
         self._drafted_at = np.zeros(num_slots, dtype=np.int64)  # number of the last step with a draft
+        self._record = TrackRecord()
+        self._predicted: Prediction | None = None
         self._resting: np.ndarray | None = None  # slots of the last step, if nobody drafted or waited in it
 
     def deal(
@@ -67,12 +73,24 @@ class AdaptiveBlocks:
             return Deal(np.zeros_like(caps), 0)
         worth = self._tail.worth(remaining) if remaining is not None and len(caps) else np.ones(len(caps))
         demand = Demand(self._estimates.survival(slots), caps, worth, num_waiting)
-        best = self._dealer.deal(demand)
+        best = self._draft_or_not(demand)
         if self._num_steps % TRIAL_STEPS == 1:
             best = self._trial(best, demand, slots) or best
+        self._predicted = None
+        if remaining is None or not len(caps):
+            self._predicted = Prediction(bool(best.num_drafts.any()), best.value, best.seconds)
         self._drafted_at[slots[best.num_drafts > 0]] = self._num_steps
         self._resting = None if num_waiting or best.num_drafts.any() else slots
         return best
+
+    def _draft_or_not(self, demand: Demand) -> PricedDeal:
+        """Return the best deal, drafting held back by what it turned out to bring so far."""
+        best = self._dealer.deal(demand)
+        if not best.num_drafts.any():
+            return best
+        plain = self._dealer.deal(replace(demand, caps=np.zeros_like(demand.caps)))
+        is_worth_it = self._record.handicap * best.value / best.seconds >= plain.value / plain.seconds
+        return best if is_worth_it else plain
 
     def _may_rest(self, slots: np.ndarray, caps: np.ndarray) -> bool:
         """Whether nobody drafts without asking again: nothing was learnt since, and no trial is due."""
@@ -88,6 +106,12 @@ class AdaptiveBlocks:
         """As in `BlockPolicy`."""
         self._num_blocks += len(slots)
         self._estimates.observe(slots, num_drafts, num_accepted)
+
+    def time(self, *, tokens: int, seconds: float) -> None:
+        """As in `BlockPolicy`."""
+        if self._predicted is not None:
+            self._record.note(self._predicted, tokens=tokens, seconds=seconds)
+            self._predicted = None
 
     def forget(self, slot: int, *, is_limited: bool) -> None:
         """As in `BlockPolicy`."""
@@ -111,7 +135,7 @@ class AdaptiveBlocks:
         if loss_s > self._saved_s and self._num_blocks >= FREE_BLOCKS:
             return None
         self._saved_s = 0.0
-        return trial
+        return replace(trial, value=value)
 
     def _could_pay(self, demand: Demand) -> bool:
         """Whether anybody would draft if every draft were sure."""
@@ -141,6 +165,9 @@ class FixedBlocks:
 
     def observe(self, slots: np.ndarray, num_drafts: np.ndarray, num_accepted: np.ndarray) -> None:
         """Nothing depends on the outcomes."""
+
+    def time(self, *, tokens: int, seconds: float) -> None:
+        """Nor on the clock."""
 
     def forget(self, slot: int, *, is_limited: bool) -> None:
         """Nothing is remembered."""

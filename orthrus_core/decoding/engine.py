@@ -131,7 +131,11 @@ class Engine:
         if works:
             verdicts = self._judge(step)
             self._check_logits(works, verdicts)
-            self._scheduler.observe(works, [verdict.num_accepted for verdict in verdicts])
+            self._scheduler.observe(
+                works,
+                [verdict.num_accepted for verdict in verdicts],
+                seconds=time.perf_counter() - started_at,
+            )
             self._count_step(works, verdicts)
             finished += [
                 completion

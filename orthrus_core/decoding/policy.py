@@ -15,6 +15,7 @@ class Costs:
         verify_s: seconds of a verify forward at each budget.
         step_s: seconds that every step takes beside its forwards.
         sequence_s: seconds that each sequence with rows in a forward adds to it.
+        is_measured: whether seconds are seconds, and not a guess that all forwards cost the same.
     """
 
     budgets: tuple[int, ...]
@@ -22,6 +23,7 @@ class Costs:
     verify_s: tuple[float, ...]
     step_s: float = 0.0
     sequence_s: float = 0.0
+    is_measured: bool = True
 
     def __post_init__(self) -> None:
         if not len(self.budgets) == len(self.draft_s) == len(self.verify_s) > 0:
@@ -43,7 +45,7 @@ class Costs:
     @classmethod
     def unmeasured(cls, token_budget: int) -> "Costs":
         """One rung, both views the same."""
-        return cls((token_budget,), (1.0,), (1.0,))
+        return cls((token_budget,), (1.0,), (1.0,), is_measured=False)
 
     def draft_budget(self, num_rows: int) -> int:
         """Return the cheapest budget of a draft forward with this many rows; 0 for none."""

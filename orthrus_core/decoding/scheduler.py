@@ -135,10 +135,15 @@ class Scheduler:
             self._costs.verify_budget(len(decoding) + sum(drafts) + deal.num_prefill),
         )
 
-    def observe(self, works: SequenceOf[Work], num_accepted: SequenceOf[int]) -> None:
+    def observe(
+        self, works: SequenceOf[Work], num_accepted: SequenceOf[int], *, seconds: float | None = None
+    ) -> None:
         """Tell the block policy how many drafts of each work of a step were accepted.
 
         Called while the sequences still hold their slots, after steps without drafts too.
+
+        Args:
+            seconds: that the step took so far; None: not to be learnt from.
         """
         if not self._block_size:
             return
@@ -149,6 +154,9 @@ class Scheduler:
         ]
         slots, num_drafts, accepted = np.array(blocks, dtype=np.int64).reshape(-1, 3).T
         self._policy.observe(slots, num_drafts, accepted)
+        if seconds is not None and self._costs.is_measured:
+            rows = sum(work.num_prefill + work.has_anchor for work in works)
+            self._policy.time(tokens=rows + sum(num_accepted), seconds=seconds)
 
     def _new_policy(self) -> BlockPolicy:
         if self._config.block_policy == "fixed":
