@@ -263,3 +263,43 @@ def test_params_must_be_one_or_one_per_prompt():
         Engine(small_orthrus(), EngineConfig(max_context=64, self_check=False)).generate(
             [[1], [2]], [SamplingParams()]
         )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("seed", range(3))
+def test_adaptive_blocks_on_a_ladder_of_budgets_keep_the_bits_of_one_budget(dtype, seed, monkeypatch):
+    source = random.Random(seed)
+    model = small_orthrus(seed=seed, dtype=dtype)
+    prompts = random_prompts(seed, 12, longest=120)
+    params = SamplingParams(max_new_tokens=24)
+    engine = Engine(model, EngineConfig(token_budget=64, max_sequences=6, max_context=640))
+    references = ar_alone(model, prompts, params, token_budget=engine.costs.budgets[-1])
+    truths = {tuple(p): r.token_ids for p, r in zip(prompts, references, strict=True)}
+    monkeypatch.setattr(engine_module, "draft", drafts_from(truths, 0.8, seed))
+    budgets = set()
+    lay_out = engine._runner.lay_out
+
+    def counted(spans, view, *, token_budget):
+        budgets.add(token_budget)
+        return lay_out(spans, view, token_budget=token_budget)
+
+    monkeypatch.setattr(engine._runner, "lay_out", counted)
+    assert_same_bits(run_with_arrivals(engine, prompts, params, source), references)
+    assert len(budgets) > 2, "the load moved along the ladder"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["consensus", "autoregressive"])
+def test_compiled_and_eager_engines_emit_the_same_tokens(mode):
+    model = small_orthrus(sameness=0.3)
+    prompts = random_prompts(4, 6, longest=60)
+    texts = [
+        [
+            completion.token_ids
+            for completion in Engine(
+                model, EngineConfig(mode=mode, max_context=128, compile=compiled)
+            ).generate(prompts, SamplingParams(max_new_tokens=30))
+        ]
+        for compiled in ("on", "off")
+    ]
+    assert texts[0] == texts[1]
