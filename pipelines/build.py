@@ -15,6 +15,7 @@ from pipelines.failures import FailureNotes, explain_failure
 from pipelines.generate import ActorSpec, EngineFactory, GenerateActor, load_engine
 from pipelines.job import Job, versions
 from pipelines.ledger import check_counts
+from pipelines.lock import RunLock
 from pipelines.progress import Progress
 from pipelines.prompts import render_unit
 from pipelines.report import RunTimes, data_card, run_report
@@ -54,7 +55,8 @@ def run_job(job: Job, progress: Progress, engine_factory: EngineFactory = load_e
     Returns:
         The report, as stored in `_run/report.json`.
     Raises:
-        ConfigError: the machine or the checkpoint does not fit the config.
+        ConfigError: the machine or the checkpoint does not fit the config, or another driver is at work on
+            the output.
         OrthrusError: the job failed; what is committed stays, and the same command goes on from there.
     """
     if not job.units and (report := job.ledger.finished_report()) is not None:
@@ -62,15 +64,21 @@ def run_job(job: Job, progress: Progress, engine_factory: EngineFactory = load_e
         return report
     started_at = time.perf_counter()
     times = RunTimes()
-    if job.units:
-        try:
-            with ray_session(job.config.run) as is_local:
-                times.ray_s = time.perf_counter() - started_at
-                _generate(job, _actor_spec(job, is_local=is_local), progress, times, engine_factory)
-        except OrthrusError as error:
-            code = 2 if isinstance(error, ConfigError) else 1
-            job.ledger.write_report({"status": "failed", "exit_code": code, "reason": str(error)})
-            raise
+    with RunLock(job.ledger.run_url) as lock:
+        if job.units:
+            try:
+                with ray_session(job.config.run) as is_local:
+                    times.ray_s = time.perf_counter() - started_at
+                    _generate(job, _actor_spec(job, is_local=is_local), progress, times, engine_factory, lock)
+            except OrthrusError as error:
+                code = 2 if isinstance(error, ConfigError) else 1
+                job.ledger.write_report({"status": "failed", "exit_code": code, "reason": str(error)})
+                raise
+        return _finish(job, times, started_at)
+
+
+def _finish(job: Job, times: RunTimes, started_at: float) -> dict[str, Any]:
+    """Check that rows out = rows in, and store the report."""
     footers = map_files(read_footer, [job.ledger.unit_url(unit) for unit in job.plan.units])
     check_counts(job.plan.units, [footer["rows"] for footer in footers])
     times.wall_s = time.perf_counter() - started_at
@@ -134,7 +142,12 @@ def default_calls_in_flight(unit_rows: int, max_sequences: int) -> int:
 
 
 def _generate(
-    job: Job, spec: ActorSpec, progress: Progress, times: RunTimes, engine_factory: EngineFactory
+    job: Job,
+    spec: ActorSpec,
+    progress: Progress,
+    times: RunTimes,
+    engine_factory: EngineFactory,
+    lock: RunLock,
 ) -> None:
     """Run the dataset over the units that are left; each is committed when its summary comes back."""
     from ray.data import DataContext
@@ -147,9 +160,12 @@ def _generate(
         dataset = build_dataset(job, spec, engine_factory)
         try:
             for summary in _summaries(dataset):
+                lock.check()
                 progress.add(summary)
                 times.add(summary)
                 _note_engine(job, manifest, summary["engine"])
+        except OrthrusError:
+            raise
         except Exception as error:  # Ray wraps whatever a stage raised
             raise explain_failure(error, spec.failures) from error
 

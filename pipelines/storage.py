@@ -130,6 +130,32 @@ def put(url: str, data: bytes) -> None:
         raise
 
 
+def create(url: str, data: bytes) -> bool:
+    """Write a file that must not exist, whole and in one step; whether it was written.
+
+    Local: a hidden temporary file, linked to the name. Elsewhere: a conditional put.
+    """
+    fs, path = _connect(url)
+    if not isinstance(fs, LocalFileSystem):
+        try:
+            fs.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+    directory, name = os.path.split(path)
+    os.makedirs(directory, exist_ok=True)
+    temporary = os.path.join(directory, f".{name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(temporary)
+    return True
+
+
 def remove(url: str) -> None:
     """Delete a file, if it is there."""
     fs, path = _connect(url)

@@ -17,8 +17,9 @@ from orthrus_core.models.loading import load_model
 from pipelines.build import decode_options, default_calls_in_flight
 from pipelines.checkpoint import load_tokenizer
 from pipelines.config import GenerateConfig
+from pipelines.lock import RunLock
 from pipelines.report import data_card, render_report
-from pipelines.storage import list_directory
+from pipelines.storage import join, list_directory
 from tests.fakes import broken_engine, refused_engine
 from tests.pipelines.conftest import run_tree
 
@@ -144,6 +145,14 @@ def test_other_options_on_the_same_output_are_refused(again):
     again["sampling"]["max_new_tokens"] = 25
     with pytest.raises(ConfigError, match="sampling.max_new_tokens was 24, is 25"):
         run_tree(again)
+
+
+def test_a_second_driver_on_the_same_output_is_refused_and_changes_nothing(tree):
+    with RunLock(join(tree["output"]["path"], "_run"), beat_s=0.1):
+        before = sorted(Path(tree["output"]["path"]).rglob("*"))
+        with pytest.raises(ConfigError, match="another run is at work there: process"):
+            run_tree(tree)
+        assert sorted(Path(tree["output"]["path"]).rglob("*")) == before
 
 
 def test_another_device_on_the_same_output_is_refused(local_ray, again):

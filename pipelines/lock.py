@@ -1,0 +1,144 @@
+"""One driver at a time on an output: a lock file with a heartbeat."""
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from orthrus_core.errors import ConfigError, OrthrusError
+from pipelines.storage import create, join, put, read_bytes, remove
+
+logger = logging.getLogger(__name__)
+
+BEAT_S = 10.0
+STALE_S = 60.0  # without a heartbeat that long, on the clock of the one who looks, its owner is dead
+LOOK_S = 2.0
+SETTLE_S = 1.0  # after a takeover, for others who took over at the same moment
+
+
+class RunLock:
+    """Holds `_run/lock` while a driver runs; a context manager.
+
+    The file names its owner and counts heartbeats. Whoever finds it held watches whether the count moves, on
+    his own clock: clocks of two machines are never compared. An owner on this machine that has died is known
+    at once. Losing the lock is not dangerous, only wasteful: units are the same whoever writes them.
+    """
+
+    def __init__(
+        self, run_url: str, *, beat_s: float = BEAT_S, stale_s: float = STALE_S, settle_s: float = SETTLE_S
+    ):
+        self._url = join(run_url, "lock")
+        self._owner = {"id": uuid.uuid4().hex, **_this_process()}
+        self._beats = 0
+        self._beat_s, self._stale_s, self._settle_s = beat_s, stale_s, settle_s
+        self._is_lost = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="run-lock", daemon=True)
+
+    def __enter__(self) -> "RunLock":
+        """Take the lock.
+
+        Raises:
+            ConfigError: another driver is at work on this output.
+        """
+        if not create(self._url, self._content()):
+            self._take_over()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give it back, unless another driver has it."""
+        self._stop.set()
+        self._thread.join()
+        if not self._is_lost and _owner_id(self._read()) == self._owner["id"]:
+            remove(self._url)
+
+    def check(self) -> None:
+        """Raise OrthrusError if another driver has taken the lock over."""
+        if self._is_lost:
+            raise OrthrusError(
+                f"another driver took {self._url} over, since this one's heartbeat had stopped; it goes on "
+                "with this output, and what this one committed stays"
+            )
+
+    def _take_over(self) -> None:
+        """Wait until the owner is known to be dead or alive; raises ConfigError if it is alive."""
+        seen, since = self._read(), time.monotonic()
+        if seen is not None and not _has_died_here(seen):
+            logger.info("waiting up to %.0f s: %s is held by %s", self._stale_s, self._url, _name(seen))
+            while time.monotonic() - since < self._stale_s:
+                time.sleep(min(LOOK_S, self._stale_s / 4))
+                now = self._read()
+                if now is None:
+                    break
+                if now != seen:
+                    raise ConfigError(
+                        f"output.path: another run is at work there: {_name(now)} holds {self._url}; "
+                        "wait for it, or choose another output.path"
+                    )
+        logger.warning("taking over %s from %s, which has died", self._url, _name(seen))
+        put(self._url, self._content())
+        time.sleep(self._settle_s)
+        if _owner_id(self._read()) != self._owner["id"]:
+            raise ConfigError(
+                f"output.path: another run took {self._url} over at the same moment; leave it to that one"
+            )
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self._beat_s):
+            try:
+                if _owner_id(self._read()) not in (None, self._owner["id"]):
+                    self._is_lost = True
+                    return
+                self._beats += 1
+                put(self._url, self._content())
+            except Exception as error:  # storage that fails for a while; the next beat tries again
+                logger.warning("heartbeat failed: %s: %s", type(error).__name__, error)
+
+    def _content(self) -> bytes:
+        return json.dumps({**self._owner, "beats": self._beats}).encode()
+
+    def _read(self) -> dict[str, Any] | None:
+        stored = read_bytes(self._url)
+        return None if stored is None else json.loads(stored)
+
+
+def _this_process() -> dict[str, Any]:
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "boot": _boot(), "pid": pid, "started": _start_of(pid)}
+
+
+def _boot() -> str | None:
+    """What tells this start of this machine from others; None where the system does not say."""
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else None
+
+
+def _start_of(pid: int) -> str | None:
+    """When a process began, in clock ticks since boot; None if it has ended, or the system does not say."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return None
+    return None if fields[0] == "Z" else fields[19]  # Z: killed, and its parent has not looked yet
+
+
+def _has_died_here(owner: dict[str, Any]) -> bool:
+    """Whether the owner ran on this machine, since its last start, and is no more."""
+    here = _this_process()
+    if owner["boot"] is None or (owner["host"], owner["boot"]) != (here["host"], here["boot"]):
+        return False
+    return _start_of(owner["pid"]) != owner["started"]
+
+
+def _owner_id(content: dict[str, Any] | None) -> str | None:
+    return None if content is None else content["id"]
+
+
+def _name(content: dict[str, Any] | None) -> str:
+    return "nobody" if content is None else f"process {content['pid']} on {content['host']}"
