@@ -74,8 +74,10 @@ class RunLock:
             while time.monotonic() - since < self._stale_s:
                 time.sleep(min(LOOK_S, self._stale_s / 4))
                 now = self._read()
-                if now is None:
-                    break
+                if now is None:  # what is left to do was looked up before: it may be done by now
+                    raise ConfigError(
+                        "output.path: another run was at work there and has just ended; start again"
+                    )
                 if now != seen:
                     raise ConfigError(
                         f"output.path: another run is at work there: {_name(now)} holds {self._url}; "

@@ -151,8 +151,20 @@ def create(url: str, data: bytes) -> bool:
         os.link(temporary, path)
     except FileExistsError:
         return False
+    except OSError:  # a file system without links: the name is taken in one step all the same
+        return _create_directly(path, data)
     finally:
-        os.unlink(temporary)
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+    return True
+
+
+def _create_directly(path: str, data: bytes) -> bool:
+    try:
+        with open(path, "xb") as file:
+            file.write(data)
+    except FileExistsError:
+        return False
     return True
 
 

@@ -69,6 +69,7 @@ class AdaptiveBlocks:
     ) -> Deal:
         """As in `BlockPolicy`."""
         self._num_steps += 1
+        self._predicted = None
         if not num_waiting and self._may_rest(slots, caps):
             return Deal(np.zeros_like(caps), 0)
         worth = self._tail.worth(remaining) if remaining is not None and len(caps) else np.ones(len(caps))
@@ -76,7 +77,6 @@ class AdaptiveBlocks:
         best = self._draft_or_not(demand)
         if self._num_steps % TRIAL_STEPS == 1:
             best = self._trial(best, demand, slots) or best
-        self._predicted = None
         if remaining is None or not len(caps):
             self._predicted = Prediction(bool(best.num_drafts.any()), best.value, best.seconds)
         self._drafted_at[slots[best.num_drafts > 0]] = self._num_steps

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class EngineConfig(BaseModel):
@@ -59,8 +59,26 @@ class EngineConfig(BaseModel):
         0, ge=0, description="tokens that this engine will about emit, for compile: auto"
     )
 
+    @field_validator("budgets")
+    @classmethod
+    def _ascending(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is not None and min(value, default=0) < 1:
+            raise ValueError(f"must be one or more budgets >= 1, got {value}")
+        return None if value is None else tuple(sorted(set(value)))
+
     @model_validator(mode="after")
     def _fits(self) -> "EngineConfig":
+        if self.budgets is not None:
+            if self.token_budget not in (None, self.budgets[-1]):
+                raise ValueError(
+                    f"the largest of budgets must be token_budget ({self.token_budget}), "
+                    f"got {self.budgets[-1]}"
+                )
+            if self.budgets[-1] < self.max_sequences:
+                raise ValueError(
+                    f"the largest of budgets must be >= max_sequences ({self.max_sequences}), "
+                    f"got {self.budgets[-1]}"
+                )
         if self.token_budget is not None and self.token_budget < self.max_sequences:
             raise ValueError(
                 f"token_budget must be >= max_sequences ({self.max_sequences}), got {self.token_budget}: "

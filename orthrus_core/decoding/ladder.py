@@ -2,8 +2,6 @@
 
 import math
 
-from orthrus_core.errors import ConfigError
-
 FIRST_RUNG = {"cpu": 8}  # a lone sequence that drafts 7 tokens
 FIRST_ELSEWHERE = 16
 RUNGS_PER_DOUBLING = {"cpu": 4}  # rows cost time there; elsewhere one, since every rung is a graph to capture
@@ -34,18 +32,6 @@ def candidate_budgets(token_budget: int, device_type: str) -> tuple[int, ...]:
         rungs += range(octave, 2 * octave, octave // per_doubling)
         octave *= 2
     return (*(rung for rung in rungs if rung < token_budget), token_budget)
-
-
-def check_rungs(rungs: tuple[int, ...], *, token_budget: int | None) -> tuple[int, ...]:
-    """Return rungs that somebody named, ascending.
-
-    Raises:
-        ConfigError: the largest is not the token budget.
-    """
-    ordered = tuple(sorted(set(rungs)))
-    if token_budget is not None and ordered[-1] != token_budget:
-        raise ConfigError(f"the largest of budgets must be token_budget ({token_budget}), got {ordered[-1]}")
-    return ordered
 
 
 def round_up(number: int, multiple: int = MULTIPLE) -> int:

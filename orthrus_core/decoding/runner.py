@@ -175,9 +175,9 @@ class ModelRunner:
 def _compiled(function: Forward) -> Forward:
     """Return the function behind torch.compile, without guards.
 
-    None is needed, since only T ever changes and it is dynamic; checking them cost 0.5 ms a call.
-    But compiled graphs are found by code object
-    and guards, so that every runner and view needs a code object of its own.
+    None is needed, since only T ever changes and it is dynamic; checking them cost 0.5 ms a call (demo
+    model). But compiled graphs are found by code object and guards, so that every runner and view needs a
+    code object of its own.
     """
     own_copy = types.FunctionType(
         function.__code__.replace(),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from orthrus_core.cache import PageTables
 from orthrus_core.decoding.calibration import measure_forwards
 from orthrus_core.decoding.config import EngineConfig
-from orthrus_core.decoding.ladder import candidate_budgets, check_rungs, choose_token_budget
+from orthrus_core.decoding.ladder import candidate_budgets, choose_token_budget
 from orthrus_core.decoding.policy import Costs
 from orthrus_core.decoding.runner import ModelRunner
 from orthrus_core.decoding.selfcheck import Exactness, check_exactness
@@ -39,27 +39,26 @@ def get_ready(
         runner: idle, compiled if it is to be.
         tables: empty page tables; empty again afterwards.
         head_block_size: the head's own.
-    Raises:
-        ConfigError: budgets that do not end with the token budget.
     """
-    token_budget = config.token_budget or choose_token_budget(
-        max_sequences=config.max_sequences,
-        block_size=config.block_size or head_block_size,
-        device_type=runner.device.type,
-    )
     exactness: Exactness = "unverified"
-    budgets: tuple[int, ...] = (token_budget,)
-    if config.budgets is not None:
-        budgets = check_rungs(config.budgets, token_budget=config.token_budget)
-    elif config.self_check:
-        budgets = candidate_budgets(token_budget, runner.device.type)
+    budgets = config.budgets or _budgets_to_try(config, runner.device.type, head_block_size)
     if config.self_check:
         exactness, budgets = check_exactness(runner, tables, budgets, least=config.max_sequences)
     if len(budgets) == 1 and not config.self_check:
-        return Readiness(exactness, Costs.unmeasured(token_budget))
+        return Readiness(exactness, Costs.unmeasured(budgets[0]))
     verify_s = measure_forwards(runner, tables, budgets, "ar")
     draft_s = verify_s
     if config.mode == "consensus":
         measured = measure_forwards(runner, tables, budgets, "diffusion")
         draft_s = tuple(seconds + HOST_DRAFT_S for seconds in measured)
     return Readiness(exactness, Costs(budgets, draft_s, verify_s, HOST_STEP_S, HOST_SEQUENCE_S))
+
+
+def _budgets_to_try(config: EngineConfig, device_type: str, head_block_size: int) -> tuple[int, ...]:
+    """Return the ladder below T, or T alone where nothing is checked."""
+    T = config.token_budget or choose_token_budget(
+        max_sequences=config.max_sequences,
+        block_size=config.block_size or head_block_size,
+        device_type=device_type,
+    )
+    return candidate_budgets(T, device_type) if config.self_check else (T,)

@@ -8,7 +8,7 @@ import pytest
 
 from orthrus_core.errors import ConfigError, OrthrusError
 from pipelines.lock import RunLock, _this_process
-from pipelines.storage import create, join, put, read_bytes
+from pipelines.storage import create, join, put, read_bytes, remove
 
 QUICK = {"beat_s": 0.05, "stale_s": 0.6, "settle_s": 0.05}
 ELSEWHERE = {"id": "x", "host": "another-machine", "boot": "b", "pid": 1, "started": "1", "beats": 3}
@@ -23,6 +23,28 @@ def test_a_file_is_created_once(run_url):
     assert create(join(run_url, "lock"), b"a")
     assert not create(join(run_url, "lock"), b"b")
     assert read_bytes(join(run_url, "lock")) == b"a"
+
+
+def test_a_file_system_without_links_creates_a_file_once_too(tmp_path, monkeypatch):
+    def no_links(*_):
+        raise PermissionError("no hard links here")
+
+    monkeypatch.setattr("pipelines.storage.os.link", no_links)
+    path = str(tmp_path / "lock")
+    assert [create(path, b"a"), create(path, b"b"), read_bytes(path)] == [True, False, b"a"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["lock"]
+
+
+def test_a_driver_that_waited_for_one_that_ended_well_asks_to_start_again(run_url):
+    put(join(run_url, "lock"), json.dumps(ELSEWHERE).encode())
+    timer = threading.Timer(0.2, remove, [join(run_url, "lock")])
+    timer.start()
+    with (
+        pytest.raises(ConfigError, match="was at work there and has just ended; start again"),
+        RunLock(run_url, beat_s=0.05, stale_s=4.0, settle_s=0.05),
+    ):
+        pass
+    timer.join()
 
 
 def test_a_second_driver_is_refused_while_the_first_one_lives(run_url):

@@ -1,7 +1,9 @@
 import pytest
+from pydantic import ValidationError
 
-from orthrus_core.decoding.ladder import candidate_budgets, check_rungs, choose_token_budget
-from orthrus_core.errors import ConfigError
+from orthrus_core import Engine, EngineConfig
+from orthrus_core.decoding.ladder import candidate_budgets, choose_token_budget
+from tests.small_models import small_orthrus
 
 
 @pytest.mark.parametrize(
@@ -37,9 +39,23 @@ def test_no_rung_is_larger_than_the_token_budget(token_budget):
 
 
 def test_named_rungs_are_put_in_order():
-    assert check_rungs((64, 16, 64), token_budget=64) == (16, 64)
+    assert EngineConfig(budgets=(64, 16, 64)).budgets == (16, 64)
 
 
-def test_named_rungs_must_end_with_the_token_budget():
-    with pytest.raises(ConfigError, match=r"the largest of budgets must be token_budget \(96\), got 64"):
-        check_rungs((16, 64), token_budget=96)
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"token_budget": 96}, r"the largest of budgets must be token_budget \(96\), got 64"),
+        ({"max_sequences": 65}, r"the largest of budgets must be >= max_sequences \(65\), got 64"),
+        ({"budgets": ()}, "must be one or more budgets >= 1"),
+        ({"budgets": (0, 64)}, "must be one or more budgets >= 1"),
+    ],
+)
+def test_named_rungs_must_fit_the_token_budget_and_hold_every_sequence(fields, message):
+    with pytest.raises(ValidationError, match=message):
+        EngineConfig(**{"budgets": (16, 64), **fields})
+
+
+def test_named_rungs_without_the_check_are_taken_as_they_are():
+    config = EngineConfig(budgets=(16,), max_sequences=2, max_context=64, self_check=False)
+    assert Engine(small_orthrus(), config).report()["budgets"] == [16]
