@@ -29,11 +29,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, console: Console) -> int:
     from pipelines.config import load_config
-    from pipelines.evaluate_config import EvaluateConfig
+    from pipelines.evaluate.config import EvaluateConfig
 
     config = load_config(EvaluateConfig, options.config, options.set)
-    from pipelines.evaluate import broken_promises, evaluate
-    from pipelines.evaluate_report import render_evaluation
+    from pipelines.evaluate.job import broken_promises, evaluate
+    from pipelines.evaluate.report import render_evaluation
 
     report = evaluate(config, GENERATE_JOB)
     console.print(render_evaluation(report, str(config.output)))

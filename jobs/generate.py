@@ -26,16 +26,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, console: Console) -> int:
-    from pipelines.config import GenerateConfig, load_config
-    from pipelines.job import prepare, preview
-    from pipelines.report import render_plan, render_report
+    from pipelines.config import load_config
+    from pipelines.generate.config import GenerateConfig
+    from pipelines.generate.job import prepare, preview
+    from pipelines.generate.report import render_plan, render_report
 
     job = prepare(load_config(GenerateConfig, options.config, options.set))
     if options.dry_run:
         console.print(render_plan(job, preview(job)))
         return 0
-    from pipelines.build import run_job
-    from pipelines.progress import Progress
+    from pipelines.generate.build import run_job
+    from pipelines.generate.progress import Progress
 
     rows = job.plan.num_rows
     done = rows - sum(unit.num_rows for unit in job.units)

@@ -27,12 +27,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, console: Console) -> int:
     from pipelines.config import load_config
-    from pipelines.plan_config import PlanConfig
+    from pipelines.plan.config import PlanConfig
 
     overrides = [*options.set, "measure=true"] if options.measure else options.set
     config = load_config(PlanConfig, options.config, overrides)
-    from pipelines.plan import measure, plan
-    from pipelines.plan_report import render_measurement, render_plan
+    from pipelines.plan.job import measure, plan
+    from pipelines.plan.report import render_measurement, render_plan
 
     console.print(render_plan(config, plan(config)))
     if config.measure:

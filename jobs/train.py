@@ -28,8 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(path: str, overrides: list[str]) -> int:
-    from pipelines.train import train
-    from pipelines.train_config import load_train_config
+    from pipelines.train.config import load_train_config
+    from pipelines.train.job import train
 
     config = load_train_config(path, overrides)
     progress = train(config)

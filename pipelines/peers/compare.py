@@ -16,10 +16,10 @@ from orthrus_core.evaluation.speed import System, Timing, rows_in_common, time_s
 from orthrus_core.evaluation.systems import eos_ids_of
 from orthrus_core.models.head import remove_diffusion_head
 from orthrus_core.models.model import OrthrusLM
-from pipelines.evaluate_config import EvaluateConfig
-from pipelines.evaluate_prompts import PromptSet
-from pipelines.evaluate_speed import AR, CONSENSUS, check_room, engine_systems, token_budgets
-from pipelines.evaluate_speed_config import LoadConfig
+from pipelines.evaluate.config import EvaluateConfig
+from pipelines.evaluate.prompts import PromptSet
+from pipelines.evaluate.speed import AR, CONSENSUS, check_room, engine_systems, token_budgets
+from pipelines.evaluate.speed_config import LoadConfig
 from pipelines.peers.config import PeersConfig, VllmVariant
 from pipelines.peers.process import PeerProcess
 

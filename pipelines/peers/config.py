@@ -6,7 +6,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from pipelines.config import Section
-from pipelines.evaluate_speed_config import LoadConfig
+from pipelines.evaluate.speed_config import LoadConfig
 
 
 class VllmVariant(Section):

@@ -85,7 +85,7 @@ def test_a_failure_that_is_not_the_users_is_exit_code_1(main, arguments, capsys,
     def fail(*args, **kwargs):
         raise OrthrusError("the machine is on fire")
 
-    monkeypatch.setattr("pipelines.build.run_job", fail)
+    monkeypatch.setattr("pipelines.generate.build.run_job", fail)
     assert main(arguments) == 1
     assert error_line(capsys) == "failed: the machine is on fire"
 

@@ -46,8 +46,8 @@ def local_ray():
     """A local Ray that all tests of a session share; workers get the fakes by value."""
     import ray
 
-    from pipelines.cluster import ray_session
-    from pipelines.config import RunConfig
+    from pipelines.generate.cluster import ray_session
+    from pipelines.generate.config import RunConfig
 
     ray.cloudpickle.register_pickle_by_value(tests.fakes)
     with ray_session(RunConfig(ray_address="local")):
@@ -76,10 +76,10 @@ def finished(local_ray, model_dir, many_prompts, tmp_path_factory):
 
 def run_tree(tree: dict[str, Any], *engine_factory):
     """Prepare and run a config; returns (job, report)."""
-    from pipelines.build import run_job
-    from pipelines.config import GenerateConfig
-    from pipelines.job import prepare
-    from pipelines.progress import Progress
+    from pipelines.generate.build import run_job
+    from pipelines.generate.config import GenerateConfig
+    from pipelines.generate.job import prepare
+    from pipelines.generate.progress import Progress
 
     job = prepare(GenerateConfig.model_validate(tree))
     return job, run_job(job, Progress(total_rows=job.plan.num_rows, done_rows=0, every_s=60), *engine_factory)

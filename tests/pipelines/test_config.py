@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from orthrus_core.errors import ConfigError
-from pipelines.config import GenerateConfig, load_config
+from pipelines.config import load_config
+from pipelines.generate.config import GenerateConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs/generate"
 SMALL = {

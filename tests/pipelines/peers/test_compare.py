@@ -9,8 +9,8 @@ import orthrus_core
 from orthrus_core import Engine, EngineConfig, SamplingParams
 from orthrus_core.errors import ConfigError
 from orthrus_core.evaluation.speed import Measured, Timing
-from pipelines.evaluate_config import EvaluateConfig
-from pipelines.evaluate_prompts import PromptRow, PromptSet
+from pipelines.evaluate.config import EvaluateConfig
+from pipelines.evaluate.prompts import PromptRow, PromptSet
 from pipelines.peers import compare
 from pipelines.peers.compare import compare_with_peers, export_backbone, fastest, vllm_environment
 from pipelines.peers.report import render_peers

@@ -1,0 +1,1 @@
+"""The evaluate job: exactness, acceptance, memory and speed on prompt sets."""

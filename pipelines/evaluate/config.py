@@ -1,0 +1,152 @@
+"""Options of the evaluate job."""
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from orthrus_core.decoding.config import EngineConfig
+from orthrus_core.decoding.sampling import SamplingParams
+from pipelines.config import ModelConfig, Section
+from pipelines.evaluate.speed_config import MemoryConfig, ReplayConfig, SpeedConfig
+from pipelines.generate.config import (
+    GenerateConfig,
+    InputConfig,
+    OutputConfig,
+    PromptConfig,
+    RunConfig,
+    SamplingConfig,
+)
+from pipelines.peers.config import PeersConfig
+
+DType = Literal["float32", "bfloat16", "float16"]
+
+
+class PromptSetConfig(Section):
+    """One set of prompts, with answers where there are any."""
+
+    path: str = Field(description="File, glob or directory of Parquet or JSONL; local or any fsspec URL.")
+    column: str = Field(description="Text column that holds the prompt.")
+    chat: bool = Field(True, description="Render through the tokenizer's chat template.")
+    id_column: str | None = Field(None, description="Column that names rows; none: {shard}:{row}.")
+    rows: int | None = Field(None, ge=1, description="Most rows, from the first; none: all.")
+    score: Literal["demo"] | None = Field(
+        None, description="demo: check answers by the demo's rule; none: no answers are checked."
+    )
+    kind_column: str = Field("kind", description="With score: text column with the kind of task.")
+    answer_column: str = Field("answer", description="With score: text column with the right answer.")
+
+
+class JobConfig(Section):
+    """One generate job in a process of its own, timed from its start to its report."""
+
+    prompt_set: str = Field(description="Set to generate for; all rows of its files.")
+    run: RunConfig = Field(default_factory=RunConfig, description="Machines, as in a generate config.")
+
+
+class EvaluateConfig(Section):
+    """The whole evaluate job."""
+
+    model: ModelConfig = Field(description="Model; its dtype is that of the speed and job sections.")
+    prompt_sets: dict[str, PromptSetConfig] = Field(min_length=1, description="Prompts, by a name.")
+    decode: EngineConfig = Field(default_factory=EngineConfig, description="Engine; it runs in both modes.")
+    sampling: SamplingParams = Field(
+        default_factory=SamplingParams, description="Choice of tokens and end of text."
+    )
+    dtypes: tuple[DType, ...] = Field(
+        ("float32", "bfloat16"), description="Types in which texts of the two modes are compared."
+    )
+    threads: int | None = Field(None, ge=1, description="Torch threads; none: torch's choice, all cores.")
+    speed: SpeedConfig | None = Field(None, description="Timing; none: none.")
+    peers: PeersConfig | None = Field(None, description="Other engines beside this one; none: none.")
+    replay: ReplayConfig | None = Field(None, description="Timing at a set acceptance; none: none.")
+    memory: MemoryConfig | None = Field(None, description="Peak memory; none: not measured.")
+    job: JobConfig | None = Field(None, description="A generate job; none: none.")
+    output: Path = Field(description="Report, a JSON file; replaced if there is one.")
+
+    @field_validator("prompt_sets")
+    @classmethod
+    def _plain_names(cls, value: dict[str, PromptSetConfig]) -> dict[str, PromptSetConfig]:
+        for name in value:
+            if not re.fullmatch(r"\w+", name):
+                raise ValueError(f"names must be letters, digits and _, got {name!r}")
+        return value
+
+    @field_validator("sampling")
+    @classmethod
+    def _no_stop_strings(cls, value: SamplingParams) -> SamplingParams:
+        if value.stop:
+            raise ValueError(f"stop must be empty, since tokens are compared, got {list(value.stop)}")
+        return value
+
+    @field_validator("decode")
+    @classmethod
+    def _no_mode(cls, value: EngineConfig) -> EngineConfig:
+        if "mode" in value.model_fields_set:
+            raise ValueError(f"must have no mode, since both modes are run, got {value.mode}")
+        return value
+
+    @field_validator("speed", "peers", "memory", "job")
+    @classmethod
+    def _known_sets(
+        cls, value: SpeedConfig | PeersConfig | MemoryConfig | JobConfig | None, info: ValidationInfo
+    ) -> SpeedConfig | PeersConfig | MemoryConfig | JobConfig | None:
+        if isinstance(value, SpeedConfig):
+            named = value.prompt_sets or ()
+        else:
+            named = (value.prompt_set,) if value else ()
+        known = info.data.get("prompt_sets", {})
+        for name in named:
+            if name not in known:
+                raise ValueError(f"names the prompt set {name!r}, which is none of {', '.join(known)}")
+        return value
+
+    @field_validator("speed", "peers")
+    @classmethod
+    def _rules_of_others(
+        cls, value: SpeedConfig | PeersConfig | None, info: ValidationInfo
+    ) -> SpeedConfig | PeersConfig | None:
+        sampling = info.data.get("sampling", SamplingParams())
+        if value and (sampling.ignore_eos or sampling.stop_token_ids):
+            raise ValueError(
+                "needs sampling without ignore_eos and stop_token_ids, which other engines do not have"
+            )
+        if value and sampling.temperature:
+            raise ValueError(
+                f"needs sampling.temperature 0, got {sampling.temperature}: other noise, other text"
+            )
+        return value
+
+    @property
+    def timed_sets(self) -> tuple[str, ...]:
+        """Names of the prompt sets to time."""
+        if self.speed is None:
+            return ()
+        return tuple(self.prompt_sets) if self.speed.prompt_sets is None else self.speed.prompt_sets
+
+
+def generate_config(
+    config: EvaluateConfig, name: str, *, output: str, run: RunConfig | None = None
+) -> GenerateConfig:
+    """The generate job that would complete a prompt set, in consensus mode.
+
+    Args:
+        name: of the prompt set.
+        output: the job's output.path.
+    """
+    source = config.prompt_sets[name]
+    fields: dict[str, Any] = {
+        "input": InputConfig(
+            paths=(source.path,),
+            prompt=PromptConfig(column=source.column, chat=source.chat),
+            id_column=source.id_column,
+            carry=(),
+        ),
+        "model": config.model,
+        "decode": config.decode.model_copy(update={"compile": "auto"}),  # the job knows how long it is
+        "sampling": SamplingConfig(**config.sampling.model_dump()),
+        "output": OutputConfig(path=output),
+        "run": run or RunConfig(),
+    }
+    return GenerateConfig(**fields)

@@ -1,0 +1,165 @@
+"""The evaluate job's clock: decoding under several loads, and a whole generate job."""
+
+import json
+import logging
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orthrus_core.decoding.config import EngineConfig
+from orthrus_core.errors import ConfigError, OrthrusError
+from orthrus_core.evaluation.speed import System, Timing, rows_in_common, time_systems
+from orthrus_core.evaluation.systems import (
+    EngineSystem,
+    generate_batch_system,
+    prompt_lookup_system,
+    transformers_system,
+)
+from orthrus_core.models.model import OrthrusLM
+from pipelines.evaluate.config import EvaluateConfig, generate_config
+from pipelines.evaluate.prompts import PromptSet
+from pipelines.evaluate.speed_config import LoadConfig, SpeedLoad
+
+logger = logging.getLogger(__name__)
+
+CONSENSUS, AR = "consensus", "AR"
+SHOWN = {
+    "transformers": "transformers generate",
+    "prompt_lookup": "transformers prompt lookup",
+    "generate_batch": "transformers generate_batch",
+}
+
+
+def check_room(config: EvaluateConfig, prompt_set: PromptSet) -> list[list[int]]:
+    """Return the prompts that leave room for max_new_tokens: transformers knows no max_context.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    most = config.decode.max_context - config.sampling.max_new_tokens
+    prompts = [ids for ids in prompt_set.prompts if len(ids) <= most]
+    if not prompts:
+        raise ConfigError(
+            f"speed: no prompt of {prompt_set.name} leaves room for sampling.max_new_tokens "
+            f"({config.sampling.max_new_tokens}) in decode.max_context ({config.decode.max_context})"
+        )
+    return prompts
+
+
+def time_load(
+    config: EvaluateConfig, model: OrthrusLM, prompt_set: PromptSet, load: SpeedLoad
+) -> dict[str, Any]:
+    """Time every system under one load; the model's dtype is used as it is.
+
+    Returns:
+        `systems`: the lines of the speed table, consensus decoding first.
+    """
+    assert config.speed is not None
+    fitting = check_room(config, prompt_set)
+    prompts = fitting[: load.rows]
+    logger.info("timing prompt_set=%s batch=%d rows=%d", prompt_set.name, load.batch, len(prompts))
+    budgets = token_budgets(load)
+    systems = engine_systems(config, model, load, budgets) | _peers(config, model, load)
+    timings = time_systems(
+        systems, prompts, rounds=config.speed.rounds, warm_up_rows=config.speed.warm_up_rows
+    )
+    return {
+        "prompt_set": prompt_set.name,
+        "batch": load.batch,
+        "rows": len(prompts),
+        "rounds": config.speed.rounds,
+        "rows_without_room": len(prompt_set.rows) - len(fitting),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "systems": [figures(name, timings, budgets.get(name)) for name in timings],
+    }
+
+
+def token_budgets(load: LoadConfig) -> dict[str, int | None]:
+    """T of each mode; None: the engine's own choice."""
+    return {CONSENSUS: load.token_budget, AR: load.ar_token_budget or load.token_budget}
+
+
+def engine_config(config: EvaluateConfig, name: str, **changes: Any) -> EngineConfig:
+    """The job's engine as one of the timed ones: mode by name, pages as many as needed."""
+    mode = "consensus" if name == CONSENSUS else "autoregressive"
+    return EngineConfig(**config.decode.model_dump() | {"mode": mode, "num_pages": None} | changes)
+
+
+def engine_systems(
+    config: EvaluateConfig, model: OrthrusLM, load: LoadConfig, budgets: Mapping[str, int | None]
+) -> dict[str, System]:
+    """The engine in both modes, by name."""
+    return {
+        name: EngineSystem(
+            model,
+            params=config.sampling,
+            config=engine_config(config, name, max_sequences=load.batch, token_budget=token_budget),
+        )
+        for name, token_budget in budgets.items()
+    }
+
+
+def _peers(config: EvaluateConfig, model: OrthrusLM, load: SpeedLoad) -> dict[str, System]:
+    params, batch = config.sampling, load.batch
+    known: dict[str, Callable[[], System]] = {
+        "transformers": lambda: transformers_system(model, params=params, batch_size=batch),
+        "prompt_lookup": lambda: prompt_lookup_system(model, params=params),
+        "generate_batch": lambda: generate_batch_system(model, params=params, batch_size=batch),
+    }
+    return {SHOWN[name]: known[name]() for name in load.systems}
+
+
+def figures(name: str, timings: Mapping[str, Timing], token_budget: int | None) -> dict[str, Any]:
+    """One line of a speed table; `consensus_ratio` says how many times as fast consensus decoding is."""
+    timing = timings[name]
+    return {
+        "name": name,
+        "token_budget": token_budget,
+        "tokens": list(timing.tokens),
+        "seconds": list(timing.seconds),
+        "tokens_per_s": asdict(timing.tokens_per_s),
+        "consensus_ratio": asdict(timings[CONSENSUS].ratio_to(timing)),
+        "rows_as_consensus": rows_in_common(timing.outputs, timings[CONSENSUS].outputs),
+    }
+
+
+def time_job(config: EvaluateConfig, generate_job: Path) -> dict[str, Any]:
+    """Run a generate job in a process of its own and say where its time went.
+
+    Returns:
+        `process_s`, from start to exit, and the job's own figures of this run.
+    Raises:
+        OrthrusError: it failed.
+    """
+    assert config.job is not None
+    with tempfile.TemporaryDirectory(prefix="orthrus-evaluate-") as directory:
+        output, path = Path(directory) / "output", Path(directory) / "generate.yaml"
+        job = generate_config(config, config.job.prompt_set, output=str(output), run=config.job.run)
+        path.write_text(yaml.safe_dump(job.model_dump(mode="json")), encoding="utf-8")
+        logger.info("generating prompt_set=%s", config.job.prompt_set)
+        started_at = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, str(generate_job), "--config", str(path)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        process_s = time.perf_counter() - started_at
+        if done.returncode:
+            reason = _reason(done.stderr)
+            raise OrthrusError(f"the generate job ended with exit code {done.returncode}: {reason}")
+        report = json.loads((output / "_run" / "report.json").read_text(encoding="utf-8"))
+    return {"prompt_set": config.job.prompt_set, "process_s": process_s, **report["this_run"]}
+
+
+def _reason(stderr: str) -> str:
+    """The job's own line about its failure, which others of Ray may follow; else the last line."""
+    lines = stderr.strip().splitlines() or ["it said nothing"]
+    return next((line for line in lines if line.startswith(("config error: ", "failed: "))), lines[-1])

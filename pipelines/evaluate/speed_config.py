@@ -1,0 +1,86 @@
+"""Options of what the evaluate job times and weighs."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from orthrus_core.evaluation.cost import ModelShape
+from pipelines.config import Section
+from pipelines.plan.config import TrafficConfig
+
+PeerName = Literal["transformers", "prompt_lookup", "generate_batch"]
+
+
+class LoadConfig(Section):
+    """One load under which the engine is timed, in both modes."""
+
+    batch: int = Field(ge=1, description="Sequences in flight: the engine's max_sequences, or a batch.")
+    rows: int = Field(ge=1, description="Prompts, the first of the set that leave room for max_new_tokens.")
+    token_budget: int | None = Field(None, ge=4, description="T of consensus; none: the engine's own choice.")
+    ar_token_budget: int | None = Field(
+        None,
+        ge=4,
+        description="T of AR; none: that of consensus.",
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        for name in ("token_budget", "ar_token_budget"):
+            value = getattr(self, name)
+            if value is not None and value < self.batch:
+                raise ValueError(f"{name} must be >= batch ({self.batch}), got {value}")
+        return self
+
+
+class SpeedLoad(LoadConfig):
+    """One load, and what else is timed under it."""
+
+    systems: tuple[PeerName, ...] = Field(
+        ("transformers",),
+        description="Beside the engine. transformers: its generate; prompt_lookup: its assisted generation, "
+        "one sequence; generate_batch: its continuous batching.",
+    )
+
+    @model_validator(mode="after")
+    def _one_sequence(self) -> Self:
+        if "prompt_lookup" in self.systems and self.batch > 1:
+            raise ValueError(f"systems: prompt_lookup takes one sequence, batch is {self.batch}")
+        return self
+
+
+class SpeedConfig(Section):
+    """Consensus, AR and transformers against the clock, in model.dtype."""
+
+    loads: tuple[SpeedLoad, ...] = Field(
+        (SpeedLoad(batch=1, rows=24), SpeedLoad(batch=8, rows=48)), min_length=1, description="Loads."
+    )
+    rounds: int = Field(3, ge=1, description="Times that every system completes the prompts.")
+    warm_up_rows: int = Field(2, ge=1, description="Prompts that each system completes first, not timed.")
+    prompt_sets: tuple[str, ...] | None = Field(None, description="Sets to time; none: all.")
+
+
+class ReplayConfig(Section):
+    """Consensus against AR on random weights, drafts replaced so that a set share stands."""
+
+    shape: ModelShape = Field(description="Sizes of the backbone; dtype_bytes plays no part.")
+    block_size: int = Field(8, ge=2, description="K of the head.")
+    acceptance: TrafficConfig = Field(description="How many drafts stand.")
+    prompt_tokens: int = Field(64, ge=1, description="Length of every prompt.")
+    new_tokens: int = Field(48, ge=2, description="Length of every completion.")
+    loads: tuple[LoadConfig, ...] = Field(min_length=1, description="Loads.")
+    rounds: int = Field(3, ge=1, description="Times that each mode completes the prompts.")
+
+    @model_validator(mode="after")
+    def _curve_exists(self) -> Self:
+        try:
+            self.acceptance.curve(self.block_size)
+        except ValueError as error:
+            raise ValueError(f"acceptance: {error}") from None
+        return self
+
+
+class MemoryConfig(Section):
+    """Peak memory of both modes, each in a process of its own."""
+
+    prompt_set: str = Field(description="Set whose first rows are completed.")
+    load: LoadConfig = Field(LoadConfig(batch=8, rows=16), description="Load.")

@@ -1,0 +1,1 @@
+"""The generate job, in the order of a row's way: shards, ledger, source, prompts, actor, sink, report."""

@@ -1,0 +1,281 @@
+"""From a checked job to a Ray dataset, and the run of it."""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from orthrus_core.decoding.config import EngineConfig
+from orthrus_core.errors import ConfigError, OrthrusError
+from pipelines.generate.actor import ActorSpec, EngineFactory, GenerateActor, load_engine
+from pipelines.generate.cluster import STAGE_CPUS, check_gpus, gpus_per_actor, ray_session, resolve_device
+from pipelines.generate.config import GenerateConfig, RunConfig
+from pipelines.generate.failures import FailureNotes, explain_failure
+from pipelines.generate.job import Job, versions
+from pipelines.generate.ledger import check_counts
+from pipelines.generate.lock import RunLock
+from pipelines.generate.progress import Progress
+from pipelines.generate.prompts import render_unit
+from pipelines.generate.report import RunTimes, data_card, run_report
+from pipelines.generate.sink import SUMMARY, commit_unit, read_footer
+from pipelines.generate.source import UnitSource
+from pipelines.storage import join, map_files
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+
+# Of an engine's report, what does not change while it runs.
+ENGINE_FACTS = (
+    "mode",
+    "exactness",
+    "token_budget",
+    "budgets",
+    "block_size",
+    "page_size",
+    "attention",
+    "compiled",
+    "dtype",
+    "device",
+)
+ENGINE_COSTS = ("budgets", "draft_s", "verify_s")  # measured by every engine for itself
+EXPECTED_SHARE = 0.5  # of max_new_tokens, for the choice whether torch.compile pays
+
+logger = logging.getLogger(__name__)
+
+
+def run_job(job: Job, progress: Progress, engine_factory: EngineFactory = load_engine) -> dict[str, Any]:
+    """Do what is left of a job, check that rows out = rows in, and store the report.
+
+    Args:
+        progress: told of every unit.
+        engine_factory: another engine, for tests.
+    Returns:
+        The report, as stored in `_run/report.json`.
+    Raises:
+        ConfigError: the machine or the checkpoint does not fit the config, or another driver is at work on
+            the output.
+        OrthrusError: the job failed; what is committed stays, and the same command goes on from there.
+    """
+    if not job.units and (report := job.ledger.finished_report()) is not None:
+        logger.info("nothing left to do: %s is complete", job.ledger.url)
+        return report
+    started_at = time.perf_counter()
+    times = RunTimes()
+    with RunLock(job.ledger.run_url) as lock:
+        if job.units:
+            try:
+                with ray_session(job.config.run) as is_local:
+                    times.ray_s = time.perf_counter() - started_at
+                    _generate(job, _actor_spec(job, is_local=is_local), progress, times, engine_factory, lock)
+            except OrthrusError as error:
+                code = 2 if isinstance(error, ConfigError) else 1
+                job.ledger.write_report({"status": "failed", "exit_code": code, "reason": str(error)})
+                raise
+        return _finish(job, times, started_at)
+
+
+def _finish(job: Job, times: RunTimes, started_at: float) -> dict[str, Any]:
+    """Check that rows out = rows in, and store the report."""
+    footers = map_files(read_footer, [job.ledger.unit_url(unit) for unit in job.plan.units])
+    check_counts(job.plan.units, [footer["rows"] for footer in footers])
+    times.wall_s = time.perf_counter() - started_at
+    manifest = job.ledger.manifest() or {}
+    report = run_report(job, [footer["counts"] for footer in footers], times, manifest.get("engine"))
+    job.ledger.finish(report, data_card(job, report))
+    return report
+
+
+def build_dataset(job: Job, spec: ActorSpec, engine_factory: EngineFactory = load_engine) -> "Dataset":
+    """The dataset whose rows are summaries of committed units; nothing runs until it is iterated."""
+    import ray
+    from ray.data import ActorPoolStrategy, TaskPoolStrategy
+
+    run = job.config.run
+    calls = run.calls_in_flight or default_calls_in_flight(run.unit_rows, job.config.decode.max_sequences)
+    strategy = ActorPoolStrategy(
+        size=min(run.actors, len(job.units)),
+        max_concurrent_calls_per_actor=calls,
+        max_tasks_in_flight_per_actor=calls + 1,
+    )
+    # On a CPU the engines need the cores: every further reader is a process that imports for 6 CPU seconds.
+    readers = TaskPoolStrategy(size=run.actors if spec.device == "cpu" else None)
+    whole_blocks: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
+    units = ray.data.read_datasource(
+        UnitSource(job.plan, job.units, job.layout),
+        override_num_blocks=len(job.units),
+        compute=readers,
+        num_cpus=STAGE_CPUS,
+    )
+    prompts = units.map_batches(
+        render_unit,
+        fn_args=(job.config, job.checkpoint.path, job.layout),
+        compute=readers,
+        num_cpus=STAGE_CPUS,
+        **whole_blocks,
+    )
+    completions = prompts.map_batches(
+        GenerateActor,
+        compute=strategy,
+        fn_constructor_args=(spec, engine_factory),
+        num_cpus=run.cpus_per_actor,
+        num_gpus=gpus_per_actor(run, spec.device),
+        **whole_blocks,
+    )
+    return completions.map_batches(
+        commit_unit,
+        fn_args=(job.ledger.data_url, job.layout, job.fingerprint),
+        num_cpus=STAGE_CPUS,
+        **whole_blocks,
+    )
+
+
+def default_calls_in_flight(unit_rows: int, max_sequences: int) -> int:
+    """Units an actor holds at once: two, plus what it takes to have twice `max_sequences` rows waiting.
+
+    Two keep the engine busy while the last rows of a unit finish; more would only bind units to an actor that
+    another one could have taken at the end of the job.
+    """
+    return 2 + math.ceil(2 * max_sequences / unit_rows)
+
+
+def _generate(
+    job: Job,
+    spec: ActorSpec,
+    progress: Progress,
+    times: RunTimes,
+    engine_factory: EngineFactory,
+    lock: RunLock,
+) -> None:
+    """Run the dataset over the units that are left; each is committed when its summary comes back."""
+    from ray.data import DataContext
+
+    manifest = _manifest(job)
+    job.ledger.start(job.plan, manifest)
+    context = DataContext.get_current().copy()
+    _set_options(context, job.config.run)
+    with DataContext.current(context), progress:
+        dataset = build_dataset(job, spec, engine_factory)
+        try:
+            for summary in _summaries(dataset):
+                lock.check()
+                progress.add(summary)
+                times.add(summary)
+                _note_engine(job, manifest, summary["engine"])
+        except OrthrusError:
+            raise
+        except Exception as error:  # Ray wraps whatever a stage raised
+            raise explain_failure(error, spec.failures) from error
+
+
+def _summaries(dataset: "Dataset") -> Iterator[dict[str, Any]]:
+    """Run a dataset; one summary for each unit as it is committed."""
+    for batch in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+        yield from map(json.loads, batch[SUMMARY])
+
+
+def _actor_spec(job: Job, *, is_local: bool) -> ActorSpec:
+    """What an actor needs to know.
+
+    Raises:
+        ConfigError: not enough GPUs, or the run was begun on another device.
+    """
+    config = job.config
+    device = resolve_device(config.model.device)
+    check_gpus(config.run, device, is_local=is_local)
+    stored = (job.ledger.manifest() or {}).get("engine") or {}
+    if stored and stored["device"].split(":")[0] != device:
+        raise ConfigError(
+            f"model.device: output.path was begun on {stored['device']}, this machine would go on on "
+            f"{device}; texts could differ, choose another output.path"
+        )
+    threads = config.run.threads_per_actor or max(1, int(config.run.cpus_per_actor))
+    return ActorSpec(
+        checkpoint=job.checkpoint,
+        dtype=config.model.dtype,
+        device=device,
+        threads=threads,
+        decode=decode_options(config, stored, num_rows=sum(unit.num_rows for unit in job.units)),
+        sampling=config.sampling,
+        layout=job.layout,
+        failures=FailureNotes(
+            join(job.ledger.run_url, "failures", time.strftime("%Y%m%dT%H%M%S")), job.ledger.data_url
+        ),
+        retries=config.run.retries,
+    )
+
+
+def decode_options(config: GenerateConfig, stored: Mapping[str, Any], *, num_rows: int) -> EngineConfig:
+    """Return the engine's options: a run that was begun goes on with the budgets and kernels it had.
+
+    Args:
+        stored: the engine's facts in the manifest; empty before the first unit.
+        num_rows: rows left to do.
+    Raises:
+        ConfigError: max_sequences has grown past the largest budget of the run.
+    """
+    decode = config.decode
+    num_tokens = int(num_rows * config.sampling.max_new_tokens * EXPECTED_SHARE / config.run.actors)
+    if not stored:
+        return decode.model_copy(update={"expected_tokens": decode.expected_tokens or num_tokens})
+    if decode.max_sequences > stored["token_budget"]:
+        raise ConfigError(
+            f"decode.max_sequences must be <= {stored['token_budget']}, the token budget that output.path "
+            f"was begun with, got {decode.max_sequences}"
+        )
+    compiled = "on" if stored["compiled"] else "off"
+    budgets = {"token_budget": stored["token_budget"], "budgets": tuple(stored["budgets"])}
+    return decode.model_copy(update={**budgets, "compile": compiled})
+
+
+def _set_options(context: Any, run: RunConfig) -> None:
+    """Ray Data's options for this job."""
+    for handler in logging.getLogger("ray.data").handlers:
+        if handler.get_name() == "console":  # the file in Ray's log directory keeps everything
+            handler.setLevel(logging.WARNING)
+            handler.addFilter(_is_not_about_progress_bars)
+    context.target_max_block_size = None  # a unit stays one block, however large
+    context.execution_no_progress_timeout_s = -1  # a unit of long texts may take longer than half an hour
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.retried_map_errors = True  # storage that fails for a moment; bad rows never raise
+    context.max_map_retries = run.retries
+
+
+def _is_not_about_progress_bars(record: logging.LogRecord) -> bool:
+    return "Progress bars disabled" not in record.getMessage()
+
+
+def _manifest(job: Job) -> dict[str, Any]:
+    """The stored manifest with a note of this resumption, or a new one."""
+    stored = None if job.is_new else job.ledger.manifest()
+    if stored is None:
+        return job.manifest()
+    changed = _differences(stored["versions"], versions())
+    if changed:
+        logger.warning("resumed with other versions, texts could differ: %s", changed)
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    resumed = [*stored.get("resumed", []), {"at": now, "versions": versions()}]
+    return {**stored, "resumed": resumed}
+
+
+def _note_engine(job: Job, manifest: dict[str, Any], report: dict[str, Any]) -> None:
+    """Put the engine's constant facts into the manifest, once, and warn of what the operator must know."""
+    facts = {name: report.get(name) for name in ENGINE_FACTS}
+    if manifest["engine"] == facts:
+        return
+    if manifest["engine"] is not None:
+        logger.warning("engines differ, texts could: %s", _differences(manifest["engine"], facts))
+        return
+    manifest["engine"] = facts
+    manifest["engine_costs"] = {name: report.get(name) for name in ENGINE_COSTS}
+    job.ledger.write_manifest(manifest)
+    if facts["exactness"] != "exact":
+        logger.warning("exactness=%s: texts may differ from AR decoding on this machine", facts["exactness"])
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    names = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    return " ".join(f"{name}={before.get(name)}->{now.get(name)}" for name in names)

@@ -1,0 +1,102 @@
+"""The Ray cluster of a job: joining or starting it, and what it has to offer."""
+
+import contextlib
+import logging
+import math
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from orthrus_core.errors import ConfigError
+from pipelines.generate.config import RunConfig
+
+logger = logging.getLogger(__name__)
+
+STAGE_CPUS = 0.25  # of reading and writing; small, so that a machine with 2 CPUs runs all stages at once
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Ray's 15 starves a local run beside anything else on the machine.
+    "RAY_worker_niceness": "0",
+    # Ray ends idle workers after 1 s where actors outnumber CPUs; a new one costs 7 CPU seconds of imports.
+    "RAY_idle_worker_killing_time_threshold_ms": "600000",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+@contextlib.contextmanager
+def ray_session(run: RunConfig) -> Iterator[bool]:
+    """Join the cluster, or start a local one, and leave it at the end; one that is there already stays.
+
+    Yields:
+        Whether the cluster is this machine alone, so that it will not grow.
+    Raises:
+        ConfigError: the address does not answer.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        yield True
+        return
+    try:
+        is_local = _join_or_start(run)
+    except (ConnectionError, ValueError) as error:
+        raise ConfigError(f"run.ray_address {run.ray_address}: {' '.join(str(error).split())}") from error
+    try:
+        yield is_local
+    finally:
+        ray.shutdown()
+
+
+def resolve_device(asked: str) -> str:
+    """The device that actors use: "auto" is cuda where the cluster has a GPU."""
+    import ray
+
+    if asked != "auto":
+        return asked
+    return "cuda" if ray.cluster_resources().get("GPU", 0) >= 1 else "cpu"
+
+
+def gpus_per_actor(run: RunConfig, device: str) -> float:
+    """GPUs that Ray reserves for an actor."""
+    if run.gpus_per_actor is not None:
+        return run.gpus_per_actor
+    return 1.0 if device == "cuda" else 0.0
+
+
+def check_gpus(run: RunConfig, device: str, *, is_local: bool) -> None:
+    """Refuse a run that a local machine cannot hold; a cluster may still grow.
+
+    Raises:
+        ConfigError: fewer GPUs here than the actors need.
+    """
+    import ray
+
+    wanted, found = run.actors * gpus_per_actor(run, device), ray.cluster_resources().get("GPU", 0)
+    if found >= wanted:
+        return
+    fault = f"run.actors={run.actors} on {device} need {wanted:g} GPUs, Ray sees {found:g}"
+    if is_local:
+        raise ConfigError(fault)
+    logger.warning("%s; waiting for the cluster to grow", fault)
+
+
+def _join_or_start(run: RunConfig) -> bool:
+    """As plain `ray.init()`: a running cluster if there is one, else a new local one; whether it is local."""
+    import ray
+
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    if run.ray_address != "local":
+        try:
+            ray.init(address=run.ray_address or "auto", **quiet)
+            return False
+        except ConnectionError:
+            if run.ray_address is not None or "RAY_ADDRESS" in os.environ:
+                raise
+    needed = math.ceil(run.actors * run.cpus_per_actor + 2 * STAGE_CPUS)
+    num_cpus = max(os.cpu_count() or 1, needed)
+    ray.init(address="local", include_dashboard=False, num_cpus=num_cpus, **quiet)
+    return True

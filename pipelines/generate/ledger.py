@@ -1,0 +1,267 @@
+"""What is to be done, what is done, and for which run: the output directory is the ledger.
+
+A unit is a range of rows of one shard. Its output file, put in one atomic step, is its commit; a run resumes
+by listing those files. Nothing else says that a unit is done.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from orthrus_core.errors import ConfigError, OrthrusError
+from pipelines.generate.shards import Inspection, Shard
+from pipelines.storage import FileInfo, join, list_directory, put, read_bytes, remove, sweep
+
+DATA = "data"
+RUN = "_run"
+SUCCESS = "_SUCCESS"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One piece of work and one output file.
+
+    Attributes:
+        shard, index: which input file, and which piece of it, both from 0.
+        start, num_rows: its rows within the shard.
+        first_byte, last_byte: jsonl only: where its lines begin and end in the file.
+    """
+
+    shard: int
+    index: int
+    start: int
+    num_rows: int
+    first_byte: int = 0
+    last_byte: int = 0
+
+    @property
+    def file_name(self) -> str:
+        """Name of the output file within data/."""
+        return unit_file_name(self.shard, self.index)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All units of a run, and what they are cut from."""
+
+    shards: tuple[Shard, ...]
+    units: tuple[Unit, ...]
+    schema: pa.Schema
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in all units."""
+        return sum(unit.num_rows for unit in self.units)
+
+    def to_json(self) -> str:
+        """The plan as text; the schema in Arrow's own form."""
+        schema = base64.b64encode(self.schema.serialize().to_pybytes()).decode()
+        tree = {"shards": [asdict(s) for s in self.shards], "schema": schema}
+        tree["units"] = [list(asdict(unit).values()) for unit in self.units]
+        return json.dumps(tree)
+
+    @staticmethod
+    def from_json(text: str | bytes) -> "Plan":
+        """Inverse of `to_json`."""
+        tree = json.loads(text)
+        shards = tuple(_shard(entry) for entry in tree["shards"])
+        units = tuple(Unit(*entry) for entry in tree["units"])
+        return Plan(shards, units, pa.ipc.read_schema(pa.py_buffer(base64.b64decode(tree["schema"]))))
+
+
+def unit_file_name(shard: int, index: int) -> str:
+    """Name of a unit's output file within data/."""
+    return f"part-{shard:05}-{index:05}.parquet"
+
+
+def plan_units(inspection: Inspection, unit_rows: int) -> Plan:
+    """Cut every shard into units of at most `unit_rows` rows, at row groups where that is possible."""
+    units = [
+        Unit(shard.index, index, start, rows, *_byte_range(shard, index))
+        for shard in inspection.shards
+        for index, (start, rows) in enumerate(_ranges(_pieces(shard, unit_rows)))
+    ]
+    return Plan(inspection.shards, tuple(units), inspection.schema)
+
+
+def _pieces(shard: Shard, unit_rows: int) -> Iterator[int]:
+    """Row counts of a shard's units, in order."""
+    if shard.format == "jsonl":
+        for start in range(0, shard.num_rows, unit_rows):
+            yield min(unit_rows, shard.num_rows - start)
+        return
+    held = 0
+    for rows in shard.row_groups:
+        if held and held + rows > unit_rows:
+            yield held
+            held = 0
+        if rows > unit_rows:
+            yield from _even_pieces(rows, unit_rows)
+        else:
+            held += rows
+    if held:
+        yield held
+
+
+def _even_pieces(rows: int, unit_rows: int) -> list[int]:
+    """Pieces of a row group larger than a unit, as equal as they can be."""
+    count = -(-rows // unit_rows)
+    return [rows // count + (i < rows % count) for i in range(count)]
+
+
+def _ranges(pieces: Iterator[int]) -> Iterator[tuple[int, int]]:
+    start = 0
+    for rows in pieces:
+        yield start, rows
+        start += rows
+
+
+def _byte_range(shard: Shard, index: int) -> tuple[int, int]:
+    return (shard.offsets[index], shard.offsets[index + 1]) if shard.offsets else (0, 0)
+
+
+def _shard(entry: dict[str, Any]) -> Shard:
+    entry["file"] = FileInfo(**entry["file"])
+    entry["row_groups"], entry["offsets"] = tuple(entry["row_groups"]), tuple(entry["offsets"])
+    return Shard(**entry)
+
+
+class Ledger:
+    """The output directory of one run: `data/`, `_run/manifest.json`, `_run/plan.json`, `_run/_SUCCESS`."""
+
+    def __init__(self, url: str):
+        self.url = url
+        self.data_url = join(url, DATA)
+        self.run_url = join(url, RUN)
+
+    def open(self, identity: Mapping[str, Any], listing: Sequence[FileInfo]) -> Plan | None:
+        """Check that this output belongs to this run, if it belongs to any.
+
+        Args:
+            identity: everything that decides the rows' content, flat: name to value.
+            listing: the input files as they are now.
+        Returns:
+            The stored plan, or None where the run is new.
+        Raises:
+            ConfigError: another run's output, changed inputs, or files of unknown origin.
+        """
+        manifest = self.manifest()
+        if manifest is None:
+            found = [name for name in list_directory(self.data_url) if not name.startswith(".")]
+            if found:
+                raise ConfigError(
+                    f"output.path {self.url} has {len(found)} files in data/ but no _run/manifest.json; "
+                    "choose another output.path"
+                )
+            return None
+        changed = _differences(manifest["identity"], identity)
+        changed += _changed_inputs([FileInfo(**entry) for entry in manifest["inputs"]], listing)
+        if changed:
+            raise ConfigError(
+                f"output.path {self.url} belongs to another run: {', '.join(changed)}; "
+                "restore these or choose another output.path"
+            )
+        stored = read_bytes(join(self.run_url, "plan.json"))
+        return None if stored is None else Plan.from_json(stored)
+
+    def start(self, plan: Plan, manifest: Mapping[str, Any]) -> None:
+        """Store the plan, then the manifest, and clear what a killed run left half written.
+
+        An output that was complete, and has lost a file since, is not complete until it is finished again.
+        """
+        remove(join(self.run_url, SUCCESS))
+        put(join(self.run_url, "plan.json"), plan.to_json().encode())
+        self.write_manifest(manifest)
+        sweep(self.data_url)
+        sweep(self.run_url)
+
+    def manifest(self) -> dict[str, Any] | None:
+        """The stored manifest, if there is one."""
+        stored = read_bytes(join(self.run_url, "manifest.json"))
+        return None if stored is None else json.loads(stored)
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Store the manifest."""
+        put(join(self.run_url, "manifest.json"), json.dumps(manifest, indent=2, default=str).encode())
+
+    def remaining(self, plan: Plan) -> list[Unit]:
+        """Units without an output file.
+
+        Raises:
+            ConfigError: data/ holds a file that is no unit of the plan; readers would take it for data.
+        """
+        done = {name for name in list_directory(self.data_url) if not name.startswith(".")}
+        unknown = sorted(done - {unit.file_name for unit in plan.units})
+        if unknown:
+            raise ConfigError(
+                f"{self.data_url} holds files of no unit: {', '.join(unknown[:5])}; remove them"
+            )
+        return [unit for unit in plan.units if unit.file_name not in done]
+
+    def unit_url(self, unit: Unit) -> str:
+        """Where a unit is written."""
+        return join(self.data_url, unit.file_name)
+
+    def finished_report(self) -> dict[str, Any] | None:
+        """The stored report of a complete run, if it is one."""
+        if SUCCESS not in list_directory(self.run_url):
+            return None
+        stored = read_bytes(join(self.run_url, "report.json"))
+        return None if stored is None else json.loads(stored)
+
+    def write_report(self, report: Mapping[str, Any]) -> None:
+        """Store the report."""
+        put(join(self.run_url, "report.json"), json.dumps(report, indent=2, default=str).encode())
+
+    def finish(self, report: Mapping[str, Any], card: str) -> None:
+        """Store the report and the data card, and mark the run as complete."""
+        self.write_report(report)
+        put(join(self.url, "README.md"), card.encode())
+        put(join(self.run_url, SUCCESS), b"")
+
+
+def check_counts(units: Sequence[Unit], num_rows: Sequence[int]) -> None:
+    """Rows in = rows out, unit by unit.
+
+    Raises:
+        OrthrusError: naming units whose file has another number of rows.
+    """
+    wrong = [
+        f"{unit.file_name} has {found} rows of {unit.num_rows}"
+        for unit, found in zip(units, num_rows, strict=True)
+        if unit.num_rows != found
+    ]
+    if wrong:
+        raise OrthrusError(f"rows out differ from rows in: {'; '.join(wrong[:5])}")
+
+
+def fingerprint(identity: Mapping[str, Any]) -> str:
+    """Short hash of a run's identity."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    now = json.loads(json.dumps(now, default=str))  # tuples to lists, as the stored side went through json
+    return [
+        f"{name} was {json.dumps(stored.get(name))}, is {json.dumps(now.get(name))}"
+        for name in sorted({*stored, *now})
+        if stored.get(name) != now.get(name)
+    ]
+
+
+def _changed_inputs(stored: Sequence[FileInfo], now: Sequence[FileInfo]) -> list[str]:
+    before, after = ({file.url: file for file in files} for files in (stored, now))
+    lines = [f"input {url} is gone" for url in before if url not in after]
+    lines += [f"input {url} is new" for url in after if url not in before]
+    for url in sorted(before.keys() & after.keys()):
+        old, new = before[url], after[url]
+        tag = "etag" if old.etag and new.etag else "mtime"
+        for name in ("size", tag):
+            if getattr(old, name) != getattr(new, name):
+                lines.append(f"input {url} has another {name}")
+    return lines[:5] + ([f"and {len(lines) - 5} more"] if len(lines) > 5 else [])

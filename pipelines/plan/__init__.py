@@ -1,0 +1,1 @@
+"""The plan job: what a run will cost."""

@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import pytest
+
+from orthrus_core.errors import ConfigError
+from pipelines.config import load_config
+from pipelines.evaluate.config import EvaluateConfig, generate_config
+from pipelines.generate.config import GenerateConfig
+
+CONFIGS = Path(__file__).parents[3] / "configs" / "evaluate"
+DEMO = CONFIGS / "demo.yaml"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_config_is_valid(path):
+    assert load_config(EvaluateConfig, path).prompt_sets
+
+
+def test_the_command_line_adds_a_prompt_set():
+    settings = ["prompt_sets.gsm8k.path=test.jsonl", "prompt_sets.gsm8k.column=question"]
+    config = load_config(EvaluateConfig, DEMO, [*settings, "prompt_sets.gsm8k.rows=20"])
+    assert list(config.prompt_sets) == ["demo", "gsm8k"]
+    assert (config.prompt_sets["gsm8k"].column, config.prompt_sets["gsm8k"].rows) == ("question", 20)
+    assert config.timed_sets == ("demo", "gsm8k")
+
+
+def test_sections_can_be_switched_off():
+    config = load_config(EvaluateConfig, DEMO, ["speed=null", "replay=null", "memory=null", "job=null"])
+    assert (config.speed, config.replay, config.memory, config.job) == (None, None, None, None)
+    assert config.timed_sets == ()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("prompt_sets.mine.path=x", "prompt_sets.mine.column is required"),
+        ("prompt_sets.demo.score=maths", "prompt_sets.demo.score must be 'demo', got 'maths'"),
+        ("prompt_sets.demo.rows=0", "prompt_sets.demo.rows must be >= 1, got 0"),
+        ("prompt_sets={'two words': {path: x, column: y}}", "prompt_sets names must be letters"),
+        ("decode.mode=consensus", "decode must have no mode, since both modes are run"),
+        ("dtypes=[float31]", "dtypes[0] must be 'float32', 'bfloat16' or 'float16', got 'float31'"),
+        ("job.prompt_set=other", "job names the prompt set 'other', which is none of demo"),
+        ("speed.prompt_sets=[other]", "speed names the prompt set 'other', which is none of demo"),
+        ("sampling.stop=[x]", "sampling stop must be empty, since tokens are compared, got ['x']"),
+        ("sampling.ignore_eos=true", "speed needs sampling without ignore_eos"),
+        ("sampling.temperature=0.5", "speed needs sampling.temperature 0, got 0.5"),
+        (
+            "speed.loads=[{batch: 8, rows: 1, token_budget: 4}]",
+            "speed.loads[0] token_budget must be >= batch (8), got 4",
+        ),
+        (
+            "speed.loads=[{batch: 2, rows: 1, systems: [prompt_lookup]}]",
+            "speed.loads[0] systems: prompt_lookup takes one sequence, batch is 2",
+        ),
+        (
+            "replay.acceptance={tokens_per_step: 10}",
+            "replay acceptance: tokens per step must be between 1 and 9, got 10.0",
+        ),
+        ("memory.prompt_set=other", "memory names the prompt set 'other', which is none of demo"),
+        ("sped=null", "sped is not a known key, did you mean speed?"),
+    ],
+)
+def test_mistakes_name_key_rule_and_value(setting, message):
+    with pytest.raises(ConfigError) as caught:
+        load_config(EvaluateConfig, DEMO, [setting])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_generate_job_of_a_set_has_its_model_engine_and_limits():
+    config = load_config(EvaluateConfig, DEMO)
+    job = generate_config(config, "demo", output="out")
+    assert isinstance(job, GenerateConfig)
+    assert job.model == config.model
+    own_choice = config.decode.model_copy(update={"compile": "auto"})
+    assert (job.decode, job.decode.mode) == (own_choice, "consensus")
+    assert job.sampling.max_new_tokens == config.sampling.max_new_tokens
+    assert job.input.prompt.column == "prompt"

@@ -1,0 +1,221 @@
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from orthrus_core import Completion, CompletionStats
+from orthrus_core.errors import ConfigError, OrthrusError
+from orthrus_core.evaluation.exactness import ModeRun
+from pipelines.evaluate.config import EvaluateConfig
+from pipelines.evaluate.job import acceptance, broken_promises, evaluate
+from pipelines.evaluate.report import render_evaluation
+from pipelines.evaluate.speed import time_job, token_budgets
+from pipelines.evaluate.speed_config import LoadConfig
+from tests.orthrus_core.evaluation.shapes import TINY
+
+FAKE_JOB = """
+import json, pathlib, sys, yaml
+config = yaml.safe_load(open(sys.argv[2]))
+figures = {"rows": 10, "completion_tokens": 90, "wall_s": 4.0, "tokens_per_s": 22.5,
+           "outside_engine_share": 0.25, "ray_start_s": 0.5, "model_load_s": 0.1}
+path = pathlib.Path(config["output"]["path"], "_run")
+path.mkdir(parents=True)
+(path / "report.json").write_text(json.dumps({"this_run": figures}))
+"""
+
+
+@pytest.fixture(scope="module")
+def tree(model_dir, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("evaluate")
+    rows = [{"prompt": f"Add {n} and {n + 1}.", "kind": "add", "answer": str(2 * n + 1)} for n in range(10)]
+    (directory / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (directory / "job.py").write_text(FAKE_JOB)
+    return {
+        "model": {"path": str(model_dir), "dtype": "float32", "device": "cpu"},
+        "prompt_sets": {
+            "sums": {"path": str(directory / "prompts.jsonl"), "column": "prompt", "rows": 6, "score": "demo"}
+        },
+        "decode": {"token_budget": 32, "max_sequences": 3, "max_context": 96, "block_policy": "fixed"},
+        "sampling": {"max_new_tokens": 12},
+        "speed": {
+            "rounds": 2,
+            "warm_up_rows": 1,
+            "loads": [
+                {
+                    "batch": 1,
+                    "rows": 2,
+                    "token_budget": 16,
+                    "systems": ["transformers", "prompt_lookup"],
+                },
+                {"batch": 2, "rows": 3, "systems": ["generate_batch"]},
+            ],
+        },
+        "replay": {
+            "shape": TINY.model_dump() | {"vocab_size": 50, "hidden_size": 8, "head_dim": 4},
+            "acceptance": {"conditional": [1.0, 1.0]},
+            "prompt_tokens": 5,
+            "new_tokens": 13,
+            "rounds": 1,
+            "loads": [{"batch": 1, "rows": 1}, {"batch": 2, "rows": 2}],
+        },
+        "memory": {"prompt_set": "sums", "load": {"batch": 2, "rows": 2}},
+        "job": {"prompt_set": "sums"},
+        "output": str(directory / "deep" / "report.json"),
+    }
+
+
+@pytest.fixture(scope="module")
+def job(tree):
+    return Path(tree["output"]).parents[1] / "job.py"
+
+
+@pytest.fixture(scope="module")
+def report(tree, job):
+    return evaluate(EvaluateConfig.model_validate(tree), job)
+
+
+def test_the_report_on_disk_is_the_one_returned(tree, report):
+    with open(tree["output"], encoding="utf-8") as file:
+        assert json.load(file) == report
+    assert report["config"]["prompt_sets"]["sums"]["rows"] == 6
+
+
+def test_both_dtypes_are_compared_and_agree(report):
+    assert [text["dtype"] for text in report["texts"]] == ["float32", "bfloat16"]
+    for text in report["texts"]:
+        exactness = text["exactness"]
+        assert exactness["level"] == "exact"
+        assert (exactness["rows"], exactness["identical_tokens"], exactness["identical_logprobs"]) == (
+            6,
+            6,
+            6,
+        )
+    assert broken_promises(report) == []
+
+
+def test_answers_of_a_random_model_are_counted_as_wrong(report):
+    assert report["texts"][0]["answers"] == {"rows": 6, "right": 0, "share": 0.0, "by_kind": {"add": [0, 6]}}
+
+
+def test_acceptance_is_between_one_and_a_whole_block(report):
+    figures = report["texts"][0]["acceptance"]
+    assert 1.0 <= figures["acceptance_length"] <= 9.0
+    assert figures["tokens_per_forward"] < figures["acceptance_length"]
+    assert all(0.0 <= share <= 1.0 for share in figures["accepted_by_position"])
+
+
+def test_every_system_is_timed_under_every_load(report):
+    names = [[(s["name"], s["token_budget"]) for s in load["systems"]] for load in report["speed"]]
+    assert names == [
+        [
+            ("consensus", 16),
+            ("AR", 16),
+            ("transformers generate", None),
+            ("transformers prompt lookup", None),
+        ],
+        [("consensus", None), ("AR", None), ("transformers generate_batch", None)],
+    ]
+    for load in report["speed"]:
+        for system in load["systems"]:
+            assert len(system["seconds"]) == 2
+            assert system["rows_as_consensus"] == load["rows"]
+            assert system["tokens"] == load["systems"][0]["tokens"]
+
+
+def test_replayed_drafts_stand_as_often_as_asked_and_leave_the_text_alone(report):
+    replay = report["replay"]
+    assert replay["tokens_per_step_asked"] == 3.0
+    # 12 tokens after the first, 3 a step
+    assert [load["acceptance_length"] for load in replay["loads"]] == [3.0, 3.0]
+    for load in replay["loads"]:
+        assert {system["rows_as_consensus"] for system in load["systems"]} == {load["rows"]}
+        assert {tokens for system in load["systems"] for tokens in system["tokens"]} == {13 * load["rows"]}
+
+
+def test_both_modes_have_the_same_cache(report):
+    consensus, ar = report["memory"]["modes"]
+    assert (consensus["mode"], ar["mode"]) == ("consensus", "autoregressive")
+    assert consensus["cache_bytes"] == ar["cache_bytes"]
+    assert consensus["cache_bytes_per_token"] == ar["cache_bytes_per_token"]
+
+
+def test_the_job_section_hands_on_the_jobs_own_figures(report):
+    assert report["job"]["prompt_set"] == "sums"
+    assert report["job"]["outside_engine_share"] == 0.25
+    assert report["job"]["process_s"] > 0
+
+
+def test_the_terminal_shows_the_figures(report):
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(render_evaluation(report, "report.json"))
+    text = console.export_text()
+    for part in (
+        "REPLAYED",
+        "3.00 tokens/step",
+        "cache bytes/token",
+        "6 of 10 rows",
+        "0 (0.0 %)",
+        "6 of 6",
+        "transformers prompt lookup",
+        "outside the engine 25 %",
+    ):
+        assert part in text
+
+
+def test_a_row_that_differs_under_exact_is_a_broken_promise(report):
+    exactness = report["texts"][1]["exactness"] | {"identical_tokens": 4}
+    planted = {"texts": [report["texts"][0], report["texts"][1] | {"exactness": exactness}]}
+    assert broken_promises(planted) == ["sums in bfloat16: 2 of 6 rows"]
+    exactness["level"] = "unverified"
+    assert broken_promises(planted) == []
+
+
+def test_acceptance_figures_are_sums_over_rows():
+    stats = [
+        CompletionStats(completion_tokens=9, step_tokens=8, steps=2, forwards=4),
+        CompletionStats(completion_tokens=3, step_tokens=2, steps=2, forwards=3),
+    ]
+    rows = [
+        Completion(0, [], reason, None, one) for reason, one in zip(("stop", "length"), stats, strict=True)
+    ]
+    counts = {"accepted_by_position": [3, 1], "drafted_by_position": [4, 2]}
+    assert acceptance(ModeRun(rows, counts, 1.0)) == {
+        "completion_tokens": 12,
+        "acceptance_length": 2.5,
+        "tokens_per_forward": 10 / 7,
+        "accepted_by_position": [0.75, 0.5],
+        "finish_reasons": {"stop": 1, "length": 1},
+    }
+
+
+@pytest.mark.parametrize(
+    ("load", "expected"),
+    [
+        ({"batch": 1}, {"consensus": None, "AR": None}),
+        ({"batch": 8, "token_budget": 80}, {"consensus": 80, "AR": 80}),
+        ({"batch": 8, "token_budget": 64, "ar_token_budget": 16}, {"consensus": 64, "AR": 16}),
+    ],
+)
+def test_token_budgets_are_the_engine_s_choice_where_the_load_names_none(load, expected):
+    assert token_budgets(LoadConfig(rows=1, **load)) == expected
+
+
+def test_prompts_without_room_are_refused_before_anything_runs(tree, job):
+    config = EvaluateConfig.model_validate(tree | {"sampling": {"max_new_tokens": 90}})
+    with pytest.raises(
+        ConfigError, match=r"no prompt of sums leaves room for sampling.max_new_tokens \(90\)"
+    ):
+        evaluate(config, job)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [(["failed: why", "of Ray"], "failed: why"), (["a", "b"], "b"), ([], "it said nothing")],
+)
+def test_a_job_that_fails_is_reported_with_its_own_reason(tree, tmp_path, said, reason):
+    program = tmp_path / "job.py"
+    program.write_text(f"import sys; print(*{said}, sep='\\n', file=sys.stderr); sys.exit(2)")
+    with pytest.raises(OrthrusError, match=f"exit code 2: {reason}"):
+        time_job(EvaluateConfig.model_validate(tree), program)

@@ -1,0 +1,86 @@
+import json
+
+import pytest
+
+from orthrus_core.errors import ConfigError
+from pipelines.checkpoint import load_tokenizer, locate
+from pipelines.evaluate.config import EvaluateConfig
+from pipelines.evaluate.prompts import PromptRow, describe, read_prompt_set, score_rows
+
+
+@pytest.fixture
+def read(model_dir, tmp_path):
+    """Write jsonl rows and read them as the set `mine`."""
+
+    def write_and_read(content, **options):
+        path = tmp_path / "mine.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in content))
+        tree = {
+            "model": {"path": str(model_dir), "device": "cpu"},
+            "prompt_sets": {"mine": {"path": str(path), "column": "question"} | options},
+            "decode": {"max_context": 64},
+            "output": str(tmp_path / "report.json"),
+        }
+        config = EvaluateConfig.model_validate(tree)
+        return read_prompt_set(config, "mine", locate(config.model))
+
+    return write_and_read
+
+
+def test_prompts_go_through_the_chat_template(read, model_dir):
+    prompts = read([{"question": "Add 1 and 2."}]).prompts
+    text = load_tokenizer(str(model_dir)).decode(prompts[0])
+    assert text == "<|im_start|>user\nAdd 1 and 2.<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_the_first_rows_are_taken_and_all_are_counted(read):
+    prompt_set = read([{"question": f"Add {n}."} for n in range(300)], rows=260)
+    assert [row.id for row in prompt_set.rows] == [f"0:{n}" for n in range(260)]
+    assert prompt_set.available == 300
+
+
+def test_unusable_rows_are_counted_with_their_reason(read):
+    prompt_set = read([{"question": None}, {"question": "word " * 90}, {"question": "Add 1."}])
+    assert [row.id for row in prompt_set.rows] == ["0:2"]
+    facts = describe(prompt_set)
+    assert facts["errors"] == 2
+    assert facts["first_errors"][0] == "0:0: prompt column question is null"
+    assert "decode.max_context is 64" in facts["first_errors"][1]
+
+
+def test_answers_are_only_read_to_be_scored(read):
+    row = {"question": "Add 1.", "kind": "add", "answer": "3", "id": "a"}
+    assert read([row]).rows[0].answer is None
+    [scored] = read([row], score="demo", id_column="id").rows
+    assert (scored.id, scored.kind, scored.answer) == ("a", "add", "3")
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ([{"text": "x"}], {}, "no column question"),
+        ([{"question": "x"}], {"score": "demo"}, "no column kind"),
+        ([], {}, "the files have no rows"),
+        ([{"question": None}], {}, "no usable row; 0:0: prompt column question is null"),
+    ],
+)
+def test_a_useless_set_is_refused_by_name(read, rows, options, message):
+    with pytest.raises(ConfigError) as caught:
+        read(rows, **options)
+    assert str(caught.value).startswith("prompt_sets.mine: ")
+    assert message in str(caught.value)
+
+
+def test_scores_count_right_answers_by_kind():
+    rows = [
+        PromptRow("a", [1], kind="add", answer="3"),
+        PromptRow("b", [1], kind="add", answer="5"),
+        PromptRow("c", [1], kind="trip+add", answer="4 days\n7"),
+    ]
+    texts = ["1 and 2.\nAnswer: 3.", "It is 5.", "First: so.\nAnswer: 4 days\nThen: so.\nAnswer: 7"]
+    assert score_rows(rows, texts) == {
+        "rows": 3,
+        "right": 2,
+        "share": pytest.approx(2 / 3),
+        "by_kind": {"add": [1, 2], "trip+add": [1, 1]},
+    }

@@ -1,0 +1,234 @@
+"""The actor, without Ray: a table of prompts in, a table of completions out."""
+
+import asyncio
+import json
+from dataclasses import replace
+
+import pyarrow as pa
+import pytest
+
+from pipelines.checkpoint import load_tokenizer, locate
+from pipelines.generate.actor import ActorSpec, GenerateActor, load_engine
+from pipelines.generate.columns import ENGINE, MAX_NEW_TOKENS, PROMPT_IDS, ROW_ERROR, SHARD, UNIT, TableLayout
+from pipelines.generate.config import GenerateConfig
+from pipelines.generate.failures import FailureNotes
+from tests.fakes import fake_completion, fake_engine
+
+
+@pytest.fixture
+def spec(tree, tmp_path):
+    config = GenerateConfig.model_validate(tree)
+    return ActorSpec(
+        checkpoint=locate(config.model),
+        dtype="float32",
+        device="cpu",
+        threads=1,
+        decode=config.decode,
+        sampling=config.sampling,
+        layout=TableLayout(
+            pa.schema([("note", pa.string())]), ("note",), token_ids=True, prompt_token_ids=True
+        ),
+        failures=FailureNotes(f"{tmp_path}/failures", f"{tmp_path}/data"),
+        retries=1,
+    )
+
+
+def unit(prompts, errors=None, limits=None, index=0) -> pa.Table:
+    """A table as `render_unit` makes it."""
+    count = len(prompts)
+    return pa.table(
+        {
+            "id": [f"r{i}" for i in range(count)],
+            "note": ["n"] * count,
+            SHARD: pa.array([1] * count, pa.int32()),
+            UNIT: pa.array([index] * count, pa.int32()),
+            ROW_ERROR: pa.array(errors or [None] * count, pa.string()),
+            PROMPT_IDS: pa.array(prompts, pa.list_(pa.int32())),
+            MAX_NEW_TOKENS: pa.array(limits or [9] * count, pa.int32()),
+        }
+    )
+
+
+def call(actor, *tables) -> list[pa.Table]:
+    async def together():
+        return await asyncio.gather(*(actor(table) for table in tables))
+
+    return asyncio.run(together())
+
+
+def test_the_output_has_the_columns_of_the_layout_and_what_the_sink_needs(spec):
+    [table] = call(GenerateActor(spec, fake_engine), unit([[5], [6]]))
+    assert table.column_names == [*spec.layout.output.names, SHARD, UNIT, ENGINE]
+    assert table.select(spec.layout.output.names).schema == spec.layout.output
+
+
+def test_rows_keep_their_order_and_their_tokens(spec):
+    [table] = call(GenerateActor(spec, fake_engine), unit([[30], [1], [22]]))
+    tokenizer = load_tokenizer(spec.checkpoint.path)
+    expected = [fake_completion([n], 9) for n in (30, 1, 22)]
+    assert table.column("token_ids").to_pylist() == expected
+    assert table.column("completion").to_pylist() == [tokenizer.decode(ids) for ids in expected]
+    assert table.column("prompt_token_ids").to_pylist() == [[30], [1], [22]]
+
+
+def test_a_row_with_an_error_never_reaches_the_engine(spec):
+    [table] = call(
+        GenerateActor(spec, fake_engine), unit([[5], None], errors=[None, "prompt is null"], limits=[9, None])
+    )
+    bad = table.to_pylist()[1]
+    assert (bad["completion"], bad["token_ids"], bad["finish_reason"]) == (None, None, "error")
+    assert (bad["error"], bad["completion_tokens"], bad["acceptance_length"]) == ("prompt is null", 0, None)
+    assert table.column("error")[0].as_py() is None
+
+
+def test_a_unit_of_errors_only_comes_back(spec):
+    [table] = call(GenerateActor(spec, fake_engine), unit([None], errors=["bad"], limits=[None]))
+    assert table.column("error").to_pylist() == ["bad"]
+
+
+def test_counters_of_a_row_are_the_engines(spec):
+    [table] = call(GenerateActor(spec, fake_engine), unit([[8]]))
+    row = table.to_pylist()[0]
+    assert {
+        k: row[k] for k in ("prompt_tokens", "completion_tokens", "steps", "forwards", "drafted", "accepted")
+    } == {
+        "prompt_tokens": 1,
+        "completion_tokens": 9,
+        "steps": 3,
+        "forwards": 6,
+        "drafted": 24,
+        "accepted": 6,
+    }
+    assert (row["acceptance_length"], row["tokens_per_forward"], row["mean_logprob"]) == (3.0, 1.5, -0.25)
+    assert (row["sample"], row["seed"], row["exactness"]) == (0, 0, "exact")
+
+
+def test_a_rows_own_limit_is_kept(spec):
+    [table] = call(GenerateActor(spec, fake_engine), unit([[8], [8]], limits=[9, 3]))
+    assert table.column("completion_tokens").to_pylist() == [9, 3]
+
+
+def test_several_units_in_flight_come_back_whole(spec):
+    tables = call(GenerateActor(spec, fake_engine), *(unit([[n], [n + 1]], index=n) for n in range(10)))
+    for n, table in enumerate(tables):
+        assert table.column(UNIT).to_pylist() == [n, n]
+        assert table.column("token_ids").to_pylist() == [fake_completion([n], 9), fake_completion([n + 1], 9)]
+
+
+def test_the_first_row_carries_the_counts_of_its_unit(spec):
+    [table] = call(
+        GenerateActor(spec, fake_engine),
+        unit([[8], None, [9]], errors=[None, "bad", None], limits=[9, None, 9]),
+    )
+    facts = json.loads(table.column(ENGINE)[0].as_py())
+    assert facts["counts"] == {
+        "prompt_tokens": 2,
+        "completion_tokens": 10,
+        "steps": 4,
+        "forwards": 8,
+        "drafted": 32,
+        "accepted": 6,
+        "step_tokens": 10,
+        "rows": 3,
+        "errors": 1,
+        "finish_length": 2,
+        "finish_error": 1,
+    }
+    assert facts["engine"]["token_budget"] == 64
+    assert table.column(ENGINE).null_count == 2
+
+
+def test_a_real_engine_writes_the_same_text_in_both_modes(spec):
+    prompts = unit([[5, 6, 7], [300, 301], [9] * 40], limits=[20, 20, 20])
+    consensus, plain = (
+        call(GenerateActor(spec_of(spec, mode)), prompts)[0] for mode in ("consensus", "autoregressive")
+    )
+    assert consensus.column("token_ids") == plain.column("token_ids")
+    assert sum(consensus.column("accepted").to_pylist()) > 0
+
+
+def test_sampled_text_is_the_same_in_both_modes_and_carries_its_seed(spec):
+    prompts = unit([[5, 6, 7], [300, 301], [9] * 40], limits=[20, 20, 20])
+
+    def written(mode, seed):
+        update = {"temperature": 1.5, "top_p": 0.9, "seed": seed}
+        sampled = replace(spec_of(spec, mode), sampling=spec.sampling.model_copy(update=update))
+        return call(GenerateActor(sampled), prompts)[0]
+
+    consensus, plain, other = (
+        written("consensus", 2**40),
+        written("autoregressive", 2**40),
+        written("consensus", 1),
+    )
+    assert consensus.column("token_ids") == plain.column("token_ids")
+    assert consensus.column("token_ids") != other.column("token_ids")
+    assert consensus.column("seed").to_pylist() == [2**40] * 3
+
+
+def written_with(spec, **sampling) -> list[dict]:
+    """Rows of a real engine for two prompts."""
+    asked = replace(spec, sampling=spec.sampling.model_copy(update=sampling))
+    return call(GenerateActor(asked), unit([[5, 6, 7], [300, 301]], limits=[20, 20]))[0].to_pylist()
+
+
+def test_text_ends_before_the_stop_string_and_ids_hold_it(spec):
+    free, other = written_with(spec)
+    stop = free["completion"][5:8]
+    assert stop not in other["completion"]
+    before = free["completion"][: free["completion"].index(stop)]
+    stopped, untouched = written_with(spec, stop=(stop,))
+    assert (stopped["completion"], stopped["finish_reason"]) == (before, "stop")
+    assert stopped["token_ids"] == free["token_ids"][: len(stopped["token_ids"])]
+    assert len(stopped["token_ids"]) == stopped["completion_tokens"] < len(free["token_ids"])
+    assert untouched["completion"] == other["completion"]
+    kept, _ = written_with(spec, stop=(stop,), include_stop_str=True)
+    assert kept["completion"] == before + stop
+
+
+def test_log_probabilities_are_written_when_asked_for(spec):
+    layout = replace(spec.layout, logprobs=True)
+    asked = replace(spec, layout=layout, sampling=spec.sampling.model_copy(update={"logprobs": True}))
+    good, bad = call(GenerateActor(asked), unit([[5, 6, 7], [5000]]))[0].to_pylist()
+    assert len(good["logprobs"]) == good["completion_tokens"]
+    assert sum(good["logprobs"]) / len(good["logprobs"]) == pytest.approx(good["mean_logprob"])
+    assert bad["logprobs"] is None
+    assert "logprobs" not in written_with(spec)[0]
+
+
+@pytest.mark.parametrize(
+    ("consensus", "mode", "temperature", "level"),
+    [
+        ("rejection", "consensus", 1.0, "distribution"),
+        ("rejection", "consensus", 0.0, "exact"),
+        ("rejection", "autoregressive", 1.0, "exact"),
+        ("coupled", "consensus", 1.0, "exact"),
+    ],
+)
+def test_rows_drawn_by_the_rejection_rule_claim_no_more_than_the_distribution(
+    spec, consensus, mode, temperature, level
+):
+    decode = spec.decode.model_copy(update={"consensus": consensus, "mode": mode})
+    drawn = replace(
+        spec, decode=decode, sampling=spec.sampling.model_copy(update={"temperature": temperature})
+    )
+    [table] = call(GenerateActor(drawn, fake_engine), unit([[5]]))
+    assert table.column("exactness").to_pylist() == [level]
+    assert json.loads(table.column(ENGINE)[0].as_py())["engine"]["exactness"] == level
+
+
+def spec_of(spec, mode):
+    return replace(spec, decode=spec.decode.model_copy(update={"mode": mode}))
+
+
+def test_a_prompt_that_the_engine_refuses_becomes_an_error_row(spec):
+    [table] = call(GenerateActor(spec), unit([[5, 5000], [5, 6]]))
+    errors = table.column("error").to_pylist()
+    assert "5000" in errors[0]
+    assert errors[1] is None
+
+
+def test_the_default_factory_uses_the_threads_asked_for(spec):
+    import torch
+
+    assert load_engine(spec).exactness in ("exact", "unverified")
+    assert torch.get_num_threads() == 1

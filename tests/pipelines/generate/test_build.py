@@ -1,0 +1,219 @@
+"""Whole runs on a local Ray; most tests look at one and the same finished run."""
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from orthrus_core.decoding.engine import Engine
+from orthrus_core.errors import ConfigError, OrthrusError
+from orthrus_core.models.loading import load_model
+from pipelines.checkpoint import load_tokenizer
+from pipelines.generate.build import decode_options, default_calls_in_flight
+from pipelines.generate.config import GenerateConfig
+from pipelines.generate.lock import RunLock
+from pipelines.generate.report import data_card, render_report
+from pipelines.storage import join, list_directory
+from tests.fakes import broken_engine, refused_engine
+from tests.pipelines.conftest import run_tree
+
+pytestmark = pytest.mark.ray
+
+
+def rows_of(job) -> list[dict]:
+    return ds.dataset(job.ledger.data_url).to_table().to_pylist()
+
+
+def test_every_row_comes_out_once_in_order_with_its_columns(finished):
+    rows = rows_of(finished[0])
+    assert [row["id"] for row in rows] == [f"row-{n}" for n in range(220)] + ["null", "long", "fine"]
+    assert [row["prompt"] for row in rows[:220]] == [f"Add {n} and {2 * n}." for n in range(220)]
+
+
+def test_text_is_what_plain_ar_decoding_writes(finished, model_dir):
+    job, report = finished
+    tokenizer = load_tokenizer(str(model_dir))
+    rows = [row for row in rows_of(job) if row["error"] is None][:40]
+    messages = [[{"role": "user", "content": row["prompt"]}] for row in rows]
+    prompts = [
+        tokenizer.apply_chat_template(m, add_generation_prompt=True, return_dict=False) for m in messages
+    ]
+    plain = job.config.decode.model_copy(update={"mode": "autoregressive"})
+    completions = Engine(load_model(model_dir), plain).generate(prompts, job.config.sampling.params)
+    assert [row["token_ids"] for row in rows] == [completion.token_ids for completion in completions]
+    assert [row["completion"] for row in rows] == [
+        tokenizer.decode(completion.token_ids, skip_special_tokens=True) for completion in completions
+    ]
+    assert report["exactness"] == "exact"
+    assert report["acceptance_length"] > 1.2
+
+
+def test_bad_rows_become_error_rows_in_their_place(finished):
+    job, report = finished
+    null, long, good = rows_of(job)[-3:]
+    assert (null["error"], null["completion"]) == ("prompt column prompt is null", None)
+    assert long["error"].endswith("decode.max_context is 256")
+    assert good["error"] is None
+    assert (report["rows"], report["errors"], report["finish_reasons"]["error"]) == (223, 2, 2)
+
+
+def test_files_are_one_for_each_unit_and_complete_the_ledger(finished):
+    job, report = finished
+    assert sorted(list_directory(job.ledger.data_url)) == [unit.file_name for unit in job.plan.units]
+    assert set(list_directory(job.ledger.run_url)) == {
+        "_SUCCESS",
+        "manifest.json",
+        "plan.json",
+        "report.json",
+    }
+    assert Path(job.ledger.url, "README.md").read_text() == data_card(job, report)
+
+
+def test_every_file_has_the_same_schema(finished):
+    job, _ = finished
+    [schema] = {pq.read_schema(job.ledger.unit_url(unit)).remove_metadata() for unit in job.plan.units}
+    assert schema.names == job.layout.output.names
+
+
+def test_the_manifest_learns_of_the_engine(finished):
+    engine = finished[0].ledger.manifest()["engine"]
+    assert (engine["exactness"], engine["token_budget"], engine["device"]) == ("exact", 64, "cpu")
+
+
+def test_the_report_counts_tokens_and_time(finished):
+    job, report = finished
+    rows = rows_of(job)
+    run = report["this_run"]
+    assert report["completion_tokens"] == sum(row["completion_tokens"] for row in rows)
+    steps = sum(row["steps"] for row in rows)
+    step_tokens = sum(row["acceptance_length"] * row["steps"] for row in rows if row["steps"])
+    assert report["acceptance_length"] == pytest.approx(step_tokens / steps, rel=1e-5)
+    assert 0 < run["outside_engine_share"] < 1
+    assert run["engine_s"] < run["wall_s"]
+    assert json.loads(Path(job.ledger.run_url, "report.json").read_text()) == report
+
+
+def test_the_end_of_a_run_shows_figures_samples_and_how_to_open_it(finished):
+    console = Console(width=200)
+    with console.capture() as screen:
+        console.print(render_report(*finished))
+    text = screen.get()
+    for words in ("acceptance length", "tokens per forward", "row row-0", "Add 1 and 2.", "load_dataset("):
+        assert words in text
+
+
+@pytest.fixture
+def again(finished, tmp_path):
+    """A copy of the finished run's output and the config that made it."""
+    job, _ = finished
+    output = shutil.copytree(job.ledger.url, tmp_path / "copy")
+    tree = job.config.model_dump()
+    tree["output"]["path"] = str(output)
+    return tree
+
+
+def test_running_again_does_nothing_and_says_the_same(finished, again):
+    job, report = run_tree(again)
+    assert job.units == ()
+    assert report == finished[1]
+
+
+def test_a_run_killed_before_its_report_gets_it_from_the_files(finished, again):
+    os.unlink(f"{again['output']['path']}/_run/_SUCCESS")
+    _, report = run_tree(again)
+    assert report["this_run"]["rows"] == 0
+    assert report["completion_tokens"] == finished[1]["completion_tokens"]
+
+
+def test_a_lost_unit_is_made_again_the_same(finished, again):
+    unit = finished[0].plan.units[2]
+    os.unlink(f"{again['output']['path']}/data/{unit.file_name}")
+    job, report = run_tree(again)
+    assert job.units == (unit,)
+    assert report["this_run"]["rows"] == unit.num_rows
+    text = [[(row["id"], row["completion"]) for row in rows_of(one)] for one in (job, finished[0])]
+    assert text[0] == text[1]
+
+
+def test_other_options_on_the_same_output_are_refused(again):
+    again["sampling"]["max_new_tokens"] = 25
+    with pytest.raises(ConfigError, match="sampling.max_new_tokens was 24, is 25"):
+        run_tree(again)
+
+
+def test_a_second_driver_on_the_same_output_is_refused_and_changes_nothing(tree):
+    with RunLock(join(tree["output"]["path"], "_run"), beat_s=0.1):
+        before = sorted(Path(tree["output"]["path"]).rglob("*"))
+        with pytest.raises(ConfigError, match="another run is at work there: process"):
+            run_tree(tree)
+        assert sorted(Path(tree["output"]["path"]).rglob("*")) == before
+
+
+def test_another_device_on_the_same_output_is_refused(local_ray, again):
+    path = Path(again["output"]["path"])
+    manifest = json.loads((path / "_run/manifest.json").read_text())
+    manifest["engine"]["device"] = "cuda:0"
+    (path / "_run/manifest.json").write_text(json.dumps(manifest))
+    (path / "data/part-00000-00000.parquet").unlink()
+    with pytest.raises(ConfigError, match="begun on cuda:0, this machine would go on on cpu"):
+        run_tree(again)
+
+
+def test_a_new_run_chooses_its_budgets_and_expects_half_of_the_tokens(tree):
+    config = GenerateConfig.model_validate(tree)
+    options = decode_options(config, {}, num_rows=1000)
+    assert (options.token_budget, options.budgets) == (config.decode.token_budget, config.decode.budgets)
+    assert options.expected_tokens == 1000 * config.sampling.max_new_tokens // 2 // config.run.actors
+
+
+STORED = {"token_budget": 48, "budgets": [16, 48], "compiled": True}
+
+
+def test_a_resumed_run_takes_budgets_and_kernels_of_its_manifest(tree):
+    options = decode_options(GenerateConfig.model_validate(tree), STORED, num_rows=10)
+    assert (options.token_budget, options.budgets, options.compile) == (48, (16, 48), "on")
+
+
+def test_a_resumed_run_cannot_have_more_sequences_than_its_budget(tree):
+    tree["decode"] = {**tree.get("decode", {}), "token_budget": None, "max_sequences": 49}
+    with pytest.raises(ConfigError, match="decode.max_sequences must be <= 48, the token budget that output"):
+        decode_options(GenerateConfig.model_validate(tree), STORED, num_rows=10)
+
+
+def test_a_refused_checkpoint_is_a_config_error_of_one_line(local_ray, tree):
+    with pytest.raises(ConfigError) as caught:
+        run_tree(tree, refused_engine)
+    assert str(caught.value) == "model.layers.0.self_attn.q_proj_diff.weight is missing"
+    report = json.loads(Path(tree["output"]["path"], "_run/report.json").read_text())
+    assert report == {"status": "failed", "exit_code": 2, "reason": str(caught.value)}
+
+
+def test_a_gpu_that_is_not_there_is_a_config_error(local_ray, tree):
+    tree["model"]["device"] = "cuda"
+    tree["run"]["actors"] = 1000
+    with pytest.raises(ConfigError, match="run.actors=1000 on cuda need 1000 GPUs, Ray sees "):
+        run_tree(tree)
+
+
+def test_an_engine_that_breaks_again_and_again_ends_the_run_with_its_reason(local_ray, tree):
+    tree["run"]["retries"] = 0
+    with pytest.raises(OrthrusError, match="RuntimeError: device-side assert triggered") as caught:
+        run_tree(tree, broken_engine)
+    assert not isinstance(caught.value, ConfigError)
+    assert "\n" not in str(caught.value)
+
+
+def test_enough_units_are_in_flight_to_fill_the_engine():
+    calls = [default_calls_in_flight(rows, sequences) for rows, sequences in ((256, 8), (256, 256), (1, 8))]
+    assert calls == [3, 4, 18]
+
+
+def test_ray_data_says_nothing_on_the_console(finished, capfd):
+    logging.getLogger("ray.data").info("noise")
+    assert "noise" not in capfd.readouterr().err

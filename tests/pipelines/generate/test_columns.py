@@ -1,0 +1,56 @@
+"""Which columns travel from input to output."""
+
+import pyarrow as pa
+import pytest
+
+from orthrus_core.errors import ConfigError
+from pipelines.generate.columns import choose_layout
+
+SCHEMA = pa.schema([("key", pa.int64()), ("question", pa.large_string()), ("score", pa.float32())])
+
+
+def layout(schema=SCHEMA, *, carry=None, id_column=None, **options):
+    return choose_layout(schema, needed=["question"], carry=carry, id_column=id_column, **options)
+
+
+def test_all_input_columns_are_carried_with_their_types_by_default():
+    assert layout().carried == SCHEMA
+
+
+def test_only_the_columns_asked_for_are_carried_but_the_needed_are_read():
+    chosen = layout(carry=["score"], id_column="key")
+    assert chosen.carried.names == ["score"]
+    assert chosen.read == ("question", "key", "score")
+
+
+def test_the_output_has_identity_first_then_carried_then_results():
+    names = layout(carry=["score"], token_ids=True).output.names
+    assert names[:4] == ["id", "sample", "score", "completion"]
+    assert names[-2:] == ["seed", "token_ids"]
+
+
+def test_optional_columns_stand_at_the_end_in_one_order():
+    names = layout(carry=[], token_ids=True, prompt_token_ids=True, logprobs=True).output.names
+    assert names[-4:] == ["seed", "logprobs", "token_ids", "prompt_token_ids"]
+
+
+def test_an_id_column_named_id_is_not_carried_twice():
+    schema = SCHEMA.append(pa.field("id", pa.string()))
+    assert "id" not in layout(schema, id_column="id").carried.names
+
+
+def test_an_input_column_named_id_must_be_named_as_the_id():
+    schema = SCHEMA.append(pa.field("id", pa.string()))
+    with pytest.raises(ConfigError, match="set input.id_column: id"):
+        layout(schema)
+
+
+def test_other_collisions_with_output_columns_are_refused():
+    schema = SCHEMA.append(pa.field("error", pa.string()))
+    with pytest.raises(ConfigError, match="input columns error have names of output columns"):
+        layout(schema)
+
+
+def test_a_carried_column_must_exist():
+    with pytest.raises(ConfigError, match="input.carry: no column nope; there are key, question, score"):
+        layout(carry=["nope"])

@@ -1,0 +1,62 @@
+"""Notes of dying actors."""
+
+import pytest
+
+from orthrus_core.errors import ConfigError, OrthrusError
+from pipelines.generate.failures import FailureNotes, explain_failure
+from pipelines.storage import put
+
+
+@pytest.fixture
+def notes(tmp_path):
+    return FailureNotes(f"{tmp_path}/failures", f"{tmp_path}/data")
+
+
+def test_the_last_reason_is_the_last_line_of_the_newest_engine_note(notes):
+    notes.write("engine", "Traceback\n  first\nValueError: old\n")
+    notes.write("engine", "Traceback\nRuntimeError: new\n\n")
+    notes.write("restart", "an actor was started again\n")
+    assert notes.last_reason() == "RuntimeError: new"
+
+
+def test_without_notes_there_is_no_reason(notes):
+    assert notes.last_reason() is None
+
+
+def test_restarts_in_a_row_are_bounded_and_the_reason_is_told(notes):
+    notes.write("engine", "RuntimeError: CUDA\n")
+    notes.check_restarts(2)
+    notes.check_restarts(2)
+    with pytest.raises(
+        OrthrusError, match="actors died 3 times without finishing a unit: RuntimeError: CUDA"
+    ):
+        notes.check_restarts(2)
+
+
+def test_a_finished_unit_between_restarts_starts_the_count_again(notes):
+    for number in range(5):
+        notes.check_restarts(1)
+        put(f"{notes.data_url}/part-{number}", b"x")
+
+
+def test_a_death_without_a_note_is_said_to_come_from_outside(notes):
+    with pytest.raises(OrthrusError, match="killed from outside"):
+        notes.check_restarts(0)
+
+
+def test_a_config_error_inside_a_traceback_from_another_process_is_found(notes):
+    text = 'ray::Worker() (pid=1)\n  File "x.py"\northrus_core.errors.CheckpointError: no head in model\n'
+    fault = explain_failure(RuntimeError(text), notes)
+    assert (type(fault), str(fault)) == (ConfigError, "no head in model")
+
+
+def test_another_failure_is_explained_by_what_the_actor_wrote_down(notes):
+    notes.write("engine", "RuntimeError: CUDA error\n")
+    fault = explain_failure(RuntimeError("The actor died unexpectedly\nsee the logs"), notes)
+    assert not isinstance(fault, ConfigError)
+    assert str(fault).startswith("RuntimeError: CUDA error; finished units are kept")
+
+
+def test_without_a_note_the_last_line_of_the_error_is_the_reason(notes):
+    fault = explain_failure(RuntimeError("Traceback\nOSError: bucket is gone\n"), notes)
+    assert str(fault).startswith("OSError: bucket is gone; ")
