@@ -7,6 +7,8 @@ from pydantic import Field, field_validator, model_validator
 from orthrus_core.decoding.config import EngineConfig
 from orthrus_core.decoding.sampling import SamplingParams
 from pipelines.config import ModelConfig, Section
+from pipelines.storage_config import StorageConfig
+from pipelines.urls import Url
 
 
 class PromptConfig(Section):
@@ -38,7 +40,7 @@ class PromptConfig(Section):
 class InputConfig(Section):
     """Which rows to read and what to make of them."""
 
-    paths: tuple[str, ...] = Field(
+    paths: tuple[Url, ...] = Field(
         min_length=1,
         description="Files, globs or directories; local (from the working directory) or any fsspec URL. "
         "A file named twice is read once.",
@@ -52,6 +54,13 @@ class InputConfig(Section):
     )
     carry: tuple[str, ...] | None = Field(
         None, description="Input columns written beside the completion; none given: all of them."
+    )
+
+    on_bad_shard: Literal["fail", "skip"] = Field(
+        "fail",
+        description="Of a shard that cannot be read or lacks the prompt column. fail: nothing starts, and all are "
+        "named. skip: it is left out and reported. Damage that only shows while reading ends the run after "
+        "all other units (fail), or makes error rows (skip).",
     )
 
     @field_validator("paths", mode="before")
@@ -82,7 +91,7 @@ class SamplingConfig(SamplingParams):
 class OutputConfig(Section):
     """Where the result goes."""
 
-    path: str = Field(description="Directory or any fsspec URL; holds data/ and _run/ afterwards.")
+    path: Url = Field(description="Directory or any fsspec URL; holds data/ and _run/ afterwards.")
     token_ids: bool = Field(False, description="Also write the completion's token ids.")
     prompt_token_ids: bool = Field(False, description="Also write the prompt's token ids.")
 
@@ -122,3 +131,4 @@ class GenerateConfig(Section):
     sampling: SamplingConfig = Field(default_factory=SamplingConfig, description="Choice and end of text.")
     output: OutputConfig = Field(description="Result.")
     run: RunConfig = Field(default_factory=RunConfig, description="Machines.")
+    storage: StorageConfig = Field(default_factory=StorageConfig, description="Object storage.")
