@@ -16,7 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from orthrus_core.errors import ConfigError
 from pipelines import local_files
-from pipelines.storage_errors import error_code, is_taken, reason, reported
+from pipelines.storage_errors import StorageError, error_code, is_taken, reason, reported
 
 LOOK_ATTEMPTS = 3  # of the check before a run starts: a wrong endpoint is known in seconds
 CONFLICT_TRIES = 5  # conditional puts that race are answered 409: try again
@@ -197,8 +197,11 @@ def put(url: str, data: bytes) -> None:
     """
     fs, path = _connect(url)
     if not isinstance(fs, LocalFileSystem):
-        with reported(url):
-            fs.pipe_file(path, data)
+        try:
+            with reported(url):
+                fs.pipe_file(path, data)
+        except FileNotFoundError as error:
+            raise StorageError(f"{url}: {reason(error)}") from None
         return
     local_files.put(path, data)
 
