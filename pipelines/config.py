@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orthrus_core.errors import ConfigError
-from pipelines.urls import Url
+from pipelines.urls import Url, may_hold_credentials
 
 
 class Section(BaseModel):
@@ -109,7 +109,7 @@ _BOUNDS = {
 def _explain(item: Any, cls: type[BaseModel]) -> str:
     """One pydantic error as `decode.block_size must be >= 2, got 1`."""
     where, kind, context = _dotted(item["loc"]), item["type"], item.get("ctx", {})
-    got = "" if "storage" in item["loc"] else f", got {item['input']!r}"  # it may be a secret
+    got = _got(item)
     if kind == "missing":
         return f"{where} is required"
     if kind == "extra_forbidden":
@@ -124,6 +124,12 @@ def _explain(item: Any, cls: type[BaseModel]) -> str:
         return f"{where} {text.removeprefix(where.rsplit('.', 1)[-1]).strip()}"
     rule = item["msg"].removeprefix("Input should be ").split(", unable to parse")[0]
     return f"{where} must be {rule}{got}"
+
+
+def _got(item: Any) -> str:
+    """`, got VALUE`, but nothing where the value may be or hold a secret."""
+    shown = repr(item["input"])
+    return "" if "storage" in item["loc"] or may_hold_credentials(shown) else f", got {shown}"
 
 
 def _dotted(location: Sequence[str | int]) -> str:

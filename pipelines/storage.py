@@ -19,6 +19,7 @@ from pipelines import local_files
 from pipelines.storage_errors import StorageError, error_code, is_taken, reason, reported
 
 LOOK_ATTEMPTS = 3  # of the check before a run starts: a wrong endpoint is known in seconds
+S3FS_TRIES = 3  # around botocore's own: for answers that break off, and SlowDown
 CONFLICT_TRIES = 5  # conditional puts that race are answered 409: try again
 
 
@@ -74,8 +75,8 @@ def open_file(url: str, *, info: FileInfo | None = None, cache: str = "readahead
     size = {} if info is None else {"size": info.size}
     with reported(url):
         handle = fs.open(path, "rb", cache_type=cache, **size)
-    if info is not None and info.etag and hasattr(handle, "read_kw"):  # s3fs
-        handle.read_kw = {**handle.read_kw, "IfMatch": info.etag}
+    if info is not None and _is_s3(fs):
+        _use_listing(handle, path, info)
     return handle
 
 
@@ -268,13 +269,23 @@ def map_files(function, items: Sequence, threads: int = 16) -> list:
 
 def _connect(url: str) -> tuple[AbstractFileSystem, str]:
     try:
-        return url_to_fs(absolute(url))
+        fs, path = url_to_fs(absolute(url))
+        if _is_s3(fs):
+            fs.retries = S3FS_TRIES
+        return fs, path
     except (ImportError, ValueError) as error:
         raise ConfigError(f"cannot open {url}: {error}") from None
 
 
 def _is_s3(fs: AbstractFileSystem) -> bool:
     return "s3" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
+
+
+def _use_listing(handle: Any, path: str, info: FileInfo) -> None:
+    """Let an open file of s3fs ask nothing more of the store than bytes, and only those of the version listed."""
+    handle.details = {"name": path, "size": info.size, "ETag": info.etag, "type": "file"}
+    if info.etag:
+        handle.read_kw = {**handle.read_kw, "IfMatch": info.etag}
 
 
 def _look_at_bucket(kind: type[AbstractFileSystem], path: str) -> None:

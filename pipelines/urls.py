@@ -30,4 +30,9 @@ def without_credentials(url: str) -> str:
     return url
 
 
+def may_hold_credentials(text: str) -> bool:
+    """Whether a text has anything that looks like a URL with credentials in it."""
+    return re.search(r"://[^\s'\"]*@", text) is not None or SIGNED.search(text) is not None
+
+
 Url = Annotated[str, AfterValidator(without_credentials)]

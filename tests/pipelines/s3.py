@@ -54,7 +54,7 @@ class S3Server:
     def requests(self) -> list[str]:
         """All requests so far, as `GET /bucket/name`."""
         with open(self.log, encoding="utf-8", errors="replace") as lines:
-            found = (re.search(r'"([A-Z]+ \S+) HTTP', line) for line in lines)
+            found = (re.search(r'([A-Z]+ /\S*) HTTP', line) for line in lines)
             return [match.group(1) for match in found if match]
 
 
