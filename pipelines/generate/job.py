@@ -14,6 +14,7 @@ from orthrus_core.models.loading import load_config as load_model_config
 from pipelines.checkpoint import Checkpoint, load_tokenizer, locate
 from pipelines.generate.columns import OVERWRITTEN, ROW_ERROR, UNREADABLE, TableLayout, choose_layout
 from pipelines.generate.config import GenerateConfig
+from pipelines.generate.datasets import exported, plain_paths
 from pipelines.generate.ledger import Ledger, Plan, Unit, fingerprint, plan_units
 from pipelines.generate.prompts import PromptRenderer, RenderedRow, needed_columns, render_rows
 from pipelines.generate.shards import inspect_shards, list_shards
@@ -26,6 +27,7 @@ NOT_IDENTITY = (
     "input.paths",
     "input.format",
     "input.on_bad_shard",
+    "input.dataset",
     "output.path",
     "decode.max_sequences",
     "decode.num_pages",
@@ -100,9 +102,11 @@ def prepare(config: GenerateConfig) -> Job:
     checkpoint = locate(config.model)
     _check_model(config, checkpoint)
     new_renderer(config, checkpoint)
-    files = list_shards(config.input.paths, config.input.format)
     ledger = Ledger(absolute(config.output.path))
-    identity = run_identity(config, checkpoint)
+    is_begun = ledger.manifest() is not None
+    exports, datasets = exported(config.input, ledger.run_url, is_begun=is_begun)
+    files = list_shards((*plain_paths(config.input), *exports), config.input.format)
+    identity = run_identity(config, checkpoint) | ({"input.datasets": datasets} if datasets else {})
     plan = ledger.open(identity, [file for file, _ in files])
     is_new = plan is None
     if plan is None:
@@ -141,10 +145,11 @@ def preview(job: Job, num_prompts: int = 3) -> Preview:
             error = table.column(ROW_ERROR)[0].as_py() or ""
             if error.startswith((UNREADABLE, OVERWRITTEN)):
                 faults.append(error)
-            tables.append(table)
+            else:
+                tables.append(table)
         except Exception as error:  # any reader's error makes it a bad shard
             faults.append(f"{job.plan.shards[unit.shard].file.url}: {' '.join(str(error).split())}")
-    if faults and (job.config.input.on_bad_shard == "fail" or len(faults) == len(first_units)):
+    if faults and (job.config.input.on_bad_shard == "fail" or not tables):
         raise ConfigError(f"{len(faults)} bad input file(s): " + "; ".join(faults))
     renderer = new_renderer(job.config, job.checkpoint)
     rows = render_rows(tables[0], renderer, job.config)
@@ -174,8 +179,10 @@ def run_identity(config: GenerateConfig, checkpoint: Checkpoint) -> dict[str, An
     }
     for name in ("input", "decode", "sampling", "output"):
         identity |= _flat(getattr(config, name), name)
+    for name in [name for name in identity if name.startswith("input.dataset.")]:
+        del identity[name]  # "input.datasets" says more
     for name in NOT_IDENTITY:
-        del identity[name]
+        identity.pop(name, None)
     identity |= {"run.unit_rows": config.run.unit_rows}
     return identity | {f"model.{key}": getattr(config.model, key) for key in ("dtype", "device")}
 
