@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from orthrus_core.errors import ConfigError
 from pipelines.config import ModelConfig
+from pipelines.model_cache import SMALL_FILES, list_model, listing_key, local_copy
+from pipelines.storage import FileInfo, is_local
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,9 +35,10 @@ class Checkpoint:
     """A model that was found.
 
     Attributes:
-        path: local directory; of a hub model, the snapshot with everything but the weights.
+        path: local directory on the driver; of a hub or remote model, everything but the weights.
         hub_id, revision: of a hub model, its id and commit.
         model_hash, tokenizer_hash: change when the model or its tokenizer does.
+        url, key: of a model in object storage, where it is and the hash of its listing.
     """
 
     path: str
@@ -43,6 +46,13 @@ class Checkpoint:
     revision: str | None
     model_hash: str
     tokenizer_hash: str
+    url: str | None = None
+    key: str | None = None
+
+    @property
+    def source(self) -> str:
+        """What `load_tokenizer` takes on any machine: a directory, or `URL#KEY` of a remote model."""
+        return self.path if self.url is None else f"{self.url}#{self.key}"
 
 
 def locate(model: ModelConfig) -> Checkpoint:
@@ -51,6 +61,8 @@ def locate(model: ModelConfig) -> Checkpoint:
     Raises:
         ConfigError: no such directory or hub model, or no config.json in it.
     """
+    if not is_local(model.path):
+        return _locate_remote(model.path.rstrip("/"))
     directory = Path(model.path).expanduser()
     if directory.is_dir():
         path, hub_id, revision = str(directory.resolve()), None, None
@@ -67,7 +79,9 @@ def locate(model: ModelConfig) -> Checkpoint:
 
 
 def fetch(checkpoint: Checkpoint) -> str:
-    """Local directory with the weights; downloads a hub model on the machine that calls."""
+    """Local directory with the weights; downloads a hub or remote model on the machine that calls."""
+    if checkpoint.url is not None and checkpoint.key is not None:
+        return local_copy(checkpoint.url, checkpoint.key, weights=True)
     if checkpoint.hub_id is None:
         return checkpoint.path
     from huggingface_hub import snapshot_download
@@ -76,18 +90,43 @@ def fetch(checkpoint: Checkpoint) -> str:
 
 
 def load_tokenizer(path: str) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a model directory.
+    """The tokenizer of a model directory, or of a `Checkpoint.source`.
 
     Raises:
         ConfigError: no usable tokenizer files.
     """
     from transformers import AutoTokenizer
 
+    url, mark, key = path.partition("#")
+    if mark and not is_local(url):
+        path = local_copy(url, key, weights=False)
     try:
         return AutoTokenizer.from_pretrained(path)
     except Exception as error:  # transformers raises many kinds for a bad directory
         reason = " ".join(str(error).split())
         raise ConfigError(f"model.path: no usable tokenizer in {path}: {reason:.300}") from error
+
+
+def _locate_remote(url: str) -> Checkpoint:
+    """A model in object storage, known by its listing; only its small files are fetched."""
+    files = list_model(url)
+    names = {file.url.rsplit("/", 1)[-1] for file in files}
+    if "config.json" not in names:
+        raise ConfigError(f"model.path: {url} has no config.json, so it is no model directory")
+    key = listing_key(files)
+    path = local_copy(url, key, weights=False)
+    tokenizer_hash = _hash_files([Path(path) / name for name in TOKENIZER_FILES])
+    return Checkpoint(path, None, None, _hash_listing(files, url), tokenizer_hash, url, key)
+
+
+def _hash_listing(files: list[FileInfo], url: str) -> str:
+    """Hash of names, sizes and etags of the files that make the model: its weights are not at hand."""
+    digest = hashlib.sha256()
+    for file in files:
+        name = file.url.removeprefix(f"{url}/")
+        if name in ("config.json", "generation_config.json") or name.endswith((".safetensors", ".bin")):
+            digest.update(f"{name}:{file.size}:{file.etag}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def _may_be_hub_id(path: str) -> bool:
@@ -99,9 +138,8 @@ def _hub_snapshot(model: ModelConfig) -> tuple[str, str]:
     """Directory of a hub model without its weights, and the commit it is of."""
     from huggingface_hub import snapshot_download
 
-    small = ["*.json", "*.txt", "*.jinja", "tokenizer*"]
     try:
-        path = snapshot_download(model.path, revision=model.revision, allow_patterns=small)
+        path = snapshot_download(model.path, revision=model.revision, allow_patterns=list(SMALL_FILES))
     except Exception as error:  # offline, unknown, gated: all the user's to repair
         reason = " ".join(str(error).split())
         raise ConfigError(

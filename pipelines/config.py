@@ -12,18 +12,21 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orthrus_core.errors import ConfigError
+from pipelines.urls import Url, may_hold_credentials
 
 
 class Section(BaseModel):
     """A part of a config: frozen, and unknown keys are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class ModelConfig(Section):
     """Which model writes."""
 
-    path: str = Field(description="Directory with the model and its tokenizer, or a hub id like owner/name.")
+    path: Url = Field(
+        description="Directory with the model and its tokenizer, local or s3://, or a hub id like owner/name."
+    )
     revision: str | None = Field(None, description="Branch, tag or commit of a hub model.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Type of weights and activations; auto: the checkpoint's own."
@@ -62,10 +65,18 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"cannot read config {path}: {error.strerror}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"config {path} is not yaml: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"config {path} is not yaml: {_yaml_fault(error)}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"config {path} must hold sections such as input and model")
     return tree
+
+
+def _yaml_fault(error: yaml.YAMLError) -> str:
+    """What is wrong and where, without the line itself: it may hold a password."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return " ".join(str(error).split())
+    return f"{getattr(error, 'problem', None) or 'cannot be read'} in line {mark.line + 1}"
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:
@@ -73,7 +84,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     keys = name.strip().split(".")
     if not equals or not all(keys):
-        raise ConfigError(f"--set takes key.key=value, got {override!r}")
+        raise ConfigError(f"--set takes key.key=value, got {override.partition('=')[0]!r}")
     for key in keys[:-1]:
         if tree.get(key) is None:
             tree[key] = {}
@@ -83,7 +94,8 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     try:
         tree[keys[-1]] = yaml.safe_load(text)
     except yaml.YAMLError:
-        raise ConfigError(f"--set {name}: value is not yaml, got {text!r}") from None
+        got = "" if keys[0] == "storage" else f", got {text!r}"
+        raise ConfigError(f"--set {name}: value is not yaml{got}") from None
 
 
 _BOUNDS = {
@@ -97,7 +109,7 @@ _BOUNDS = {
 def _explain(item: Any, cls: type[BaseModel]) -> str:
     """One pydantic error as `decode.block_size must be >= 2, got 1`."""
     where, kind, context = _dotted(item["loc"]), item["type"], item.get("ctx", {})
-    got = f", got {item['input']!r}"
+    got = _got(item)
     if kind == "missing":
         return f"{where} is required"
     if kind == "extra_forbidden":
@@ -112,6 +124,12 @@ def _explain(item: Any, cls: type[BaseModel]) -> str:
         return f"{where} {text.removeprefix(where.rsplit('.', 1)[-1]).strip()}"
     rule = item["msg"].removeprefix("Input should be ").split(", unable to parse")[0]
     return f"{where} must be {rule}{got}"
+
+
+def _got(item: Any) -> str:
+    """`, got VALUE`, but nothing where the value may be or hold a secret."""
+    shown = repr(item["input"])
+    return "" if "storage" in item["loc"] or may_hold_credentials(shown) else f", got {shown}"
 
 
 def _dotted(location: Sequence[str | int]) -> str:

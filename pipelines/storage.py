@@ -1,18 +1,26 @@
 """Files anywhere fsspec reaches: list, open, and put in one atomic step."""
 
+import functools
 import os
-import uuid
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import IO, Any
 
+import fsspec.config
 from fsspec import AbstractFileSystem
 from fsspec.core import split_protocol, url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from orthrus_core.errors import ConfigError
+from pipelines import local_files
+from pipelines.storage_errors import StorageError, error_code, is_taken, reason, reported
+
+LOOK_ATTEMPTS = 3  # of the check before a run starts: a wrong endpoint is known in seconds
+S3FS_TRIES = 3  # around botocore's own: for answers that break off, and SlowDown
+CONFLICT_TRIES = 5  # conditional puts that race are answered 409: try again
 
 
 @dataclass(frozen=True)
@@ -53,19 +61,67 @@ def join(url: str, *parts: str) -> str:
     return "/".join([url.rstrip("/"), *parts])
 
 
-def open_file(url: str) -> IO[bytes]:
-    """A readable, seekable binary file."""
+def open_file(url: str, *, info: FileInfo | None = None, cache: str = "readahead") -> IO[bytes]:
+    """A readable, seekable binary file.
+
+    Args:
+        info: of a listing; saves a remote store the question for the size, and refuses another version of the
+            file where the store has etags.
+        cache: fsspec's read cache; "none" for a reader that asks for exactly what it needs, as Parquet's does.
+    """
     fs, path = _connect(url)
-    return fs.open(path, "rb")
+    if isinstance(fs, LocalFileSystem):
+        return fs.open(path, "rb")
+    size = {} if info is None else {"size": info.size}
+    with reported(url):
+        handle = fs.open(path, "rb", cache_type=cache, **size)
+    if info is not None and _is_s3(fs):
+        _use_listing(handle, path, info)
+    return handle
 
 
 def read_bytes(url: str) -> bytes | None:
-    """A file's content, or None where there is no such file."""
+    """A file's content, or None where there is no such file.
+
+    Raises:
+        StorageError: a remote store refused or did not answer.
+    """
     fs, path = _connect(url)
+    if isinstance(fs, LocalFileSystem):
+        try:
+            return fs.cat_file(path)
+        except FileNotFoundError:
+            return None
+    one_request = {"max_concurrency": 1} if _is_s3(fs) else {}
     try:
-        return fs.cat_file(path)
+        with reported(url):
+            return fs.cat_file(path, **one_request)
     except FileNotFoundError:
         return None
+
+
+def check_reachable(url: str, where: str) -> None:
+    """Refuse a remote place that is not there or not open to us, within seconds.
+
+    Args:
+        where: the option that names it, for the message.
+    Raises:
+        ConfigError: no such bucket, refused or missing credentials, or nobody answers.
+    """
+    if is_local(url):
+        return
+    try:
+        fs, path = _connect(url)
+        if _is_s3(fs):
+            _look_at_bucket(type(fs), path)
+        else:
+            fs.exists(path)
+    except ConfigError:
+        raise
+    except FileNotFoundError:
+        raise ConfigError(f"{where}: no bucket {path.split('/')[0]} for {url}") from None
+    except Exception as error:  # each store's client has errors of its own
+        raise ConfigError(f"{where}: cannot reach {url}: {reason(error)}") from None
 
 
 def list_inputs(pattern: str, endings: Sequence[str]) -> list[FileInfo]:
@@ -79,13 +135,14 @@ def list_inputs(pattern: str, endings: Sequence[str]) -> list[FileInfo]:
     Raises:
         ConfigError: nothing there, or the store cannot be reached.
     """
+    check_reachable(pattern, "input.paths")
     fs, path = _connect(pattern)
     try:
         found, from_directory = _find(fs, path)
     except FileNotFoundError:
         found, from_directory = {}, False
     except Exception as error:  # fsspec raises what each store's client raises
-        raise ConfigError(f"input.paths: cannot list {pattern}: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"input.paths: cannot list {pattern}: {reason(error)}") from None
     if from_directory:
         found = {name: info for name, info in found.items() if _is_data(name, path, endings)}
     if not found:
@@ -97,12 +154,37 @@ def list_inputs(pattern: str, endings: Sequence[str]) -> list[FileInfo]:
 def list_directory(url: str) -> dict[str, int]:
     """Name to size in bytes of the files directly in a directory; empty where it does not exist."""
     fs, path = _connect(url)
+    if isinstance(fs, LocalFileSystem):
+        return local_files.list_directory(path)
     fs.invalidate_cache()
     try:
-        entries = fs.ls(path, detail=True)
+        with reported(url):
+            entries = fs.ls(path, detail=True)
     except FileNotFoundError:
         return {}
     return {e["name"].rstrip("/").rsplit("/", 1)[-1]: e["size"] for e in entries if e["type"] == "file"}
+
+
+def list_tree(url: str) -> list[FileInfo]:
+    """All files below a directory, at any depth, sorted; empty where it does not exist."""
+    fs, path = _connect(url)
+    try:
+        with reported(url):
+            found = fs.find(path, detail=True)
+    except FileNotFoundError:
+        return []
+    return [_file_info(fs, name, found[name]) for name in sorted(found)]
+
+
+def download(url: str, path: str) -> None:
+    """Copy a file to a local path.
+
+    Raises:
+        StorageError: a remote store refused or did not answer.
+    """
+    fs, remote = _connect(url)
+    with reported(url):
+        fs.get_file(remote, path)
 
 
 def put(url: str, data: bytes) -> None:
@@ -110,69 +192,62 @@ def put(url: str, data: bytes) -> None:
 
     Local: a hidden temporary file beside it, synced, then renamed. Elsewhere: one put, which object stores
     make atomic themselves (rename there is copy + delete, so it is not used).
+
+    Raises:
+        StorageError: a remote store refused or did not answer.
     """
     fs, path = _connect(url)
     if not isinstance(fs, LocalFileSystem):
-        fs.pipe_file(path, data)
+        try:
+            with reported(url):
+                fs.pipe_file(path, data)
+        except FileNotFoundError as error:
+            raise StorageError(f"{url}: {reason(error)}") from None
         return
-    directory, name = os.path.split(path)
-    os.makedirs(directory, exist_ok=True)
-    temporary = os.path.join(directory, f".{name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
+    local_files.put(path, data)
 
 
 def create(url: str, data: bytes) -> bool:
     """Write a file that must not exist, whole and in one step; whether it was written.
 
     Local: a hidden temporary file, linked to the name. Elsewhere: a conditional put.
+
+    Raises:
+        StorageError: a remote store refused or did not answer.
     """
     fs, path = _connect(url)
     if not isinstance(fs, LocalFileSystem):
+        return _create_remotely(fs, path, url, data)
+    return local_files.create(path, data)
+
+
+def _create_remotely(fs: AbstractFileSystem, path: str, url: str, data: bytes) -> bool:
+    for attempt in range(CONFLICT_TRIES):
         try:
-            fs.pipe_file(path, data, mode="create")
-        except FileExistsError:
-            return False
-        return True
-    directory, name = os.path.split(path)
-    os.makedirs(directory, exist_ok=True)
-    temporary = os.path.join(directory, f".{name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without links: the name is taken in one step all the same
-        return _create_directly(path, data)
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-    return True
-
-
-def _create_directly(path: str, data: bytes) -> bool:
-    try:
-        with open(path, "xb") as file:
-            file.write(data)
-    except FileExistsError:
-        return False
-    return True
+            with reported(url):
+                try:
+                    fs.pipe_file(path, data, mode="create")
+                    return True
+                except OSError as error:
+                    if is_taken(error):
+                        # a try that was carried out, but whose answer was lost, finds its own file
+                        return read_bytes(url) == data
+                    if error_code(error) != "ConditionalRequestConflict" or attempt == CONFLICT_TRIES - 1:
+                        raise
+        except FileNotFoundError:
+            raise ConfigError(f"no bucket {path.split('/')[0]} for {url}") from None
+        time.sleep(0.2 * 2**attempt)
+    return False
 
 
 def remove(url: str) -> None:
     """Delete a file, if it is there."""
     fs, path = _connect(url)
-    if fs.exists(path):
-        fs.rm_file(path)
+    try:
+        with reported(url):
+            fs.rm_file(path)
+    except FileNotFoundError:
+        return
 
 
 def sweep(url: str) -> int:
@@ -194,9 +269,35 @@ def map_files(function, items: Sequence, threads: int = 16) -> list:
 
 def _connect(url: str) -> tuple[AbstractFileSystem, str]:
     try:
-        return url_to_fs(absolute(url))
+        fs, path = url_to_fs(absolute(url))
+        if _is_s3(fs):
+            fs.retries = S3FS_TRIES
+        return fs, path
     except (ImportError, ValueError) as error:
         raise ConfigError(f"cannot open {url}: {error}") from None
+
+
+def _is_s3(fs: AbstractFileSystem) -> bool:
+    return "s3" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
+
+
+def _use_listing(handle: Any, path: str, info: FileInfo) -> None:
+    """Let an open file of s3fs ask nothing more of the store than bytes, and only those of the version listed."""
+    handle.details = {"name": path, "size": info.size, "ETag": info.etag, "type": "file"}
+    if info.etag:
+        handle.read_kw = {**handle.read_kw, "IfMatch": info.etag}
+
+
+def _look_at_bucket(kind: type[AbstractFileSystem], path: str) -> None:
+    """List one name, with few tries; raises what s3fs raises."""
+    configured = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+    retries = {"mode": "standard", "total_max_attempts": LOOK_ATTEMPTS}
+    fs = kind(config_kwargs={**configured, "retries": retries, "connect_timeout": 5, "read_timeout": 10})
+    fs.retries = 1  # s3fs repeats what botocore repeats already
+    bucket, _, prefix = path.partition("/")
+    # of a glob, the part without marks; a bucket's policy may allow one prefix only
+    prefix = functools.reduce(lambda text, mark: text.split(mark)[0], "*?[", prefix)
+    fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
 
 
 def _find(fs: AbstractFileSystem, path: str) -> tuple[dict[str, dict], bool]:

@@ -34,6 +34,7 @@ from pipelines.generate.columns import (
 from pipelines.generate.config import SamplingConfig
 from pipelines.generate.engine_thread import EngineLike, EngineThread
 from pipelines.generate.failures import FailureNotes
+from pipelines.storage_config import StorageConfig, use_storage
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class ActorSpec:
         threads: torch threads.
         failures: where an actor that ends itself says why.
         retries: restarts in a row without a finished unit between them, after which the job gives up.
+        storage: how to reach the model and the notes.
     """
 
     checkpoint: Checkpoint
@@ -59,6 +61,7 @@ class ActorSpec:
     layout: TableLayout
     failures: FailureNotes
     retries: int
+    storage: StorageConfig = StorageConfig()
 
 
 EngineFactory = Callable[[ActorSpec], EngineLike]
@@ -83,7 +86,7 @@ def load_engine(spec: ActorSpec) -> EngineLike:
         needs_head=spec.decode.mode == "consensus",
     )
     # a tokenizer of its own: those of the tokenizers library are not to be shared between threads
-    decoder = TextDecoder(spec.checkpoint.path) if spec.sampling.stop else None
+    decoder = TextDecoder(spec.checkpoint.source) if spec.sampling.stop else None
     return orthrus_core.Engine(model, spec.decode, tokenizer=decoder)
 
 
@@ -114,11 +117,12 @@ class GenerateActor:
             OrthrusError: the checkpoint or a config does not fit, or actors die again and again.
         """
         started_at = time.perf_counter()
+        use_storage(spec.storage)
         if _is_restart():
             spec.failures.check_restarts(spec.retries)
         self._spec = spec
         self._name = f"{os.uname().nodename}:{os.getpid()}"
-        self._decoder = TextDecoder(spec.checkpoint.path)
+        self._decoder = TextDecoder(spec.checkpoint.source)
         self._params = spec.sampling.params
         self._engine = EngineThread(lambda: engine_factory(spec), self._end_process)
         self._exactness = _exactness(spec, self._engine.exactness)

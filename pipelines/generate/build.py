@@ -104,14 +104,14 @@ def build_dataset(job: Job, spec: ActorSpec, engine_factory: EngineFactory = loa
     readers = TaskPoolStrategy(size=run.actors if spec.device == "cpu" else None)
     whole_blocks: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
     units = ray.data.read_datasource(
-        UnitSource(job.plan, job.units, job.layout),
+        UnitSource(job.plan, job.units, job.layout, job.config.storage),
         override_num_blocks=len(job.units),
         compute=readers,
         num_cpus=STAGE_CPUS,
     )
     prompts = units.map_batches(
         render_unit,
-        fn_args=(job.config, job.checkpoint.path, job.layout),
+        fn_args=(job.config, job.checkpoint.source, job.layout),
         compute=readers,
         num_cpus=STAGE_CPUS,
         **whole_blocks,
@@ -126,7 +126,10 @@ def build_dataset(job: Job, spec: ActorSpec, engine_factory: EngineFactory = loa
     )
     return completions.map_batches(
         commit_unit,
-        fn_args=(job.ledger.data_url, job.layout, job.fingerprint),
+        fn_args=(
+            *(job.ledger.data_url, job.layout, job.fingerprint),
+            *(job.config.storage, job.config.input.on_bad_shard),
+        ),
         num_cpus=STAGE_CPUS,
         **whole_blocks,
     )
@@ -158,9 +161,13 @@ def _generate(
     _set_options(context, job.config.run)
     with DataContext.current(context), progress:
         dataset = build_dataset(job, spec, engine_factory)
+        unreadable: list[str] = []
         try:
             for summary in _summaries(dataset):
                 lock.check()
+                if "unreadable" in summary:
+                    unreadable.append(summary["unreadable"])
+                    continue
                 progress.add(summary)
                 times.add(summary)
                 _note_engine(job, manifest, summary["engine"])
@@ -168,6 +175,11 @@ def _generate(
             raise
         except Exception as error:  # Ray wraps whatever a stage raised
             raise explain_failure(error, spec.failures) from error
+    if unreadable:
+        raise OrthrusError(
+            f"{len(unreadable)} unit(s) not done, all others are: {'; '.join(unreadable[:5])}. Repair the "
+            "input, or set input.on_bad_shard: skip"
+        )
 
 
 def _summaries(dataset: "Dataset") -> Iterator[dict[str, Any]]:
@@ -204,6 +216,7 @@ def _actor_spec(job: Job, *, is_local: bool) -> ActorSpec:
             join(job.ledger.run_url, "failures", time.strftime("%Y%m%dT%H%M%S")), job.ledger.data_url
         ),
         retries=config.run.retries,
+        storage=config.storage,
     )
 
 

@@ -17,6 +17,10 @@ PROMPT_IDS = HIDDEN + "prompt_ids"  # list<int32>
 MAX_NEW_TOKENS = HIDDEN + "max_new_tokens"  # int32
 ENGINE = HIDDEN + "engine"  # string, json of the engine's figures on a unit's first row
 
+# What the errors of all rows of a unit begin with whose input cannot be read.
+UNREADABLE = "input is damaged: "
+OVERWRITTEN = "input was overwritten: "
+
 
 @dataclass(frozen=True)
 class Column:

@@ -7,6 +7,8 @@ from pydantic import Field, field_validator, model_validator
 from orthrus_core.decoding.config import EngineConfig
 from orthrus_core.decoding.sampling import SamplingParams
 from pipelines.config import ModelConfig, Section
+from pipelines.storage_config import StorageConfig
+from pipelines.urls import Url
 
 
 class PromptConfig(Section):
@@ -35,16 +37,35 @@ class PromptConfig(Section):
         return self
 
 
+class DatasetConfig(Section):
+    """A data set by name, read through the `datasets` library."""
+
+    name: str = Field(
+        description="Hub name (owner/name), or a local directory with data files or written by save_to_disk."
+    )
+    config_name: str | None = Field(None, description="Configuration (subset) of the data set.")
+    split: str = Field("train", description="Split, as `datasets` writes it: train, test[:10%].")
+    revision: str | None = Field(None, description="Branch, tag or commit on the hub; none: its newest.")
+    files: str | None = Field(None, description="Files or a glob within the data set; none: all of them.")
+
+    @field_validator("name")
+    @classmethod
+    def _is_given(cls, value: str) -> str:
+        if not value:
+            raise ValueError("must not be empty")
+        return value
+
+
 class InputConfig(Section):
     """Which rows to read and what to make of them."""
 
-    paths: tuple[str, ...] = Field(
-        min_length=1,
-        description="Files, globs or directories; local (from the working directory) or any fsspec URL. "
-        "A file named twice is read once.",
+    paths: tuple[Url, ...] = Field(
+        (),
+        description="Files, globs or directories; local (from the working directory) or any fsspec URL; "
+        "hf://datasets/owner/name[@revision][/path]. A file named twice is read once.",
     )
     format: Literal["auto", "parquet", "jsonl"] = Field(
-        "auto", description="auto: by file ending (.parquet .pq, .jsonl .ndjson)."
+        "auto", description="auto: by file ending (.parquet .pq, .jsonl .ndjson, the latter also .gz)."
     )
     prompt: PromptConfig = Field(description="Where prompts come from.")
     id_column: str | None = Field(
@@ -53,6 +74,22 @@ class InputConfig(Section):
     carry: tuple[str, ...] | None = Field(
         None, description="Input columns written beside the completion; none given: all of them."
     )
+
+    on_bad_shard: Literal["fail", "skip"] = Field(
+        "fail",
+        description="Of a shard that cannot be read or lacks the prompt column. fail: nothing starts, and all are "
+        "named. skip: it is left out and reported. Damage that only shows while reading ends the run after "
+        "all other units (fail), or makes error rows (skip).",
+    )
+
+    dataset: DatasetConfig | None = Field(None, description="A data set by name, instead of paths.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if bool(self.paths) == (self.dataset is not None):
+            found = "both" if self.paths else "neither"
+            raise ValueError(f"must have either paths or dataset, got {found}")
+        return self
 
     @field_validator("paths", mode="before")
     @classmethod
@@ -82,7 +119,7 @@ class SamplingConfig(SamplingParams):
 class OutputConfig(Section):
     """Where the result goes."""
 
-    path: str = Field(description="Directory or any fsspec URL; holds data/ and _run/ afterwards.")
+    path: Url = Field(description="Directory or any fsspec URL; holds data/ and _run/ afterwards.")
     token_ids: bool = Field(False, description="Also write the completion's token ids.")
     prompt_token_ids: bool = Field(False, description="Also write the prompt's token ids.")
 
@@ -122,3 +159,4 @@ class GenerateConfig(Section):
     sampling: SamplingConfig = Field(default_factory=SamplingConfig, description="Choice and end of text.")
     output: OutputConfig = Field(description="Result.")
     run: RunConfig = Field(default_factory=RunConfig, description="Machines.")
+    storage: StorageConfig = Field(default_factory=StorageConfig, description="Object storage.")

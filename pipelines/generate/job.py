@@ -12,18 +12,22 @@ from pydantic import BaseModel
 from orthrus_core.errors import ConfigError
 from orthrus_core.models.loading import load_config as load_model_config
 from pipelines.checkpoint import Checkpoint, load_tokenizer, locate
-from pipelines.generate.columns import TableLayout, choose_layout
+from pipelines.generate.columns import OVERWRITTEN, ROW_ERROR, UNREADABLE, TableLayout, choose_layout
 from pipelines.generate.config import GenerateConfig
+from pipelines.generate.datasets import exported, plain_paths
 from pipelines.generate.ledger import Ledger, Plan, Unit, fingerprint, plan_units
 from pipelines.generate.prompts import PromptRenderer, RenderedRow, needed_columns, render_rows
 from pipelines.generate.shards import inspect_shards, list_shards
 from pipelines.generate.source import column_types, read_unit
-from pipelines.storage import absolute
+from pipelines.storage import absolute, check_reachable
+from pipelines.storage_config import use_storage
 
 # Options that change neither the rows nor their text: where files are, speed and memory.
 NOT_IDENTITY = (
     "input.paths",
     "input.format",
+    "input.on_bad_shard",
+    "input.dataset",
     "output.path",
     "decode.max_sequences",
     "decode.num_pages",
@@ -75,6 +79,7 @@ class Job:
             "rows": self.plan.num_rows,
             "units": len(self.plan.units),
             "inputs": [shard.file.to_dict() for shard in self.plan.shards],
+            "skipped_inputs": self.plan.skipped_inputs,
         }
 
 
@@ -91,20 +96,27 @@ def prepare(config: GenerateConfig) -> Job:
     Raises:
         ConfigError: inputs, model, tokenizer or output are not as the config says.
     """
+    use_storage(config.storage)
+    check_reachable(config.output.path, "output.path")
     needed = needed_columns(config)
     checkpoint = locate(config.model)
     _check_model(config, checkpoint)
     new_renderer(config, checkpoint)
-    files = list_shards(config.input.paths, config.input.format)
     ledger = Ledger(absolute(config.output.path))
-    identity = run_identity(config, checkpoint)
+    is_begun = ledger.manifest() is not None
+    exports, datasets = exported(config.input, ledger.run_url, is_begun=is_begun)
+    files = list_shards((*plain_paths(config.input), *exports), config.input.format)
+    identity = run_identity(config, checkpoint) | ({"input.datasets": datasets} if datasets else {})
     plan = ledger.open(identity, [file for file, _ in files])
     is_new = plan is None
     if plan is None:
         unit_rows = config.run.unit_rows
-        plan = plan_units(inspect_shards(files, needed=needed, unit_rows=unit_rows), unit_rows)
+        bad = config.input.on_bad_shard
+        plan = plan_units(
+            inspect_shards(files, needed=needed, unit_rows=unit_rows, on_bad_shard=bad), unit_rows
+        )
     if plan.num_rows == 0:
-        raise ConfigError("input.paths: the files have no rows")
+        raise ConfigError(f"input.paths: the files have no rows{_skipped_note(plan)}")
     layout = choose_layout(
         plan.schema,
         needed=[*needed],
@@ -129,15 +141,25 @@ def preview(job: Job, num_prompts: int = 3) -> Preview:
     tables: list[pa.Table] = []
     for unit in first_units:
         try:
-            tables.append(_first_rows(job, unit, num_prompts if not tables else 1))
+            table = _first_rows(job, unit, num_prompts if not tables else 1)
+            error = table.column(ROW_ERROR)[0].as_py() or ""
+            if error.startswith((UNREADABLE, OVERWRITTEN)):
+                faults.append(error)
+            else:
+                tables.append(table)
         except Exception as error:  # any reader's error makes it a bad shard
             faults.append(f"{job.plan.shards[unit.shard].file.url}: {' '.join(str(error).split())}")
-    if faults:
+    if faults and (job.config.input.on_bad_shard == "fail" or not tables):
         raise ConfigError(f"{len(faults)} bad input file(s): " + "; ".join(faults))
     renderer = new_renderer(job.config, job.checkpoint)
     rows = render_rows(tables[0], renderer, job.config)
     texts = [renderer.decode(row.prompt_ids) if row.prompt_ids else None for row in rows]
     return Preview(tuple(zip(texts, rows, strict=True)))
+
+
+def _skipped_note(plan: Plan) -> str:
+    skipped = plan.skipped_inputs
+    return f"; {len(skipped)} were skipped: {skipped[0]['url']}: {skipped[0]['reason']}" if skipped else ""
 
 
 def new_renderer(config: GenerateConfig, checkpoint: Checkpoint) -> PromptRenderer:
@@ -157,8 +179,10 @@ def run_identity(config: GenerateConfig, checkpoint: Checkpoint) -> dict[str, An
     }
     for name in ("input", "decode", "sampling", "output"):
         identity |= _flat(getattr(config, name), name)
+    for name in [name for name in identity if name.startswith("input.dataset.")]:
+        del identity[name]  # "input.datasets" says more
     for name in NOT_IDENTITY:
-        del identity[name]
+        identity.pop(name, None)
     identity |= {"run.unit_rows": config.run.unit_rows}
     return identity | {f"model.{key}": getattr(config.model, key) for key in ("dtype", "device")}
 

@@ -58,6 +58,11 @@ class Plan:
         """Rows in all units."""
         return sum(unit.num_rows for unit in self.units)
 
+    @property
+    def skipped_inputs(self) -> list[dict[str, str]]:
+        """Shards that were left out, as url and reason."""
+        return [{"url": s.file.url, "reason": s.skipped} for s in self.shards if s.skipped is not None]
+
     def to_json(self) -> str:
         """The plan as text; the schema in Arrow's own form."""
         schema = base64.b64encode(self.schema.serialize().to_pybytes()).decode()

@@ -12,6 +12,7 @@ from typing import Any
 
 from orthrus_core.errors import ConfigError, OrthrusError
 from pipelines.storage import create, join, put, read_bytes, remove
+from pipelines.storage_errors import StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +45,13 @@ class RunLock:
         """Take the lock.
 
         Raises:
-            ConfigError: another driver is at work on this output.
+            ConfigError: another driver is at work on this output, or the place is not open to us.
         """
-        if not create(self._url, self._content()):
-            self._take_over()
+        try:
+            if not create(self._url, self._content()):
+                self._take_over()
+        except StorageError as error:
+            raise ConfigError(f"output.path: cannot write {error}") from None
         self._thread.start()
         return self
 

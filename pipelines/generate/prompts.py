@@ -16,6 +16,7 @@ from orthrus_core.errors import ConfigError, RequestError
 from pipelines.checkpoint import load_tokenizer
 from pipelines.generate.columns import MAX_NEW_TOKENS, PROMPT_IDS, ROW, ROW_ERROR, SHARD, UNIT, TableLayout
 from pipelines.generate.config import GenerateConfig, PromptConfig
+from pipelines.storage_config import use_storage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -150,6 +151,7 @@ def render_unit(
         Columns: id, the carried ones, SHARD, UNIT, ROW_ERROR (string, null if fine), PROMPT_IDS
         (list<int32>, null on error), MAX_NEW_TOKENS (int32).
     """
+    use_storage(config.storage)
     renderer = _renderer(tokenizer_path, config.input.prompt.model_dump_json(), config.decode.max_context)
     rendered = render_rows(table, renderer, config)
     columns: dict[str, Any] = {"id": pa.array([row.id for row in rendered], pa.string())}

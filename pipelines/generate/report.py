@@ -70,6 +70,7 @@ def run_report(
         "tokens_per_forward": _ratio(counts.get("step_tokens", 0), counts.get("forwards", 0)),
         "exactness": (engine or {}).get("exactness"),
         "engine": engine,
+        "skipped_inputs": job.plan.skipped_inputs,
         "this_run": _this_run(times),
     }
 

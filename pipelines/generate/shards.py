@@ -1,17 +1,27 @@
 """Input files: what is in each, looked at once before anything is generated."""
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orthrus_core.errors import ConfigError
-from pipelines.storage import FileInfo, list_inputs, map_files, open_file
+from pipelines.generate.input_file import BadFileError, WatchedFile, read_file, uncompressed
+from pipelines.storage import FileInfo, list_inputs, map_files
+from pipelines.storage_errors import reason
 
-ENDINGS = {"parquet": (".parquet", ".pq"), "jsonl": (".jsonl", ".ndjson")}
+ENDINGS = {
+    "parquet": (".parquet", ".pq"),
+    "jsonl": (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz"),
+}
+
+SCAN_BYTES = 2**20  # of a jsonl file at once
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -24,7 +34,9 @@ class Shard:
         format: "parquet" or "jsonl".
         num_rows: rows in it.
         row_groups: rows of each Parquet row group; empty for jsonl.
-        offsets: jsonl only: byte where each unit's first line begins, then the file's size.
+        offsets: jsonl only: byte where each unit's first line begins, then the file's size; of a .gz file,
+            bytes of its content.
+        skipped: why nothing is read from it; None: all of it is.
     """
 
     index: int
@@ -33,6 +45,7 @@ class Shard:
     num_rows: int
     row_groups: tuple[int, ...] = ()
     offsets: tuple[int, ...] = ()
+    skipped: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,33 @@ class _JsonlScan:
     types: dict[str, pa.DataType] = field(default_factory=dict)
 
 
+class _Types:
+    """Columns of all shards in the order in which they first appear, each as wide as any of them needs."""
+
+    def __init__(self) -> None:
+        self._types: dict[str, pa.DataType] = {}
+        self._seen: list[pa.Schema] = []  # shards mostly have one and the same schema
+
+    def add(self, schema: pa.Schema, url: str) -> None:
+        """Take in a shard's columns; raises ConfigError where a type fits no earlier one."""
+        if any(schema.equals(seen) for seen in self._seen):
+            return
+        for column in schema:
+            wider = _wider(self._types.get(column.name, pa.null()), column.type)
+            if wider is None:
+                raise ConfigError(
+                    f"column {column.name} is {self._types[column.name]} in earlier files and {column.type} "
+                    f"in {url}; leave it out with input.carry, or make the files agree"
+                )
+            self._types[column.name] = wider
+        self._seen = [*self._seen[-7:], schema]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns so far."""
+        return pa.schema([pa.field(name, kind) for name, kind in self._types.items()])
+
+
 def list_shards(paths: Sequence[str], format_name: str) -> list[tuple[FileInfo, str]]:
     """Input files, sorted by name within each path, with their formats.
 
@@ -69,7 +109,11 @@ def list_shards(paths: Sequence[str], format_name: str) -> list[tuple[FileInfo, 
 
 
 def inspect_shards(
-    files: Sequence[tuple[FileInfo, str]], *, needed: Mapping[str, str], unit_rows: int
+    files: Sequence[tuple[FileInfo, str]],
+    *,
+    needed: Mapping[str, str],
+    unit_rows: int,
+    on_bad_shard: str = "fail",
 ) -> Inspection:
     """Read every shard's footer (Parquet) or all its lines once (jsonl).
 
@@ -77,21 +121,32 @@ def inspect_shards(
         files: listing with formats.
         needed: columns that every shard must have, each with its kind: "text", "list" or "any".
         unit_rows: rows of a unit; jsonl offsets are taken every so many lines.
+        on_bad_shard: "fail", or "skip" to keep bad shards without rows and say why.
     Raises:
-        ConfigError: naming every shard that is unreadable, lacks a needed column or has it in another kind.
+        ConfigError: naming every shard that is unreadable, lacks a needed column or has it in another kind; or
+            a store that does not answer.
     """
     jobs = [(index, file, kind, unit_rows) for index, (file, kind) in enumerate(files)]
     looked = map_files(_inspect, jobs)
-    good = [result for result in looked if not isinstance(result, str)]
-    faults = [
-        f"{file.url}: {fault}"
-        for (file, _), result in zip(files, looked, strict=True)
-        if (fault := result if isinstance(result, str) else _column_faults(result[0], result[1], needed))
-    ]
-    if faults:
+    shards: list[Shard] = []
+    types = _Types()
+    for (file, kind), result in zip(files, looked, strict=True):
+        fault = result if isinstance(result, str) else _column_faults(result[0], result[1], needed)
+        if fault or isinstance(result, str):
+            shards.append(Shard(len(shards), file, kind, 0, skipped=fault))
+            continue
+        shards.append(result[0])
+        types.add(result[1], file.url)
+    _tell_of_bad([shard for shard in shards if shard.skipped], on_bad_shard)
+    return Inspection(tuple(shards), types.schema)
+
+
+def _tell_of_bad(shards: Sequence[Shard], on_bad_shard: str) -> None:
+    faults = [f"{shard.file.url}: {shard.skipped}" for shard in shards]
+    if faults and on_bad_shard == "fail":
         raise ConfigError(f"{len(faults)} bad input file(s): " + "; ".join(faults))
-    shards = tuple(shard for shard, _ in good)
-    return Inspection(shards, _unify([schema for _, schema in good], shards))
+    for fault in faults:
+        logger.warning("bad_shard_skipped %s", fault)
 
 
 def jsonl_rows(lines: Sequence[bytes]) -> Iterator[dict[str, Any] | str]:
@@ -120,7 +175,7 @@ def _format_of(url: str, format_name: str) -> str:
         if url.endswith(endings):
             return name
     raise ConfigError(
-        f"input.paths: {url} has none of the endings .parquet .pq .jsonl .ndjson; set input.format"
+        f"input.paths: {url} has none of the endings .parquet .pq .jsonl .ndjson (.gz); set input.format"
     )
 
 
@@ -129,26 +184,28 @@ def _inspect(job: tuple[int, FileInfo, str, int]) -> tuple[Shard, pa.Schema] | s
     index, file, kind, unit_rows = job
     try:
         if kind == "parquet":
-            return _inspect_parquet(index, file)
-        return _inspect_jsonl(index, file, unit_rows)
-    except Exception as error:  # whatever the store or the format's reader raises, the file is bad
-        return f"unreadable: {' '.join(str(error).split()) or type(error).__name__}"
+            return read_file(file, lambda handle: _inspect_parquet(index, file, handle), cache="none")
+        return read_file(file, lambda handle: _inspect_jsonl(index, file, unit_rows, handle))
+    except BadFileError as error:
+        return str(error)
+    except Exception as error:  # whatever the store's client raises
+        raise ConfigError(f"input.paths: cannot read {file.url}: {reason(error)}") from None
 
 
-def _inspect_parquet(index: int, file: FileInfo) -> tuple[Shard, pa.Schema]:
-    with open_file(file.url) as handle:
-        footer = pq.ParquetFile(handle)
-        groups = tuple(footer.metadata.row_group(g).num_rows for g in range(footer.num_row_groups))
-        schema = footer.schema_arrow.remove_metadata()
-    return Shard(index, file, "parquet", sum(groups), groups), schema
+def _inspect_parquet(index: int, file: FileInfo, handle: WatchedFile) -> tuple[Shard, pa.Schema]:
+    footer = pq.ParquetFile(handle)
+    groups = tuple(footer.metadata.row_group(g).num_rows for g in range(footer.num_row_groups))
+    return Shard(index, file, "parquet", sum(groups), groups), footer.schema_arrow.remove_metadata()
 
 
-def _inspect_jsonl(index: int, file: FileInfo, unit_rows: int) -> tuple[Shard, pa.Schema]:
+def _inspect_jsonl(
+    index: int, file: FileInfo, unit_rows: int, handle: WatchedFile
+) -> tuple[Shard, pa.Schema]:
     scan = _JsonlScan()
-    with open_file(file.url) as handle:
+    with uncompressed(handle, file.url) as stream:
         lines: list[bytes] = []
         position = 0
-        for line in handle:
+        for line in _lines(stream):
             if line.strip():
                 if scan.num_rows % unit_rows == 0:
                     scan.offsets.append(position)
@@ -162,6 +219,16 @@ def _inspect_jsonl(index: int, file: FileInfo, unit_rows: int) -> tuple[Shard, p
     offsets = (*scan.offsets, position)
     schema = pa.schema([pa.field(name, kind) for name, kind in scan.types.items()])
     return Shard(index, file, "jsonl", scan.num_rows, offsets=offsets), schema
+
+
+def _lines(stream: IO[bytes]) -> Iterator[bytes]:
+    """Lines with their ends, the last one perhaps without."""
+    rest = b""
+    while chunk := stream.read(SCAN_BYTES):
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from (line + b"\n" for line in whole)
+    if rest:
+        yield rest
 
 
 def _add_types(types: dict[str, pa.DataType], lines: Sequence[bytes]) -> None:
@@ -182,6 +249,10 @@ def _add_types(types: dict[str, pa.DataType], lines: Sequence[bytes]) -> None:
 
 
 def _wider(first: pa.DataType, second: pa.DataType) -> pa.DataType | None:
+    if first == second or pa.types.is_null(second):
+        return first
+    if pa.types.is_null(first):
+        return second
     try:
         both = [pa.schema([pa.field("c", kind)]) for kind in (first, second)]
         return pa.unify_schemas(both, promote_options="permissive").field("c").type
@@ -212,18 +283,3 @@ def _fits(kind: pa.DataType, wanted: str) -> bool:
     if wanted == "list":
         return pa.types.is_list(kind) or pa.types.is_large_list(kind)
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-
-
-def _unify(schemas: Sequence[pa.Schema], shards: Sequence[Shard]) -> pa.Schema:
-    """Columns of all shards in the order in which they first appear."""
-    types: dict[str, pa.DataType] = {}
-    for schema, shard in zip(schemas, shards, strict=True):
-        for column in schema:
-            wider = _wider(types.get(column.name, pa.null()), column.type)
-            if wider is None:
-                raise ConfigError(
-                    f"column {column.name} is {types[column.name]} in earlier files and {column.type} in "
-                    f"{shard.file.url}; leave it out with input.carry, or make the files agree"
-                )
-            types[column.name] = wider
-    return pa.schema([pa.field(name, kind) for name, kind in types.items()])

@@ -3,7 +3,7 @@
 Ray's own `read_parquet` packs many small files into one block, so that one actor gets all the work.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,17 +12,34 @@ import pyarrow.parquet as pq
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from pipelines.generate.columns import ROW, ROW_ERROR, SHARD, UNIT, TableLayout
+from pipelines.generate.columns import OVERWRITTEN, ROW, ROW_ERROR, SHARD, UNIT, UNREADABLE, TableLayout
+from pipelines.generate.input_file import (
+    CHANGED,
+    BadFileError,
+    ChangedFileError,
+    WatchedFile,
+    read_file,
+    uncompressed,
+)
 from pipelines.generate.ledger import Plan, Unit
 from pipelines.generate.shards import Shard, jsonl_rows
-from pipelines.storage import open_file
+from pipelines.storage_config import StorageConfig, use_storage
+
 
 
 class UnitSource(Datasource):
     """The units that are still to be done, as a Ray data source."""
 
-    def __init__(self, plan: Plan, units: Sequence[Unit], layout: TableLayout):
+    def __init__(
+        self,
+        plan: Plan,
+        units: Sequence[Unit],
+        layout: TableLayout,
+        storage: StorageConfig | None = None,
+    ):
+        """Args: storage is how reading tasks reach the files; None: as their process does already."""
         super().__init__()
+        self._storage = storage
         self._plan = plan
         self._units = units
         self._types = column_types(plan, layout)
@@ -47,7 +64,7 @@ class UnitSource(Datasource):
         metadata = BlockMetadata(
             num_rows=unit.num_rows, size_bytes=size, input_files=(shard.file.url,), exec_stats=None
         )
-        return ReadTask(partial(_blocks, partial(read_unit, shard, unit, self._types)), metadata)
+        return ReadTask(partial(_blocks, shard, unit, self._types, self._storage), metadata)
 
     def _bytes(self, unit: Unit) -> int:
         shard = self._plan.shards[unit.shard]
@@ -66,38 +83,52 @@ def read_unit(shard: Shard, unit: Unit, types: pa.Schema) -> pa.Table:
         types: the columns wanted; a column that this shard lacks comes back null.
     Returns:
         A table of `unit.num_rows` rows: the columns wanted, then SHARD, UNIT, ROW and ROW_ERROR (null, or why
-        a jsonl row does not fit its columns; it then has nulls in those).
+        a jsonl row does not fit its columns; it then has nulls in those). If the shard is damaged here, all
+        rows have nulls and an error that begins with UNREADABLE; if it has changed, with OVERWRITTEN.
     """
-    errors: list[str | None]
-    if shard.format == "parquet":
-        columns, errors = _read_parquet(shard, unit, types), [None] * unit.num_rows
-    else:
-        columns, errors = _read_jsonl(shard, unit, types)
-    count = len(errors)
-    if count != unit.num_rows or any(len(column) != count for column in columns.values()):
-        raise OSError(
-            f"{shard.file.url} has changed since it was planned; start again with a new output.path"
-        )
-    columns[SHARD] = pa.repeat(pa.scalar(unit.shard, pa.int32()), count)
-    columns[UNIT] = pa.repeat(pa.scalar(unit.index, pa.int32()), count)
-    columns[ROW] = pa.array(range(unit.start, unit.start + count), pa.int64())
+    columns, errors = _read(shard, unit, types)
+    columns[SHARD] = pa.repeat(pa.scalar(unit.shard, pa.int32()), unit.num_rows)
+    columns[UNIT] = pa.repeat(pa.scalar(unit.index, pa.int32()), unit.num_rows)
+    columns[ROW] = pa.array(range(unit.start, unit.start + unit.num_rows), pa.int64())
     columns[ROW_ERROR] = pa.array(errors, pa.string())
     return pa.table(columns)
 
 
-def _blocks(read: Callable[[], pa.Table]) -> list[pa.Table]:
-    return [read()]
+def _read(shard: Shard, unit: Unit, types: pa.Schema) -> tuple[dict[str, Any], list[str | None]]:
+    """Columns and errors of a unit's rows; of a damaged one, nulls and the damage."""
+    try:
+        if shard.format == "parquet":
+            columns = read_file(shard.file, partial(_read_parquet, shard, unit, types), cache="none")
+            errors: list[str | None] = [None] * unit.num_rows
+        else:
+            columns, errors = read_file(shard.file, partial(_read_jsonl, shard, unit, types))
+        if len(errors) != unit.num_rows or any(len(column) != unit.num_rows for column in columns.values()):
+            raise ChangedFileError(CHANGED)
+        return columns, errors
+    except BadFileError as error:
+        rows = f"rows {unit.start} to {unit.start + unit.num_rows - 1}"
+        prefix = OVERWRITTEN if isinstance(error, ChangedFileError) else UNREADABLE
+        fault = f"{prefix}{shard.file.url}, unit {unit.index} ({rows}): {error}"
+    nothing = {
+        name: pa.nulls(unit.num_rows, kind) for name, kind in zip(types.names, types.types, strict=True)
+    }
+    return nothing, [fault] * unit.num_rows
 
 
-def _read_parquet(shard: Shard, unit: Unit, types: pa.Schema) -> dict[str, Any]:
+def _blocks(shard: Shard, unit: Unit, types: pa.Schema, storage: StorageConfig | None) -> list[pa.Table]:
+    if storage is not None:
+        use_storage(storage)
+    return [read_unit(shard, unit, types)]
+
+
+def _read_parquet(shard: Shard, unit: Unit, types: pa.Schema, handle: WatchedFile) -> dict[str, Any]:
     groups, skip = _row_groups(shard, unit)
-    with open_file(shard.file.url) as handle:
-        file = pq.ParquetFile(handle)
-        schema = pa.schema([column for column in file.schema_arrow if column.name in types.names])
-        batches = file.iter_batches(
-            batch_size=max(1024, unit.num_rows), row_groups=groups, columns=schema.names
-        )
-        table = pa.Table.from_batches(_take(batches, skip, unit.num_rows))
+    file = pq.ParquetFile(handle, pre_buffer=True)
+    schema = pa.schema([column for column in file.schema_arrow if column.name in types.names])
+    batches = file.iter_batches(
+        batch_size=max(1024, unit.num_rows), row_groups=groups, columns=schema.names
+    )
+    table = pa.Table.from_batches(_take(batches, skip, unit.num_rows), schema if schema.names else None)
     return {
         name: table.column(name).cast(kind) if name in schema.names else pa.nulls(unit.num_rows, kind)
         for name, kind in zip(types.names, types.types, strict=True)
@@ -131,10 +162,12 @@ def _take(batches: Iterator[pa.RecordBatch], skip: int, count: int) -> list[pa.R
     return taken
 
 
-def _read_jsonl(shard: Shard, unit: Unit, types: pa.Schema) -> tuple[dict[str, Any], list[str | None]]:
-    with open_file(shard.file.url) as handle:
-        handle.seek(unit.first_byte)
-        content = handle.read(unit.last_byte - unit.first_byte)
+def _read_jsonl(
+    shard: Shard, unit: Unit, types: pa.Schema, handle: WatchedFile
+) -> tuple[dict[str, Any], list[str | None]]:
+    with uncompressed(handle, shard.file.url) as stream:
+        stream.seek(unit.first_byte)
+        content = stream.read(unit.last_byte - unit.first_byte)
     rows = list(jsonl_rows([line for line in content.split(b"\n") if line.strip()]))
     errors = [row if isinstance(row, str) else None for row in rows]
     dicts = [row if isinstance(row, dict) else {} for row in rows]

@@ -4,11 +4,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import fsspec.config
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import tests.fakes
+from tests.pipelines.s3 import s3_server
 from tests.small_models import small_orthrus
 
 ROOT = Path(__file__).parents[2]
@@ -106,3 +108,20 @@ def write_prompts(path: Path, num_rows: int, *, first: int) -> None:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(columns), path)
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory):
+    """An S3 server on this machine."""
+    pytest.importorskip("s3fs")
+    with s3_server(str(tmp_path_factory.mktemp("s3") / "requests.log")) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _own_storage():
+    """Each test leaves the process's storage options as it found them."""
+    kept = {name: dict(options) for name, options in fsspec.config.conf.items()}
+    yield
+    fsspec.config.conf.clear()
+    fsspec.config.conf.update(kept)

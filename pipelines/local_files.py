@@ -1,0 +1,74 @@
+"""Atomic writes on a local file system."""
+
+import os
+import uuid
+
+
+def list_directory(path: str) -> dict[str, int]:
+    """Name to size in bytes of the files directly in a directory; empty where it does not exist."""
+    sizes: dict[str, int] = {}
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if size := _size(entry):
+                    sizes[entry.name] = size[0]
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    return sizes
+
+
+def _size(entry: os.DirEntry[str]) -> tuple[int] | None:
+    """Size of a file; None for what is none, or has gone since it was listed."""
+    try:
+        return (entry.stat().st_size,) if entry.is_file() else None
+    except FileNotFoundError:
+        return None
+
+
+def put(path: str, data: bytes) -> None:
+    """Write a file by way of a hidden temporary one beside it, synced, then renamed."""
+    directory, name = os.path.split(path)
+    os.makedirs(directory, exist_ok=True)
+    temporary = _temporary(directory, name)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+
+
+def create(path: str, data: bytes) -> bool:
+    """Write a file that must not exist: a hidden temporary one, linked to the name; whether it was written."""
+    directory, name = os.path.split(path)
+    os.makedirs(directory, exist_ok=True)
+    temporary = _temporary(directory, name)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links: the name is taken in one step all the same
+        return _create_directly(path, data)
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+    return True
+
+
+def _temporary(directory: str, name: str) -> str:
+    return os.path.join(directory, f".{name}.{uuid.uuid4().hex}.tmp")
+
+
+def _create_directly(path: str, data: bytes) -> bool:
+    try:
+        with open(path, "xb") as file:
+            file.write(data)
+    except FileExistsError:
+        return False
+    return True

@@ -1,0 +1,118 @@
+"""Carried columns keep their Arrow types from the input file to the output file."""
+
+import datetime
+import decimal
+import json
+import uuid
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.generate.columns import ENGINE, choose_layout
+from pipelines.generate.ledger import Plan, plan_units
+from pipelines.generate.shards import inspect_shards, list_shards
+from pipelines.generate.sink import commit_unit
+from pipelines.generate.source import column_types, read_unit
+
+DAY = datetime.datetime(2024, 5, 6, 7, 8, 9, 123456)
+TREE = [{"a": [1, None], "b": {"c": "x"}}, None, {"a": [], "b": {"c": None}}]
+COLUMNS = {
+    "text": pa.array(["a", None, "ccc"]),
+    "large_text": pa.array(["a", None, "ccc"], pa.large_string()),
+    "text_view": pa.array(["a", None, "a long text, longer than twelve bytes"], pa.string_view()),
+    "binary": pa.array([b"\x00\xff", None, b""], pa.binary()),
+    "binary_view": pa.array([b"\x00\xff", None, b""], pa.binary_view()),
+    "dictionary": pa.array(["x", None, "x"]).dictionary_encode(),
+    "small_dictionary": pa.array(["x", None, "y"], pa.dictionary(pa.int8(), pa.string())),
+    "list": pa.array([[1, None], None, []], pa.list_(pa.int16())),
+    "large_list": pa.array([[1, None], None, []], pa.large_list(pa.int16())),
+    "fixed_list": pa.array([[1.0, 2.0], None, [3.0, 4.0]], pa.list_(pa.float32(), 2)),
+    "tree": pa.array(TREE, pa.struct([("a", pa.list_(pa.int8())), ("b", pa.struct([("c", pa.string())]))])),
+    "map": pa.array([[("k", 1)], None, []], pa.map_(pa.string(), pa.int32())),
+    "decimal": pa.array([decimal.Decimal("1.25"), None, decimal.Decimal("-3.50")], pa.decimal128(9, 2)),
+    "timestamp": pa.array([DAY, None, DAY], pa.timestamp("us")),
+    "timestamp_zone": pa.array([DAY, None, DAY], pa.timestamp("ns", "Europe/Berlin")),
+    "date": pa.array([DAY.date(), None, DAY.date()], pa.date32()),
+    "time": pa.array([DAY.time(), None, DAY.time()], pa.time64("us")),
+    "duration": pa.array([datetime.timedelta(1), None, datetime.timedelta(0)], pa.duration("ms")),
+    "half": pa.array([1.5, None, -2.0], pa.float16()),
+    "unsigned": pa.array([2**64 - 1, None, 0], pa.uint64()),
+    "uuid": pa.array([uuid.UUID(int=5).bytes, None, uuid.UUID(int=9).bytes], pa.uuid()),
+    "null": pa.nulls(3),
+}
+
+
+def planned(*tables: pa.Table, folder) -> Plan:
+    for number, table in enumerate(tables):
+        pq.write_table(table, folder / f"{number}.parquet")
+    return plan_units(inspect_shards(list_shards([str(folder)], "auto"), needed={"q": "text"}, unit_rows=2), 2)
+
+
+def through(plan: Plan, folder) -> list[pa.Table]:
+    """What each unit's output file holds, with rows as an actor would complete them."""
+    layout = choose_layout(plan.schema, needed=["q"], carry=None, id_column=None)
+    outputs = []
+    for unit in plan.units:
+        table = read_unit(plan.shards[unit.shard], unit, column_types(plan, layout))
+        for field in layout.output:
+            if field.name not in table.column_names:
+                table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+        facts = [json.dumps({"counts": {}})] + [None] * (table.num_rows - 1)
+        table = table.append_column(ENGINE, pa.array(facts, pa.string()))
+        commit_unit(table, str(folder), layout, "f")
+        outputs.append(pq.read_table(folder / unit.file_name))
+    return outputs
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_a_carried_column_keeps_its_type_and_values(tmp_path, name):
+    (tmp_path / "in").mkdir()
+    table = pa.table({"q": ["a", "b", "c"], "value": COLUMNS[name]})
+    stored_type = _stored(table, tmp_path).field("value").type
+    outputs = through(planned(table, folder=tmp_path / "in"), tmp_path / "out")
+    assert {output.schema.field("value").type for output in outputs} == {stored_type}
+    values = [value for output in outputs for value in output.column("value").to_pylist()]
+    assert values == COLUMNS[name].to_pylist()
+
+
+def _stored(table: pa.Table, tmp_path) -> pa.Schema:
+    """The types that Parquet itself gives back."""
+    pq.write_table(table, tmp_path / "probe.parquet")
+    return pq.read_schema(tmp_path / "probe.parquet")
+
+
+def test_dictionaries_of_different_shards_keep_their_own_values(tmp_path):
+    (tmp_path / "in").mkdir()
+    tables = [
+        pa.table({"q": ["a", "b", "c"], "value": pa.array(words).dictionary_encode()})
+        for words in (["x", "y", "x"], ["z", "y", None])
+    ]
+    outputs = through(planned(*tables, folder=tmp_path / "in"), tmp_path / "out")
+    assert [value for output in outputs for value in output.column("value").to_pylist()] == [
+        *("x", "y", "x"),
+        *("z", "y", None),
+    ]
+    assert len({output.schema.remove_metadata() for output in outputs}) == 1
+
+
+def test_types_that_differ_between_shards_become_the_wider_one(tmp_path):
+    (tmp_path / "in").mkdir()
+    tables = [
+        pa.table({"q": ["a"], "value": pa.array([1], pa.int16())}),
+        pa.table({"q": ["a"], "value": pa.array([2**40], pa.int64())}),
+        pa.table({"q": ["a"], "value": pa.nulls(1)}),
+    ]
+    outputs = through(planned(*tables, folder=tmp_path / "in"), tmp_path / "out")
+    assert [output.column("value").to_pylist() for output in outputs] == [[1], [2**40], [None]]
+    assert {output.schema.field("value").type for output in outputs} == {pa.int64()}
+
+
+def test_an_extension_type_that_nobody_registered_stays_what_it_is_stored_as(tmp_path):
+    (tmp_path / "in").mkdir()
+    metadata = {"ARROW:extension:name": "some.type", "ARROW:extension:metadata": "1"}
+    field = pa.field("value", pa.int32(), metadata=metadata)
+    table = pa.table([pa.array(["a"]), pa.array([5], pa.int32())], pa.schema([pa.field("q", pa.string()), field]))
+    [output] = through(planned(table, folder=tmp_path / "in"), tmp_path / "out")
+    assert output.column("value").to_pylist() == [5]
+    assert output.schema.field("value").type == pa.int32()
