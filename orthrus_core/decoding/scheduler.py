@@ -24,12 +24,15 @@ class Work:
         num_prefill: positions before the anchor that run in the verify forward.
         has_anchor: whether the anchor's row runs too, so that the sequence emits at least one token.
         num_drafts: proposals to draft and verify, 0 for a plain AR step.
+        masks: of a sequence with a grammar, of the anchor's row and of those of the drafts up to the first one
+            that ends it or that it refuses; None until the drafts are known.
     """
 
     sequence: Sequence
     num_prefill: int
     has_anchor: bool
     num_drafts: int = 0
+    masks: list[np.ndarray] | None = None
 
     @property
     def num_verify_rows(self) -> int:

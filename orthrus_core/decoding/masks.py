@@ -1,0 +1,38 @@
+"""Which tokens a grammar admits, row by row of a forward."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+EXCLUDED = float("-inf")
+
+
+@dataclass(frozen=True)
+class RowMasks:
+    """The masks of G of a forward's T token rows.
+
+    Attributes:
+        rows: (G,) int64.
+        bits: (G, W) int32, a bit per token, token 0 in the lowest bit of the first word.
+    """
+
+    rows: Tensor
+    bits: Tensor
+
+    @classmethod
+    def of(cls, rows: Sequence[int], masks: Sequence[np.ndarray], device: torch.device) -> Self:
+        """Bring masks (W,) int32 of rows to the device, in one transfer."""
+        table = np.concatenate([np.array(rows, dtype=np.int32)[:, None], np.stack(masks)], axis=1)
+        on_device = torch.from_numpy(table).to(device)
+        return cls(on_device[:, 0].long(), on_device[:, 1:].contiguous())
+
+    def apply(self, logits: Tensor) -> Tensor:
+        """Return the rows (G, V) of logits (T, V) in float32, -inf where a token is excluded."""
+        octets = self.bits.view(torch.uint8)
+        places = torch.arange(8, dtype=torch.uint8, device=octets.device)
+        is_allowed = (octets[:, :, None] >> places & 1).flatten(1)[:, : logits.shape[1]].bool()
+        return logits[self.rows].float().masked_fill(~is_allowed, EXCLUDED)
