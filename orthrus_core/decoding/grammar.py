@@ -12,6 +12,9 @@ from orthrus_core.errors import RequestError
 
 CACHED_GRAMMARS = 256  # compiled ones that are kept, the least recently used goes first
 WORD_BITS = 32
+# Between the parts of JSON: nothing, a space, or a new line and its indentation. Without bounds a model that is
+# unsure of the next key writes white space until its tokens run out.
+JSON_WHITE_SPACE = r" |\r?\n[ \t]{0,40}"
 
 
 def num_words(vocab_size: int) -> int:
@@ -126,7 +129,9 @@ class GrammarState:
         return mask
 
     def _fault(self) -> str:
-        reason = _first_line(self._matcher.get_error()) or "no token of the vocabulary continues it"
+        reason = _first_line(self._matcher.get_error())
+        if not reason or reason.startswith("NoExtension"):
+            reason = "no token of the vocabulary continues it"
         return f"{self._grammar.option}: the grammar is stuck after {len(self._emitted)} tokens: {reason}"
 
 
@@ -234,10 +239,9 @@ class GrammarCompiler:
             )
         added = backend.get_added_tokens_decoder()
         self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
-        ends = [token_id for token_id in self._special_ids if token_id < self._vocab_size]
-        if not ends:
+        if not self._special_ids:
             raise RequestError(f"{option} needs a tokenizer with special tokens: without, no text can end")
-        self._end_id = min(ends)
+        self._end_id = min(self._special_ids)
         try:
             return library.LLTokenizer(backend.to_str(), n_vocab=self._vocab_size, eos_token=self._end_id)
         except ValueError as error:
@@ -251,7 +255,7 @@ class GrammarCompiler:
             raise RequestError(
                 f"{option} needs a token that ends the text, and the model names no EOS: set eos_token_id"
             )
-        ordinary = sorted(set(stop_ids) - self._special_ids - {self._end_id})
+        ordinary = sorted(set(stop_ids) - self._special_ids)
         if ordinary:
             raise RequestError(
                 f"{option} goes with stop ids that are special tokens of the tokenizer, since the grammar may "
@@ -276,7 +280,9 @@ def _grammar_text(library: ModuleType, option: str, value: Any) -> str:
         ValueError: the library cannot make one.
     """
     if option == "json_schema":
-        return library.LLMatcher.grammar_from_json_schema(value)
+        return library.LLMatcher.grammar_from_json_schema(
+            value, defaults={"whitespace_pattern": JSON_WHITE_SPACE}
+        )
     if option == "regex":
         return library.LLMatcher.grammar_from_regex(value)
     return library.grammar_from("choice", list(value))

@@ -106,5 +106,5 @@ class MaskedDraft:
     def _keep_scores(self, rows: Tensor, scores: Tensor) -> None:
         """Write scores of rows over those that were drawn from without masks."""
         assert self._scores is not None and self._sampling is not None
-        places = torch.searchsorted(self._sampling.rows, rows)  # its rows ascend
+        places = torch.searchsorted(self._sampling.rows.contiguous(), rows)  # its rows ascend
         self._scores.index_copy_(0, places, scores)

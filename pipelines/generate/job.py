@@ -14,6 +14,7 @@ from orthrus_core.models.loading import load_config as load_model_config
 from pipelines.checkpoint import Checkpoint, load_tokenizer, locate
 from pipelines.generate.columns import TableLayout, choose_layout
 from pipelines.generate.config import GenerateConfig
+from pipelines.generate.grammars import check_grammar
 from pipelines.generate.ledger import Ledger, Plan, Unit, fingerprint, plan_units
 from pipelines.generate.prompts import PromptRenderer, RenderedRow, needed_columns, render_rows
 from pipelines.generate.shards import inspect_shards, list_shards
@@ -95,6 +96,7 @@ def prepare(config: GenerateConfig) -> Job:
     checkpoint = locate(config.model)
     _check_model(config, checkpoint)
     new_renderer(config, checkpoint)
+    check_grammar(config, checkpoint)
     files = list_shards(config.input.paths, config.input.format)
     ledger = Ledger(absolute(config.output.path))
     identity = run_identity(config, checkpoint)
