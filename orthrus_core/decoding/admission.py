@@ -1,7 +1,7 @@
 """What may run: a config on a model, and a request on an engine."""
 
 from orthrus_core.decoding.config import EngineConfig
-from orthrus_core.decoding.grammar import GrammarCompiler
+from orthrus_core.decoding.grammar_compiler import GrammarCompiler
 from orthrus_core.decoding.sampling import Request, SamplingParams
 from orthrus_core.decoding.sequence import Sequence
 from orthrus_core.decoding.stop import Decoder, StopStrings

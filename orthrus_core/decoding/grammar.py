@@ -1,37 +1,17 @@
-"""Structured output: a request's grammar, compiled, and where in it a completion stands."""
+"""Where in its grammar a completion stands, and so which tokens may come next."""
 
-from collections import OrderedDict, deque
+import itertools
+import re
+from collections import deque
 from collections.abc import Collection, Iterable, Sequence
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from orthrus_core.decoding.sampling import SamplingParams
-from orthrus_core.errors import RequestError
+from orthrus_core.decoding.masks import allows, bits_of, num_words
 
-CACHED_GRAMMARS = 256  # compiled ones that are kept, the least recently used goes first
-WORD_BITS = 32
-# Between the parts of JSON: nothing, a space, or a new line and its indentation. Without bounds a model that is
-# unsure of the next key writes white space until its tokens run out.
-JSON_WHITE_SPACE = r" |\r?\n[ \t]{0,40}"
-
-
-def num_words(vocab_size: int) -> int:
-    """Return the int32 words of a mask: a bit per token, token 0 in the lowest bit of the first word."""
-    return -(-vocab_size // WORD_BITS)
-
-
-def bits_of(token_ids: Iterable[int], vocab_size: int) -> np.ndarray:
-    """Return the mask (W,) int32 that allows these tokens; ids that the vocabulary lacks are left out."""
-    bits = np.zeros(num_words(vocab_size) * WORD_BITS, dtype=np.uint8)
-    bits[[token_id for token_id in token_ids if 0 <= token_id < vocab_size]] = 1
-    return np.packbits(bits, bitorder="little").view(np.int32)
-
-
-def allows(mask: np.ndarray, token_id: int) -> bool:
-    """Return whether a mask (W,) int32 allows a token of the vocabulary."""
-    return bool(int(mask[token_id // WORD_BITS]) >> token_id % WORD_BITS & 1)
+QUOTED = re.compile(r"\s*\d+ \|")
+PLACE = re.compile(r"^at \d+\(\d+\): (failed to compile JSON schema: )?")
 
 
 class GrammarState:
@@ -129,7 +109,7 @@ class GrammarState:
         return mask
 
     def _fault(self) -> str:
-        reason = _first_line(self._matcher.get_error())
+        reason = reason_of(self._matcher.get_error())
         if not reason or reason.startswith("NoExtension"):
             reason = "no token of the vocabulary continues it"
         return f"{self._grammar.option}: the grammar is stuck after {len(self._emitted)} tokens: {reason}"
@@ -167,130 +147,8 @@ class Grammar:
         return self._matcher.deep_copy()
 
 
-class GrammarCompiler:
-    """Makes the grammars of one engine's requests, each of them once."""
-
-    def __init__(self, tokenizer: Any, *, vocab_size: int, mask_token_id: int | None = None):
-        """Args:
-        tokenizer: a fast tokenizer, by its `backend_tokenizer`; None: every grammar is refused.
-        vocab_size: V of the model, which may be larger than the tokenizer's.
-        mask_token_id: of the model: no text holds it.
-        """
-        self._tokenizer = tokenizer
-        self._vocab_size = vocab_size
-        self._never_ids = () if mask_token_id is None else (mask_token_id,)
-        self._special_ids: frozenset[int] = frozenset()
-        self._end_id = -1
-        self._ll_tokenizer: Any = None
-        self._grammars: OrderedDict[tuple[str, Any], Grammar] = OrderedDict()
-
-    def new_state(self, params: SamplingParams, stop_ids: Collection[int]) -> GrammarState | None:
-        """Return the beginning of the request's grammar; None if it has none.
-
-        Args:
-            stop_ids: tokens that end the completion.
-        Raises:
-            RequestError: the library refuses the grammar, or tokenizer or stop ids do not go with one.
-        """
-        asked = params.grammar
-        if asked is None:
-            return None
-        option = asked[0]
-        library = _library(option)
-        if self._ll_tokenizer is None:
-            self._ll_tokenizer = self._read_tokenizer(library, option)
-        self._check_stop_ids(option, stop_ids)
-        state = GrammarState(self._compile(library, asked), stop_ids)
-        if state.error is not None:
-            raise RequestError(state.error)
-        return state
-
-    def _compile(self, library: ModuleType, asked: tuple[str, Any]) -> Grammar:
-        if asked in self._grammars:
-            self._grammars.move_to_end(asked)
-            return self._grammars[asked]
-        option, value = asked
-        try:
-            text = _grammar_text(library, option, value)
-            matcher = library.LLMatcher(self._ll_tokenizer, text, log_level=0)
-        except ValueError as error:
-            raise RequestError(f"{option} is refused: {_first_line(str(error))}") from None
-        if matcher.is_error():
-            raise RequestError(f"{option} is refused: {_one_line(matcher.get_error())}")
-        grammar = Grammar(
-            matcher, option, vocab_size=self._vocab_size, end_id=self._end_id, never_ids=self._never_ids
-        )
-        self._grammars[asked] = grammar
-        if len(self._grammars) > CACHED_GRAMMARS:
-            self._grammars.popitem(last=False)
-        return grammar
-
-    def _read_tokenizer(self, library: ModuleType, option: str) -> Any:
-        """Return the library's own form of the tokenizer; takes about a second for 150,000 tokens."""
-        if self._tokenizer is None:
-            raise RequestError(
-                f"{option} needs a tokenizer: pass Engine(model, config, tokenizer=...) a fast tokenizer"
-            )
-        backend = getattr(self._tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            raise RequestError(
-                f"{option} needs a fast tokenizer (one with a backend_tokenizer), "
-                f"got {type(self._tokenizer).__name__}"
-            )
-        added = backend.get_added_tokens_decoder()
-        self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
-        if not self._special_ids:
-            raise RequestError(f"{option} needs a tokenizer with special tokens: without, no text can end")
-        self._end_id = min(self._special_ids)
-        try:
-            return library.LLTokenizer(backend.to_str(), n_vocab=self._vocab_size, eos_token=self._end_id)
-        except ValueError as error:
-            raise RequestError(
-                f"{option} cannot be had with this tokenizer and a model of {self._vocab_size} tokens: "
-                f"{_first_line(str(error))}"
-            ) from None
-
-    def _check_stop_ids(self, option: str, stop_ids: Collection[int]) -> None:
-        if not any(0 <= token_id < self._vocab_size for token_id in stop_ids):
-            raise RequestError(
-                f"{option} needs a token that ends the text, and the model names no EOS: set eos_token_id"
-            )
-        ordinary = sorted(set(stop_ids) - self._special_ids)
-        if ordinary:
-            raise RequestError(
-                f"{option} goes with stop ids that are special tokens of the tokenizer, since the grammar may "
-                f"need others in the text; got {ordinary}"
-            )
-
-
-def _library(option: str) -> ModuleType:
-    try:
-        import llguidance
-    except ImportError:
-        raise RequestError(
-            f"{option} needs the package llguidance, which is not installed: pip install 'llguidance>=1.3'"
-        ) from None
-    return llguidance
-
-
-def _grammar_text(library: ModuleType, option: str, value: Any) -> str:
-    """Return the library's own description of a grammar.
-
-    Raises:
-        ValueError: the library cannot make one.
-    """
-    if option == "json_schema":
-        return library.LLMatcher.grammar_from_json_schema(
-            value, defaults={"whitespace_pattern": JSON_WHITE_SPACE}
-        )
-    if option == "regex":
-        return library.LLMatcher.grammar_from_regex(value)
-    return library.grammar_from("choice", list(value))
-
-
-def _first_line(text: str) -> str:
-    return text.split("<state>")[0].strip().partition("\n")[0]
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split("<state>")[0].split())[:300]
+def reason_of(text: str) -> str:
+    """Return what the library says in one line, without its state, its place and the lines it quotes."""
+    lines = text.partition("<state>")[0].splitlines()
+    told = " ".join(" ".join(itertools.takewhile(lambda line: not QUOTED.match(line), lines)).split())
+    return PLACE.sub("", told)[:300]

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from orthrus_core.decoding.choice import Readout, RowSampling, choose, sampling_of
-from orthrus_core.decoding.grammar import GrammarState, allows
-from orthrus_core.decoding.masks import RowMasks
+from orthrus_core.decoding.grammar import GrammarState
+from orthrus_core.decoding.masks import RowMasks, allows
 from orthrus_core.decoding.scheduler import Work
 
 
 @dataclass(frozen=True)
 class BoundBlock:
-    """A block of drafts that a grammar binds: its work, its grammar and its first row in the draft forward."""
+    """A block of drafts that a grammar binds, and its first row in the draft forward."""
 
     work: Work
     grammar: GrammarState
@@ -34,10 +34,10 @@ class MaskedDraft:
     """Walks the grammars of a step's blocks, one draft of each at a time.
 
     The view proposes all drafts of a block at once, but which tokens may stand at one place depends on the
-    draft before it. So the first draft is chosen under its mask, the grammar goes one token on, the second one
-    is chosen from the same forward under the next mask, and so on. A proposal that the mask allows stays: it is
-    the best of more tokens. (With top-k, top-p or min-p it need not be, but a draft may be anything.) The
-    others are chosen again, those of one place together.
+    draft before it. So the first draft is chosen under its mask, the grammar goes one token on, the second
+    one is chosen from the same forward under the next mask, and so on. A proposal that the mask allows stays:
+    it is the best of more tokens. (With top-k, top-p or min-p it need not be, but a draft may be anything.)
+    The others are chosen again, those of one place together.
     """
 
     def __init__(
@@ -105,6 +105,7 @@ class MaskedDraft:
 
     def _keep_scores(self, rows: Tensor, scores: Tensor) -> None:
         """Write scores of rows over those that were drawn from without masks."""
-        assert self._scores is not None and self._sampling is not None
+        assert self._scores is not None
+        assert self._sampling is not None
         places = torch.searchsorted(self._sampling.rows.contiguous(), rows)  # its rows ascend
         self._scores.index_copy_(0, places, scores)

@@ -1,6 +1,6 @@
 """Which tokens a grammar admits, row by row of a forward."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -9,6 +9,24 @@ import torch
 from torch import Tensor
 
 EXCLUDED = float("-inf")
+WORD_BITS = 32
+
+
+def num_words(vocab_size: int) -> int:
+    """Return the int32 words of a mask: a bit per token, token 0 in the lowest bit of the first word."""
+    return -(-vocab_size // WORD_BITS)
+
+
+def bits_of(token_ids: Iterable[int], vocab_size: int) -> np.ndarray:
+    """Return the mask (W,) int32 that allows these tokens; ids that the vocabulary lacks are left out."""
+    bits = np.zeros(num_words(vocab_size) * WORD_BITS, dtype=np.uint8)
+    bits[[token_id for token_id in token_ids if 0 <= token_id < vocab_size]] = 1
+    return np.packbits(bits, bitorder="little").view(np.int32)
+
+
+def allows(mask: np.ndarray, token_id: int) -> bool:
+    """Return whether a mask (W,) int32 allows a token of the vocabulary."""
+    return bool(int(mask[token_id // WORD_BITS]) >> token_id % WORD_BITS & 1)
 
 
 @dataclass(frozen=True)

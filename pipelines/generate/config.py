@@ -77,7 +77,7 @@ class SamplingConfig(SamplingParams):
     @field_validator("json_schema", mode="before")
     @classmethod
     def _read_schema_file(cls, value: Any) -> Any:
-        """A path that ends in .json stands for the file's text, so that the run's identity holds the schema."""
+        """A path that ends in .json stands for the file's text: the run's identity holds the schema."""
         if not isinstance(value, str) or not value.endswith(".json"):
             return value
         try:

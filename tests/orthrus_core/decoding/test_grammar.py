@@ -129,9 +129,7 @@ def test_preempted_sequences_go_on_where_their_grammar_stood():
         Request([n, n + 1], SamplingParams(json_schema=PERSON, max_new_tokens=70, temperature=1.0, seed=n))
         for n in range(8)
     ]
-    config = EngineConfig(
-        max_sequences=8, max_context=128, num_pages=16, token_budget=64, self_check=False
-    )
+    config = EngineConfig(max_sequences=8, max_context=128, num_pages=16, token_budget=64, self_check=False)
     engine = Engine(model, config, TOKENIZER)
     completions = engine.run(requests)
     assert engine.report()["preemptions"] > 0
@@ -210,7 +208,7 @@ def test_drafts_that_know_no_grammar_change_nothing(monkeypatch):
 
 
 def test_drafts_under_the_masks_of_their_places_stand_more_often(monkeypatch):
-    """The head copies the backbone; only masks that follow the drafts let it draft what the backbone chooses."""
+    """A head that copies the backbone drafts what the backbone chooses only if it follows the grammar."""
     model = grammar_model(1, sameness=1.0, noise=0.0)
     requests = [Request([n], BOUND) for n in range(6)]
 

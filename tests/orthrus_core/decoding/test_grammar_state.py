@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from orthrus_core import SamplingParams
-from orthrus_core.decoding.grammar import GrammarCompiler, allows, bits_of, walk_over
-from orthrus_core.decoding.masks import RowMasks
+from orthrus_core.decoding.grammar import walk_over
+from orthrus_core.decoding.grammar_compiler import GrammarCompiler
+from orthrus_core.decoding.masks import RowMasks, allows, bits_of
 from tests.grammars import EOS, GRAMMARS, MASK, V, allowed_tokens, tokenizer
 
 
@@ -98,7 +99,7 @@ def test_stop_ids_are_allowed_where_the_grammar_may_end_and_the_mask_token_nowhe
 
 
 def test_a_walk_into_a_dead_end_comes_back():
-    """"aü" begins, but no token of the vocabulary goes on."""
+    """ "aü" begins, but no token of the vocabulary goes on."""
     compiler = GrammarCompiler(tokenizer(), vocab_size=V)
     a, b = (ord(letter) - 32 for letter in "ab")
     state = compiler.new_state(SamplingParams(choices=("bb", "aü")), [EOS])
