@@ -24,7 +24,7 @@ class Work:
         num_prefill: positions before the anchor that run in the verify forward.
         has_anchor: whether the anchor's row runs too, so that the sequence emits at least one token.
         num_drafts: proposals to draft and verify, 0 for a plain AR step.
-        masks: (W,) int32 each, under a grammar: of the anchor's row and of those of the drafts, up to the first
+        masks: (W,) int32 each, under a grammar: of the rows of the anchor and of the drafts, up to the first
             draft that ends the text or is refused; None until the drafts are known.
     """
 

@@ -248,7 +248,7 @@ def test_the_rejection_rule_keeps_the_distribution_of_ar_under_a_grammar():
         config = EngineConfig(max_context=32, max_sequences=64, consensus=consensus, self_check=False)
         config = config.model_copy(update={"block_policy": "fixed", "block_size": 4})
         params = SamplingParams(regex="[abc]{3}", temperature=1.5)
-        completions = Engine(model, config, TOKENIZER).generate([[7, 8]], params, num_samples=1500)
+        completions = Engine(model, config, TOKENIZER).generate([[7, 8]], params, num_samples=700)
         counts[consensus] = Counter(TOKENIZER.decode(c.token_ids[:-1]) for c in completions)
     texts = set(counts["coupled"]) | set(counts["rejection"])
     chi_square = sum(
