@@ -1,10 +1,11 @@
 """What may run: a config on a model, and a request on an engine."""
 
 from orthrus_core.decoding.config import EngineConfig
+from orthrus_core.decoding.grammar_compiler import GrammarCompiler
 from orthrus_core.decoding.sampling import Request, SamplingParams
 from orthrus_core.decoding.sequence import Sequence
 from orthrus_core.decoding.stop import Decoder, StopStrings
-from orthrus_core.errors import ConfigError
+from orthrus_core.errors import ConfigError, RequestError
 from orthrus_core.models.model import OrthrusLM
 
 
@@ -40,6 +41,9 @@ class Admission:
         self._vocab_size = model.config.vocab_size
         self._default_stop_ids = _stop_ids_of(model)
         self._tokenizer = tokenizer
+        self._grammars = GrammarCompiler(
+            tokenizer, vocab_size=self._vocab_size, mask_token_id=getattr(model.config, "mask_token_id", None)
+        )
 
     def new_sequence(self, request_id: int, request: Request) -> Sequence:
         """Return the request as a sequence that has not run."""
@@ -56,7 +60,16 @@ class Admission:
         return sequence
 
     def reason_to_reject(self, sequence: Sequence) -> str | None:
-        """Return why the sequence cannot run; None if it can."""
+        """Return why the sequence cannot run; None if it can, and then it has its grammar."""
+        reason = self._fault_of_prompt(sequence)
+        if reason is None:
+            try:
+                sequence.grammar = self._grammars.new_state(sequence.params, sequence.stop_ids)
+            except RequestError as error:
+                return str(error)
+        return reason
+
+    def _fault_of_prompt(self, sequence: Sequence) -> str | None:
         prompt_ids = sequence.token_ids
         if sequence.params.stop and sequence.stop_strings is None:
             return (

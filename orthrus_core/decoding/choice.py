@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from orthrus_core.decoding.filters import Filters, filter_logits
+from orthrus_core.decoding.masks import RowMasks
 from orthrus_core.decoding.noise import gumbel_noise
 from orthrus_core.decoding.sampling import SamplingParams
 from orthrus_core.decoding.sequence import Sequence
@@ -116,19 +117,35 @@ def logprobs_of(readout: Readout, ids: Tensor) -> Tensor:
 
 
 def choose(
-    readout: Readout, positions: Tensor, sampling: RowSampling | None
+    readout: Readout, positions: Tensor, sampling: RowSampling | None, masks: RowMasks | None = None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Choose from what the AR view says: the likeliest id, or a drawn one in rows that sample.
 
     Args:
         positions: (T,) int64, positions of the rows.
         sampling: None: every row is greedy.
+        masks: of the rows that a grammar binds; None: it binds none.
     Returns:
-        choice ids (T,) int64, their log-probabilities (T,) float32 before temperature and filters, and the
-        scores (R, V) that were drawn from, if any.
+        choice ids (T,) int64, their log-probabilities (T,) float32 before masks, temperature and
+        filters, and the scores (R, V) that were drawn from, if any.
     """
+    if masks is not None:
+        return _choose_masked(readout, positions, sampling, masks)
     if sampling is None:
         return readout.ids, readout.logprobs, None
     scores = sampling_scores(readout.logits, sampling)
     choice_ids = sample(scores, positions, sampling, readout.ids)
+    return choice_ids, logprobs_of(readout, choice_ids), scores
+
+
+def _choose_masked(
+    readout: Readout, positions: Tensor, sampling: RowSampling | None, masks: RowMasks
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Do `choose` without the tokens that masks exclude: they go before temperature and filters."""
+    masked = masks.apply(readout.logits)
+    choice_ids = readout.ids.index_copy(0, masks.rows, masked.max(dim=-1).indices)
+    scores = None
+    if sampling is not None:
+        scores = sampling_scores(readout.logits.float().index_copy(0, masks.rows, masked), sampling)
+        choice_ids = sample(scores, positions, sampling, choice_ids)
     return choice_ids, logprobs_of(readout, choice_ids), scores

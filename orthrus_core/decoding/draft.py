@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from orthrus_core.decoding.choice import choose, sampling_of
+from orthrus_core.decoding.masked_draft import MaskedDraft, bound_blocks
 from orthrus_core.decoding.rejection import Distributions, DraftOdds
 from orthrus_core.decoding.rows import Span
 from orthrus_core.decoding.runner import ModelRunner
@@ -55,7 +56,7 @@ def draft_with_odds(
     runner: ModelRunner, works: list[Work], mask_token_id: int, *, token_budget: int
 ) -> tuple[Tensor, DraftOdds | None]:
     """Run `draft` and keep what the rejection rule needs; None where no drafting work samples."""
-    draft_ids, scores = _propose(runner, works, mask_token_id, token_budget)
+    draft_ids, scores = _propose(runner, works, mask_token_id, token_budget, with_odds=True)
     if scores is None:
         return draft_ids, None
     lines = [line for line, work in enumerate(works) if work.num_drafts and work.sequence.params.temperature]
@@ -66,9 +67,13 @@ def draft_with_odds(
 
 @torch.inference_mode()
 def _propose(
-    runner: ModelRunner, works: list[Work], mask_token_id: int, token_budget: int
+    runner: ModelRunner, works: list[Work], mask_token_id: int, token_budget: int, *, with_odds: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """Return `draft_ids` and the scores (R, V) of the sampling rows, work after work, if any."""
+    """Return `draft_ids` and the scores (R, V) of the sampling rows, work after work, if any.
+
+    Args:
+        with_odds: whether the scores are to be what the drafts were drawn from, under a grammar too.
+    """
     spans = draft_spans(works, mask_token_id)
     rows = runner.lay_out(spans, "diffusion", token_budget=token_budget)
     first_of_work = list(itertools.accumulate([work.num_drafts for work in works[:-1]], initial=0))
@@ -77,7 +82,11 @@ def _propose(
         token_budget=token_budget,
         device=runner.device,
     )
-    proposals, _, scores = choose(runner.run(rows, "diffusion"), rows.positions, sampling)
+    readout = runner.run(rows, "diffusion")
+    proposals, _, scores = choose(readout, rows.positions, sampling)
+    if blocks := bound_blocks(works, first_of_work):
+        masked = MaskedDraft(readout, rows.positions, proposals, scores, sampling)
+        proposals = masked.choose(blocks, with_odds=with_odds)
     return _by_work(proposals, first_of_work, works), scores
 
 

@@ -59,8 +59,8 @@ class Engine:
         """Allocate the cache and check exactness.
 
         Args:
-            tokenizer: decodes the text in which stop strings are looked for; without it, requests that have
-                any are refused.
+            tokenizer: decodes the text in which stop strings are looked for, and has the `backend_tokenizer`
+                of a fast tokenizer where requests have a grammar; without it, those requests are refused.
             draft: another draft step than the real one, for measurements.
         Raises:
             ConfigError: the config does not fit the model.
@@ -245,15 +245,20 @@ class Engine:
         sequence.num_committed += work.num_prefill
         if not work.has_anchor and verdict.broken_row is None:
             return None
+        token_ids, grammar = verdict.token_ids, sequence.grammar
+        if grammar is not None:
+            token_ids = token_ids[: grammar.advance(token_ids)]
         emitted, reason = cut_at_stop(
-            verdict.token_ids,
+            token_ids,
             stop_ids=sequence.stop_ids,
             length_left=sequence.params.max_new_tokens - sequence.num_emitted,
             context_left=self.config.max_context - len(sequence.token_ids),
             stop_strings=sequence.stop_strings,
         )
         error = None
-        if verdict.broken_row is not None and reason is None:
+        if grammar is not None and grammar.error is not None and reason is None:
+            reason, error = "error", grammar.error
+        elif verdict.broken_row is not None and reason is None:
             position = first_position + verdict.broken_row
             reason, error = "error", broken_logits(position)
             # no page from here on is shared or indexed: those hold sound rows only

@@ -1,12 +1,14 @@
 """What one request asks for."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 LEAST_TEMPERATURE = 1e-4  # below it, logits over temperature crowd out the noise and may overflow
+GRAMMARS = ("json_schema", "regex", "choices")
 
 
 class SamplingParams(BaseModel):
@@ -43,13 +45,18 @@ class SamplingParams(BaseModel):
     )
     ignore_eos: bool = Field(False, description="go on past an EOS; stop_token_ids and stop still end")
     logprobs: bool = Field(False, description="give the log-probability of every emitted token")
+    json_schema: dict[str, Any] | str | None = Field(
+        None, description="the text is JSON that this schema admits; kept as text, since the order counts"
+    )
+    regex: str | None = Field(None, description="the whole text matches this regular expression (Rust's)")
+    choices: tuple[str, ...] = Field((), description="the text is one of these")
 
-    @field_validator("stop", mode="before")
+    @field_validator("stop", "choices", mode="before")
     @classmethod
     def _one_string_is_a_list_of_one(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
-    @field_validator("stop")
+    @field_validator("stop", "choices")
     @classmethod
     def _strings_hold_text(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not all(value):
@@ -62,6 +69,38 @@ class SamplingParams(BaseModel):
         if 0.0 < value < LEAST_TEMPERATURE:
             raise ValueError(f"must be 0 (greedy) or >= {LEAST_TEMPERATURE}, got {value}")
         return value
+
+    @field_validator("json_schema")
+    @classmethod
+    def _is_a_json_object(cls, value: dict[str, Any] | str | None) -> str | None:
+        if value is None:
+            return None
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        try:
+            schema = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"must be a JSON schema, got {text[:60]!r}, which is no JSON: {error}") from None
+        if not isinstance(schema, dict):
+            raise ValueError(f"must be a JSON object, got {text[:60]!r}")
+        return text
+
+    @model_validator(mode="after")
+    def _one_grammar(self) -> Self:
+        asked = [name for name in GRAMMARS if getattr(self, name) not in (None, ())]
+        if len(asked) > 1:
+            raise ValueError(f"must have at most one of {', '.join(GRAMMARS)}, got {' and '.join(asked)}")
+        if asked and self.ignore_eos:
+            raise ValueError(f"must have ignore_eos: false with {asked[0]}, whose text ends by an EOS")
+        return self
+
+    @property
+    def grammar(self) -> tuple[str, Any] | None:
+        """The name and the value of the option that the text has to obey; None: any text will do."""
+        if self.json_schema is not None:
+            return "json_schema", self.json_schema
+        if self.regex is not None:
+            return "regex", self.regex
+        return ("choices", self.choices) if self.choices else None
 
 
 @dataclass(frozen=True)

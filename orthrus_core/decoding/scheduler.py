@@ -24,12 +24,15 @@ class Work:
         num_prefill: positions before the anchor that run in the verify forward.
         has_anchor: whether the anchor's row runs too, so that the sequence emits at least one token.
         num_drafts: proposals to draft and verify, 0 for a plain AR step.
+        masks: (W,) int32 each, under a grammar: of the rows of the anchor and of the drafts, up to the first
+            draft that ends the text or is refused; None until the drafts are known.
     """
 
     sequence: Sequence
     num_prefill: int
     has_anchor: bool
     num_drafts: int = 0
+    masks: list[np.ndarray] | None = None
 
     @property
     def num_verify_rows(self) -> int:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from orthrus_core.decoding.grammar import GrammarState
 from orthrus_core.decoding.sampling import SamplingParams
 from orthrus_core.decoding.stats import CompletionStats
 from orthrus_core.decoding.stop import FinishReason, StopStrings
@@ -47,6 +48,7 @@ class Sequence:
         num_committed: positions whose K/V in the cache is final, at most len(token_ids) - 1.
         slot: row in the page tables while running.
         stop_strings: looks for those of the request; None: it has none.
+        grammar: where the completion stands in that of the request; None: it has none.
         logprobs: of the emitted tokens; stays empty unless the request asks for them.
     """
 
@@ -62,6 +64,7 @@ class Sequence:
     num_committed: int = 0
     slot: int = NO_SLOT
     stop_strings: StopStrings | None = None
+    grammar: GrammarState | None = None
     logprobs: list[float] = field(default_factory=list)
     stats: CompletionStats = field(default_factory=CompletionStats)
 

@@ -10,6 +10,8 @@ from torch import Tensor
 from orthrus_core.attention.rows import count_up
 from orthrus_core.decoding.accept import longest_agreeing_prefix
 from orthrus_core.decoding.choice import RowSampling, choose, logprobs_of, sampling_of
+from orthrus_core.decoding.grammar import walk_over
+from orthrus_core.decoding.masks import RowMasks
 from orthrus_core.decoding.rejection import Distributions, DraftOdds, NoiseKeys, emitted_ids, judge
 from orthrus_core.decoding.rows import Span, first_rows
 from orthrus_core.decoding.runner import ModelRunner
@@ -81,7 +83,8 @@ def verify(
         _place_drafts(rows.token_ids, draft_ids, anchor_rows, works)
     sampling = _sampling(works, anchor_rows, token_budget=token_budget, device=runner.device)
     readout = runner.run(rows, "ar")
-    choice_ids, logprobs, scores = choose(readout, rows.positions, sampling)
+    masks = _masks(works, anchor_rows, draft_ids, runner.device)
+    choice_ids, logprobs, scores = choose(readout, rows.positions, sampling, masks)
     if odds is not None and draft_ids is not None:
         assert scores is not None, "odds without a sampling row"
         p = Distributions.of(scores, _first_scores(works, odds.lines), draft_ids.shape[1] + 1)
@@ -121,6 +124,28 @@ def _place_drafts(token_ids: Tensor, draft_ids: Tensor, anchor_rows: list[int], 
     sources = np.repeat(np.arange(len(works)) * draft_ids.shape[1], counts) + offsets
     where = torch.from_numpy(np.stack([targets, sources])).to(draft_ids.device)
     token_ids.index_copy_(0, where[0], draft_ids.flatten()[where[1]])
+
+
+def _masks(
+    works: list[Work], anchor_rows: list[int], draft_ids: Tensor | None, device: torch.device
+) -> RowMasks | None:
+    """Return the masks of the rows that a grammar binds; None, without any cost, where none does."""
+    bound = [
+        (line, work, work.sequence.grammar)
+        for line, work in enumerate(works)
+        if work.sequence.grammar is not None and work.has_anchor
+    ]
+    if not bound:
+        return None
+    rows: list[int] = []
+    masks: list[np.ndarray] = []
+    for line, work, grammar in bound:
+        if work.masks is None:  # drafted by something that knows no grammar, or not at all
+            drafts = draft_ids[line, : work.num_drafts].tolist() if draft_ids is not None else []
+            work.masks = walk_over(grammar, drafts)
+        rows += range(anchor_rows[line], anchor_rows[line] + len(work.masks))
+        masks += work.masks
+    return RowMasks.of(rows, masks, device)
 
 
 def _first_scores(works: list[Work], lines: list[int]) -> list[int]:

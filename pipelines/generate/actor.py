@@ -86,7 +86,8 @@ def load_engine(spec: ActorSpec) -> EngineLike:
         needs_head=spec.decode.mode == "consensus",
     )
     # a tokenizer of its own: those of the tokenizers library are not to be shared between threads
-    decoder = TextDecoder(spec.checkpoint.source) if spec.sampling.stop else None
+    needs_text = spec.sampling.stop or spec.sampling.grammar
+    decoder = TextDecoder(spec.checkpoint.source) if needs_text else None
     return orthrus_core.Engine(model, spec.decode, tokenizer=decoder)
 
 
@@ -96,6 +97,11 @@ class TextDecoder:
     def __init__(self, path: str):
         """Args: path is the checkpoint's."""
         self._tokenizer = load_tokenizer(path)
+
+    @property
+    def backend_tokenizer(self) -> Any:
+        """What the engine reads the vocabulary from, for grammars; None: the tokenizer is a slow one."""
+        return getattr(self._tokenizer, "backend_tokenizer", None)
 
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool = True) -> str:
         """Return the text of tokens as the model wrote it."""

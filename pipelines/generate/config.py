@@ -1,5 +1,6 @@
 """Options of the generate job: the only place where they live."""
 
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -109,6 +110,17 @@ class SamplingConfig(SamplingParams):
     columns: SamplingColumns = Field(
         default_factory=SamplingColumns, description="Per-row values, by option name."
     )
+
+    @field_validator("json_schema", mode="before")
+    @classmethod
+    def _read_schema_file(cls, value: Any) -> Any:
+        """A path that ends in .json stands for the file's text: the run's identity holds the schema."""
+        if not isinstance(value, str) or not value.endswith(".json"):
+            return value
+        try:
+            return Path(value).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"cannot be read from {value}: {error}") from None
 
     @property
     def params(self) -> SamplingParams:

@@ -15,6 +15,7 @@ from pipelines.checkpoint import Checkpoint, load_tokenizer, locate
 from pipelines.generate.columns import OVERWRITTEN, ROW_ERROR, UNREADABLE, TableLayout, choose_layout
 from pipelines.generate.config import GenerateConfig
 from pipelines.generate.datasets import exported, plain_paths
+from pipelines.generate.grammars import check_grammar
 from pipelines.generate.ledger import Ledger, Plan, Unit, fingerprint, plan_units
 from pipelines.generate.prompts import PromptRenderer, RenderedRow, needed_columns, render_rows
 from pipelines.generate.shards import inspect_shards, list_shards
@@ -102,6 +103,7 @@ def prepare(config: GenerateConfig) -> Job:
     checkpoint = locate(config.model)
     _check_model(config, checkpoint)
     new_renderer(config, checkpoint)
+    check_grammar(config, checkpoint)
     ledger = Ledger(absolute(config.output.path))
     is_begun = ledger.manifest() is not None
     exports, datasets = exported(config.input, ledger.run_url, is_begun=is_begun)
