@@ -14,7 +14,10 @@ UNIT = HIDDEN + "unit"  # int32, number of the unit within its shard
 ROW = HIDDEN + "row"  # int64, row within its shard
 ROW_ERROR = HIDDEN + "error"  # string, why this row cannot be generated; null: it can
 PROMPT_IDS = HIDDEN + "prompt_ids"  # list<int32>
-MAX_NEW_TOKENS = HIDDEN + "max_new_tokens"  # int32
+PLACE = HIDDEN + "place"  # int32, row within its unit, from 0
+PARAMS = HIDDEN + "params"  # string, json of sampling options that replace the config's for this row
+SAMPLES = HIDDEN + "samples"  # list<int32>, numbers of the completions to make
+TRUNCATED = HIDDEN + "truncated"  # int32, tokens cut from the prompt
 ENGINE = HIDDEN + "engine"  # string, json of the engine's figures on a unit's first row
 
 
@@ -36,6 +39,7 @@ RESULT = (
     Column("finish_reason", pa.string(), "stop, length, context or error"),
     Column("error", pa.string(), "why there is no completion; null if fine"),
     Column("prompt_tokens", pa.int32(), "tokens of the prompt after the chat template"),
+    Column("truncated_tokens", pa.int32(), "tokens that input.prompt.overlong cut from the prompt; 0: none"),
     Column("completion_tokens", pa.int32(), "tokens emitted, the final end token included"),
     Column("steps", pa.int32(), "engine steps that carried this row"),
     Column("forwards", pa.int32(), "draft and verify passes that carried this row"),
@@ -51,12 +55,20 @@ RESULT = (
         "exact: same tokens as AR decoding, checked at start-up; distribution: as likely as in AR decoding "
         "(decode.consensus rejection); or unverified",
     ),
-    Column("seed", pa.int64(), "seed of this row"),
+    Column("seed", pa.int64(), "seed of this row: its own or the config's"),
 )
 LOGPROBS = Column("logprobs", pa.list_(pa.float32()), "log-probability of each of the completion's tokens")
 TOKEN_IDS = Column("token_ids", pa.list_(pa.int32()), "ids of the completion's tokens, end token included")
 PROMPT_TOKEN_IDS = Column("prompt_token_ids", pa.list_(pa.int32()), "ids of the prompt's tokens")
-OPTIONAL = (LOGPROBS, TOKEN_IDS, PROMPT_TOKEN_IDS)  # no carried column has their names either way
+DROPPED_REASON = Column(
+    "dropped_reason", pa.string(), "in dropped/ only: the filter that the row failed first, and its value"
+)
+OPTIONAL = (
+    LOGPROBS,
+    TOKEN_IDS,
+    PROMPT_TOKEN_IDS,
+    DROPPED_REASON,
+)  # no carried column has their names either way
 
 COUNTERS = ("prompt_tokens", "completion_tokens", "steps", "forwards", "drafted", "accepted")
 
@@ -90,6 +102,11 @@ class TableLayout:
         fields = [pa.field(c.name, c.type) for c in IDENTITY]
         fields += [self.carried.field(name) for name in self.carried.names]
         return pa.schema(fields + [pa.field(c.name, c.type) for c in result])
+
+    @property
+    def dropped(self) -> pa.Schema:
+        """Schema of every side file of dropped rows."""
+        return self.output.append(pa.field(DROPPED_REASON.name, DROPPED_REASON.type))
 
 
 def choose_layout(
