@@ -31,8 +31,8 @@ class PromptConfig(Section):
     overlong: Literal["error", "truncate_left", "truncate_right"] = Field(
         "error",
         description="What becomes of a prompt that leaves too little room in decode.max_context: an error "
-        "row, or its text is cut at the beginning (truncate_left) or at the end. The chat template's own text, "
-        "system messages and answers stay whole: only what users say is cut.",
+        "row, or its text is cut at the beginning (truncate_left) or at the end. Only what users say is cut: "
+        "the chat template's own text, system messages and answers stay whole.",
     )
     room: int | None = Field(
         None,

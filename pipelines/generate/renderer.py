@@ -8,7 +8,7 @@ from jinja2 import TemplateError
 
 from orthrus_core.errors import ConfigError, RequestError
 from pipelines.generate.config import PromptConfig
-from pipelines.generate.template_process import TemplateRowError, TemplateProcess
+from pipelines.generate.template_process import TemplateProcess, TemplateRowError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
