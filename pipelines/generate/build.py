@@ -59,7 +59,7 @@ def run_job(job: Job, progress: Progress, engine_factory: EngineFactory = load_e
             the output.
         OrthrusError: the job failed; what is committed stays, and the same command goes on from there.
     """
-    if not job.units and (report := job.ledger.finished_report()) is not None:
+    if not job.units and not job.left and (report := job.ledger.finished_report()) is not None:
         logger.info("nothing left to do: %s is complete", job.ledger.url)
         return report
     started_at = time.perf_counter()
@@ -86,7 +86,7 @@ def _finish(job: Job, times: RunTimes, started_at: float) -> dict[str, Any]:
     report = run_report(job, counts, times, manifest.get("engine"))
     if left:  # a repair of a run that is not complete
         report |= {"status": "interrupted", "units_left": len(left)}
-        job.ledger.write_report(report)
+        job.ledger.reopen(report)
         return report
     job.ledger.finish(report, data_card(job, report))
     return report

@@ -118,6 +118,7 @@ def choose_layout(
     token_ids: bool = False,
     prompt_token_ids: bool = False,
     logprobs: bool = False,
+    seed_column: str | None = None,
 ) -> TableLayout:
     """Decide which input columns are read and which travel to the output.
 
@@ -126,6 +127,7 @@ def choose_layout(
         needed: columns that prompts and per-row options are made of; all of them in the schema.
         carry: columns to write beside the completion; None: all.
         id_column: column that becomes `id`, and so is not carried under its own name if that is `id`.
+        seed_column: column with seeds of rows, the same for `seed`.
     Raises:
         ConfigError: a carried column does not exist or has the name of an output column.
     """
@@ -133,8 +135,8 @@ def choose_layout(
     missing = [name for name in carried if name not in schema.names]
     if missing:
         raise ConfigError(f"input.carry: no column {', '.join(missing)}; there are {', '.join(schema.names)}")
-    if id_column == "id":
-        carried = [name for name in carried if name != "id"]
+    own = {"id": id_column, "seed": seed_column}  # these come back as output columns of that name
+    carried = [name for name in carried if own.get(name) != name]
     _refuse_collisions(carried)
     read = [*dict.fromkeys([*needed, *([id_column] if id_column else []), *carried])]
     fields = [schema.field(name).with_nullable(True).remove_metadata() for name in carried]

@@ -142,6 +142,7 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
         token_ids=config.output.token_ids,
         prompt_token_ids=config.output.prompt_token_ids,
         logprobs=config.sampling.logprobs,
+        seed_column=config.sampling.columns.seed,
     )
     units = tuple(ledger.remaining(plan))
     job = Job(config, checkpoint, layout, plan, units, ledger, identity, is_new)

@@ -12,9 +12,11 @@ from orthrus_core.errors import ConfigError, OrthrusError
 from pipelines.checkpoint import load_tokenizer
 from pipelines.generate.accounts import settle
 from pipelines.generate.actor import ActorSpec, GenerateActor
+from pipelines.generate.build import run_job
 from pipelines.generate.config import GenerateConfig
 from pipelines.generate.failures import FailureNotes
 from pipelines.generate.job import Job, prepare
+from pipelines.generate.progress import Progress
 from pipelines.generate.prompts import render_unit
 from pipelines.generate.sink import RowPolicy, commit_unit
 from pipelines.generate.source import column_types, read_unit
@@ -237,3 +239,14 @@ def test_units_that_are_not_finished_are_left_alone(tree, token):
     again = job_of(tree, only_failed=True)
     assert set(again.units) <= set(job.units[:3])
     assert again.left == job.units[3:]
+
+
+def test_a_repair_of_a_run_that_lacks_units_does_not_complete_it(tree):
+    job = job_of(tree)
+    run(job)
+    job.ledger.finish({"status": "done"}, "# card")
+    Path(job.ledger.unit_url(job.units[0])).unlink()
+    again = job_of(tree, only_failed=True)
+    report = run_job(again, Progress(total_rows=17, done_rows=0, every_s=60))
+    assert (report["status"], report["units_left"], report["rows"]) == ("interrupted", 1, 13)
+    assert job.ledger.finished_report() is None
