@@ -1,6 +1,7 @@
 """Generate completions for a data set of prompts: `python jobs/generate.py --config FILE`.
 
-Exit codes: 0 done, 2 a mistake in the config or on the command line (one line on stderr), 1 anything else.
+Exit codes: 0 done, 2 a mistake in the config or on the command line (one line on stderr), 3 not complete yet,
+1 anything else.
 """
 
 import argparse
@@ -21,6 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--dry-run", action="store_true", help="check everything, show the plan, start nothing"
     )
+    parser.add_argument(
+        "--only-failed", action="store_true", help="make the error rows of finished units again, nothing else"
+    )
     options = parser.parse_args(arguments)
     return run_job_command(lambda: _run(options, Console()))
 
@@ -31,7 +35,8 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     from pipelines.generate.job import prepare, preview
     from pipelines.generate.report import render_plan, render_report
 
-    job = prepare(load_config(GenerateConfig, options.config, options.set))
+    config = load_config(GenerateConfig, options.config, options.set)
+    job = prepare(config, only_failed=options.only_failed)
     if options.dry_run:
         console.print(render_plan(job, preview(job)))
         return 0
@@ -39,11 +44,11 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     from pipelines.generate.progress import Progress
 
     rows = job.plan.num_rows
-    done = rows - sum(unit.num_rows for unit in job.units)
+    done = rows - sum(unit.num_rows for unit in (*job.units, *job.left))
     every_s = job.config.run.progress_every_s
     report = run_job(job, Progress(total_rows=rows, done_rows=done, every_s=every_s, console=console))
     console.print(render_report(job, report))
-    return 0
+    return 3 if report["status"] == "interrupted" else 0
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def load_config(cls: type[ConfigT], path: str | Path, overrides: Sequence[str] =
     try:
         return cls.model_validate(tree)
     except ValidationError as error:
-        lines = {_dotted(item["loc"]): _explain(item, cls) for item in reversed(error.errors())}
+        lines = {_dotted(item["loc"]): explain_fault(item, cls) for item in reversed(error.errors())}
         raise ConfigError("; ".join(reversed(lines.values()))) from None
 
 
@@ -106,7 +106,7 @@ _BOUNDS = {
 }
 
 
-def _explain(item: Any, cls: type[BaseModel]) -> str:
+def explain_fault(item: Any, cls: type[BaseModel]) -> str:
     """One pydantic error as `decode.block_size must be >= 2, got 1`."""
     where, kind, context = _dotted(item["loc"]), item["type"], item.get("ctx", {})
     got = _got(item)

@@ -12,10 +12,23 @@ from orthrus_core.decoding.stats import CompletionStats
 TOKENS_PER_STEP = 4
 
 
-def fake_completion(prompt_ids: Sequence[int], max_new_tokens: int) -> list[int]:
-    """The tokens that FakeEngine writes: a function of prompt and limit, within the demo's vocabulary."""
-    length = 1 + sum(prompt_ids) % max_new_tokens
-    return [300 + (7 * sum(prompt_ids) + 13 * place) % 700 for place in range(length)]
+def fake_completion(
+    prompt_ids: Sequence[int],
+    max_new_tokens: int,
+    *,
+    temperature: float = 0.0,
+    seed: int = 0,
+    sample: int = 0,
+) -> list[int]:
+    """The tokens that FakeEngine writes: a function of prompt and options, within the demo's vocabulary.
+
+    Only with a temperature do seed and sample matter, as in the real engine.
+    """
+    number = sum(prompt_ids)
+    if temperature > 0:
+        number += 3 * seed + 101 * sample + round(1000 * temperature)
+    length = 1 + number % max_new_tokens
+    return [300 + (7 * number + 13 * place) % 700 for place in range(length)]
 
 
 @dataclass
@@ -36,10 +49,12 @@ class FakeEngine:
 
     Attributes:
         fail_at_step: the step that raises, from 1; 0: none.
+        poison: prompt ids that contain it come back with an error, as with logits that are NaN; -1: none do.
     """
 
     max_sequences: int = 4
     fail_at_step: int = 0
+    poison: int = -1
     exactness: str = "exact"
     waiting: deque = field(default_factory=deque)
     running: list[_Running] = field(default_factory=list)
@@ -50,7 +65,14 @@ class FakeEngine:
     def submit(self, request: Request) -> int:
         """Queue a request."""
         self.submitted += 1
-        tokens = fake_completion(request.prompt_ids, request.params.max_new_tokens)
+        params = request.params
+        tokens = fake_completion(
+            request.prompt_ids,
+            params.max_new_tokens,
+            temperature=params.temperature,
+            seed=params.seed,
+            sample=request.sample,
+        )
         self.waiting.append(_Running(self.submitted, request, tokens))
         return self.submitted
 
@@ -72,7 +94,7 @@ class FakeEngine:
         finished = [row for row in self.running if row.is_finished]
         self.running = [row for row in self.running if not row.is_finished]
         self.busy_s += time.perf_counter() - started_at
-        return [_complete(row) for row in finished]
+        return [_fail(row) if self.poison in row.request.prompt_ids else _complete(row) for row in finished]
 
     def report(self) -> dict[str, Any]:
         """The figures that the pipeline reads."""
@@ -109,6 +131,11 @@ def _complete(row: _Running) -> Completion:
         logprob=-0.25 * len(row.token_ids),
     )
     return Completion(row.request_id, row.token_ids, "length", None, stats)
+
+
+def _fail(row: _Running) -> Completion:
+    stats = CompletionStats(prompt_tokens=len(row.request.prompt_ids))
+    return Completion(row.request_id, [], "error", "logits at position 3 are NaN", stats)
 
 
 def fake_engine(spec: Any) -> FakeEngine:

@@ -19,21 +19,15 @@ import pyarrow as pa
 from orthrus_core.decoding.config import EngineConfig
 from orthrus_core.decoding.engine import Completion, Request
 from orthrus_core.decoding.stats import CompletionStats
-from orthrus_core.decoding.stop import cut_text
 from pipelines.checkpoint import Checkpoint, fetch, load_tokenizer
-from pipelines.generate.columns import (
-    COUNTERS,
-    ENGINE,
-    MAX_NEW_TOKENS,
-    PROMPT_IDS,
-    ROW_ERROR,
-    SHARD,
-    UNIT,
-    TableLayout,
-)
+from pipelines.generate.columns import ENGINE, TableLayout
 from pipelines.generate.config import SamplingConfig
+from pipelines.generate.dedup import Deduplicator, SharedBatch
 from pipelines.generate.engine_thread import EngineLike, EngineThread
 from pipelines.generate.failures import FailureNotes
+from pipelines.generate.requests import RequestBuilder
+from pipelines.generate.results import ResultWriter
+from pipelines.generate.unit_file import count_rows
 from pipelines.storage_config import StorageConfig, use_storage
 
 logger = logging.getLogger(__name__)
@@ -50,6 +44,7 @@ class ActorSpec:
         failures: where an actor that ends itself says why.
         retries: restarts in a row without a finished unit between them, after which the job gives up.
         storage: how to reach the model and the notes.
+        dedup_tokens: tokens of finished completions that are kept for copies; None: every row is generated.
     """
 
     checkpoint: Checkpoint
@@ -62,6 +57,7 @@ class ActorSpec:
     failures: FailureNotes
     retries: int
     storage: StorageConfig = StorageConfig()
+    dedup_tokens: int | None = None
 
 
 EngineFactory = Callable[[ActorSpec], EngineLike]
@@ -86,7 +82,8 @@ def load_engine(spec: ActorSpec) -> EngineLike:
         needs_head=spec.decode.mode == "consensus",
     )
     # a tokenizer of its own: those of the tokenizers library are not to be shared between threads
-    needs_text = spec.sampling.stop or spec.sampling.grammar
+    sampling = spec.sampling
+    needs_text = sampling.stop or sampling.columns.stop or sampling.grammar
     decoder = TextDecoder(spec.checkpoint.source) if needs_text else None
     return orthrus_core.Engine(model, spec.decode, tokenizer=decoder)
 
@@ -128,10 +125,15 @@ class GenerateActor:
             spec.failures.check_restarts(spec.retries)
         self._spec = spec
         self._name = f"{os.uname().nodename}:{os.getpid()}"
-        self._decoder = TextDecoder(spec.checkpoint.source)
-        self._params = spec.sampling.params
         self._engine = EngineThread(lambda: engine_factory(spec), self._end_process)
-        self._exactness = _exactness(spec, self._engine.exactness)
+        self._requests = RequestBuilder(spec.sampling)
+        self._dedup: Deduplicator | None = None
+        if spec.dedup_tokens is not None:
+            self._dedup = Deduplicator(self._engine.submit, spec.dedup_tokens)
+        level, sampled_level = _exactness(spec, self._engine.exactness)
+        decoder = TextDecoder(spec.checkpoint.source)
+        self._results = ResultWriter(spec.layout, decoder, level=level, sampled_level=sampled_level)
+        self._exactness = sampled_level if _is_sampled(spec.sampling) else level
         self._ready_at = time.perf_counter()
         self._load_s = self._ready_at - started_at
 
@@ -141,54 +143,26 @@ class GenerateActor:
         Args:
             table: as `prompts.render_unit` makes it.
         Returns:
-            The output columns of the layout, then SHARD, UNIT and ENGINE (json on the first row: counts of
-            this unit and figures of the actor so far).
+            One row for each sample: the output columns of the layout, then SHARD, UNIT, PLACE and ENGINE
+            (json on the first row: counts of this unit and figures of the actor so far).
         """
-        errors = table.column(ROW_ERROR).to_pylist()
-        requests = self._requests(table, errors)
-        completions, report = await asyncio.wrap_future(self._engine.submit(requests))
-        finished = iter(completions)
-        rows = [next(finished) if error is None else _not_run(error) for error in errors]
+        rows = self._requests.sample_rows(table)
+        batch = await self._run([row.request for row in rows if row.request is not None])
+        finished = iter(batch.completions)
+        completions = [_not_run(row.error) if row.error is not None else next(finished) for row in rows]
+        output = self._results.table(table, rows, completions)
+        counts = count_rows(output) | {"rows_in": table.num_rows} | _count_copies(batch)
         facts = {"actor": self._name, "load_s": self._load_s, "ready_s": time.perf_counter() - self._ready_at}
-        facts |= {"engine": report | {"exactness": self._exactness}, "counts": count_rows(rows)}
-        return self._output(table, rows, json.dumps(facts))
+        facts |= {"engine": batch.report | {"exactness": self._exactness}, "counts": counts}
+        column = pa.array([json.dumps(facts)] + [None] * (len(rows) - 1), pa.string())
+        return output.append_column(ENGINE, column)
 
-    def _requests(self, table: pa.Table, errors: Sequence[str | None]) -> list[Request]:
-        prompts, limits = (table.column(name).to_pylist() for name in (PROMPT_IDS, MAX_NEW_TOKENS))
-        return [
-            Request(prompt, self._params.model_copy(update={"max_new_tokens": limit}))
-            for prompt, limit, error in zip(prompts, limits, errors, strict=True)
-            if error is None
-        ]
-
-    def _output(self, table: pa.Table, rows: Sequence[Completion], facts: str) -> pa.Table:
-        layout, count = self._spec.layout, len(rows)
-        columns = {"id": table.column("id"), "sample": [0] * count}
-        columns |= {name: table.column(name) for name in layout.carried.names}
-        columns |= {name: [getattr(row.stats, name) for row in rows] for name in COUNTERS}
-        columns |= {
-            "completion": [self._text(row) for row in rows],
-            "finish_reason": [row.finish_reason for row in rows],
-            "error": [row.error for row in rows],
-            "acceptance_length": [row.stats.acceptance_length for row in rows],
-            "tokens_per_forward": [row.stats.tokens_per_forward for row in rows],
-            "min_logit_gap": [row.stats.min_logit_gap for row in rows],
-            "mean_logprob": [_mean_logprob(row) for row in rows],
-            "exactness": [self._exactness] * count,
-            "seed": [self._params.seed] * count,
-            "logprobs": [None if row.error else row.logprobs for row in rows],
-            "token_ids": [None if row.error else row.token_ids for row in rows],
-            "prompt_token_ids": table.column(PROMPT_IDS),
-        }
-        output = pa.table([_cast(columns[field.name], field.type) for field in layout.output], layout.output)
-        output = output.append_column(SHARD, table.column(SHARD)).append_column(UNIT, table.column(UNIT))
-        return output.append_column(ENGINE, pa.array([facts] + [None] * (count - 1), pa.string()))
-
-    def _text(self, row: Completion) -> str | None:
-        if row.error is not None:
-            return None
-        text = self._decoder.decode(row.token_ids)
-        return cut_text(text, row.stop_string, include=self._params.include_stop_str)
+    async def _run(self, requests: Sequence[Request]) -> SharedBatch:
+        """Complete requests."""
+        if self._dedup is not None:
+            return await self._dedup.run(requests)
+        completions, report = await asyncio.wrap_future(self._engine.submit(requests))
+        return SharedBatch(completions, report, [False] * len(requests))
 
     def _end_process(self, error: BaseException) -> None:
         """A broken engine (a CUDA error, say) cannot be repaired: end, so that Ray starts a new actor.
@@ -202,23 +176,25 @@ class GenerateActor:
             os._exit(1)
 
 
-def count_rows(rows: Sequence[Completion]) -> dict[str, int]:
-    """Sums over the rows of a unit, as they stand in the file's footer and in the report."""
-    counts = {name: sum(getattr(row.stats, name) for row in rows) for name in (*COUNTERS, "step_tokens")}
-    counts |= {"rows": len(rows), "errors": sum(row.error is not None for row in rows)}
-    for row in rows:
-        key = f"finish_{row.finish_reason}"
-        counts[key] = counts.get(key, 0) + 1
-    return counts
+def _exactness(spec: ActorSpec, level: str) -> tuple[str, str]:
+    """What rows may claim: greedy ones, and those with a temperature.
 
-
-def _exactness(spec: ActorSpec, level: str) -> str:
-    """What the rows may claim: sampling by the rejection rule promises no more than AR's distribution."""
+    Sampling by the rejection rule promises no more than AR's distribution.
+    """
     decode = spec.decode
-    is_drawn = (
-        decode.consensus == "rejection" and decode.mode == "consensus" and spec.sampling.temperature > 0
-    )
-    return "distribution" if is_drawn else level
+    is_drawn = decode.consensus == "rejection" and decode.mode == "consensus"
+    return level, "distribution" if is_drawn else level
+
+
+def _is_sampled(sampling: SamplingConfig) -> bool:
+    return sampling.temperature > 0 or sampling.columns.temperature is not None
+
+
+def _count_copies(batch: SharedBatch) -> dict[str, int]:
+    """How many rows were not generated, and the tokens that the engine was spared."""
+    copies = [c for c, is_copy in zip(batch.completions, batch.is_copy, strict=True) if is_copy]
+    tokens = sum(len(completion.token_ids) for completion in copies)
+    return {"deduplicated": len(copies), "deduplicated_tokens": tokens}
 
 
 def _is_restart() -> bool:
@@ -233,11 +209,3 @@ def _is_restart() -> bool:
 
 def _not_run(error: str) -> Completion:
     return Completion(-1, [], "error", error, CompletionStats())
-
-
-def _mean_logprob(row: Completion) -> float | None:
-    return row.stats.logprob / len(row.token_ids) if row.token_ids else None
-
-
-def _cast(values: Any, kind: pa.DataType) -> Any:
-    return values.cast(kind) if isinstance(values, pa.ChunkedArray) else pa.array(values, kind)

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from orthrus_core.decoding.config import EngineConfig
 from orthrus_core.errors import ConfigError, OrthrusError
+from pipelines.generate.accounts import settle
 from pipelines.generate.actor import ActorSpec, EngineFactory, GenerateActor, load_engine
 from pipelines.generate.cluster import STAGE_CPUS, check_gpus, gpus_per_actor, ray_session, resolve_device
 from pipelines.generate.config import GenerateConfig, RunConfig
 from pipelines.generate.failures import FailureNotes, explain_failure
 from pipelines.generate.job import Job, versions
-from pipelines.generate.ledger import check_counts
 from pipelines.generate.lock import RunLock
 from pipelines.generate.progress import Progress
 from pipelines.generate.prompts import render_unit
 from pipelines.generate.report import RunTimes, data_card, run_report
-from pipelines.generate.sink import SUMMARY, commit_unit, read_footer
+from pipelines.generate.sink import SUMMARY, RowPolicy, commit_unit
 from pipelines.generate.source import UnitSource
-from pipelines.storage import join, map_files
+from pipelines.storage import join
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -59,7 +59,7 @@ def run_job(job: Job, progress: Progress, engine_factory: EngineFactory = load_e
             the output.
         OrthrusError: the job failed; what is committed stays, and the same command goes on from there.
     """
-    if not job.units and (report := job.ledger.finished_report()) is not None:
+    if not job.units and not job.left and (report := job.ledger.finished_report()) is not None:
         logger.info("nothing left to do: %s is complete", job.ledger.url)
         return report
     started_at = time.perf_counter()
@@ -79,11 +79,15 @@ def run_job(job: Job, progress: Progress, engine_factory: EngineFactory = load_e
 
 def _finish(job: Job, times: RunTimes, started_at: float) -> dict[str, Any]:
     """Check that rows out = rows in, and store the report."""
-    footers = map_files(read_footer, [job.ledger.unit_url(unit) for unit in job.plan.units])
-    check_counts(job.plan.units, [footer["rows"] for footer in footers])
+    left = set(job.left)
+    counts = settle(job.ledger, [unit for unit in job.plan.units if unit not in left])
     times.wall_s = time.perf_counter() - started_at
     manifest = job.ledger.manifest() or {}
-    report = run_report(job, [footer["counts"] for footer in footers], times, manifest.get("engine"))
+    report = run_report(job, counts, times, manifest.get("engine"))
+    if left:  # a repair of a run that is not complete
+        report |= {"status": "interrupted", "units_left": len(left)}
+        job.ledger.reopen(report)
+        return report
     job.ledger.finish(report, data_card(job, report))
     return report
 
@@ -111,7 +115,7 @@ def build_dataset(job: Job, spec: ActorSpec, engine_factory: EngineFactory = loa
     )
     prompts = units.map_batches(
         render_unit,
-        fn_args=(job.config, job.checkpoint.source, job.layout),
+        fn_args=(job.config, job.checkpoint.source, job.layout, job.repair),
         compute=readers,
         num_cpus=STAGE_CPUS,
         **whole_blocks,
@@ -126,10 +130,12 @@ def build_dataset(job: Job, spec: ActorSpec, engine_factory: EngineFactory = loa
     )
     return completions.map_batches(
         commit_unit,
-        fn_args=(
-            *(job.ledger.data_url, job.layout, job.fingerprint),
-            *(job.config.storage, job.config.input.on_bad_shard),
-        ),
+        fn_args=(job.ledger.data_url, job.layout, job.fingerprint),
+        fn_kwargs={
+            "policy": RowPolicy(job.ledger.dropped_url, job.config.output.filters, job.repair),
+            "storage": job.config.storage,
+            "on_bad_shard": job.config.input.on_bad_shard,
+        },
         num_cpus=STAGE_CPUS,
         **whole_blocks,
     )
@@ -217,6 +223,7 @@ def _actor_spec(job: Job, *, is_local: bool) -> ActorSpec:
         ),
         retries=config.run.retries,
         storage=config.storage,
+        dedup_tokens=config.run.dedup_tokens if config.run.dedup else None,
     )
 
 
@@ -230,7 +237,9 @@ def decode_options(config: GenerateConfig, stored: Mapping[str, Any], *, num_row
         ConfigError: max_sequences has grown past the largest budget of the run.
     """
     decode = config.decode
-    num_tokens = int(num_rows * config.sampling.max_new_tokens * EXPECTED_SHARE / config.run.actors)
+    num_tokens = int(
+        num_rows * config.sampling.n * config.sampling.max_new_tokens * EXPECTED_SHARE / config.run.actors
+    )
     if not stored:
         return decode.model_copy(update={"expected_tokens": decode.expected_tokens or num_tokens})
     if decode.max_sequences > stored["token_budget"]:
@@ -266,6 +275,8 @@ def _manifest(job: Job) -> dict[str, Any]:
     stored = None if job.is_new else job.ledger.manifest()
     if stored is None:
         return job.manifest()
+    if job.repair is not None:
+        return job.repaired_manifest(stored)
     changed = _differences(stored["versions"], versions())
     if changed:
         logger.warning("resumed with other versions, texts could differ: %s", changed)

@@ -14,7 +14,10 @@ UNIT = HIDDEN + "unit"  # int32, number of the unit within its shard
 ROW = HIDDEN + "row"  # int64, row within its shard
 ROW_ERROR = HIDDEN + "error"  # string, why this row cannot be generated; null: it can
 PROMPT_IDS = HIDDEN + "prompt_ids"  # list<int32>
-MAX_NEW_TOKENS = HIDDEN + "max_new_tokens"  # int32
+PLACE = HIDDEN + "place"  # int32, row within its unit, from 0
+PARAMS = HIDDEN + "params"  # string, json of sampling options that replace the config's for this row
+SAMPLES = HIDDEN + "samples"  # list<int32>, numbers of the completions to make
+TRUNCATED = HIDDEN + "truncated"  # int32, tokens cut from the prompt
 ENGINE = HIDDEN + "engine"  # string, json of the engine's figures on a unit's first row
 
 # What the errors of all rows of a unit begin with whose input cannot be read.
@@ -40,6 +43,7 @@ RESULT = (
     Column("finish_reason", pa.string(), "stop, length, context or error"),
     Column("error", pa.string(), "why there is no completion; null if fine"),
     Column("prompt_tokens", pa.int32(), "tokens of the prompt after the chat template"),
+    Column("truncated_tokens", pa.int32(), "tokens that input.prompt.overlong cut from the prompt; 0: none"),
     Column("completion_tokens", pa.int32(), "tokens emitted, the final end token included"),
     Column("steps", pa.int32(), "engine steps that carried this row"),
     Column("forwards", pa.int32(), "draft and verify passes that carried this row"),
@@ -55,12 +59,20 @@ RESULT = (
         "exact: same tokens as AR decoding, checked at start-up; distribution: as likely as in AR decoding "
         "(decode.consensus rejection); or unverified",
     ),
-    Column("seed", pa.int64(), "seed of this row"),
+    Column("seed", pa.int64(), "seed of this row: its own or the config's"),
 )
 LOGPROBS = Column("logprobs", pa.list_(pa.float32()), "log-probability of each of the completion's tokens")
 TOKEN_IDS = Column("token_ids", pa.list_(pa.int32()), "ids of the completion's tokens, end token included")
 PROMPT_TOKEN_IDS = Column("prompt_token_ids", pa.list_(pa.int32()), "ids of the prompt's tokens")
-OPTIONAL = (LOGPROBS, TOKEN_IDS, PROMPT_TOKEN_IDS)  # no carried column has their names either way
+DROPPED_REASON = Column(
+    "dropped_reason", pa.string(), "in dropped/ only: the filter that the row failed first, and its value"
+)
+OPTIONAL = (
+    LOGPROBS,
+    TOKEN_IDS,
+    PROMPT_TOKEN_IDS,
+    DROPPED_REASON,
+)  # no carried column has their names either way
 
 COUNTERS = ("prompt_tokens", "completion_tokens", "steps", "forwards", "drafted", "accepted")
 
@@ -95,6 +107,11 @@ class TableLayout:
         fields += [self.carried.field(name) for name in self.carried.names]
         return pa.schema(fields + [pa.field(c.name, c.type) for c in result])
 
+    @property
+    def dropped(self) -> pa.Schema:
+        """Schema of every side file of dropped rows."""
+        return self.output.append(pa.field(DROPPED_REASON.name, DROPPED_REASON.type))
+
 
 def choose_layout(
     schema: pa.Schema,
@@ -105,6 +122,7 @@ def choose_layout(
     token_ids: bool = False,
     prompt_token_ids: bool = False,
     logprobs: bool = False,
+    seed_column: str | None = None,
 ) -> TableLayout:
     """Decide which input columns are read and which travel to the output.
 
@@ -113,6 +131,7 @@ def choose_layout(
         needed: columns that prompts and per-row options are made of; all of them in the schema.
         carry: columns to write beside the completion; None: all.
         id_column: column that becomes `id`, and so is not carried under its own name if that is `id`.
+        seed_column: column with seeds of rows, the same for `seed`.
     Raises:
         ConfigError: a carried column does not exist or has the name of an output column.
     """
@@ -120,8 +139,8 @@ def choose_layout(
     missing = [name for name in carried if name not in schema.names]
     if missing:
         raise ConfigError(f"input.carry: no column {', '.join(missing)}; there are {', '.join(schema.names)}")
-    if id_column == "id":
-        carried = [name for name in carried if name != "id"]
+    own = {"id": id_column, "seed": seed_column}  # these come back as output columns of that name
+    carried = [name for name in carried if own.get(name) != name]
     _refuse_collisions(carried)
     read = [*dict.fromkeys([*needed, *([id_column] if id_column else []), *carried])]
     fields = [schema.field(name).with_nullable(True).remove_metadata() for name in carried]

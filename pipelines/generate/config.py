@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field, field_validator, model_validator
 
 from orthrus_core.decoding.config import EngineConfig
@@ -25,6 +27,21 @@ class PromptConfig(Section):
     template_args: dict[str, Any] = Field(
         default_factory=dict,
         description="Extra variables of the chat template, such as enable_thinking: false.",
+    )
+    template_limit_s: float = Field(
+        5.0, gt=0, le=3600, description="CPU seconds that filling the template may take for one row."
+    )
+    overlong: Literal["error", "truncate_left", "truncate_right"] = Field(
+        "error",
+        description="What becomes of a prompt that leaves too little room in decode.max_context: an error "
+        "row, or its text is cut at the beginning (truncate_left) or at the end. Only what users say is cut: "
+        "the chat template's own text, system messages and answers stay whole.",
+    )
+    room: int | None = Field(
+        None,
+        ge=1,
+        description="Tokens of decode.max_context that a prompt must leave free; none: 1 with overlong: "
+        "error, else the row's max_new_tokens.",
     )
 
     @model_validator(mode="after")
@@ -102,6 +119,20 @@ class SamplingColumns(Section):
     """Columns whose value replaces an option for its row, where it is not null."""
 
     max_new_tokens: str | None = Field(None, description="Column with the row's own max_new_tokens.")
+    temperature: str | None = Field(None, description="Column with the row's own temperature.")
+    top_k: str | None = Field(None, description="Column with the row's own top_k.")
+    top_p: str | None = Field(None, description="Column with the row's own top_p.")
+    min_p: str | None = Field(None, description="Column with the row's own min_p.")
+    seed: str | None = Field(None, description="Column with the row's own seed.")
+    stop: str | None = Field(
+        None, description="Column with the row's own stop strings: text, or a list of texts (empty: none)."
+    )
+    n: str | None = Field(None, description="Column with the row's own number of completions.")
+
+    @property
+    def given(self) -> dict[str, str]:
+        """Option to column, of those that are set."""
+        return {name: column for name, column in self.model_dump().items() if column is not None}
 
 
 class SamplingConfig(SamplingParams):
@@ -109,6 +140,13 @@ class SamplingConfig(SamplingParams):
 
     columns: SamplingColumns = Field(
         default_factory=SamplingColumns, description="Per-row values, by option name."
+    )
+    n: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="Completions of each prompt, numbered by the column sample; they share its cache pages. "
+        "At temperature 0 they are all the same.",
     )
 
     @field_validator("json_schema", mode="before")
@@ -125,7 +163,50 @@ class SamplingConfig(SamplingParams):
     @property
     def params(self) -> SamplingParams:
         """What the engine takes."""
-        return SamplingParams(**self.model_dump(exclude={"columns"}))
+        return SamplingParams(**self.model_dump(exclude={"columns", "n"}))
+
+
+class RowFilters(Section):
+    """What a row must fulfil to be written to data/; the others go to dropped/ with their reason."""
+
+    finish_reason: tuple[Literal["stop", "length", "context"], ...] | None = Field(
+        None, min_length=1, description="Only rows that ended for one of these reasons."
+    )
+    min_tokens: int | None = Field(None, ge=0, description="Least completion_tokens.")
+    max_tokens: int | None = Field(None, ge=0, description="Most completion_tokens.")
+    min_chars: int | None = Field(None, ge=0, description="Least characters of the completion.")
+    max_chars: int | None = Field(None, ge=0, description="Most characters of the completion.")
+    regex: str | None = Field(
+        None, description="Expression in RE2 syntax that must be found in the completion (^...$: all of it)."
+    )
+    not_regex: str | None = Field(
+        None, description="Expression in RE2 syntax that must not be found in the completion."
+    )
+    valid_json: bool = Field(False, description="The completion must be one JSON value and nothing else.")
+    drop_errors: bool = Field(False, description="Error rows go to dropped/ too; false: they stay in data/.")
+
+    @property
+    def is_active(self) -> bool:
+        """Whether any row can be dropped."""
+        return self != RowFilters()
+
+    @field_validator("regex", "not_regex")
+    @classmethod
+    def _re2_takes_it(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                pc.match_substring_regex(pa.array([""]), value)
+            except pa.ArrowInvalid as error:
+                raise ValueError(f"must be an RE2 expression, got {value!r}: {error}") from None
+        return value
+
+    @model_validator(mode="after")
+    def _least_is_at_most_most(self) -> Self:
+        for least, most in (("min_tokens", "max_tokens"), ("min_chars", "max_chars")):
+            low, high = getattr(self, least), getattr(self, most)
+            if low is not None and high is not None and low > high:
+                raise ValueError(f"must have {least} <= {most}, got {low} and {high}")
+        return self
 
 
 class OutputConfig(Section):
@@ -134,6 +215,9 @@ class OutputConfig(Section):
     path: Url = Field(description="Directory or any fsspec URL; holds data/ and _run/ afterwards.")
     token_ids: bool = Field(False, description="Also write the completion's token ids.")
     prompt_token_ids: bool = Field(False, description="Also write the prompt's token ids.")
+    filters: RowFilters = Field(
+        default_factory=RowFilters, description="Rows that fail one of these go to dropped/ instead of data/."
+    )
 
 
 class RunConfig(Section):
@@ -159,6 +243,16 @@ class RunConfig(Section):
     progress_every_s: float = Field(10.0, gt=0, description="Seconds between progress lines.")
     ray_address: str | None = Field(
         None, description="Cluster to join; none: a running one or a new local one; local: always new."
+    )
+    dedup: bool = Field(
+        False,
+        description="Generate rows with the same prompt tokens, sampling options, seed and sample once for "
+        "each actor and give all of them its text; counters of a copy are those of its original.",
+    )
+    dedup_tokens: int = Field(
+        1_000_000,
+        ge=0,
+        description="Tokens of finished completions that an actor keeps for copies, about 70 bytes each.",
     )
 
 

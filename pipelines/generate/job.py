@@ -3,7 +3,8 @@
 import importlib.metadata
 import platform
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -16,8 +17,10 @@ from pipelines.generate.columns import OVERWRITTEN, ROW_ERROR, UNREADABLE, Table
 from pipelines.generate.config import GenerateConfig
 from pipelines.generate.datasets import exported, plain_paths
 from pipelines.generate.grammars import check_grammar
-from pipelines.generate.ledger import Ledger, Plan, Unit, fingerprint, plan_units
-from pipelines.generate.prompts import PromptRenderer, RenderedRow, needed_columns, render_rows
+from pipelines.generate.ledger import Ledger, Plan, Unit, differences, fingerprint, plan_units
+from pipelines.generate.prompts import RenderedRow, needed_columns, render_rows
+from pipelines.generate.renderer import PromptRenderer
+from pipelines.generate.repair import Repair, failed_units
 from pipelines.generate.shards import inspect_shards, list_shards
 from pipelines.generate.source import column_types, read_unit
 from pipelines.storage import absolute, check_reachable
@@ -34,7 +37,10 @@ NOT_IDENTITY = (
     "decode.num_pages",
     "decode.block_policy",
     "decode.expected_tokens",
+    "input.prompt.template_limit_s",
 )
+# Options that decide which prompts are errors: --only-failed may change them.
+REPAIRS = ("decode.max_context", "input.prompt.overlong", "input.prompt.room")
 PACKAGES = ("orthrus", "torch", "transformers", "tokenizers", "ray", "pyarrow")
 
 
@@ -46,6 +52,8 @@ class Job:
         identity: everything that decides the rows' content, flat: name to value.
         units: what is still to be done.
         is_new: whether nothing was stored under the output path yet.
+        repair: where units are finished whose error rows alone are to be made again; None: whole units are.
+        left: units that this job leaves undone, with `repair` only.
     """
 
     config: GenerateConfig
@@ -56,6 +64,8 @@ class Job:
     ledger: Ledger
     identity: dict[str, Any]
     is_new: bool
+    repair: Repair | None = None
+    left: tuple[Unit, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -83,6 +93,21 @@ class Job:
             "skipped_inputs": self.plan.skipped_inputs,
         }
 
+    def repaired_manifest(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """The stored manifest with a note of this repair, and the options that the run has from now on."""
+        note = {
+            "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "units": len(self.units),
+            "changed": differences(stored["identity"], self.identity),
+        }
+        names = ("fingerprint", "identity", "config")
+        now = self.manifest()
+        return {
+            **stored,
+            **{name: now[name] for name in names},
+            "repaired": [*stored.get("repaired", []), note],
+        }
+
 
 @dataclass(frozen=True)
 class Preview:
@@ -91,9 +116,11 @@ class Preview:
     rows: tuple[tuple[str | None, RenderedRow], ...]
 
 
-def prepare(config: GenerateConfig) -> Job:
+def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
     """Check a config against the world and plan the work; starts nothing.
 
+    Args:
+        only_failed: the work is the error rows of the units that are finished.
     Raises:
         ConfigError: inputs, model, tokenizer or output are not as the config says.
     """
@@ -109,8 +136,10 @@ def prepare(config: GenerateConfig) -> Job:
     exports, datasets = exported(config.input, ledger.run_url, is_begun=is_begun)
     files = list_shards((*plain_paths(config.input), *exports), config.input.format)
     identity = run_identity(config, checkpoint) | ({"input.datasets": datasets} if datasets else {})
-    plan = ledger.open(identity, [file for file, _ in files])
+    plan = ledger.open(identity, [file for file, _ in files], REPAIRS if only_failed else ())
     is_new = plan is None
+    if only_failed:
+        _check_repair(ledger, config)
     if plan is None:
         unit_rows = config.run.unit_rows
         bad = config.input.on_bad_shard
@@ -127,9 +156,14 @@ def prepare(config: GenerateConfig) -> Job:
         token_ids=config.output.token_ids,
         prompt_token_ids=config.output.prompt_token_ids,
         logprobs=config.sampling.logprobs,
+        seed_column=config.sampling.columns.seed,
     )
     units = tuple(ledger.remaining(plan))
-    return Job(config, checkpoint, layout, plan, units, ledger, identity, is_new)
+    job = Job(config, checkpoint, layout, plan, units, ledger, identity, is_new)
+    if not only_failed:
+        return job
+    failed = tuple(failed_units(ledger, plan, units))
+    return replace(job, units=failed, left=units, repair=Repair(ledger.data_url, ledger.dropped_url))
 
 
 def preview(job: Job, num_prompts: int = 3) -> Preview:
@@ -202,6 +236,7 @@ def versions() -> dict[str, str]:
 
 def _check_model(config: GenerateConfig, checkpoint: Checkpoint) -> None:
     """Refuse what the engine would refuse, minutes earlier."""
+    _check_room(config)
     decode = config.decode
     model = load_model_config(checkpoint.path, needs_head=decode.mode == "consensus")
     if decode.mode == "consensus" and decode.block_size is not None and decode.block_size > model.block_size:
@@ -212,6 +247,26 @@ def _check_model(config: GenerateConfig, checkpoint: Checkpoint) -> None:
         raise ConfigError(
             f"decode.max_context must be <= {model.max_position_embeddings}, the model's positions, "
             f"got {decode.max_context}"
+        )
+
+
+def _check_room(config: GenerateConfig) -> None:
+    prompt, max_context = config.input.prompt, config.decode.max_context
+    room = prompt.room or (1 if prompt.overlong == "error" else config.sampling.max_new_tokens)
+    if room >= max_context:
+        name = "input.prompt.room" if prompt.room else "input.prompt.room (none: sampling.max_new_tokens)"
+        raise ConfigError(f"{name} must be < decode.max_context, {max_context}, got {room}")
+
+
+def _check_repair(ledger: Ledger, config: GenerateConfig) -> None:
+    stored = ledger.manifest()
+    if stored is None:
+        raise ConfigError(f"--only-failed: output.path {ledger.url} holds no run yet")
+    before = stored["identity"].get("decode.max_context", 0)
+    if config.decode.max_context < before:
+        raise ConfigError(
+            f"--only-failed: decode.max_context must be >= {before}, that of the run, "
+            f"got {config.decode.max_context}"
         )
 
 

@@ -7,7 +7,7 @@ by listing those files. Nothing else says that a unit is done.
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from pipelines.generate.shards import Inspection, Shard
 from pipelines.storage import FileInfo, join, list_directory, put, read_bytes, remove, sweep
 
 DATA = "data"
+DROPPED = "dropped"
 RUN = "_run"
 SUCCESS = "_SUCCESS"
 
@@ -137,19 +138,23 @@ def _shard(entry: dict[str, Any]) -> Shard:
 
 
 class Ledger:
-    """The output directory of one run: `data/`, `_run/manifest.json`, `_run/plan.json`, `_run/_SUCCESS`."""
+    """The output directory of one run: `data/`, `dropped/`, `_run/` (manifest.json, plan.json, _SUCCESS)."""
 
     def __init__(self, url: str):
         self.url = url
         self.data_url = join(url, DATA)
+        self.dropped_url = join(url, DROPPED)
         self.run_url = join(url, RUN)
 
-    def open(self, identity: Mapping[str, Any], listing: Sequence[FileInfo]) -> Plan | None:
+    def open(
+        self, identity: Mapping[str, Any], listing: Sequence[FileInfo], may_differ: Collection[str] = ()
+    ) -> Plan | None:
         """Check that this output belongs to this run, if it belongs to any.
 
         Args:
             identity: everything that decides the rows' content, flat: name to value.
             listing: the input files as they are now.
+            may_differ: names of the identity that may have another value than in the stored manifest.
         Returns:
             The stored plan, or None where the run is new.
         Raises:
@@ -164,7 +169,7 @@ class Ledger:
                     "choose another output.path"
                 )
             return None
-        changed = _differences(manifest["identity"], identity)
+        changed = differences(manifest["identity"], identity, may_differ)
         changed += _changed_inputs([FileInfo(**entry) for entry in manifest["inputs"]], listing)
         if changed:
             raise ConfigError(
@@ -183,6 +188,7 @@ class Ledger:
         put(join(self.run_url, "plan.json"), plan.to_json().encode())
         self.write_manifest(manifest)
         sweep(self.data_url)
+        sweep(self.dropped_url)
         sweep(self.run_url)
 
     def manifest(self) -> dict[str, Any] | None:
@@ -223,6 +229,11 @@ class Ledger:
         """Store the report."""
         put(join(self.run_url, "report.json"), json.dumps(report, indent=2, default=str).encode())
 
+    def reopen(self, report: Mapping[str, Any]) -> None:
+        """Store the report of a run that is not complete, or not any more."""
+        remove(join(self.run_url, SUCCESS))
+        self.write_report(report)
+
     def finish(self, report: Mapping[str, Any], card: str) -> None:
         """Store the report and the data card, and mark the run as complete."""
         self.write_report(report)
@@ -230,17 +241,27 @@ class Ledger:
         put(join(self.run_url, SUCCESS), b"")
 
 
-def check_counts(units: Sequence[Unit], num_rows: Sequence[int]) -> None:
-    """Rows in = rows out, unit by unit.
+def check_counts(
+    units: Sequence[Unit], footers: Sequence[Mapping[str, Any]], dropped: Mapping[str, int]
+) -> None:
+    """Every input row is in its unit's file or in its side file, and the footers say so.
 
+    Args:
+        footers: of each unit's file: {rows, counts}.
+        dropped: rows of each side file that its unit's footer asks for, by name.
     Raises:
-        OrthrusError: naming units whose file has another number of rows.
+        OrthrusError: naming units whose numbers do not add up.
     """
-    wrong = [
-        f"{unit.file_name} has {found} rows of {unit.num_rows}"
-        for unit, found in zip(units, num_rows, strict=True)
-        if unit.num_rows != found
-    ]
+    wrong = []
+    for unit, footer in zip(units, footers, strict=True):
+        counts = footer["counts"]
+        for found, expected, what in (
+            (counts.get("rows_in", footer["rows"]), unit.num_rows, "input rows"),
+            (footer["rows"], counts.get("rows", footer["rows"]), "rows"),
+            (dropped.get(unit.file_name, 0), counts.get("dropped", 0), "dropped rows"),
+        ):
+            if found != expected:
+                wrong.append(f"{unit.file_name} has {found} {what} of {expected}")
     if wrong:
         raise OrthrusError(f"rows out differ from rows in: {'; '.join(wrong[:5])}")
 
@@ -250,11 +271,14 @@ def fingerprint(identity: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def differences(
+    stored: Mapping[str, Any], now: Mapping[str, Any], may_differ: Collection[str] = ()
+) -> list[str]:
+    """`name was X, is Y` for each name with another value, but for those that may differ."""
     now = json.loads(json.dumps(now, default=str))  # tuples to lists, as the stored side went through json
     return [
         f"{name} was {json.dumps(stored.get(name))}, is {json.dumps(now.get(name))}"
-        for name in sorted({*stored, *now})
+        for name in sorted({*stored, *now} - set(may_differ))
         if stored.get(name) != now.get(name)
     ]
 

@@ -39,7 +39,7 @@ class Progress:
 
     def add(self, summary: dict[str, Any]) -> None:
         """Count a committed unit."""
-        self._rows += summary["rows"]
+        self._rows += summary.get("rows_in", summary["rows"])
         for name, value in summary["counts"].items():
             self._counts[name] = self._counts.get(name, 0) + value
         if self._bar is not None:

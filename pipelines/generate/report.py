@@ -61,7 +61,10 @@ def run_report(
         "status": "done",
         "output": job.ledger.url,
         "fingerprint": job.fingerprint,
+        "rows_in": counts.get("rows_in", 0),
         "rows": counts.get("rows", 0),
+        "dropped": counts.get("dropped", 0),
+        "deduplicated": counts.get("deduplicated", 0),
         "errors": counts.get("errors", 0),
         "finish_reasons": {k[7:]: v for k, v in sorted(counts.items()) if k.startswith("finish_")},
         "prompt_tokens": counts.get("prompt_tokens", 0),
@@ -179,7 +182,8 @@ def _figures(report: dict[str, Any]) -> Table:
 def _samples(job: "Job", count: int = 3) -> list[Panel]:
     """The first completions of the first file."""
     with open_file(job.ledger.unit_url(job.plan.units[0])) as handle:
-        rows = next(pq.ParquetFile(handle).iter_batches(batch_size=64)).to_pylist()
+        batch = next(pq.ParquetFile(handle).iter_batches(batch_size=64), None)
+    rows = [] if batch is None else batch.to_pylist()
     prompt = job.config.input.prompt
     panels = []
     for row in [row for row in rows if row["error"] is None][:count]:

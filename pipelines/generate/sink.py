@@ -1,18 +1,47 @@
 """Writing units: one file each, put in one step, which is the commit."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipelines.generate.columns import ENGINE, OVERWRITTEN, SHARD, UNIT, UNREADABLE, TableLayout
+from pipelines.generate.columns import (
+    DROPPED_REASON,
+    ENGINE,
+    OVERWRITTEN,
+    PLACE,
+    SHARD,
+    UNIT,
+    UNREADABLE,
+    TableLayout,
+)
+from pipelines.generate.config import RowFilters
 from pipelines.generate.ledger import unit_file_name
-from pipelines.storage import join, open_file, put
+from pipelines.generate.repair import Repair
+from pipelines.generate.row_filters import count_reasons, dropped_reasons
+from pipelines.generate.unit_file import count_rows, read_footer, write_unit_file
+from pipelines.storage import join
 from pipelines.storage_config import StorageConfig, use_storage
 
-FOOTER_KEY = b"orthrus"
+__all__ = ["SUMMARY", "RowPolicy", "commit_unit", "read_footer"]
+
 SUMMARY = "summary"
+
+
+@dataclass(frozen=True)
+class RowPolicy:
+    """What becomes of rows on their way to the files.
+
+    Attributes:
+        dropped_url: where rows go that `filters` takes out.
+        repair: finished units whose other rows are kept; None: units are written for the first time.
+    """
+
+    dropped_url: str
+    filters: RowFilters
+    repair: Repair | None = None
 
 
 def commit_unit(
@@ -20,30 +49,48 @@ def commit_unit(
     data_url: str,
     layout: TableLayout,
     fingerprint: str,
+    *,
+    policy: RowPolicy | None = None,
     storage: StorageConfig | None = None,
     on_bad_shard: str = "skip",
 ) -> pa.Table:
     """Write a unit's file and pass on one row that sums it up; the last dataset stage.
 
+    Rows that filters take out go to the unit's side file, which is written first: the file in data/ is the
+    commit of both.
+
     Args:
         table: as `generate.GenerateActor` makes it.
+        policy: None: all rows are written as they are.
         storage: how this process reaches `data_url`; None: as it does already.
         on_bad_shard: "skip" writes a unit whose input is damaged as error rows, "fail" leaves it undone.
     Returns:
-        One row with SUMMARY: json of {shard, unit, rows, actor, load_s, engine, counts}; of a unit
-        that was left undone {shard, unit, rows: 0, unreadable: why}.
+        One row with SUMMARY: json of {shard, unit, rows, rows_in, actor, load_s, engine, counts}; the counts
+        are those of the rows that were made now. Of a unit that was left undone {shard, unit, rows: 0,
+        unreadable: why}.
     """
     if storage is not None:
         use_storage(storage)
     shard, index = (table.column(name)[0].as_py() for name in (SHARD, UNIT))
     if (fault := _input_fault(table, on_bad_shard)) is not None:
-        return pa.table({SUMMARY: [json.dumps({"shard": shard, "unit": index, "rows": 0, "unreadable": fault})]})
+        return pa.table(
+            {SUMMARY: [json.dumps({"shard": shard, "unit": index, "rows": 0, "unreadable": fault})]}
+        )
     facts = json.loads(table.column(ENGINE)[0].as_py())
-    footer = {"fingerprint": fingerprint, "shard": shard, "unit": index, "counts": facts["counts"]}
-    output = table.select(layout.output.names).cast(layout.output)
-    output = output.replace_schema_metadata({FOOTER_KEY: json.dumps(footer).encode()})
-    put(join(data_url, unit_file_name(shard, index)), _to_parquet(output))
-    summary = {"shard": shard, "unit": index, "rows": table.num_rows, **facts}
+    output, counts = _unit_rows(table, layout, facts["counts"], policy, (shard, index))
+    reasons = dropped_reasons(output, RowFilters() if policy is None else policy.filters)
+    counts |= count_reasons(reasons)
+    counts["rows"] = output.num_rows - counts["dropped"]
+    footer: dict[str, Any] = {"fingerprint": fingerprint, "shard": shard, "unit": index, "counts": counts}
+    name = unit_file_name(shard, index)
+    if policy is not None and counts["dropped"]:
+        footer["dropped_at"] = [row for row, reason in enumerate(reasons) if reason is not None]
+        write_unit_file(join(policy.dropped_url, name), _dropped(output, layout, reasons), footer)
+        output = output.filter(pa.array([reason is None for reason in reasons], pa.bool_()))
+    write_unit_file(join(data_url, name), output, footer)
+    summary = {"shard": shard, "unit": index, **facts, "rows": counts["rows"], "rows_in": counts["rows_in"]}
+    if policy is None or policy.repair is None:
+        summary["counts"] = counts
     return pa.table({SUMMARY: [json.dumps(summary)]})
 
 
@@ -55,15 +102,27 @@ def _input_fault(table: pa.Table, on_bad_shard: str) -> str | None:
     return None if error.startswith(UNREADABLE) and on_bad_shard == "skip" else error
 
 
-def read_footer(url: str) -> dict[str, Any]:
-    """Row count and counts of a unit's file: {rows, counts}, without reading its rows."""
-    with open_file(url) as handle:
-        metadata = pq.read_metadata(handle)
-    stored = json.loads((metadata.metadata or {}).get(FOOTER_KEY, b"{}"))
-    return {"rows": metadata.num_rows, "counts": stored.get("counts", {})}
+def _unit_rows(
+    table: pa.Table,
+    layout: TableLayout,
+    made: dict[str, int],
+    policy: RowPolicy | None,
+    unit: tuple[int, int],
+) -> tuple[pa.Table, dict[str, int]]:
+    """All rows of a unit, and their counts before filters."""
+    schema = layout.output
+    if policy is None or policy.repair is None:
+        return table.select(schema.names).cast(schema), {**made}
+    merged = policy.repair.merge(table.select([*schema.names, PLACE]), schema, *unit)
+    counts = count_rows(merged.table) | {"rows_in": len(set(merged.places))}
+    for name in ("deduplicated", "deduplicated_tokens"):
+        counts[name] = merged.counts.get(name, 0) + made.get(name, 0)
+    return merged.table, counts
 
 
-def _to_parquet(table: pa.Table) -> bytes:
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer, compression="zstd")
-    return buffer.getvalue().to_pybytes()
+def _dropped(output: pa.Table, layout: TableLayout, reasons: Sequence[str | None]) -> pa.Table:
+    """The rows of the side file."""
+    with_reasons = output.append_column(DROPPED_REASON.name, pa.array(reasons, pa.string()))
+    return with_reasons.filter(pa.array([reason is not None for reason in reasons], pa.bool_())).cast(
+        layout.dropped
+    )

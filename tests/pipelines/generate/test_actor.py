@@ -9,10 +9,21 @@ import pytest
 
 from pipelines.checkpoint import load_tokenizer, locate
 from pipelines.generate.actor import ActorSpec, GenerateActor, load_engine
-from pipelines.generate.columns import ENGINE, MAX_NEW_TOKENS, PROMPT_IDS, ROW_ERROR, SHARD, UNIT, TableLayout
-from pipelines.generate.config import GenerateConfig
+from pipelines.generate.columns import (
+    ENGINE,
+    PARAMS,
+    PLACE,
+    PROMPT_IDS,
+    ROW_ERROR,
+    SAMPLES,
+    SHARD,
+    TRUNCATED,
+    UNIT,
+    TableLayout,
+)
+from pipelines.generate.config import GenerateConfig, SamplingColumns
 from pipelines.generate.failures import FailureNotes
-from tests.fakes import fake_completion, fake_engine
+from tests.fakes import FakeEngine, fake_completion, fake_engine
 
 
 @pytest.fixture
@@ -33,9 +44,15 @@ def spec(tree, tmp_path):
     )
 
 
-def unit(prompts, errors=None, limits=None, index=0) -> pa.Table:
-    """A table as `render_unit` makes it."""
+def unit(prompts, errors=None, limits=None, index=0, params=None, samples=None) -> pa.Table:
+    """A table as `render_unit` makes it.
+
+    Args:
+        params: own options of each row; none: a limit of 9 tokens or that of `limits`.
+        samples: numbers of the completions of each row; none: one.
+    """
     count = len(prompts)
+    params = params or [{"max_new_tokens": limit or 9} for limit in limits or [9] * count]
     return pa.table(
         {
             "id": [f"r{i}" for i in range(count)],
@@ -44,7 +61,10 @@ def unit(prompts, errors=None, limits=None, index=0) -> pa.Table:
             UNIT: pa.array([index] * count, pa.int32()),
             ROW_ERROR: pa.array(errors or [None] * count, pa.string()),
             PROMPT_IDS: pa.array(prompts, pa.list_(pa.int32())),
-            MAX_NEW_TOKENS: pa.array(limits or [9] * count, pa.int32()),
+            PLACE: pa.array(range(count), pa.int32()),
+            TRUNCATED: pa.array([0] * count, pa.int32()),
+            PARAMS: pa.array([json.dumps(own) for own in params], pa.string()),
+            SAMPLES: pa.array(samples or [[0]] * count, pa.list_(pa.int32())),
         }
     )
 
@@ -58,7 +78,7 @@ def call(actor, *tables) -> list[pa.Table]:
 
 def test_the_output_has_the_columns_of_the_layout_and_what_the_sink_needs(spec):
     [table] = call(GenerateActor(spec, fake_engine), unit([[5], [6]]))
-    assert table.column_names == [*spec.layout.output.names, SHARD, UNIT, ENGINE]
+    assert table.column_names == [*spec.layout.output.names, SHARD, UNIT, PLACE, ENGINE]
     assert table.select(spec.layout.output.names).schema == spec.layout.output
 
 
@@ -129,8 +149,11 @@ def test_the_first_row_carries_the_counts_of_its_unit(spec):
         "drafted": 32,
         "accepted": 6,
         "step_tokens": 10,
+        "rows_in": 3,
         "rows": 3,
         "errors": 1,
+        "deduplicated": 0,
+        "deduplicated_tokens": 0,
         "finish_length": 2,
         "finish_error": 1,
     }
@@ -193,6 +216,91 @@ def test_log_probabilities_are_written_when_asked_for(spec):
     assert sum(good["logprobs"]) / len(good["logprobs"]) == pytest.approx(good["mean_logprob"])
     assert bad["logprobs"] is None
     assert "logprobs" not in written_with(spec)[0]
+
+
+def test_a_rows_own_options_reach_the_engine_and_the_seed_column(spec):
+    params = [{"temperature": 0.5, "seed": 3}, {"temperature": 0.5, "seed": 4}, {"seed": 5}]
+    [table] = call(GenerateActor(spec, fake_engine), unit([[8]] * 3, params=params))
+    expected = [
+        fake_completion([8], 24, temperature=0.5, seed=3),
+        fake_completion([8], 24, temperature=0.5, seed=4),
+        fake_completion([8], 24),
+    ]
+    assert table.column("token_ids").to_pylist() == expected
+    assert expected[0] != expected[1]
+    assert table.column("seed").to_pylist() == [3, 4, 5]
+
+
+def test_samples_of_a_prompt_follow_each_other_and_repeat_its_id_and_columns(spec):
+    sampled = replace(spec, sampling=spec.sampling.model_copy(update={"temperature": 1.0}))
+    prompts = unit([[8], None, [9]], errors=[None, "bad", None], samples=[[0, 1, 2], [0], [0, 1]])
+    [table] = call(GenerateActor(sampled, fake_engine), prompts)
+    assert table.column("id").to_pylist() == ["r0", "r0", "r0", "r1", "r2", "r2"]
+    assert table.column("sample").to_pylist() == [0, 1, 2, 0, 0, 1]
+    assert table.column(PLACE).to_pylist() == [0, 0, 0, 1, 2, 2]
+    assert table.column("note").to_pylist() == ["n"] * 6
+    written = table.column("token_ids").to_pylist()
+    assert written[:3] == [fake_completion([8], 9, temperature=1.0, sample=i) for i in range(3)]
+    assert written[3] is None
+    counts = json.loads(table.column(ENGINE)[0].as_py())["counts"]
+    assert (counts["rows_in"], counts["rows"], counts["errors"]) == (3, 6, 1)
+
+
+def test_samples_that_the_engine_refuses_are_an_error_row_each(spec):
+    [table] = call(
+        GenerateActor(spec, lambda _: FakeEngine(poison=7)), unit([[7], [8]], samples=[[0, 1], [0, 1]])
+    )
+    assert [error is not None for error in table.column("error").to_pylist()] == [True, True, False, False]
+    assert table.column("sample").to_pylist() == [0, 1, 0, 1]
+
+
+def test_only_rows_with_a_temperature_claim_no_more_than_the_distribution(spec):
+    decode = spec.decode.model_copy(update={"consensus": "rejection"})
+    sampling = spec.sampling.model_copy(update={"columns": SamplingColumns(temperature="t")})
+    drawn = replace(spec, decode=decode, sampling=sampling)
+    [table] = call(
+        GenerateActor(drawn, fake_engine),
+        unit([[5], [5]], params=[{"temperature": 0.5}, {"temperature": 0.0}]),
+    )
+    assert table.column("exactness").to_pylist() == ["distribution", "exact"]
+    assert json.loads(table.column(ENGINE)[0].as_py())["engine"]["exactness"] == "distribution"
+
+
+def test_stop_strings_of_a_column_alone_end_the_text_too(spec):
+    free, _ = written_with(spec)
+    stop = free["completion"][5:8]
+    own = replace(spec, sampling=spec.sampling.model_copy(update={"columns": SamplingColumns(stop="s")}))
+    params = [{"max_new_tokens": 20, "stop": [stop]}, {"max_new_tokens": 20}]
+    stopped, other = call(GenerateActor(own), unit([[5, 6, 7], [5, 6, 7]], params=params))[0].to_pylist()
+    assert stopped["completion"] == free["completion"][: free["completion"].index(stop)]
+    assert stopped["finish_reason"] == "stop"
+    assert other["completion"] == free["completion"]
+
+
+def test_samples_of_a_real_engine_are_the_texts_that_each_has_alone(spec):
+    params = [{"max_new_tokens": 12, "temperature": 1.5, "seed": 11}]
+    [together] = call(GenerateActor(spec), unit([[5, 6, 7]], params=params, samples=[[0, 1, 2]]))
+    [alone] = call(GenerateActor(spec), unit([[5, 6, 7]], params=params, samples=[[2]]))
+    written = together.column("token_ids").to_pylist()
+    assert written[2] == alone.column("token_ids")[0].as_py()
+    assert len({tuple(ids) for ids in written}) == 3
+
+
+def test_copies_are_generated_once_within_a_unit_and_across_units(spec):
+    engines = []
+
+    def factory(_):
+        engines.append(FakeEngine())
+        return engines[0]
+
+    tables = [unit([[8], [9], [8]]), unit([[9], [8], [4]], index=1)]
+    shared = call(GenerateActor(replace(spec, dedup_tokens=1000), factory), *tables)
+    plain = call(GenerateActor(spec, fake_engine), *tables)
+    assert [t.drop_columns(ENGINE) for t in shared] == [t.drop_columns(ENGINE) for t in plain]
+    assert engines[0].submitted == 3
+    counts = [json.loads(t.column(ENGINE)[0].as_py())["counts"] for t in shared]
+    assert [count["deduplicated"] for count in counts] == [1, 2]
+    assert counts[0]["deduplicated_tokens"] == len(fake_completion([8], 9))
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def completed(error: str) -> tuple[pa.Table, TableLayout]:
 )
 def test_what_is_written_of_a_damaged_unit(tmp_path, error, mode, is_written):
     table, layout = completed(error)
-    [summary] = commit_unit(table, str(tmp_path), layout, "f", None, mode).column(SUMMARY).to_pylist()
+    [summary] = commit_unit(table, str(tmp_path), layout, "f", on_bad_shard=mode).column(SUMMARY).to_pylist()
     assert (len(list_directory(str(tmp_path))) == 1) == is_written
     assert json.loads(summary).get("unreadable") == (None if is_written else error)
 

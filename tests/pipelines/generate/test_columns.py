@@ -54,3 +54,16 @@ def test_other_collisions_with_output_columns_are_refused():
 def test_a_carried_column_must_exist():
     with pytest.raises(ConfigError, match="input.carry: no column nope; there are key, question, score"):
         layout(carry=["nope"])
+
+
+def test_a_seed_column_called_seed_is_not_carried_twice():
+    schema = SCHEMA.append(pa.field("seed", pa.int32()))
+    chosen = layout(schema, seed_column="seed")
+    assert "seed" not in chosen.carried.names
+    assert chosen.output.field("seed").type == pa.int64()
+    with pytest.raises(ConfigError, match="input columns seed have names of output columns"):
+        layout(schema, seed_column="key")
+
+
+def test_side_files_have_the_reason_at_the_end():
+    assert layout().dropped.names == [*layout().output.names, "dropped_reason"]

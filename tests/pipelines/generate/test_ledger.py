@@ -171,11 +171,29 @@ def test_only_a_finished_run_has_a_finished_report(begun):
     assert ledger.finished_report() is None
 
 
-def test_a_unit_with_missing_rows_is_an_error():
+@pytest.mark.parametrize(
+    ("rows", "counts", "side_rows", "fault"),
+    [
+        (5, {"rows_in": 5, "rows": 5}, 0, None),
+        (12, {"rows_in": 5, "rows": 12, "dropped": 3}, 3, None),
+        (0, {"rows_in": 5, "rows": 0, "dropped": 5}, 5, None),
+        (4, {}, 0, "has 4 input rows of 5"),
+        (4, {"rows_in": 4, "rows": 4}, 0, "has 4 input rows of 5"),
+        (4, {"rows_in": 5, "rows": 5}, 0, "has 4 rows of 5"),
+        (4, {"rows_in": 5, "rows": 4, "dropped": 1}, 0, "has 0 dropped rows of 1"),
+        (4, {"rows_in": 5, "rows": 4, "dropped": 1}, 2, "has 2 dropped rows of 1"),
+    ],
+)
+def test_input_rows_rows_and_dropped_rows_of_a_unit_must_add_up(rows, counts, side_rows, fault):
     units = [Unit(0, 0, 0, 5), Unit(0, 1, 5, 5)]
-    check_counts(units, [5, 5])
-    with pytest.raises(OrthrusError, match="part-00000-00001.parquet has 4 rows of 5"):
-        check_counts(units, [5, 4])
+    fine = {"rows": 5, "counts": {"rows_in": 5, "rows": 5}}
+    footers = [fine, {"rows": rows, "counts": counts}]
+    dropped = {"part-00000-00001.parquet": side_rows} if side_rows else {}
+    if fault is None:
+        check_counts(units, footers, dropped)
+        return
+    with pytest.raises(OrthrusError, match=f"part-00000-00001.parquet {fault}"):
+        check_counts(units, footers, dropped)
 
 
 def test_the_fingerprint_changes_with_any_value():

@@ -5,15 +5,21 @@ import pytest
 
 from orthrus_core.errors import ConfigError, RequestError
 from pipelines.checkpoint import load_tokenizer
-from pipelines.generate.columns import MAX_NEW_TOKENS, PROMPT_IDS, ROW, ROW_ERROR, SHARD, UNIT, TableLayout
-from pipelines.generate.config import GenerateConfig, PromptConfig
-from pipelines.generate.prompts import (
-    PromptRenderer,
-    needed_columns,
-    render_rows,
-    render_unit,
-    template_columns,
+from pipelines.generate.columns import (
+    PARAMS,
+    PLACE,
+    PROMPT_IDS,
+    ROW,
+    ROW_ERROR,
+    SAMPLES,
+    SHARD,
+    TRUNCATED,
+    UNIT,
+    TableLayout,
 )
+from pipelines.generate.config import GenerateConfig, PromptConfig
+from pipelines.generate.prompts import needed_columns, render_rows, render_unit, template_columns
+from pipelines.generate.renderer import PromptRenderer
 
 CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 
@@ -135,10 +141,21 @@ def test_ids_are_those_of_the_tokenizer(renderer, tokenizer):
 
 
 def test_a_prompt_must_leave_room_for_one_token(renderer):
-    ids = renderer(column="q", chat=False).ids("one two three")
-    assert renderer(len(ids) + 1, column="q", chat=False).ids("one two three") == ids
-    with pytest.raises(RequestError, match=f"prompt has {len(ids)} tokens, decode.max_context is {len(ids)}"):
-        renderer(len(ids), column="q", chat=False).ids("one two three")
+    row = {"q": "one two three"}
+    ids = renderer(column="q", chat=False).prompt(row, 99).ids
+    assert renderer(len(ids) + 1, column="q", chat=False).prompt(row, 99).ids == ids
+    with pytest.raises(
+        RequestError, match=f"prompt has {len(ids)} tokens, decode.max_context is {len(ids)}$"
+    ):
+        renderer(len(ids), column="q", chat=False).prompt(row, 99)
+
+
+def test_a_prompt_must_leave_the_room_that_the_config_asks_for(renderer):
+    row = {"q": "one two three"}
+    count = len(renderer(column="q", chat=False).prompt(row, 9).ids)
+    assert renderer(count + 5, column="q", chat=False, room=5).prompt(row, 9)
+    with pytest.raises(RequestError, match=f"decode.max_context is {count + 4}, input.prompt.room 5"):
+        renderer(count + 4, column="q", chat=False, room=5).prompt(row, 9)
 
 
 def test_empty_text_without_chat_has_no_tokens(renderer):
@@ -171,8 +188,8 @@ def test_ids_come_from_the_id_column_as_text(renderer, config):
 def test_a_rows_own_limit_replaces_the_default_where_it_is_not_null(renderer, config):
     table = unit({"q": ["a"] * 4, "limit": [5, None, 0, -1]})
     rows = render_rows(table, renderer(column="q"), config({"column": "q"}, limit_column="limit"))
-    assert [row.max_new_tokens for row in rows] == [5, 24, None, None]
-    assert rows[2].error == "column limit must be a whole number >= 1, got 0"
+    assert [row.params and row.params.max_new_tokens for row in rows] == [5, 24, None, None]
+    assert rows[2].error == "column limit: max_new_tokens must be >= 1, got 0"
 
 
 def test_bytes_that_are_not_utf8_spoil_only_their_row(renderer, config):
@@ -190,6 +207,26 @@ def test_a_rendered_unit_has_what_the_next_stages_need(config, model_dir):
     table = unit({"q": ["a", None], "extra": [1, 2]})
     layout = TableLayout(pa.schema([("extra", pa.int64())]), ("q", "extra"))
     rendered = render_unit(table, config({"column": "q"}), str(model_dir), layout)
-    assert rendered.column_names == ["id", "extra", SHARD, UNIT, ROW_ERROR, PROMPT_IDS, MAX_NEW_TOKENS]
+    hidden = [SHARD, UNIT, PLACE, ROW_ERROR, PROMPT_IDS, TRUNCATED, PARAMS, SAMPLES]
+    assert rendered.column_names == ["id", "extra", *hidden]
     assert rendered.schema.field(PROMPT_IDS).type == pa.list_(pa.int32())
     assert rendered.column(PROMPT_IDS).null_count == 1
+
+
+def test_a_rendered_unit_asks_for_the_samples_of_each_row(tree, model_dir):
+    tree["input"] |= {"prompt": {"column": "q"}, "id_column": None}
+    tree["sampling"] |= {"n": 2, "columns": {"n": "k", "seed": "s"}}
+    table = unit({"q": ["a", "b", None, "d"], "k": [None, 3, 3, 0], "s": [7, None, None, None]})
+    config = GenerateConfig.model_validate(tree)
+    rendered = render_unit(table, config, str(model_dir), TableLayout(pa.schema([]), ()))
+    assert rendered.column(SAMPLES).to_pylist() == [[0, 1], [0, 1, 2], [0], [0]]
+    assert rendered.column(PARAMS).to_pylist() == ['{"seed": 7}', None, None, None]
+    assert rendered.column(ROW_ERROR)[3].as_py() == "column k: n must be >= 1, got 0"
+
+
+def test_chat_template_arguments_reach_the_template(renderer, tokenizer, monkeypatch):
+    thinking = "{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}"
+    monkeypatch.setattr(tokenizer, "chat_template", tokenizer.chat_template + thinking)
+    assert renderer(column="q").text({"q": "x"}) == CHAT.format("x")
+    text = renderer(column="q", template_args={"enable_thinking": False}).text({"q": "x"})
+    assert text == CHAT.format("x") + "<think></think>"

@@ -7,11 +7,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.generate.columns import ENGINE, SHARD, UNIT, TableLayout
-from pipelines.generate.sink import SUMMARY, commit_unit, read_footer
+from pipelines.generate.config import RowFilters
+from pipelines.generate.sink import SUMMARY, RowPolicy, commit_unit, read_footer
 from pipelines.storage import list_directory
 
 LAYOUT = TableLayout(pa.schema([("note", pa.string())]), ("note",))
-COUNTS = {"rows": 2, "errors": 0, "completion_tokens": 7}
+COUNTS = {"rows_in": 2, "rows": 2, "errors": 0, "completion_tokens": 7}
+WRITTEN = COUNTS | {"dropped": 0}
 
 
 @pytest.fixture
@@ -40,9 +42,58 @@ def test_writing_again_replaces_the_file(table, tmp_path):
 
 def test_the_summary_names_unit_and_counts(table, tmp_path):
     summary = json.loads(commit_unit(table, str(tmp_path), LAYOUT, "f00").column(SUMMARY)[0].as_py())
-    assert summary == {"shard": 3, "unit": 12, "rows": 2, "actor": "host:1", "counts": COUNTS}
+    assert summary == {
+        "shard": 3,
+        "unit": 12,
+        "rows": 2,
+        "rows_in": 2,
+        "actor": "host:1",
+        "counts": WRITTEN,
+    }
 
 
 def test_the_footer_tells_rows_and_counts_without_reading_rows(table, tmp_path):
     commit_unit(table, str(tmp_path), LAYOUT, "f00")
-    assert read_footer(f"{tmp_path}/part-00003-00012.parquet") == {"rows": 2, "counts": COUNTS}
+    assert read_footer(f"{tmp_path}/part-00003-00012.parquet") == {"rows": 2, "counts": WRITTEN}
+
+
+NAME = "part-00003-00012.parquet"
+
+
+def commit_filtered(table, tmp_path, **filters):
+    policy = RowPolicy(f"{tmp_path}/dropped", RowFilters(**filters))
+    commit_unit(table, f"{tmp_path}/data", LAYOUT, "f00", policy=policy)
+    return pq.read_table(tmp_path / "data" / NAME)
+
+
+def test_rows_that_fail_a_filter_go_to_the_side_file_with_their_reason(table, tmp_path):
+    kept = commit_filtered(table, tmp_path, regex="y")
+    dropped = pq.read_table(tmp_path / "dropped" / NAME)
+    assert kept.column("id").to_pylist() == ["b"]
+    assert dropped.select(["id", "completion", "dropped_reason"]).to_pylist() == [
+        {"id": "a", "completion": "x", "dropped_reason": "regex: not found"}
+    ]
+    assert dropped.schema.equals(LAYOUT.dropped)
+    counts = read_footer(f"{tmp_path}/data/{NAME}")["counts"]
+    expected = {"rows_in": 2, "rows": 1, "dropped": 1, "dropped_regex": 1}
+    assert {name: counts[name] for name in expected} == expected
+
+
+def test_a_unit_whose_rows_all_fall_writes_an_empty_file(table, tmp_path):
+    kept = commit_filtered(table, tmp_path, regex="z")
+    assert kept.num_rows == 0
+    assert kept.schema.equals(LAYOUT.output)
+    assert pq.read_table(tmp_path / "dropped" / NAME).num_rows == 2
+
+
+def test_without_dropped_rows_there_is_no_side_file(table, tmp_path):
+    assert commit_filtered(table, tmp_path, regex="[xy]").num_rows == 2
+    assert list_directory(f"{tmp_path}/dropped") == {}
+
+
+def test_the_side_file_is_written_before_the_commit(table, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.generate.sink.write_unit_file", lambda url, *_: written.append(url))
+    written: list[str] = []
+    policy = RowPolicy(f"{tmp_path}/dropped", RowFilters(regex="y"))
+    commit_unit(table, f"{tmp_path}/data", LAYOUT, "f00", policy=policy)
+    assert written == [f"{tmp_path}/dropped/{NAME}", f"{tmp_path}/data/{NAME}"]

@@ -1,0 +1,74 @@
+"""Making the error rows of finished units again; the other rows of their files stay as they are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from pipelines.generate.columns import PLACE
+from pipelines.generate.ledger import Ledger, Plan, Unit, unit_file_name
+from pipelines.generate.unit_file import UnitRows, read_footer, read_unit_rows
+from pipelines.storage import join, map_files
+
+
+@dataclass(frozen=True)
+class Repair:
+    """Where the finished units are; says what to make again, and puts it among the rows that stay."""
+
+    data_url: str
+    dropped_url: str
+
+    def samples(self, shard: int, index: int, num_rows: int) -> dict[int, list[int] | None]:
+        """Which completions of a unit to make again.
+
+        Args:
+            num_rows: input rows of the unit.
+        Returns:
+            Row within the unit to the samples that failed; None for all samples, where the prompt failed.
+        """
+        old = self._read(shard, index, num_rows)
+        if old is None:
+            return dict.fromkeys(range(num_rows))
+        samples: dict[int, list[int]] = {}
+        failed: dict[int, list[int]] = {}
+        columns = (old.table.column(name).to_pylist() for name in ("sample", "error"))
+        for place, sample, error in zip(old.places, *columns, strict=True):
+            samples.setdefault(place, []).append(sample)
+            if error is not None:
+                failed.setdefault(place, []).append(sample)
+        return {place: None if len(samples[place]) == 1 else found for place, found in failed.items()}
+
+    def merge(self, made: pa.Table, schema: pa.Schema, shard: int, index: int) -> UnitRows:
+        """A unit's rows with those that were made again in the place of the old ones.
+
+        Args:
+            made: the schema's columns and PLACE.
+        """
+        name = unit_file_name(shard, index)
+        old = self._read(shard, index, read_footer(join(self.data_url, name))["counts"]["rows_in"])
+        made_places = [int(place) for place in made.column(PLACE).to_pylist()]
+        made = made.select(schema.names).cast(schema)
+        if old is None:
+            return UnitRows(made, tuple(made_places), {})
+        both = pa.concat_tables([old.table.select(schema.names).cast(schema), made]).unify_dictionaries()
+        keys = zip([*old.places, *made_places], both.column("sample").to_pylist(), strict=True)
+        rows = {key: row for row, key in enumerate(keys)}  # the later one of two, which is the new one
+        order = sorted(rows)
+        table = both.take(pa.array([rows[key] for key in order], pa.int64()))
+        return UnitRows(table, tuple(place for place, _ in order), old.counts)
+
+    def _read(self, shard: int, index: int, num_rows: int) -> UnitRows | None:
+        rows = read_unit_rows(self.data_url, self.dropped_url, unit_file_name(shard, index))
+        return rows if rows is not None and len(set(rows.places)) == num_rows else None
+
+
+def failed_units(ledger: Ledger, plan: Plan, remaining: Sequence[Unit]) -> list[Unit]:
+    """Finished units with error rows, by their footers.
+
+    Args:
+        remaining: units that are not finished.
+    """
+    undone = {unit.file_name for unit in remaining}
+    finished = [unit for unit in plan.units if unit.file_name not in undone]
+    footers = map_files(read_footer, [ledger.unit_url(unit) for unit in finished])
+    return [u for u, footer in zip(finished, footers, strict=True) if footer["counts"].get("errors")]
