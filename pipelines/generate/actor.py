@@ -21,6 +21,7 @@ from orthrus_core.decoding.engine import Completion, Request
 from orthrus_core.decoding.stats import CompletionStats
 from orthrus_core.decoding.stop import cut_text
 from pipelines.checkpoint import Checkpoint, fetch, load_tokenizer
+from pipelines.generate.board import Board
 from pipelines.generate.columns import (
     COUNTERS,
     ENGINE,
@@ -32,8 +33,11 @@ from pipelines.generate.columns import (
     TableLayout,
 )
 from pipelines.generate.config import SamplingConfig
+from pipelines.generate.drain import UnitGate
 from pipelines.generate.engine_thread import EngineLike, EngineThread
 from pipelines.generate.failures import FailureNotes
+
+ROOM = 3  # times max_sequences: so many rows are left, running and waiting, when the next unit enters
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +52,7 @@ class ActorSpec:
         threads: torch threads.
         failures: where an actor that ends itself says why.
         retries: restarts in a row without a finished unit between them, after which the job gives up.
+        board: where driver and engines meet; None: units begin unasked, for tests.
     """
 
     checkpoint: Checkpoint
@@ -59,6 +64,7 @@ class ActorSpec:
     layout: TableLayout
     failures: FailureNotes
     retries: int
+    board: Board | None = None
 
 
 EngineFactory = Callable[[ActorSpec], EngineLike]
@@ -121,6 +127,10 @@ class GenerateActor:
         self._decoder = TextDecoder(spec.checkpoint.path)
         self._params = spec.sampling.params
         self._engine = EngineThread(lambda: engine_factory(spec), self._end_process)
+        self._gate: UnitGate | None = None
+        if spec.board is not None:
+            room = ROOM * spec.decode.max_sequences
+            self._gate = UnitGate(spec.board, lambda: self._engine.num_unfinished, room)
         self._exactness = _exactness(spec, self._engine.exactness)
         self._ready_at = time.perf_counter()
         self._load_s = self._ready_at - started_at
@@ -136,12 +146,22 @@ class GenerateActor:
         """
         errors = table.column(ROW_ERROR).to_pylist()
         requests = self._requests(table, errors)
-        completions, report = await asyncio.wrap_future(self._engine.submit(requests))
+        completions, report = await self._run(table, requests)
         finished = iter(completions)
         rows = [next(finished) if error is None else _not_run(error) for error in errors]
         facts = {"actor": self._name, "load_s": self._load_s, "ready_s": time.perf_counter() - self._ready_at}
         facts |= {"engine": report | {"exactness": self._exactness}, "counts": count_rows(rows)}
         return self._output(table, rows, json.dumps(facts))
+
+    async def _run(self, table: pa.Table, requests: list[Request]) -> tuple[list[Completion], dict[str, Any]]:
+        """Wait until the unit may begin, and generate it; its completions and the engine's report."""
+        if self._gate is not None:
+            shard, index = (table.column(name)[0].as_py() for name in (SHARD, UNIT))
+            await self._gate.enter((shard, index), len(requests))
+        future = self._engine.submit(requests)
+        if self._gate is not None:
+            self._gate.arrived(len(requests))
+        return await asyncio.wrap_future(future)
 
     def _requests(self, table: pa.Table, errors: Sequence[str | None]) -> list[Request]:
         prompts, limits = (table.column(name).to_pylist() for name in (PROMPT_IDS, MAX_NEW_TOKENS))

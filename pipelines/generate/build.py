@@ -1,26 +1,29 @@
 """From a checked job to a Ray dataset, and the run of it."""
 
-import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from orthrus_core.decoding.config import EngineConfig
 from orthrus_core.errors import ConfigError, OrthrusError
 from pipelines.generate.actor import ActorSpec, EngineFactory, GenerateActor, load_engine
+from pipelines.generate.board import open_board
 from pipelines.generate.cluster import STAGE_CPUS, check_gpus, gpus_per_actor, ray_session, resolve_device
 from pipelines.generate.config import GenerateConfig, RunConfig
+from pipelines.generate.drain import Drain, summaries
 from pipelines.generate.failures import FailureNotes, explain_failure
 from pipelines.generate.job import Job, versions
 from pipelines.generate.ledger import check_counts
 from pipelines.generate.lock import RunLock
 from pipelines.generate.progress import Progress
 from pipelines.generate.prompts import render_unit
-from pipelines.generate.report import RunTimes, data_card, run_report
-from pipelines.generate.sink import SUMMARY, commit_unit, read_footer
+from pipelines.generate.report import RunTimes, data_card, interrupted_report, run_report
+from pipelines.generate.sink import commit_unit, read_footer
 from pipelines.generate.source import UnitSource
+from pipelines.signals import Interrupted, StopSignals
 from pipelines.storage import join, map_files
 
 if TYPE_CHECKING:
@@ -46,35 +49,48 @@ EXPECTED_SHARE = 0.5  # of max_new_tokens, for the choice whether torch.compile 
 logger = logging.getLogger(__name__)
 
 
-def run_job(job: Job, progress: Progress, engine_factory: EngineFactory = load_engine) -> dict[str, Any]:
+def run_job(
+    job: Job,
+    progress: Progress,
+    engine_factory: EngineFactory = load_engine,
+    stop: StopSignals | None = None,
+) -> dict[str, Any]:
     """Do what is left of a job, check that rows out = rows in, and store the report.
 
     Args:
         progress: told of every unit.
         engine_factory: another engine, for tests.
+        stop: asks for the run to be drained.
     Returns:
         The report, as stored in `_run/report.json`.
     Raises:
         ConfigError: the machine or the checkpoint does not fit the config, or another driver is at work on
             the output.
         OrthrusError: the job failed; what is committed stays, and the same command goes on from there.
+        Interrupted: it was stopped from outside, drained or at once; the same holds.
     """
     if not job.units and (report := job.ledger.finished_report()) is not None:
         logger.info("nothing left to do: %s is complete", job.ledger.url)
         return report
     started_at = time.perf_counter()
+    stop = stop or StopSignals()
     times = RunTimes()
     with RunLock(job.ledger.run_url) as lock:
-        if job.units:
-            try:
-                with ray_session(job.config.run) as is_local:
+        try:
+            if job.units:
+                with stop.deferred(), ray_session(job.config.run) as is_local:
+                    stop.install()  # Ray has put handlers of its own
                     times.ray_s = time.perf_counter() - started_at
-                    _generate(job, _actor_spec(job, is_local=is_local), progress, times, engine_factory, lock)
-            except OrthrusError as error:
-                code = 2 if isinstance(error, ConfigError) else 1
-                job.ledger.write_report({"status": "failed", "exit_code": code, "reason": str(error)})
-                raise
-        return _finish(job, times, started_at)
+                    spec = _actor_spec(job, is_local=is_local)
+                    _generate(job, spec, progress, times, engine_factory, lock, stop)
+            return _finish(job, times, started_at)
+        except OrthrusError as error:
+            code = 2 if isinstance(error, ConfigError) else 1
+            job.ledger.write_report({"status": "failed", "exit_code": code, "reason": str(error)})
+            raise
+        except KeyboardInterrupt as error:
+            times.wall_s = time.perf_counter() - started_at
+            raise _interrupted(job, times, error) from None
 
 
 def _finish(job: Job, times: RunTimes, started_at: float) -> dict[str, Any]:
@@ -86,6 +102,20 @@ def _finish(job: Job, times: RunTimes, started_at: float) -> dict[str, Any]:
     report = run_report(job, [footer["counts"] for footer in footers], times, manifest.get("engine"))
     job.ledger.finish(report, data_card(job, report))
     return report
+
+
+def _interrupted(job: Job, times: RunTimes, cause: KeyboardInterrupt) -> Interrupted:
+    """Store the report of a run that was stopped; what its operator is told."""
+    try:
+        left = sum(unit.num_rows for unit in job.ledger.remaining(job.plan))
+        report = interrupted_report(job, times, rows=job.plan.num_rows - left, reason=str(cause))
+        job.ledger.write_report(report)
+    except Exception as error:  # storage that fails as well: what is committed stays all the same
+        return Interrupted(f"what is finished is kept, the same command goes on; no report: {error}")
+    return Interrupted(
+        f"{report['rows']} of {job.plan.num_rows} rows are finished and kept in {job.ledger.url}; "
+        "the same command goes on from there"
+    )
 
 
 def build_dataset(job: Job, spec: ActorSpec, engine_factory: EngineFactory = load_engine) -> "Dataset":
@@ -148,19 +178,29 @@ def _generate(
     times: RunTimes,
     engine_factory: EngineFactory,
     lock: RunLock,
+    stop: StopSignals,
 ) -> None:
-    """Run the dataset over the units that are left; each is committed when its summary comes back."""
+    """Run the dataset over the units that are left; each is committed when its summary comes back.
+
+    Raises:
+        Interrupted: the run was drained, and units are left.
+    """
     from ray.data import DataContext
 
     manifest = _manifest(job)
     job.ledger.start(job.plan, manifest)
     context = DataContext.get_current().copy()
     _set_options(context, job.config.run)
+    board, num_left = spec.board or open_board(), len(job.units)
+    drain = Drain(board.stop, job.config.run.drain_s, progress.note)
     with DataContext.current(context), progress:
-        dataset = build_dataset(job, spec, engine_factory)
+        dataset = build_dataset(job, replace(spec, board=board), engine_factory)
         try:
-            for summary in _summaries(dataset):
+            for summary in summaries(dataset, drain, stop.requested):
                 lock.check()
+                if summary is None:
+                    continue
+                num_left -= 1
                 progress.add(summary)
                 times.add(summary)
                 _note_engine(job, manifest, summary["engine"])
@@ -168,12 +208,8 @@ def _generate(
             raise
         except Exception as error:  # Ray wraps whatever a stage raised
             raise explain_failure(error, spec.failures) from error
-
-
-def _summaries(dataset: "Dataset") -> Iterator[dict[str, Any]]:
-    """Run a dataset; one summary for each unit as it is committed."""
-    for batch in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
-        yield from map(json.loads, batch[SUMMARY])
+    if num_left and stop.requested.is_set():
+        raise Interrupted("drained")
 
 
 def _actor_spec(job: Job, *, is_local: bool) -> ActorSpec:

@@ -111,6 +111,11 @@ class RunConfig(Section):
     ray_address: str | None = Field(
         None, description="Cluster to join; none: a running one or a new local one; local: always new."
     )
+    drain_s: float = Field(
+        300.0,
+        ge=0,
+        description="Seconds that units in progress get to finish after SIGTERM or Ctrl-C; then all stops.",
+    )
 
 
 class GenerateConfig(Section):

@@ -57,6 +57,7 @@ class EngineThread:
         self._inbox: queue.SimpleQueue[_Batch] = queue.SimpleQueue()
         self._broken: BaseException | None = None
         self._places: dict[int, tuple[_Batch, int]] = {}
+        self._num_submitted = self._num_finished = 0  # one thread writes each
         started: Future[EngineLike] = Future()
         threading.Thread(target=self._run, args=(started,), name="engine", daemon=True).start()
         self.exactness = started.result().exactness
@@ -64,10 +65,16 @@ class EngineThread:
     def submit(self, requests: Sequence[Request]) -> "Future[tuple[list[Completion], dict[str, Any]]]":
         """Queue requests; the future gives their completions in order, and the engine's report."""
         batch = _Batch(requests, Future(), {})
+        self._num_submitted += len(requests)
         self._inbox.put(batch)
         if self._broken is not None:
             self._fail(self._broken)
         return batch.future
+
+    @property
+    def num_unfinished(self) -> int:
+        """Requests that were submitted and have not come back."""
+        return self._num_submitted - self._num_finished
 
     def _run(self, started: "Future[EngineLike]") -> None:
         try:
@@ -107,6 +114,7 @@ class EngineThread:
 
     def _deliver(self, engine: EngineLike, completion: Completion) -> None:
         batch, place = self._places.pop(completion.request_id)
+        self._num_finished += 1
         batch.completions[place] = completion
         if len(batch.completions) == len(batch.requests):
             ordered = [batch.completions[i] for i in range(len(batch.requests))]

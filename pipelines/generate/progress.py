@@ -45,6 +45,13 @@ class Progress:
         if self._bar is not None:
             self._bar.update(self._task, completed=self._rows, figures=self._figures())
 
+    def note(self, text: str) -> None:
+        """Tell the operator something at once."""
+        if self._bar is not None:
+            self._bar.console.print(text, style="bold yellow")
+        else:
+            logger.warning(text)
+
     def line(self) -> str:
         """The state as key=value."""
         elapsed_s = time.perf_counter() - self._started_at
