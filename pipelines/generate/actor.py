@@ -36,6 +36,7 @@ from pipelines.generate.config import SamplingConfig
 from pipelines.generate.drain import UnitGate
 from pipelines.generate.engine_thread import EngineLike, EngineThread
 from pipelines.generate.failures import FailureNotes
+from pipelines.generate.metrics import EngineReporter, RayMetrics, Readings, UnitTally, live, readings
 
 ROOM = 3  # times max_sequences: so many rows are left, running and waiting, when the next unit enters
 
@@ -52,7 +53,8 @@ class ActorSpec:
         threads: torch threads.
         failures: where an actor that ends itself says why.
         retries: restarts in a row without a finished unit between them, after which the job gives up.
-        board: where driver and engines meet; None: units begin unasked, for tests.
+        board: where driver and engines meet; None: units begin unasked and figures go nowhere, for tests.
+        run: names the run in metrics.
     """
 
     checkpoint: Checkpoint
@@ -65,6 +67,7 @@ class ActorSpec:
     failures: FailureNotes
     retries: int
     board: Board | None = None
+    run: str = ""
 
 
 EngineFactory = Callable[[ActorSpec], EngineLike]
@@ -126,14 +129,16 @@ class GenerateActor:
         self._name = f"{os.uname().nodename}:{os.getpid()}"
         self._decoder = TextDecoder(spec.checkpoint.path)
         self._params = spec.sampling.params
-        self._engine = EngineThread(lambda: engine_factory(spec), self._end_process)
-        self._gate: UnitGate | None = None
         if spec.board is not None:
-            room = ROOM * spec.decode.max_sequences
-            self._gate = UnitGate(spec.board, lambda: self._engine.num_unfinished, room)
+            spec.board.post(self._name, {"state": "loading"})
+        self._engine = EngineThread(lambda: engine_factory(spec), self._end_process)
         self._exactness = _exactness(spec, self._engine.exactness)
         self._ready_at = time.perf_counter()
         self._load_s = self._ready_at - started_at
+        self._tally = UnitTally()
+        self._gate: UnitGate | None = None
+        if spec.board is not None:
+            self._open(spec.board)
 
     async def __call__(self, table: pa.Table) -> pa.Table:
         """Generate one unit.
@@ -149,9 +154,23 @@ class GenerateActor:
         completions, report = await self._run(table, requests)
         finished = iter(completions)
         rows = [next(finished) if error is None else _not_run(error) for error in errors]
+        self._tally.add(errors, [row.error for row in rows])
         facts = {"actor": self._name, "load_s": self._load_s, "ready_s": time.perf_counter() - self._ready_at}
         facts |= {"engine": report | {"exactness": self._exactness}, "counts": count_rows(rows)}
         return self._output(table, rows, json.dumps(facts))
+
+    def _open(self, board: Board) -> None:
+        """Ask the board before units begin from now on, and tell it and Ray's metrics how things stand."""
+        room = ROOM * self._spec.decode.max_sequences
+        self._gate = gate = UnitGate(board, lambda: self._engine.num_unfinished, room)
+        tags = {"run": self._spec.run, "actor": self._name, "device": self._spec.device}
+
+        def read() -> Readings:
+            ready_s = time.perf_counter() - self._ready_at
+            return readings(self._engine.report(), self._tally.totals(queue_units=gate.waiting), ready_s)
+
+        metrics = RayMetrics(tags)
+        self._reporter = EngineReporter(read, metrics.update, lambda now: board.post(self._name, live(now)))
 
     async def _run(self, table: pa.Table, requests: list[Request]) -> tuple[list[Completion], dict[str, Any]]:
         """Wait until the unit may begin, and generate it; its completions and the engine's report."""

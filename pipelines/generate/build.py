@@ -12,15 +12,17 @@ from orthrus_core.errors import ConfigError, OrthrusError
 from pipelines.generate.actor import ActorSpec, EngineFactory, GenerateActor, load_engine
 from pipelines.generate.board import open_board
 from pipelines.generate.cluster import STAGE_CPUS, check_gpus, gpus_per_actor, ray_session, resolve_device
-from pipelines.generate.config import GenerateConfig, RunConfig
+from pipelines.generate.config import GenerateConfig
 from pipelines.generate.drain import Drain, summaries
 from pipelines.generate.failures import FailureNotes, explain_failure
+from pipelines.generate.interruption import interrupted
 from pipelines.generate.job import Job, versions
 from pipelines.generate.ledger import check_counts
 from pipelines.generate.lock import RunLock
 from pipelines.generate.progress import Progress
 from pipelines.generate.prompts import render_unit
-from pipelines.generate.report import RunTimes, data_card, interrupted_report, run_report
+from pipelines.generate.ray_options import set_options
+from pipelines.generate.report import RunTimes, data_card, run_report
 from pipelines.generate.sink import commit_unit, read_footer
 from pipelines.generate.source import UnitSource
 from pipelines.signals import Interrupted, StopSignals
@@ -81,6 +83,8 @@ def run_job(
                 with stop.deferred(), ray_session(job.config.run) as is_local:
                     stop.install()  # Ray has put handlers of its own
                     times.ray_s = time.perf_counter() - started_at
+                    if stop.requested.is_set():
+                        raise Interrupted("stopped before it began")
                     spec = _actor_spec(job, is_local=is_local)
                     _generate(job, spec, progress, times, engine_factory, lock, stop)
             return _finish(job, times, started_at)
@@ -90,7 +94,7 @@ def run_job(
             raise
         except KeyboardInterrupt as error:
             times.wall_s = time.perf_counter() - started_at
-            raise _interrupted(job, times, error) from None
+            raise interrupted(job, times, error) from None
 
 
 def _finish(job: Job, times: RunTimes, started_at: float) -> dict[str, Any]:
@@ -102,20 +106,6 @@ def _finish(job: Job, times: RunTimes, started_at: float) -> dict[str, Any]:
     report = run_report(job, [footer["counts"] for footer in footers], times, manifest.get("engine"))
     job.ledger.finish(report, data_card(job, report))
     return report
-
-
-def _interrupted(job: Job, times: RunTimes, cause: KeyboardInterrupt) -> Interrupted:
-    """Store the report of a run that was stopped; what its operator is told."""
-    try:
-        left = sum(unit.num_rows for unit in job.ledger.remaining(job.plan))
-        report = interrupted_report(job, times, rows=job.plan.num_rows - left, reason=str(cause))
-        job.ledger.write_report(report)
-    except Exception as error:  # storage that fails as well: what is committed stays all the same
-        return Interrupted(f"what is finished is kept, the same command goes on; no report: {error}")
-    return Interrupted(
-        f"{report['rows']} of {job.plan.num_rows} rows are finished and kept in {job.ledger.url}; "
-        "the same command goes on from there"
-    )
 
 
 def build_dataset(job: Job, spec: ActorSpec, engine_factory: EngineFactory = load_engine) -> "Dataset":
@@ -190,11 +180,11 @@ def _generate(
     manifest = _manifest(job)
     job.ledger.start(job.plan, manifest)
     context = DataContext.get_current().copy()
-    _set_options(context, job.config.run)
+    set_options(context, job.config.run)
     board, num_left = spec.board or open_board(), len(job.units)
     drain = Drain(board.stop, job.config.run.drain_s, progress.note)
     with DataContext.current(context), progress:
-        dataset = build_dataset(job, replace(spec, board=board), engine_factory)
+        dataset = build_dataset(job, replace(spec, board=board, run=job.fingerprint), engine_factory)
         try:
             for summary in summaries(dataset, drain, stop.requested):
                 lock.check()
@@ -264,24 +254,6 @@ def decode_options(config: GenerateConfig, stored: Mapping[str, Any], *, num_row
     compiled = "on" if stored["compiled"] else "off"
     budgets = {"token_budget": stored["token_budget"], "budgets": tuple(stored["budgets"])}
     return decode.model_copy(update={**budgets, "compile": compiled})
-
-
-def _set_options(context: Any, run: RunConfig) -> None:
-    """Ray Data's options for this job."""
-    for handler in logging.getLogger("ray.data").handlers:
-        if handler.get_name() == "console":  # the file in Ray's log directory keeps everything
-            handler.setLevel(logging.WARNING)
-            handler.addFilter(_is_not_about_progress_bars)
-    context.target_max_block_size = None  # a unit stays one block, however large
-    context.execution_no_progress_timeout_s = -1  # a unit of long texts may take longer than half an hour
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.retried_map_errors = True  # storage that fails for a moment; bad rows never raise
-    context.max_map_retries = run.retries
-
-
-def _is_not_about_progress_bars(record: logging.LogRecord) -> bool:
-    return "Progress bars disabled" not in record.getMessage()
 
 
 def _manifest(job: Job) -> dict[str, Any]:

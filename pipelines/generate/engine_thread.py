@@ -60,7 +60,8 @@ class EngineThread:
         self._num_submitted = self._num_finished = 0  # one thread writes each
         started: Future[EngineLike] = Future()
         threading.Thread(target=self._run, args=(started,), name="engine", daemon=True).start()
-        self.exactness = started.result().exactness
+        self._engine = started.result()
+        self.exactness = self._engine.exactness
 
     def submit(self, requests: Sequence[Request]) -> "Future[tuple[list[Completion], dict[str, Any]]]":
         """Queue requests; the future gives their completions in order, and the engine's report."""
@@ -70,6 +71,10 @@ class EngineThread:
         if self._broken is not None:
             self._fail(self._broken)
         return batch.future
+
+    def report(self) -> dict[str, Any]:
+        """The engine's figures as they stand; reads counters only, so that any thread may ask."""
+        return self._engine.report()
 
     @property
     def num_unfinished(self) -> int:

@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.generate.columns import IDENTITY, OPTIONAL, RESULT
-from pipelines.signals import INTERRUPTED
 from pipelines.storage import open_file
 
 if TYPE_CHECKING:
@@ -71,25 +70,6 @@ def run_report(
         "tokens_per_forward": _ratio(counts.get("step_tokens", 0), counts.get("forwards", 0)),
         "exactness": (engine or {}).get("exactness"),
         "engine": engine,
-        "this_run": _this_run(times),
-    }
-
-
-def interrupted_report(job: "Job", times: RunTimes, *, rows: int, reason: str) -> dict[str, Any]:
-    """Figures of a run that was stopped before its end.
-
-    Args:
-        rows: committed so far, by earlier runs too.
-        reason: what stopped it.
-    """
-    return {
-        "status": "interrupted",
-        "exit_code": INTERRUPTED,
-        "reason": reason,
-        "output": job.ledger.url,
-        "fingerprint": job.fingerprint,
-        "rows": rows,
-        "rows_planned": job.plan.num_rows,
         "this_run": _this_run(times),
     }
 
