@@ -40,9 +40,9 @@ class BoardState:
         """Keep the last figures of an actor."""
         self._figures[actor] = figures
 
-    def look(self) -> dict[str, dict[str, Any]]:
-        """The last figures of every actor, by its name."""
-        return self._figures
+    def look(self) -> dict[str, Any]:
+        """Units begun, and the last figures of every actor: {begun: count, actors: {name: figures}}."""
+        return {"begun": len(self._begun), "actors": self._figures}
 
 
 class Board:
@@ -69,8 +69,8 @@ class Board:
         """Let no further unit begin; the units that did, or None where the board does not answer."""
         return self._ask("stop")
 
-    def look(self) -> dict[str, dict[str, Any]]:
-        """The last figures of every actor, by its name."""
+    def look(self) -> dict[str, Any]:
+        """As `BoardState.look`; empty where the board does not answer."""
         return self._ask("look") or {}
 
     def post(self, actor: str, figures: dict[str, Any]) -> None:

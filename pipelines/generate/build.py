@@ -183,6 +183,7 @@ def _generate(
     set_options(context, job.config.run)
     board, num_left = spec.board or open_board(), len(job.units)
     drain = Drain(board.stop, job.config.run.drain_s, progress.note)
+    progress.watch(board.look)
     with DataContext.current(context), progress:
         dataset = build_dataset(job, replace(spec, board=board, run=job.fingerprint), engine_factory)
         try:

@@ -106,5 +106,11 @@ def _join_or_start(run: RunConfig) -> bool:
                 raise
     needed = math.ceil(run.actors * run.cpus_per_actor + 2 * STAGE_CPUS)
     num_cpus = max(os.cpu_count() or 1, needed)
-    ray.init(address="local", include_dashboard=False, num_cpus=num_cpus, **quiet)
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        num_cpus=num_cpus,
+        _metrics_export_port=run.metrics_port,
+        **quiet,
+    )
     return True

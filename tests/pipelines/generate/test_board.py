@@ -27,7 +27,7 @@ def test_the_last_figures_of_an_actor_are_kept():
     state.post("a", {"rows": 1})
     state.post("a", {"rows": 2})
     state.post("b", {"rows": 3})
-    assert state.look() == {"a": {"rows": 2}, "b": {"rows": 3}}
+    assert state.look() == {"begun": 0, "actors": {"a": {"rows": 2}, "b": {"rows": 3}}}
 
 
 @pytest.mark.ray
@@ -35,7 +35,7 @@ def test_driver_and_engine_meet_on_a_board_in_ray(local_ray):
     board = open_board()
     assert asyncio.run(board.begin((0, 0)))
     board.post("a", {"rows": 2})
-    assert (board.stop(), board.look()) == ({(0, 0)}, {"a": {"rows": 2}})
+    assert (board.stop(), board.look()) == ({(0, 0)}, {"begun": 1, "actors": {"a": {"rows": 2}}})
     assert not asyncio.run(board.begin((0, 1)))
 
 
