@@ -1,7 +1,7 @@
 """Generate completions for a data set of prompts: `python jobs/generate.py --config FILE`.
 
-Exit codes: 0 done, 2 a mistake in the config or on the command line (one line on stderr), 3 not complete yet,
-1 anything else.
+Exit codes: 0 done, 2 a mistake in the config or on the command line (one line on stderr), 3 interrupted by
+SIGTERM or Ctrl-C (what is finished is kept, the same command goes on), 1 anything else.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import sys
 from rich.console import Console
 
 from pipelines.command import job_parser, run_job_command
+from pipelines.signals import StopSignals
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,10 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
         "--only-failed", action="store_true", help="make the error rows of finished units again, nothing else"
     )
     options = parser.parse_args(arguments)
-    return run_job_command(lambda: _run(options, Console()))
+    with StopSignals() as stop:
+        return run_job_command(lambda: _run(options, Console(), stop))
 
 
-def _run(options: argparse.Namespace, console: Console) -> int:
+def _run(options: argparse.Namespace, console: Console, stop: StopSignals) -> int:
     from pipelines.config import load_config
     from pipelines.generate.config import GenerateConfig
     from pipelines.generate.job import prepare, preview
@@ -46,7 +48,8 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     rows = job.plan.num_rows
     done = rows - sum(unit.num_rows for unit in (*job.units, *job.left))
     every_s = job.config.run.progress_every_s
-    report = run_job(job, Progress(total_rows=rows, done_rows=done, every_s=every_s, console=console))
+    progress = Progress(total_rows=rows, done_rows=done, every_s=every_s, console=console)
+    report = run_job(job, progress, stop=stop)
     console.print(render_report(job, report))
     return 3 if report["status"] == "interrupted" else 0
 

@@ -5,6 +5,8 @@ import logging
 import sys
 from collections.abc import Callable
 
+from pipelines.signals import INTERRUPTED
+
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
@@ -28,19 +30,28 @@ def run_job_command(run: Callable[[], int]) -> int:
     """Run a job, its log on stderr, and say in one line there what ended it early.
 
     Returns:
-        The exit code: that of `run`, 2 for a mistake in the config or on the command line, 1 for any other
-        failure that is explained. Errors of our own code are raised with their traceback.
+        The exit code: that of `run`, 2 for a mistake in the config or on the command line, 3 when the
+        operator stopped it, 1 for any other failure that is explained. Errors of our own code are raised
+        with their traceback.
     """
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
+    try:
+        code, reason = _run(run)
+    except KeyboardInterrupt as error:
+        kept = str(error) or "what is finished is kept, the same command goes on from there"
+        code, reason = INTERRUPTED, f"interrupted: {kept}"
+    if reason:
+        sys.stderr.write(reason + "\n")
+    return code
+
+
+def _run(run: Callable[[], int]) -> tuple[int, str]:
+    """Exit code and the line that explains it, if it needs any."""
     from orthrus_core.errors import ConfigError, OrthrusError  # late: importing the core takes seconds
 
     try:
-        return run()
+        return run(), ""
     except ConfigError as error:
-        code, reason = 2, f"config error: {error}"
+        return 2, f"config error: {error}"
     except OrthrusError as error:
-        code, reason = 1, f"failed: {error}"
-    except KeyboardInterrupt:
-        code, reason = 1, "interrupted: what is finished is kept, the same command goes on from there"
-    sys.stderr.write(reason + "\n")
-    return code
+        return 1, f"failed: {error}"

@@ -151,12 +151,21 @@ class Engine:
         mask_token_id = self._model.config.mask_token_id
         works, T = step.works, step.draft_budget
         draft_ids, odds = None, None
+        started_at = time.perf_counter()
         if T and self.config.consensus == "rejection":
             draft_ids, odds = draft_with_odds(self._runner, works, mask_token_id, token_budget=T)
         elif T:
             propose = self._draft or draft
             draft_ids = propose(self._runner, works, mask_token_id, token_budget=T)
-        return verify(self._runner, works, draft_ids, odds, token_budget=step.verify_budget)
+        drafted_at = time.perf_counter()
+        verdicts = verify(self._runner, works, draft_ids, odds, token_budget=step.verify_budget)
+        self.stats.count_seconds(
+            drafted_at - started_at,
+            time.perf_counter() - drafted_at,
+            num_prefill=sum(work.num_prefill for work in works),
+            num_rows=sum(work.num_verify_rows for work in works),
+        )
+        return verdicts
 
     def _check_logits(self, works: list[Work], verdicts: list[Verdict]) -> None:
         if any(verdict.broken_row is None for verdict in verdicts):
@@ -236,6 +245,10 @@ class Engine:
             "prefix_tokens": self._scheduler.num_prefix_tokens,
             "drafter_alarm": self._draft_alarm.is_on,
             "busy_s": stats.busy_s,
+            "seconds": {"draft": stats.draft_s, "verify": stats.verify_s, "prefill": stats.prefill_s},
+            "slots": {"total": self.config.max_sequences, "busy": len(self._scheduler.running)},
+            "pages": {"total": self.config.total_pages - 1, "free": self._tables.pool.num_available},
+            "waiting": len(self._scheduler.waiting),
         }
 
     def _commit(self, work: Work, verdict: Verdict) -> Completion | None:

@@ -59,6 +59,10 @@ class EngineStats:
         drafted_by_position: verified proposals by their distance from the anchor, 1 first.
         accepted_by_position: agreed proposals by that distance.
         busy_s: seconds inside `step`.
+        draft_s, verify_s, prefill_s: seconds of it inside draft and verify calls; a verify call's are split
+            between verify and prefill by token rows. What is left of busy_s plans and commits. Taken on the
+            host: on CUDA a draft call returns while the device still works on it, so most of its time is in
+            the verify call, which waits for both.
     """
 
     steps: int = 0
@@ -71,6 +75,21 @@ class EngineStats:
     drafted_by_position: list[int] = field(default_factory=list)
     accepted_by_position: list[int] = field(default_factory=list)
     busy_s: float = 0.0
+    draft_s: float = 0.0
+    verify_s: float = 0.0
+    prefill_s: float = 0.0
+
+    def count_seconds(self, draft_s: float, verify_s: float, *, num_prefill: int, num_rows: int) -> None:
+        """Add the seconds of a step's draft and verify calls.
+
+        Args:
+            num_prefill: token rows of prompts in the verify call.
+            num_rows: all its token rows.
+        """
+        prefill_s = verify_s * num_prefill / num_rows
+        self.draft_s += draft_s
+        self.prefill_s += prefill_s
+        self.verify_s += verify_s - prefill_s
 
     def count_block(self, num_drafts: int, num_accepted: int) -> None:
         """Add one verified block to the counts by position."""

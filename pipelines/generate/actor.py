@@ -20,15 +20,20 @@ from orthrus_core.decoding.config import EngineConfig
 from orthrus_core.decoding.engine import Completion, Request
 from orthrus_core.decoding.stats import CompletionStats
 from pipelines.checkpoint import Checkpoint, fetch, load_tokenizer
+from pipelines.generate.board import Board
 from pipelines.generate.columns import ENGINE, TableLayout
 from pipelines.generate.config import SamplingConfig
 from pipelines.generate.dedup import Deduplicator, SharedBatch
+from pipelines.generate.drain import UnitGate
 from pipelines.generate.engine_thread import EngineLike, EngineThread
 from pipelines.generate.failures import FailureNotes
+from pipelines.generate.metrics import EngineReporter, RayMetrics, Readings, UnitTally, live, readings
 from pipelines.generate.requests import RequestBuilder
 from pipelines.generate.results import ResultWriter
 from pipelines.generate.unit_file import count_rows
 from pipelines.storage_config import StorageConfig, use_storage
+
+ROOM = 3  # times max_sequences: so many rows are left, running and waiting, when the next unit enters
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +50,8 @@ class ActorSpec:
         retries: restarts in a row without a finished unit between them, after which the job gives up.
         storage: how to reach the model and the notes.
         dedup_tokens: tokens of finished completions that are kept for copies; None: every row is generated.
+        board: where driver and engines meet; None: units begin unasked and figures go nowhere, for tests.
+        run: names the run in metrics.
     """
 
     checkpoint: Checkpoint
@@ -58,6 +65,8 @@ class ActorSpec:
     retries: int
     storage: StorageConfig = StorageConfig()
     dedup_tokens: int | None = None
+    board: Board | None = None
+    run: str = ""
 
 
 EngineFactory = Callable[[ActorSpec], EngineLike]
@@ -125,6 +134,8 @@ class GenerateActor:
             spec.failures.check_restarts(spec.retries)
         self._spec = spec
         self._name = f"{os.uname().nodename}:{os.getpid()}"
+        if spec.board is not None:
+            spec.board.post(self._name, {"state": "loading"})
         self._engine = EngineThread(lambda: engine_factory(spec), self._end_process)
         self._requests = RequestBuilder(spec.sampling)
         self._dedup: Deduplicator | None = None
@@ -136,6 +147,10 @@ class GenerateActor:
         self._exactness = sampled_level if _is_sampled(spec.sampling) else level
         self._ready_at = time.perf_counter()
         self._load_s = self._ready_at - started_at
+        self._tally = UnitTally()
+        self._gate: UnitGate | None = None
+        if spec.board is not None:
+            self._open(spec.board)
 
     async def __call__(self, table: pa.Table) -> pa.Table:
         """Generate one unit.
@@ -147,9 +162,10 @@ class GenerateActor:
             (json on the first row: counts of this unit and figures of the actor so far).
         """
         rows = self._requests.sample_rows(table)
-        batch = await self._run([row.request for row in rows if row.request is not None])
+        batch = await self._run(table, [row.request for row in rows if row.request is not None])
         finished = iter(batch.completions)
         completions = [_not_run(row.error) if row.error is not None else next(finished) for row in rows]
+        self._tally.add([row.error for row in rows], [completion.error for completion in completions])
         output = self._results.table(table, rows, completions)
         counts = count_rows(output) | {"rows_in": table.num_rows} | _count_copies(batch)
         facts = {"actor": self._name, "load_s": self._load_s, "ready_s": time.perf_counter() - self._ready_at}
@@ -157,10 +173,32 @@ class GenerateActor:
         column = pa.array([json.dumps(facts)] + [None] * (len(rows) - 1), pa.string())
         return output.append_column(ENGINE, column)
 
-    async def _run(self, requests: Sequence[Request]) -> SharedBatch:
-        """Complete requests."""
-        if self._dedup is not None:
-            return await self._dedup.run(requests)
+    def _open(self, board: Board) -> None:
+        """Ask the board before units begin from now on, and tell it and Ray's metrics how things stand."""
+        room = ROOM * self._spec.decode.max_sequences
+        self._gate = gate = UnitGate(board, lambda: self._engine.num_unfinished, room)
+        tags = {"run": self._spec.run, "actor": self._name, "device": self._spec.device}
+
+        def read() -> Readings:
+            ready_s = time.perf_counter() - self._ready_at
+            return readings(self._engine.report(), self._tally.totals(queue_units=gate.waiting), ready_s)
+
+        metrics = RayMetrics(tags)
+        self._reporter = EngineReporter(read, metrics.update, lambda now: board.post(self._name, live(now)))
+
+    async def _run(self, table: pa.Table, requests: Sequence[Request]) -> SharedBatch:
+        """Wait until the unit may begin, and complete its requests."""
+        if self._gate is not None:
+            shard, index = (table.column(name)[0].as_py() for name in (SHARD, UNIT))
+            await self._gate.enter((shard, index), len(requests))
+        run = self._complete if self._dedup is None else self._dedup.run
+        work = asyncio.ensure_future(run(requests))
+        await asyncio.sleep(0)  # its first step submits the requests
+        if self._gate is not None:
+            self._gate.arrived(len(requests))
+        return await work
+
+    async def _complete(self, requests: Sequence[Request]) -> SharedBatch:
         completions, report = await asyncio.wrap_future(self._engine.submit(requests))
         return SharedBatch(completions, report, [False] * len(requests))
 

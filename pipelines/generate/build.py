@@ -1,26 +1,31 @@
 """From a checked job to a Ray dataset, and the run of it."""
 
-import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from orthrus_core.decoding.config import EngineConfig
 from orthrus_core.errors import ConfigError, OrthrusError
 from pipelines.generate.accounts import settle
 from pipelines.generate.actor import ActorSpec, EngineFactory, GenerateActor, load_engine
+from pipelines.generate.board import open_board
 from pipelines.generate.cluster import STAGE_CPUS, check_gpus, gpus_per_actor, ray_session, resolve_device
-from pipelines.generate.config import GenerateConfig, RunConfig
+from pipelines.generate.config import GenerateConfig
+from pipelines.generate.drain import Drain, summaries
 from pipelines.generate.failures import FailureNotes, explain_failure
+from pipelines.generate.interruption import interrupted
 from pipelines.generate.job import Job, versions
 from pipelines.generate.lock import RunLock
 from pipelines.generate.progress import Progress
 from pipelines.generate.prompts import render_unit
+from pipelines.generate.ray_options import set_options
 from pipelines.generate.report import RunTimes, data_card, run_report
-from pipelines.generate.sink import SUMMARY, RowPolicy, commit_unit
+from pipelines.generate.sink import RowPolicy, commit_unit
 from pipelines.generate.source import UnitSource
+from pipelines.signals import Interrupted, StopSignals
 from pipelines.storage import join
 
 if TYPE_CHECKING:
@@ -46,35 +51,50 @@ EXPECTED_SHARE = 0.5  # of max_new_tokens, for the choice whether torch.compile 
 logger = logging.getLogger(__name__)
 
 
-def run_job(job: Job, progress: Progress, engine_factory: EngineFactory = load_engine) -> dict[str, Any]:
+def run_job(
+    job: Job,
+    progress: Progress,
+    engine_factory: EngineFactory = load_engine,
+    stop: StopSignals | None = None,
+) -> dict[str, Any]:
     """Do what is left of a job, check that rows out = rows in, and store the report.
 
     Args:
         progress: told of every unit.
         engine_factory: another engine, for tests.
+        stop: asks for the run to be drained.
     Returns:
         The report, as stored in `_run/report.json`.
     Raises:
         ConfigError: the machine or the checkpoint does not fit the config, or another driver is at work on
             the output.
         OrthrusError: the job failed; what is committed stays, and the same command goes on from there.
+        Interrupted: it was stopped from outside, drained or at once; the same holds.
     """
     if not job.units and not job.left and (report := job.ledger.finished_report()) is not None:
         logger.info("nothing left to do: %s is complete", job.ledger.url)
         return report
     started_at = time.perf_counter()
+    stop = stop or StopSignals()
     times = RunTimes()
     with RunLock(job.ledger.run_url) as lock:
-        if job.units:
-            try:
-                with ray_session(job.config.run) as is_local:
+        try:
+            if job.units:
+                with stop.deferred(), ray_session(job.config.run) as is_local:
+                    stop.install()  # Ray has put handlers of its own
                     times.ray_s = time.perf_counter() - started_at
-                    _generate(job, _actor_spec(job, is_local=is_local), progress, times, engine_factory, lock)
-            except OrthrusError as error:
-                code = 2 if isinstance(error, ConfigError) else 1
-                job.ledger.write_report({"status": "failed", "exit_code": code, "reason": str(error)})
-                raise
-        return _finish(job, times, started_at)
+                    if stop.requested.is_set():
+                        raise Interrupted("stopped before it began")
+                    spec = _actor_spec(job, is_local=is_local)
+                    _generate(job, spec, progress, times, engine_factory, lock, stop)
+            return _finish(job, times, started_at)
+        except OrthrusError as error:
+            code = 2 if isinstance(error, ConfigError) else 1
+            job.ledger.write_report({"status": "failed", "exit_code": code, "reason": str(error)})
+            raise
+        except KeyboardInterrupt as error:
+            times.wall_s = time.perf_counter() - started_at
+            raise interrupted(job, times, error) from None
 
 
 def _finish(job: Job, times: RunTimes, started_at: float) -> dict[str, Any]:
@@ -157,20 +177,31 @@ def _generate(
     times: RunTimes,
     engine_factory: EngineFactory,
     lock: RunLock,
+    stop: StopSignals,
 ) -> None:
-    """Run the dataset over the units that are left; each is committed when its summary comes back."""
+    """Run the dataset over the units that are left; each is committed when its summary comes back.
+
+    Raises:
+        Interrupted: the run was drained, and units are left.
+    """
     from ray.data import DataContext
 
     manifest = _manifest(job)
     job.ledger.start(job.plan, manifest)
     context = DataContext.get_current().copy()
-    _set_options(context, job.config.run)
+    set_options(context, job.config.run)
+    board, num_left = spec.board or open_board(), len(job.units)
+    drain = Drain(board.stop, job.config.run.drain_s, progress.note)
+    progress.watch(board.look)
     with DataContext.current(context), progress:
-        dataset = build_dataset(job, spec, engine_factory)
         unreadable: list[str] = []
+        dataset = build_dataset(job, replace(spec, board=board, run=job.fingerprint), engine_factory)
         try:
-            for summary in _summaries(dataset):
+            for summary in summaries(dataset, drain, stop.requested):
                 lock.check()
+                if summary is None:
+                    continue
+                num_left -= 1
                 if "unreadable" in summary:
                     unreadable.append(summary["unreadable"])
                     continue
@@ -187,11 +218,8 @@ def _generate(
             "input, or set input.on_bad_shard: skip"
         )
 
-
-def _summaries(dataset: "Dataset") -> Iterator[dict[str, Any]]:
-    """Run a dataset; one summary for each unit as it is committed."""
-    for batch in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
-        yield from map(json.loads, batch[SUMMARY])
+    if num_left and stop.requested.is_set():
+        raise Interrupted("drained")
 
 
 def _actor_spec(job: Job, *, is_local: bool) -> ActorSpec:
@@ -250,24 +278,6 @@ def decode_options(config: GenerateConfig, stored: Mapping[str, Any], *, num_row
     compiled = "on" if stored["compiled"] else "off"
     budgets = {"token_budget": stored["token_budget"], "budgets": tuple(stored["budgets"])}
     return decode.model_copy(update={**budgets, "compile": compiled})
-
-
-def _set_options(context: Any, run: RunConfig) -> None:
-    """Ray Data's options for this job."""
-    for handler in logging.getLogger("ray.data").handlers:
-        if handler.get_name() == "console":  # the file in Ray's log directory keeps everything
-            handler.setLevel(logging.WARNING)
-            handler.addFilter(_is_not_about_progress_bars)
-    context.target_max_block_size = None  # a unit stays one block, however large
-    context.execution_no_progress_timeout_s = -1  # a unit of long texts may take longer than half an hour
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.retried_map_errors = True  # storage that fails for a moment; bad rows never raise
-    context.max_map_retries = run.retries
-
-
-def _is_not_about_progress_bars(record: logging.LogRecord) -> bool:
-    return "Progress bars disabled" not in record.getMessage()
 
 
 def _manifest(job: Job) -> dict[str, Any]:

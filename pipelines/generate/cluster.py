@@ -9,6 +9,7 @@ from typing import Any
 
 from orthrus_core.errors import ConfigError
 from pipelines.generate.config import RunConfig
+from pipelines.signals import Interrupted
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ def ray_session(run: RunConfig) -> Iterator[bool]:
         Whether the cluster is this machine alone, so that it will not grow.
     Raises:
         ConfigError: the address does not answer.
+        Interrupted: SIGTERM came while Ray was starting.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -42,11 +44,7 @@ def ray_session(run: RunConfig) -> Iterator[bool]:
         yield True
         return
     try:
-        is_local = _join_or_start(run)
-    except (ConnectionError, ValueError) as error:
-        raise ConfigError(f"run.ray_address {run.ray_address}: {' '.join(str(error).split())}") from error
-    try:
-        yield is_local
+        yield _start(run)
     finally:
         ray.shutdown()
 
@@ -84,6 +82,16 @@ def check_gpus(run: RunConfig, device: str, *, is_local: bool) -> None:
     logger.warning("%s; waiting for the cluster to grow", fault)
 
 
+def _start(run: RunConfig) -> bool:
+    """Join or start a cluster; whether it is local."""
+    try:
+        return _join_or_start(run)
+    except (ConnectionError, ValueError) as error:
+        raise ConfigError(f"run.ray_address {run.ray_address}: {' '.join(str(error).split())}") from error
+    except SystemExit:  # of the SIGTERM handlers that Ray puts while it starts
+        raise Interrupted("stopped by SIGTERM while Ray was starting") from None
+
+
 def _join_or_start(run: RunConfig) -> bool:
     """As plain `ray.init()`: a running cluster if there is one, else a new local one; whether it is local."""
     import ray
@@ -98,5 +106,11 @@ def _join_or_start(run: RunConfig) -> bool:
                 raise
     needed = math.ceil(run.actors * run.cpus_per_actor + 2 * STAGE_CPUS)
     num_cpus = max(os.cpu_count() or 1, needed)
-    ray.init(address="local", include_dashboard=False, num_cpus=num_cpus, **quiet)
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        num_cpus=num_cpus,
+        _metrics_export_port=run.metrics_port,
+        **quiet,
+    )
     return True

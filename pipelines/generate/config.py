@@ -254,6 +254,18 @@ class RunConfig(Section):
         ge=0,
         description="Tokens of finished completions that an actor keeps for copies, about 70 bytes each.",
     )
+    drain_s: float = Field(
+        300.0,
+        ge=0,
+        description="Seconds that units in progress get to finish after SIGTERM or Ctrl-C; then all stops.",
+    )
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Port at which a local Ray offers its metrics to Prometheus; none: any free one. "
+        "A cluster has its own.",
+    )
 
 
 class GenerateConfig(Section):

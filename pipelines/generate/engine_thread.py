@@ -57,17 +57,29 @@ class EngineThread:
         self._inbox: queue.SimpleQueue[_Batch] = queue.SimpleQueue()
         self._broken: BaseException | None = None
         self._places: dict[int, tuple[_Batch, int]] = {}
+        self._num_submitted = self._num_finished = 0  # one thread writes each
         started: Future[EngineLike] = Future()
         threading.Thread(target=self._run, args=(started,), name="engine", daemon=True).start()
-        self.exactness = started.result().exactness
+        self._engine = started.result()
+        self.exactness = self._engine.exactness
 
     def submit(self, requests: Sequence[Request]) -> "Future[tuple[list[Completion], dict[str, Any]]]":
         """Queue requests; the future gives their completions in order, and the engine's report."""
         batch = _Batch(requests, Future(), {})
+        self._num_submitted += len(requests)
         self._inbox.put(batch)
         if self._broken is not None:
             self._fail(self._broken)
         return batch.future
+
+    def report(self) -> dict[str, Any]:
+        """The engine's figures as they stand; reads counters only, so that any thread may ask."""
+        return self._engine.report()
+
+    @property
+    def num_unfinished(self) -> int:
+        """Requests that were submitted and have not come back."""
+        return self._num_submitted - self._num_finished
 
     def _run(self, started: "Future[EngineLike]") -> None:
         try:
@@ -107,6 +119,7 @@ class EngineThread:
 
     def _deliver(self, engine: EngineLike, completion: Completion) -> None:
         batch, place = self._places.pop(completion.request_id)
+        self._num_finished += 1
         batch.completions[place] = completion
         if len(batch.completions) == len(batch.requests):
             ordered = [batch.completions[i] for i in range(len(batch.requests))]

@@ -148,3 +148,24 @@ def _owner_id(content: dict[str, Any] | None) -> str | None:
 
 def _name(content: dict[str, Any] | None) -> str:
     return "nobody" if content is None else f"process {content['pid']} on {content['host']}"
+
+
+def watch_owner(run_url: str, *, watch_s: float) -> str:
+    """Whether a driver is at work on an output: alive, dead, none (no lock), or unknown.
+
+    Args:
+        watch_s: how long to watch the heartbeat of an owner of whom only that tells, one on another machine.
+    """
+    url, deadline = join(run_url, "lock"), time.monotonic() + watch_s
+    seen = read_bytes(url)
+    if seen is None:
+        return "none"
+    owner, here = json.loads(seen), _this_process()
+    if owner["boot"] is not None and (owner["host"], owner["boot"]) == (here["host"], here["boot"]):
+        return "dead" if _has_died_here(owner) else "alive"
+    while time.monotonic() < deadline:
+        time.sleep(min(LOOK_S, watch_s))
+        now = read_bytes(url)
+        if now != seen:
+            return "none" if now is None else "alive"
+    return "dead" if watch_s > BEAT_S else "unknown"

@@ -1,0 +1,52 @@
+"""Show how a generate run stands, in progress or ended: `python jobs/inspect_run.py OUTPUT_PATH`.
+
+Not called inspect.py: jobs/ is first on the path of every job, and would hide the standard library's module.
+
+Exit codes: 0 shown, 2 no run there or a mistake on the command line, 3 interrupted, 1 anything else.
+"""
+
+import argparse
+import json
+import sys
+
+from rich.console import Console
+
+from pipelines.command import run_job_command
+
+REPORT_WIDTH = 120  # where there is no terminal, whose own width counts
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Show the run; returns the exit code."""
+    parser = argparse.ArgumentParser(description="Show how a generate run stands.")
+    parser.add_argument("path", help="the run's output.path, local or any fsspec URL such as s3://")
+    parser.add_argument("--errors", type=int, default=0, metavar="N", help="list the first N error rows")
+    parser.add_argument("--json", action="store_true", help="print json")
+    parser.add_argument(
+        "--watch-s",
+        type=float,
+        default=25.0,
+        metavar="S",
+        help="watch the heartbeat of a driver on another machine for so long (a beat is 10 s)",
+    )
+    options = parser.parse_args(arguments)
+    return run_job_command(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    from pipelines.generate.inspect import error_rows, inspect_run
+
+    state = inspect_run(options.path, watch_s=options.watch_s)
+    errors = error_rows(state, options.errors)
+    if options.json:
+        print(json.dumps(state.to_dict() | {"error_rows": errors}, indent=2, default=str))
+        return 0
+    from pipelines.generate.inspect_view import render_state
+
+    console = Console() if sys.stdout.isatty() else Console(width=REPORT_WIDTH)
+    console.print(render_state(state, errors))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
