@@ -21,7 +21,7 @@ from orthrus_core.decoding.engine import Completion, Request
 from orthrus_core.decoding.stats import CompletionStats
 from pipelines.checkpoint import Checkpoint, fetch, load_tokenizer
 from pipelines.generate.board import Board
-from pipelines.generate.columns import ENGINE, TableLayout
+from pipelines.generate.columns import ENGINE, SHARD, UNIT, TableLayout
 from pipelines.generate.config import SamplingConfig
 from pipelines.generate.dedup import Deduplicator, SharedBatch
 from pipelines.generate.drain import UnitGate
