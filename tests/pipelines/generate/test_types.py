@@ -42,6 +42,9 @@ COLUMNS = {
     "null": pa.nulls(3),
 }
 
+# Ray cannot send views from stage to stage: they become their plain kin.
+VIEWS = {"text_view": pa.large_string(), "binary_view": pa.large_binary()}
+
 
 def planned(*tables: pa.Table, folder) -> Plan:
     for number, table in enumerate(tables):
@@ -69,7 +72,7 @@ def through(plan: Plan, folder) -> list[pa.Table]:
 def test_a_carried_column_keeps_its_type_and_values(tmp_path, name):
     (tmp_path / "in").mkdir()
     table = pa.table({"q": ["a", "b", "c"], "value": COLUMNS[name]})
-    stored_type = _stored(table, tmp_path).field("value").type
+    stored_type = VIEWS.get(name) or _stored(table, tmp_path).field("value").type
     outputs = through(planned(table, folder=tmp_path / "in"), tmp_path / "out")
     assert {output.schema.field("value").type for output in outputs} == {stored_type}
     values = [value for output in outputs for value in output.column("value").to_pylist()]
