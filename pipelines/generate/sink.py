@@ -37,7 +37,9 @@ def commit_unit(
         use_storage(storage)
     shard, index = (table.column(name)[0].as_py() for name in (SHARD, UNIT))
     if (fault := _input_fault(table, on_bad_shard)) is not None:
-        return pa.table({SUMMARY: [json.dumps({"shard": shard, "unit": index, "rows": 0, "unreadable": fault})]})
+        return pa.table(
+            {SUMMARY: [json.dumps({"shard": shard, "unit": index, "rows": 0, "unreadable": fault})]}
+        )
     facts = json.loads(table.column(ENGINE)[0].as_py())
     footer = {"fingerprint": fingerprint, "shard": shard, "unit": index, "counts": facts["counts"]}
     output = table.select(layout.output.names).cast(layout.output)

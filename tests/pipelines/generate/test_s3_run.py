@@ -110,7 +110,9 @@ def test_a_run_in_a_bucket_is_whole_and_shows_no_credential(
         assert [value for table in rows for value in table.column(name).to_pylist()] == values.to_pylist()
     shown = [*store.cat(f"{bucket}/out", recursive=True).values(), repr(job).encode(), caplog.text.encode()]
     shown += ["".join(capfd.readouterr()).encode()]
-    shown += [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file() and "/cache/" not in str(file)]
+    shown += [
+        file.read_bytes() for file in tmp_path.rglob("*") if file.is_file() and "/cache/" not in str(file)
+    ]
     for secret in (SECRET, KEY, TOKEN, OPTION):
         assert not any(secret.encode() in text for text in shown)
     job, again = run_tree(tree, fake_engine)
@@ -149,12 +151,16 @@ def test_the_driver_fetches_what_it_needs_and_no_weights(bucket, cache, model_di
     assert "config.json" in names
     assert "model.safetensors" not in names
     assert load_tokenizer(found.source).vocab_size == load_tokenizer(str(model_dir)).vocab_size
-    assert (Path(fetch(found)) / "model.safetensors").read_bytes() == (model_dir / "model.safetensors").read_bytes()
+    assert (Path(fetch(found)) / "model.safetensors").read_bytes() == (
+        model_dir / "model.safetensors"
+    ).read_bytes()
 
 
 def test_another_weight_makes_another_model(bucket, model_dir):
     before = locate(ModelConfig(path=f"{bucket}/model"))
-    storage.put(f"{bucket}/model/model.safetensors", bytes(len((model_dir / "model.safetensors").read_bytes())))
+    storage.put(
+        f"{bucket}/model/model.safetensors", bytes(len((model_dir / "model.safetensors").read_bytes()))
+    )
     after = locate(ModelConfig(path=f"{bucket}/model"))
     assert before.model_hash != after.model_hash
     assert before.tokenizer_hash == after.tokenizer_hash
