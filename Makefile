@@ -14,9 +14,11 @@ OWN_PROMPTS = $(foreach option,path=$(PROMPTS) column=$(COLUMN) rows=$(ROWS),--s
 
 # make bench-gpu GPU_OPTIONS='--shape 1.7b --sections step,decode --budget-s 300'
 GPU_OPTIONS ?=
+# make bench-scale SCALE_OPTIONS='--shards 100 --rows 100000 --run-units all'
+SCALE_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dry-run test test-slow lint bench bench-peers bench-gpu demo-model clean
+.PHONY: help install demo dry-run test test-slow lint bench bench-peers bench-gpu bench-scale demo-model clean
 
 help:
 	@echo "make demo        generate completions for the shipped prompts with the shipped model"
@@ -28,6 +30,8 @@ help:
 	@echo "make bench-gpu   measure a CUDA device: parity, exactness, step times (about 10 minutes)"
 	@echo "make bench-peers measure speed against vLLM's CPU build, installed apart (3.5 GB); under 8 minutes after that"
 	@echo "                 AUTHORS=CHECKOUT adds the authors' code, a checkout of chiennv2000/orthrus"
+	@echo "make bench-scale 5,000 shards and 5 million rows with a stub engine: time and memory of the driver (about 5 minutes)"
+	@echo "                 SCALE_OPTIONS='--run-units all' sends every unit through Ray"
 	@echo "make demo-model  train the shipped demo model again, from text to head (about an hour on 2 cores)"
 
 $(INSTALLED): pyproject.toml infra/constraints.txt
@@ -59,6 +63,10 @@ bench: $(INSTALLED)
 
 bench-gpu: $(INSTALLED)
 	$(BIN)/python jobs/bench_gpu.py $(GPU_OPTIONS)
+
+bench-scale: $(INSTALLED)
+	$(BIN)/python tests/benchmarks/scale.py $(SCALE_OPTIONS)
+
 # vLLM comes without the packages beside torch: other versions than its torch's break its import, and it needs none here.
 $(VLLM)/.installed: infra/peers/vllm.txt
 	$(PYTHON) -m venv $(VLLM)

@@ -34,7 +34,9 @@ class StorageConfig(Section):
     attempts: int = Field(
         8, ge=1, le=20, description="Tries of a S3 request that fails for the moment, with growing pauses."
     )
-    timeout_s: float = Field(30.0, gt=0, description="Seconds without a byte after which a S3 try has failed.")
+    timeout_s: float = Field(
+        30.0, gt=0, description="Seconds without a byte after which a S3 try has failed."
+    )
     options: dict[str, Secret[dict[str, Any]]] = Field(
         default_factory=dict,
         description="Options of other fsspec file systems (and of s3fs), by protocol: {gs: {token: ...}}.",

@@ -35,7 +35,9 @@ def named_datasets(config: InputConfig) -> list[DatasetConfig]:
         if url.startswith("hf://"):
             match = HUB_URL.match(url)
             if match is None:
-                raise ConfigError(f"input.paths: must be hf://datasets/owner/name[@revision][/path], got {url}")
+                raise ConfigError(
+                    f"input.paths: must be hf://datasets/owner/name[@revision][/path], got {url}"
+                )
             found.append(DatasetConfig(**match.groupdict()))
     return found
 
@@ -70,7 +72,9 @@ def export_dataset(dataset: DatasetConfig, run_url: str, *, is_begun: bool) -> t
         return join(run_url, "input", stored["directory"]), stored["fingerprint"]
     if is_begun:
         what = "has changed since" if stored is not None else "is no part of"
-        raise ConfigError(f"input.dataset: {dataset.name} {what} the run in output.path; choose another output.path")
+        raise ConfigError(
+            f"input.dataset: {dataset.name} {what} the run in output.path; choose another output.path"
+        )
     fingerprint = fingerprint or _hub_commit(dataset)
     directory = f"{key}-{fingerprint[:12]}"
     rows = _export(_load(dataset, fingerprint), join(run_url, "input", directory))
@@ -155,7 +159,9 @@ def _library() -> Any:
     try:
         import datasets
     except ImportError:
-        raise ConfigError("input.dataset: the package datasets is not installed: pip install 'orthrus[hub]'") from None
+        raise ConfigError(
+            "input.dataset: the package datasets is not installed: pip install 'orthrus[hub]'"
+        ) from None
     return datasets
 
 

@@ -195,7 +195,17 @@ def _inspect(job: tuple[int, FileInfo, str, int]) -> tuple[Shard, pa.Schema] | s
 def _inspect_parquet(index: int, file: FileInfo, handle: WatchedFile) -> tuple[Shard, pa.Schema]:
     footer = pq.ParquetFile(handle)
     groups = tuple(footer.metadata.row_group(g).num_rows for g in range(footer.num_row_groups))
-    return Shard(index, file, "parquet", sum(groups), groups), footer.schema_arrow.remove_metadata()
+    schema = pa.schema([(field.name, _without_views(field.type)) for field in footer.schema_arrow])
+    return Shard(index, file, "parquet", sum(groups), groups), schema
+
+
+def _without_views(kind: pa.DataType) -> pa.DataType:
+    """The type with large_string for string_view and large_binary for binary_view: Ray cannot send views."""
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    if pa.types.is_binary_view(kind):
+        return pa.large_binary()
+    return kind
 
 
 def _inspect_jsonl(

@@ -26,7 +26,6 @@ from pipelines.generate.shards import Shard, jsonl_rows
 from pipelines.storage_config import StorageConfig, use_storage
 
 
-
 class UnitSource(Datasource):
     """The units that are still to be done, as a Ray data source."""
 
@@ -125,9 +124,7 @@ def _read_parquet(shard: Shard, unit: Unit, types: pa.Schema, handle: WatchedFil
     groups, skip = _row_groups(shard, unit)
     file = pq.ParquetFile(handle, pre_buffer=True)
     schema = pa.schema([column for column in file.schema_arrow if column.name in types.names])
-    batches = file.iter_batches(
-        batch_size=max(1024, unit.num_rows), row_groups=groups, columns=schema.names
-    )
+    batches = file.iter_batches(batch_size=max(1024, unit.num_rows), row_groups=groups, columns=schema.names)
     table = pa.Table.from_batches(_take(batches, skip, unit.num_rows), schema if schema.names else None)
     return {
         name: table.column(name).cast(kind) if name in schema.names else pa.nulls(unit.num_rows, kind)

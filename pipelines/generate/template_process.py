@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Mapping
 from typing import IO, Any
 
-from jinja2 import StrictUndefined, Template, TemplateError, meta, pass_context
+from jinja2 import StrictUndefined, Template, TemplateError, TemplateRuntimeError, meta, pass_context
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -97,13 +97,19 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 def _environment() -> ImmutableSandboxedEnvironment:
     """Jinja without evaluation at compile time: compiling must be harmless, whatever the constants are."""
     return ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined, keep_trailing_newline=True, optimized=False, finalize=_as_it_is
+        undefined=StrictUndefined, keep_trailing_newline=True, optimized=False, finalize=_not_null
     )
 
 
 @pass_context
-def _as_it_is(context: Context, value: Any) -> Any:
-    """Jinja evaluates constant output when it compiles, but not if what finalizes it wants the context."""
+def _not_null(context: Context, value: Any) -> Any:
+    """What is printed: no prompt should say None where a column is null.
+
+    It takes the context since Jinja evaluates constant output when it compiles, but not if what finalizes it
+    wants the context.
+    """
+    if value is None:
+        raise TemplateRuntimeError("it prints a null value; where that is meant, write {{ column or '' }}")
     return value
 
 

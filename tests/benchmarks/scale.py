@@ -65,7 +65,10 @@ def plan_phase(options: argparse.Namespace) -> dict[str, Any]:
     """List and look at all shards, cut units, store plan and manifest."""
     job = _job(options)
     job.ledger.start(job.plan, job.ledger.manifest() or job.manifest())
-    sizes = {name: (options.directory / "out/_run" / name).stat().st_size for name in ("plan.json", "manifest.json")}
+    sizes = {
+        name: (options.directory / "out/_run" / name).stat().st_size
+        for name in ("plan.json", "manifest.json")
+    }
     return {"units": len(job.plan.units), **{f"{name}_kb": size // 1024 for name, size in sizes.items()}}
 
 

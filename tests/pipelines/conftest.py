@@ -1,5 +1,6 @@
 """A small model with the demo's tokenizer, prompts in Parquet, and one local Ray for all ray tests."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,14 @@ def s3(tmp_path_factory):
     pytest.importorskip("s3fs")
     with s3_server(str(tmp_path_factory.mktemp("s3") / "requests.log")) as server:
         yield server
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_model_cache(tmp_path_factory):
+    """Copies of models in object storage go to a temporary directory, in Ray's workers too."""
+    os.environ["ORTHRUS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    del os.environ["ORTHRUS_CACHE"]
 
 
 @pytest.fixture(autouse=True)

@@ -54,7 +54,7 @@ class S3Server:
     def requests(self) -> list[str]:
         """All requests so far, as `GET /bucket/name`."""
         with open(self.log, encoding="utf-8", errors="replace") as lines:
-            found = (re.search(r'([A-Z]+ /\S*) HTTP', line) for line in lines)
+            found = (re.search(r"([A-Z]+ /\S*) HTTP", line) for line in lines)
             return [match.group(1) for match in found if match]
 
 
@@ -63,7 +63,9 @@ def s3_server(log: str) -> Iterator[S3Server]:
     """Start moto on a free port of 127.0.0.1; it ends with the block."""
     command = [os.path.join(os.path.dirname(sys.executable), "moto_server"), "-H", "127.0.0.1", "-p", "0"]
     with open(log, "wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+        )
     try:
         yield S3Server(_endpoint(log, process), log)
     finally:

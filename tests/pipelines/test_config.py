@@ -66,7 +66,7 @@ def test_an_unknown_key_gets_a_suggestion(config_file):
 
 def test_an_unknown_key_without_a_neighbour_gets_the_known_ones(config_file):
     assert refusal(config_file, "output.zzz=4") == (
-        "output.zzz is not a known key; known: path, token_ids, prompt_token_ids"
+        "output.zzz is not a known key; known: path, token_ids, prompt_token_ids, filters"
     )
 
 

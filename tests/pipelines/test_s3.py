@@ -53,7 +53,10 @@ def refusing(request):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     use_storage(
         StorageConfig(
-            endpoint_url=f"http://127.0.0.1:{server.server_port}", key=KEY, secret=SECRET, region="us-east-1",
+            endpoint_url=f"http://127.0.0.1:{server.server_port}",
+            key=KEY,
+            secret=SECRET,
+            region="us-east-1",
             attempts=2,
         )
     )
@@ -173,7 +176,12 @@ def test_refused_credentials_are_one_line_at_once_and_are_not_shown(refusing):
         "output.path: cannot reach s3://b/x: refused by the store: no entry for ********** with **********"
     )
     assert len(refusing) == 1
-    for call in (storage.read_bytes, storage.list_directory, storage.remove, lambda url: storage.put(url, b"")):
+    for call in (
+        storage.read_bytes,
+        storage.list_directory,
+        storage.remove,
+        lambda url: storage.put(url, b""),
+    ):
         with pytest.raises(StorageError, match="s3://b/x: refused by the store") as refused:
             call("s3://b/x")
         assert SECRET not in str(refused.value)

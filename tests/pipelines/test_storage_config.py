@@ -120,7 +120,9 @@ def test_credentials_in_an_s3_url_are_pointed_to_the_section(config_file):
     assert "key and secret for S3" in text
 
 
-@pytest.mark.parametrize("url", ["s3://bucket/a:b@c", "s3://arn:aws:s3:eu:1:accesspoint/x/y", "/a:b@c", "hf://datasets/a/b@main"])
+@pytest.mark.parametrize(
+    "url", ["s3://bucket/a:b@c", "s3://arn:aws:s3:eu:1:accesspoint/x/y", "/a:b@c", "hf://datasets/a/b@main"]
+)
 def test_ordinary_urls_are_let_through(config_file, url):
     assert load_config(GenerateConfig, config_file, [f"input.paths={url}"]).input.paths == (url,)
 

@@ -170,7 +170,10 @@ def test_a_data_set_that_changed_is_refused_once_a_run_has_begun(dataset_tree, s
 
 
 def test_a_run_without_the_data_set_is_left_alone(dataset_tree, prompts_dir):
-    plain = {**dataset_tree, "input": {**dataset_tree["input"], "dataset": None, "paths": [str(prompts_dir)], "id_column": "id"}}
+    plain = {
+        **dataset_tree,
+        "input": {**dataset_tree["input"], "dataset": None, "paths": [str(prompts_dir)], "id_column": "id"},
+    }
     job = prepare(GenerateConfig.model_validate(plain))
     job.ledger.start(job.plan, job.manifest())
     with pytest.raises(ConfigError, match="is no part of the run in output.path"):

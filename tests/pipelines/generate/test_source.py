@@ -101,7 +101,9 @@ def test_all_rows_of_a_shard_that_changed_after_planning_say_so(tmp_path):
     [table] = read_all(plan, ["q"])
     errors = table.column(ROW_ERROR).to_pylist()
     assert len(errors) == 2
-    assert all(error.startswith(f"input was overwritten: {path}, unit 0 (rows 0 to 1): has") for error in errors)
+    assert all(
+        error.startswith(f"input was overwritten: {path}, unit 0 (rows 0 to 1): has") for error in errors
+    )
 
 
 def test_every_unit_is_one_read_task_that_gives_one_block(path):

@@ -70,6 +70,13 @@ def test_endless_recursion_is_refused():
     assert failure("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}").startswith("RecursionError")
 
 
+def test_a_null_that_would_be_printed_as_none_is_an_error():
+    assert failure("Q: {{ q }}", q=None).startswith("TemplateRuntimeError: it prints a null value")
+    assert (
+        TemplateProcess("Q: {{ q or '-' }}{% if q is none %}!{% endif %}", 5.0).fill({"q": None}) == "Q: -!"
+    )
+
+
 def test_rows_after_a_runaway_one_go_on():
     process = TemplateProcess("{% for i in range(n) %}{% for j in range(n) %}{% endfor %}{% endfor %}x", 0.3)
     assert process.fill({"n": 1}) == "x"

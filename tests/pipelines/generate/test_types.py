@@ -42,11 +42,16 @@ COLUMNS = {
     "null": pa.nulls(3),
 }
 
+# Ray cannot send views from stage to stage: they become their plain kin.
+VIEWS = {"text_view": pa.large_string(), "binary_view": pa.large_binary()}
+
 
 def planned(*tables: pa.Table, folder) -> Plan:
     for number, table in enumerate(tables):
         pq.write_table(table, folder / f"{number}.parquet")
-    return plan_units(inspect_shards(list_shards([str(folder)], "auto"), needed={"q": "text"}, unit_rows=2), 2)
+    return plan_units(
+        inspect_shards(list_shards([str(folder)], "auto"), needed={"q": "text"}, unit_rows=2), 2
+    )
 
 
 def through(plan: Plan, folder) -> list[pa.Table]:
@@ -69,7 +74,7 @@ def through(plan: Plan, folder) -> list[pa.Table]:
 def test_a_carried_column_keeps_its_type_and_values(tmp_path, name):
     (tmp_path / "in").mkdir()
     table = pa.table({"q": ["a", "b", "c"], "value": COLUMNS[name]})
-    stored_type = _stored(table, tmp_path).field("value").type
+    stored_type = VIEWS.get(name) or _stored(table, tmp_path).field("value").type
     outputs = through(planned(table, folder=tmp_path / "in"), tmp_path / "out")
     assert {output.schema.field("value").type for output in outputs} == {stored_type}
     values = [value for output in outputs for value in output.column("value").to_pylist()]
@@ -112,7 +117,9 @@ def test_an_extension_type_that_nobody_registered_stays_what_it_is_stored_as(tmp
     (tmp_path / "in").mkdir()
     metadata = {"ARROW:extension:name": "some.type", "ARROW:extension:metadata": "1"}
     field = pa.field("value", pa.int32(), metadata=metadata)
-    table = pa.table([pa.array(["a"]), pa.array([5], pa.int32())], pa.schema([pa.field("q", pa.string()), field]))
+    table = pa.table(
+        [pa.array(["a"]), pa.array([5], pa.int32())], pa.schema([pa.field("q", pa.string()), field])
+    )
     [output] = through(planned(table, folder=tmp_path / "in"), tmp_path / "out")
     assert output.column("value").to_pylist() == [5]
     assert output.schema.field("value").type == pa.int32()
