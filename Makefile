@@ -14,9 +14,10 @@ OWN_PROMPTS = $(foreach option,path=$(PROMPTS) column=$(COLUMN) rows=$(ROWS),--s
 
 # make bench-gpu GPU_OPTIONS='--shape 1.7b --sections step,decode --budget-s 300'
 GPU_OPTIONS ?=
+ACTORS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dry-run test test-slow lint bench bench-peers bench-gpu demo-model clean
+.PHONY: help install demo dry-run test test-slow lint bench bench-peers bench-gpu bench-overhead demo-model clean
 
 help:
 	@echo "make demo        generate completions for the shipped prompts with the shipped model"
@@ -26,6 +27,7 @@ help:
 	@echo "make bench       measure exactness, acceptance, memory, and speed against AR and transformers (under 10 minutes)"
 	@echo "                 PROMPTS=FILE COLUMN=NAME ROWS=100 adds prompts of your own, Parquet or JSONL"
 	@echo "make bench-gpu   measure a CUDA device: parity, exactness, step times (about 10 minutes)"
+	@echo "make bench-overhead ROWS=20000   where a job's time goes that is not the engine's (as long as the job takes)"
 	@echo "make bench-peers measure speed against vLLM's CPU build, installed apart (3.5 GB); under 8 minutes after that"
 	@echo "                 AUTHORS=CHECKOUT adds the authors' code, a checkout of chiennv2000/orthrus"
 	@echo "make demo-model  train the shipped demo model again, from text to head (about an hour on 2 cores)"
@@ -59,6 +61,11 @@ bench: $(INSTALLED)
 
 bench-gpu: $(INSTALLED)
 	$(BIN)/python jobs/bench_gpu.py $(GPU_OPTIONS)
+
+# make bench-overhead ROWS=20000 ACTORS=2
+bench-overhead: $(INSTALLED)
+	$(BIN)/python -m tests.benchmarks.overhead --rows $(ROWS) --actors $(ACTORS)
+
 # vLLM comes without the packages beside torch: other versions than its torch's break its import, and it needs none here.
 $(VLLM)/.installed: infra/peers/vllm.txt
 	$(PYTHON) -m venv $(VLLM)

@@ -1,5 +1,6 @@
 """A small model with the demo's tokenizer, prompts in Parquet, and one local Ray for all ray tests."""
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def local_ray():
     from pipelines.generate.cluster import ray_session
     from pipelines.generate.config import RunConfig
 
+    os.environ.setdefault("RAY_metrics_report_interval_ms", "1000")  # of 10,000, for the tests of metrics
     ray.cloudpickle.register_pickle_by_value(tests.fakes)
     with ray_session(RunConfig(ray_address="local")):
         yield
