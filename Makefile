@@ -17,8 +17,11 @@ GPU_OPTIONS ?=
 # make bench-scale SCALE_OPTIONS='--shards 100 --rows 100000 --run-units all'
 SCALE_OPTIONS ?=
 
+# make bench-overhead ROWS=20000 ACTORS=2
+ACTORS ?= 1
+
 .DEFAULT_GOAL := help
-.PHONY: help install demo dry-run test test-slow lint bench bench-peers bench-gpu bench-scale demo-model clean
+.PHONY: help install demo dry-run test test-slow lint bench bench-peers bench-gpu bench-overhead bench-scale demo-model clean
 
 help:
 	@echo "make demo        generate completions for the shipped prompts with the shipped model"
@@ -28,6 +31,7 @@ help:
 	@echo "make bench       measure exactness, acceptance, memory, and speed against AR and transformers (under 10 minutes)"
 	@echo "                 PROMPTS=FILE COLUMN=NAME ROWS=100 adds prompts of your own, Parquet or JSONL"
 	@echo "make bench-gpu   measure a CUDA device: parity, exactness, step times (about 10 minutes)"
+	@echo "make bench-overhead ROWS=20000   where a job's time goes that is not the engine's (as long as the job takes)"
 	@echo "make bench-peers measure speed against vLLM's CPU build, installed apart (3.5 GB); under 8 minutes after that"
 	@echo "                 AUTHORS=CHECKOUT adds the authors' code, a checkout of chiennv2000/orthrus"
 	@echo "make bench-scale 5,000 shards and 5 million rows with a stub engine: time and memory of the driver (about 5 minutes)"
@@ -66,6 +70,9 @@ bench-gpu: $(INSTALLED)
 
 bench-scale: $(INSTALLED)
 	$(BIN)/python tests/benchmarks/scale.py $(SCALE_OPTIONS)
+
+bench-overhead: $(INSTALLED)
+	$(BIN)/python -m tests.benchmarks.overhead --rows $(ROWS) --actors $(ACTORS)
 
 # vLLM comes without the packages beside torch: other versions than its torch's break its import, and it needs none here.
 $(VLLM)/.installed: infra/peers/vllm.txt

@@ -45,12 +45,17 @@ class StopSignals:
         self._before.clear()
 
     def install(self) -> None:
-        """Handle the signals, also after others (`ray.init`) have put handlers of their own."""
+        """Handle the signals."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number in SIGNALS:
             before = signal.signal(number, self._handle)
             self._before.setdefault(number, before)
+
+    def install_again(self) -> None:
+        """Handle the signals after others (`ray.init`) have put handlers of their own; only within `with`."""
+        if self._before:
+            self.install()
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:

@@ -81,7 +81,7 @@ def run_job(
         try:
             if job.units:
                 with stop.deferred(), ray_session(job.config.run) as is_local:
-                    stop.install()  # Ray has put handlers of its own
+                    stop.install_again()  # Ray has put handlers of its own
                     times.ray_s = time.perf_counter() - started_at
                     if stop.requested.is_set():
                         raise Interrupted("stopped before it began")

@@ -52,6 +52,7 @@ def local_ray():
     from pipelines.generate.cluster import ray_session
     from pipelines.generate.config import RunConfig
 
+    os.environ.setdefault("RAY_metrics_report_interval_ms", "1000")  # of 10,000, for the tests of metrics
     ray.cloudpickle.register_pickle_by_value(tests.fakes)
     with ray_session(RunConfig(ray_address="local")):
         yield

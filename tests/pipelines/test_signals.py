@@ -47,10 +47,16 @@ def test_handlers_that_were_there_are_put_back_even_if_others_came_in_between():
     before = [signal.getsignal(number) for number in signals.SIGNALS]
     with StopSignals() as stop:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        stop.install()
+        stop.install_again()
         with stop.deferred():
             signal.raise_signal(signal.SIGTERM)
         assert stop.requested.is_set()
+    assert [signal.getsignal(number) for number in signals.SIGNALS] == before
+
+
+def test_outside_of_with_no_handler_is_put():
+    before = [signal.getsignal(number) for number in signals.SIGNALS]
+    StopSignals().install_again()
     assert [signal.getsignal(number) for number in signals.SIGNALS] == before
 
 
