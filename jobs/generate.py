@@ -1,6 +1,7 @@
 """Generate completions for a data set of prompts: `python jobs/generate.py --config FILE`.
 
-Exit codes: 0 done, 2 a mistake in the config or on the command line (one line on stderr), 1 anything else.
+Exit codes: 0 done, 2 a mistake in the config or on the command line (one line on stderr), 1 anything else,
+a mismatch that the audit found among them.
 """
 
 import argparse
@@ -43,7 +44,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     every_s = job.config.run.progress_every_s
     report = run_job(job, Progress(total_rows=rows, done_rows=done, every_s=every_s, console=console))
     console.print(render_report(job, report))
-    return 0
+    return int(report["exit_code"])
 
 
 if __name__ == "__main__":

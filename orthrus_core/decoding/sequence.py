@@ -47,6 +47,7 @@ class Sequence:
         num_committed: positions whose K/V in the cache is final, at most len(token_ids) - 1.
         slot: row in the page tables while running.
         stop_strings: looks for those of the request; None: it has none.
+        drafts: whether steps may draft for it.
         logprobs: of the emitted tokens; stays empty unless the request asks for them.
     """
 
@@ -62,6 +63,7 @@ class Sequence:
     num_committed: int = 0
     slot: int = NO_SLOT
     stop_strings: StopStrings | None = None
+    drafts: bool = True
     logprobs: list[float] = field(default_factory=list)
     stats: CompletionStats = field(default_factory=CompletionStats)
 

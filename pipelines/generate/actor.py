@@ -21,6 +21,7 @@ from orthrus_core.decoding.engine import Completion, Request
 from orthrus_core.decoding.stats import CompletionStats
 from orthrus_core.decoding.stop import cut_text
 from pipelines.checkpoint import Checkpoint, fetch, load_tokenizer
+from pipelines.generate.audit import Auditor, AuditPlan
 from pipelines.generate.columns import (
     COUNTERS,
     ENGINE,
@@ -34,6 +35,7 @@ from pipelines.generate.columns import (
 from pipelines.generate.config import SamplingConfig
 from pipelines.generate.engine_thread import EngineLike, EngineThread
 from pipelines.generate.failures import FailureNotes
+from pipelines.generate.unit_facts import unit_facts
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,9 @@ class ActorSpec:
         threads: torch threads.
         failures: where an actor that ends itself says why.
         retries: restarts in a row without a finished unit between them, after which the job gives up.
+        audit: which rows are decoded again.
+        group_by: carried columns that the report groups by.
+        session: when the driver started, seconds since 1970; units of one session have the same.
     """
 
     checkpoint: Checkpoint
@@ -59,6 +64,9 @@ class ActorSpec:
     layout: TableLayout
     failures: FailureNotes
     retries: int
+    audit: AuditPlan = AuditPlan()
+    group_by: tuple[str, ...] = ()
+    session: float = 0.0
 
 
 EngineFactory = Callable[[ActorSpec], EngineLike]
@@ -121,9 +129,12 @@ class GenerateActor:
         self._decoder = TextDecoder(spec.checkpoint.path)
         self._params = spec.sampling.params
         self._engine = EngineThread(lambda: engine_factory(spec), self._end_process)
+        self._auditor = Auditor(spec.audit, self._engine, spec.decode)
+        self._positions: dict[str, list[int]] = {}  # drafted and accepted so far
         self._exactness = _exactness(spec, self._engine.exactness)
         self._ready_at = time.perf_counter()
         self._load_s = self._ready_at - started_at
+        self._unit_done_at = time.time()
 
     async def __call__(self, table: pa.Table) -> pa.Table:
         """Generate one unit.
@@ -134,14 +145,25 @@ class GenerateActor:
             The output columns of the layout, then SHARD, UNIT and ENGINE (json on the first row: counts of
             this unit and figures of the actor so far).
         """
+        shard, unit = (table.column(name)[0].as_py() for name in (SHARD, UNIT))
         errors = table.column(ROW_ERROR).to_pylist()
-        requests = self._requests(table, errors)
-        completions, report = await asyncio.wrap_future(self._engine.submit(requests))
+        ids = [i for i, error in zip(table.column("id").to_pylist(), errors, strict=True) if error is None]
+        with self._auditor.call():
+            requests = self._auditor.prepare(shard, unit, self._requests(table, errors))
+            completions, report = await asyncio.wrap_future(self._engine.submit(requests))
+            facts = {"actor": self._name, "load_s": self._load_s}
+            facts |= {"ready_s": time.perf_counter() - self._ready_at, **self._unit_times()}
+            positions = self._new_positions(report)
+            audit = await self._auditor.finish(
+                shard, unit, ids, requests, completions, busy_s=report["busy_s"]
+            )
         finished = iter(completions)
         rows = [next(finished) if error is None else _not_run(error) for error in errors]
-        facts = {"actor": self._name, "load_s": self._load_s, "ready_s": time.perf_counter() - self._ready_at}
+        output = self._output(table, rows)
         facts |= {"engine": report | {"exactness": self._exactness}, "counts": count_rows(rows)}
-        return self._output(table, rows, json.dumps(facts))
+        facts |= {"audit": audit, "positions": positions, **unit_facts(output, self._spec.group_by)}
+        cells = [json.dumps(facts)] + [None] * (output.num_rows - 1)
+        return output.append_column(ENGINE, pa.array(cells, pa.string()))
 
     def _requests(self, table: pa.Table, errors: Sequence[str | None]) -> list[Request]:
         prompts, limits = (table.column(name).to_pylist() for name in (PROMPT_IDS, MAX_NEW_TOKENS))
@@ -151,7 +173,18 @@ class GenerateActor:
             if error is None
         ]
 
-    def _output(self, table: pa.Table, rows: Sequence[Completion], facts: str) -> pa.Table:
+    def _unit_times(self) -> dict[str, float]:
+        """When this unit was done and the one before it, seconds since 1970: its tokens are of that time."""
+        began, self._unit_done_at = self._unit_done_at, time.time()
+        return {"session": self._spec.session, "began": began, "at": self._unit_done_at}
+
+    def _new_positions(self, report: dict[str, Any]) -> dict[str, list[int]]:
+        """Drafts by position since the last unit, so that sums over units are those of all sessions."""
+        now = {name: list(report.get(f"{name}_by_position") or []) for name in ("drafted", "accepted")}
+        before, self._positions = self._positions, now
+        return {name: _difference(values, before.get(name, [])) for name, values in now.items()}
+
+    def _output(self, table: pa.Table, rows: Sequence[Completion]) -> pa.Table:
         layout, count = self._spec.layout, len(rows)
         columns = {"id": table.column("id"), "sample": [0] * count}
         columns |= {name: table.column(name) for name in layout.carried.names}
@@ -171,8 +204,7 @@ class GenerateActor:
             "prompt_token_ids": table.column(PROMPT_IDS),
         }
         output = pa.table([_cast(columns[field.name], field.type) for field in layout.output], layout.output)
-        output = output.append_column(SHARD, table.column(SHARD)).append_column(UNIT, table.column(UNIT))
-        return output.append_column(ENGINE, pa.array([facts] + [None] * (count - 1), pa.string()))
+        return output.append_column(SHARD, table.column(SHARD)).append_column(UNIT, table.column(UNIT))
 
     def _text(self, row: Completion) -> str | None:
         if row.error is not None:
@@ -223,6 +255,10 @@ def _is_restart() -> bool:
 
 def _not_run(error: str) -> Completion:
     return Completion(-1, [], "error", error, CompletionStats())
+
+
+def _difference(now: Sequence[int], before: Sequence[int]) -> list[int]:
+    return [value - (before[i] if i < len(before) else 0) for i, value in enumerate(now)]
 
 
 def _mean_logprob(row: Completion) -> float | None:

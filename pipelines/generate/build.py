@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from orthrus_core.decoding.config import EngineConfig
 from orthrus_core.errors import ConfigError, OrthrusError
 from pipelines.generate.actor import ActorSpec, EngineFactory, GenerateActor, load_engine
+from pipelines.generate.audit import plan_audit
 from pipelines.generate.cluster import STAGE_CPUS, check_gpus, gpus_per_actor, ray_session, resolve_device
 from pipelines.generate.config import GenerateConfig, RunConfig
 from pipelines.generate.failures import FailureNotes, explain_failure
@@ -18,10 +19,10 @@ from pipelines.generate.ledger import check_counts
 from pipelines.generate.lock import RunLock
 from pipelines.generate.progress import Progress
 from pipelines.generate.prompts import render_unit
-from pipelines.generate.report import RunTimes, data_card, run_report
-from pipelines.generate.sink import SUMMARY, commit_unit, read_footer
+from pipelines.generate.report import RunTimes, finish_run, read_units, store_failure
+from pipelines.generate.sink import SUMMARY, commit_unit
 from pipelines.generate.source import UnitSource
-from pipelines.storage import join, map_files
+from pipelines.storage import join
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -53,7 +54,7 @@ def run_job(job: Job, progress: Progress, engine_factory: EngineFactory = load_e
         progress: told of every unit.
         engine_factory: another engine, for tests.
     Returns:
-        The report, as stored in `_run/report.json`.
+        The report, as stored in `_run/report.json`; its exit code is not 0 where the audit found a mismatch.
     Raises:
         ConfigError: the machine or the checkpoint does not fit the config, or another driver is at work on
             the output.
@@ -72,20 +73,18 @@ def run_job(job: Job, progress: Progress, engine_factory: EngineFactory = load_e
                     _generate(job, _actor_spec(job, is_local=is_local), progress, times, engine_factory, lock)
             except OrthrusError as error:
                 code = 2 if isinstance(error, ConfigError) else 1
-                job.ledger.write_report({"status": "failed", "exit_code": code, "reason": str(error)})
+                times.wall_s = time.perf_counter() - started_at
+                store_failure(job, times, error, exit_code=code)
                 raise
         return _finish(job, times, started_at)
 
 
 def _finish(job: Job, times: RunTimes, started_at: float) -> dict[str, Any]:
     """Check that rows out = rows in, and store the report."""
-    footers = map_files(read_footer, [job.ledger.unit_url(unit) for unit in job.plan.units])
-    check_counts(job.plan.units, [footer["rows"] for footer in footers])
+    sums, num_rows = read_units(job, job.plan.units)
+    check_counts(job.plan.units, num_rows)
     times.wall_s = time.perf_counter() - started_at
-    manifest = job.ledger.manifest() or {}
-    report = run_report(job, [footer["counts"] for footer in footers], times, manifest.get("engine"))
-    job.ledger.finish(report, data_card(job, report))
-    return report
+    return finish_run(job, sums, times)
 
 
 def build_dataset(job: Job, spec: ActorSpec, engine_factory: EngineFactory = load_engine) -> "Dataset":
@@ -204,6 +203,9 @@ def _actor_spec(job: Job, *, is_local: bool) -> ActorSpec:
             join(job.ledger.run_url, "failures", time.strftime("%Y%m%dT%H%M%S")), job.ledger.data_url
         ),
         retries=config.run.retries,
+        audit=plan_audit(job),
+        group_by=config.report.group_by,
+        session=time.time(),
     )
 
 

@@ -114,6 +114,7 @@ def prepare(config: GenerateConfig) -> Job:
         prompt_token_ids=config.output.prompt_token_ids,
         logprobs=config.sampling.logprobs,
     )
+    _check_group_by(config, layout)
     units = tuple(ledger.remaining(plan))
     return Job(config, checkpoint, layout, plan, units, ledger, identity, is_new)
 
@@ -186,6 +187,15 @@ def _check_model(config: GenerateConfig, checkpoint: Checkpoint) -> None:
         raise ConfigError(
             f"decode.max_context must be <= {model.max_position_embeddings}, the model's positions, "
             f"got {decode.max_context}"
+        )
+
+
+def _check_group_by(config: GenerateConfig, layout: TableLayout) -> None:
+    missing = [name for name in config.report.group_by if name not in layout.carried.names]
+    if missing:
+        raise ConfigError(
+            f"report.group_by: {', '.join(missing)} is no carried column; there are "
+            f"{', '.join(layout.carried.names) or 'none'}"
         )
 
 

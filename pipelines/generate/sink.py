@@ -12,6 +12,8 @@ from pipelines.storage import join, open_file, put
 
 FOOTER_KEY = b"orthrus"
 SUMMARY = "summary"
+# What a unit's file says of itself, so that a report of all sessions needs no rows; "audit" may tell of others.
+FOOTER_FACTS = ("counts", "session", "began", "at", "positions", "lengths", "groups", "errors", "audit")
 
 
 def commit_unit(table: pa.Table, data_url: str, layout: TableLayout, fingerprint: str) -> pa.Table:
@@ -24,7 +26,8 @@ def commit_unit(table: pa.Table, data_url: str, layout: TableLayout, fingerprint
     """
     shard, index = (table.column(name)[0].as_py() for name in (SHARD, UNIT))
     facts = json.loads(table.column(ENGINE)[0].as_py())
-    footer = {"fingerprint": fingerprint, "shard": shard, "unit": index, "counts": facts["counts"]}
+    footer = {"fingerprint": fingerprint, "shard": shard, "unit": index}
+    footer |= {name: facts[name] for name in FOOTER_FACTS if name in facts}
     output = table.select(layout.output.names).cast(layout.output)
     output = output.replace_schema_metadata({FOOTER_KEY: json.dumps(footer).encode()})
     put(join(data_url, unit_file_name(shard, index)), _to_parquet(output))
@@ -33,11 +36,12 @@ def commit_unit(table: pa.Table, data_url: str, layout: TableLayout, fingerprint
 
 
 def read_footer(url: str) -> dict[str, Any]:
-    """Row count and counts of a unit's file: {rows, counts}, without reading its rows."""
+    """Row count and FOOTER_FACTS of a unit's file: {rows, counts, ...}, without reading its rows."""
     with open_file(url) as handle:
         metadata = pq.read_metadata(handle)
     stored = json.loads((metadata.metadata or {}).get(FOOTER_KEY, b"{}"))
-    return {"rows": metadata.num_rows, "counts": stored.get("counts", {})}
+    facts = {name: stored[name] for name in FOOTER_FACTS if name in stored}
+    return {"counts": {}, **facts, "rows": metadata.num_rows}
 
 
 def _to_parquet(table: pa.Table) -> bytes:

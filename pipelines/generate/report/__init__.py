@@ -1,0 +1,27 @@
+"""What a run says at its end: figures (report.json), a page (report.html), a data card, the terminal."""
+
+from pipelines.generate.report.card import data_card
+from pipelines.generate.report.figures import RunTimes, run_report
+from pipelines.generate.report.store import (
+    finish_run,
+    partial_report,
+    read_units,
+    store_failure,
+    store_report,
+)
+from pipelines.generate.report.sums import RunSums
+from pipelines.generate.report.terminal import render_plan, render_report
+
+__all__ = [
+    "RunSums",
+    "RunTimes",
+    "data_card",
+    "finish_run",
+    "partial_report",
+    "read_units",
+    "render_plan",
+    "render_report",
+    "run_report",
+    "store_failure",
+    "store_report",
+]
