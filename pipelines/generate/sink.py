@@ -12,7 +12,7 @@ from pipelines.storage import join, open_file, put
 
 FOOTER_KEY = b"orthrus"
 SUMMARY = "summary"
-# What a unit's file says of itself, so that a report of all sessions needs no rows; "audit" may tell of others.
+# What a unit's file says of itself, so that a report of all sessions reads no rows; audit: of earlier units.
 FOOTER_FACTS = ("counts", "session", "began", "at", "positions", "lengths", "groups", "errors", "audit")
 
 

@@ -19,9 +19,9 @@ CODE = {
     "pyarrow": 'import pyarrow.dataset\n\nrows = pyarrow.dataset.dataset("{url}/data").to_table()',
 }
 EXACTNESS = {
-    "exact": "The text is what plain autoregressive decoding of the same model writes, checked bit for bit when "
-    "the engine started.",
-    "distribution": "Drawn with a rejection rule: as likely as in plain autoregressive decoding, not the same text.",
+    "exact": "The text is what plain autoregressive decoding of the same model writes, checked bit for bit "
+    "when the engine started.",
+    "distribution": "Drawn with a rejection rule: as likely as in plain autoregressive decoding, not its text.",
     "unverified": "Meant to be the text of plain autoregressive decoding; this machine could not prove it.",
 }
 
@@ -56,12 +56,12 @@ def _header(report: Mapping[str, Any]) -> str:
 
 
 def _summary(job: "Job", report: Mapping[str, Any]) -> str:
-    level = report["exactness"]
+    level, revision = report["exactness"], job.checkpoint.revision or "none (a directory)"
     return (
         f"# Completions of {_code(job.config.model.path)}\n\n"
-        f"{report['rows']:,} rows: prompts of {report['inputs']['files']:,} input files and the completions that "
-        f"the model wrote to them. {EXACTNESS.get(level, '')}\n\n"
-        f"Model: {_code(job.config.model.path)}, revision {_code(job.checkpoint.revision or 'none (a directory)')}, "
+        f"{report['rows']:,} rows: prompts of {report['inputs']['files']:,} input files and the completions "
+        f"that the model wrote to them. {EXACTNESS.get(level, '')}\n\n"
+        f"Model: {_code(job.config.model.path)}, revision {_code(revision)}, "
         f"hash {_code(job.checkpoint.model_hash)}; tokenizer hash {_code(job.checkpoint.tokenizer_hash)}."
     )
 
@@ -117,8 +117,8 @@ def _origin(job: "Job", report: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     return (
         f"## How it was made\n\n```\npython jobs/generate.py --config FILE\n```\n\n"
-        f"FILE is the `config` in `_run/manifest.json`, which also names the input files and their sizes; run "
-        f"fingerprint `{job.fingerprint}`, begun {report['created']}, ended {report['ended']}. "
+        f"FILE is the `config` in `_run/manifest.json`, which also names the input files and their sizes; "
+        f"run fingerprint `{job.fingerprint}`, begun {report['created']}, ended {report['ended']}. "
         f"{kernels[:1].upper() + kernels[1:]}. {versions}.\n\n"
         f"`_run/report.html` and `_run/report.json` hold all figures of the run."
     )

@@ -145,8 +145,8 @@ def mismatch_reason(report: Mapping[str, Any]) -> str:
     )
     count = audit["compared"] - audit["identical"]
     return (
-        f"audit mismatch: {count} of {audit['compared']} rows differ from plain AR decoding although the engine "
-        f"says exact: {rows}; the rows are written, _SUCCESS is not; see _run/report.json, and set "
+        f"audit mismatch: {count} of {audit['compared']} rows differ from plain AR decoding although the "
+        f"engine says exact: {rows}; the rows are written, _SUCCESS is not; see _run/report.json, and set "
         "audit.enabled=false to accept the output"
     )
 

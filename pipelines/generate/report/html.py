@@ -201,8 +201,8 @@ def _facts(report: Report) -> str:
         f"<h3>Model</h3>{_plain(report['model'])}",
         f"<h3>Engine</h3>{_plain(engine)}" if engine else "",
         f"<h3>Sampling</h3>{_plain(report['sampling'])}",
-        f"<h3>Inputs</h3><p>{inputs['files']:,} files, {inputs['rows']:,} rows, {inputs['bytes'] / 2**20:,.1f} "
-        f"MiB</p>{_table(('file', 'rows'), files, text_columns=1)}{left}",
+        f"<h3>Inputs</h3><p>{inputs['files']:,} files, {inputs['rows']:,} rows, "
+        f"{inputs['bytes'] / 2**20:,.1f} MiB</p>{_table(('file', 'rows'), files, text_columns=1)}{left}",
         f"<h3>Versions</h3>{_plain(report['versions'])}",
     ]
     if cost := report.get("cost"):
@@ -225,7 +225,8 @@ def _table(head: Sequence[str], lines: Iterable[Sequence[str]], *, text_columns:
         )
 
     body = "".join(f"<tr>{cells('td', line)}</tr>" for line in lines)
-    return f"<div class='wide'><table><thead><tr>{cells('th', head)}</tr></thead><tbody>{body}</tbody></table></div>"
+    top = f"<thead><tr>{cells('th', head)}</tr></thead>"
+    return f"<div class='wide'><table>{top}<tbody>{body}</tbody></table></div>"
 
 
 def _plain(values: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """The plots of the page as inline SVG: text as outlines, colours as CSS variables of the page."""
 
 import io
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -98,8 +99,8 @@ def _svg(name: str, draw: "Callable[[Axes], None]") -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    style = {"svg.fonttype": "path", "svg.hashsalt": name, "font.size": 9}
-    with matplotlib.rc_context(style):
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of the fonts it found
+    with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": name, "font.size": 9}):
         figure: Figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.subplots()
