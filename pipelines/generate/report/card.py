@@ -21,7 +21,7 @@ CODE = {
 EXACTNESS = {
     "exact": "The text is what plain autoregressive decoding of the same model writes, checked bit for bit "
     "when the engine started.",
-    "distribution": "Drawn with a rejection rule: as likely as in plain autoregressive decoding, not its text.",
+    "distribution": "Drawn with a rejection rule: as likely as in plain AR decoding, not its text.",
     "unverified": "Meant to be the text of plain autoregressive decoding; this machine could not prove it.",
 }
 
