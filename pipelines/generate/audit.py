@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import heapq
 import time
+from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from orthrus_core.decoding.config import EngineConfig
 from orthrus_core.decoding.engine import Completion, Request
+from orthrus_core.decoding.stats import CompletionStats
+from orthrus_core.decoding.stop import FinishReason
 from pipelines.generate.audit_speed import SpeedSample, time_pairs
 from pipelines.generate.engine_thread import EngineThread
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 HASHES = 2**64
 SURE_FACTOR = 4  # a fraction that expects this many times min_rows gives min_rows as good as always
 MOST_HASHED = 100_000  # rows whose hashes the driver looks at to choose the least number exactly
+WAVES = 16  # audit rows in the engine at once, in batches of max_sequences: new work waits for no more
 MOST_NAMED = 20  # mismatches that one call describes; all are counted
 
 
@@ -110,11 +114,33 @@ class Findings:
 
 @dataclass(frozen=True)
 class _Row:
-    """A finished row that is to be decoded again."""
+    """A finished row that is to be decoded again, packed: there may be thousands until the tail of a run."""
 
     name: dict[str, Any]
     request: Request
-    completion: Completion
+    token_ids: array
+    logprobs: array
+    finish_reason: FinishReason
+
+    @staticmethod
+    def pack(name: dict[str, Any], request: Request, completion: Completion) -> "_Row":
+        return _Row(
+            name,
+            replace(request, prompt_ids=array("i", request.prompt_ids), drafts=False),
+            array("i", completion.token_ids),
+            array("d", completion.logprobs or []),
+            completion.finish_reason,
+        )
+
+    def completion(self) -> Completion:
+        return Completion(
+            -1,
+            list(self.token_ids),
+            self.finish_reason,
+            None,
+            CompletionStats(),
+            logprobs=list(self.logprobs),
+        )
 
 
 class Auditor:
@@ -202,14 +228,15 @@ class Auditor:
                 self._findings.skipped += 1
                 continue
             name = {"id": row_id, "sample": request.sample, "shard": shard, "unit": unit}
-            self._backlog.append(_Row(name, request, completion))
+            self._backlog.append(_Row.pack(name, request, completion))
 
     async def _work_off(self) -> None:
         """Decode the backlog again; another call ends the waiting, not the work."""
-        if self._backlog:
-            rows, self._backlog = self._backlog, []
-            self._tasks.add(asyncio.ensure_future(self._decode_again(rows)))
-        while self._tasks and self._num_calls == 1:
+        while (self._backlog or self._tasks) and self._num_calls == 1:
+            if not self._tasks:
+                count = WAVES * self._decode.max_sequences
+                rows, self._backlog = self._backlog[:count], self._backlog[count:]
+                self._tasks.add(asyncio.ensure_future(self._decode_again(rows)))
             self._arrival = asyncio.Event()
             arrival = asyncio.ensure_future(self._arrival.wait())
             done, _ = await asyncio.wait({*self._tasks, arrival}, return_when=asyncio.FIRST_COMPLETED)
@@ -220,10 +247,9 @@ class Auditor:
         self._tasks = {task for task in self._tasks if not task.done()}
 
     async def _decode_again(self, rows: Sequence[_Row]) -> None:
-        plain = [replace(row.request, drafts=False) for row in rows]
-        completions, _ = await asyncio.wrap_future(self._engine.submit(plain))
+        completions, _ = await asyncio.wrap_future(self._engine.submit([row.request for row in rows]))
         for row, completion in zip(rows, completions, strict=True):
-            compare(self._findings, row.name, row.completion, completion)
+            compare(self._findings, row.name, row.completion(), completion)
             self._samples.append(row.request)
 
 

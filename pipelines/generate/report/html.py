@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 
 from pipelines.generate.report.page_style import STYLE
-from pipelines.generate.report.plots import length_plot, position_plot, speed_plot
+from pipelines.generate.report.plots import length_plot, position_plot, short, speed_plot
 from pipelines.generate.report.terminal import cost_line
 
 Report = Mapping[str, Any]
@@ -41,13 +41,13 @@ def _headline(report: Report) -> str:
     tiles = [
         ("rows", _count(report["rows"]), _of(report)),
         ("errors", _count(report["errors"]), _share(report["errors"], report["rows"])),
-        ("completion tokens", _count(report["completion_tokens"]), ""),
+        ("completion tokens", short(report["completion_tokens"]), ""),
         ("tokens/s", _number(run["tokens_per_s"], 0), "this session, start-up included"),
         ("tokens per step", _number(report["acceptance_length"]), "acceptance length"),
         ("tokens per forward", _number(report["tokens_per_forward"]), "draft and verify passes"),
     ]
     if audit.get("compared"):
-        tiles.append(("audit", f"{audit['identical']} of {audit['compared']}", "identical to plain AR"))
+        tiles.append(("audit", _of_compared(audit, "identical"), "identical to plain AR"))
     if cost := report.get("cost"):
         tiles.append(("per million tokens", f"{cost['per_million_tokens']:,.2f}", escape(cost["currency"])))
     cells = "".join(
@@ -113,6 +113,8 @@ def _group(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _finish(report: Report) -> str:
     reasons, total = report["finish_reasons"], max(1, report["rows"])
+    if not reasons:
+        return _section("Finish reasons", "<p>No rows.</p>")
     lines = [
         (escape(name), _count(count), _bar(100 * count / total, 100, " %", 1))
         for name, count in sorted(reasons.items(), key=lambda item: -item[1])
@@ -141,9 +143,9 @@ def _audit(report: Report) -> str:
     facts = [
         ("rows chosen", _count(audit["selected"])),
         ("decoded again in plain AR", _count(audit["compared"])),
-        ("identical", f"{audit['identical']} of {audit['compared']}"),
-        ("same token ids", f"{audit.get('same_tokens', 0)} of {audit['compared']}"),
-        ("same log-probability bits", f"{audit.get('same_logprobs', 0)} of {audit['compared']}"),
+        ("identical", _of_compared(audit, "identical")),
+        ("same token ids", _of_compared(audit, "same_tokens")),
+        ("same log-probability bits", _of_compared(audit, "same_logprobs")),
         ("not comparable or errors", _count(audit["skipped"])),
         ("not decoded again (interrupted)", _count(audit["lost"])),
         ("time of it", f"{audit['seconds']:.1f} s"),
@@ -157,11 +159,10 @@ def _audit(report: Report) -> str:
 def _mismatches(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return ""
-    head = ("row", "sample", "file", "first token", "written", "plain AR", "differs in")
+    head = ("row", "file", "first token", "written", "plain AR", "differs in")
     lines = [
         (
-            f"<span class='clip'>{escape(str(row['id']))}</span>",
-            str(row["sample"]),
+            f"<span class='clip'>{escape(str(row['id']))}</span> [{row['sample']}]",
             f"part-{row['shard']:05}-{row['unit']:05}",
             *(str(row[name]) for name in ("first_token", "written", "plain_ar")),
             escape(row["reason"]),
@@ -230,10 +231,12 @@ def _table(head: Sequence[str], lines: Iterable[Sequence[str]], *, text_columns:
 
 
 def _plain(values: Mapping[str, Any]) -> str:
-    return _pairs([(name, escape(_text(value))) for name, value in values.items()])
+    return _pairs([(n, escape(_text(value))) for n, value in values.items() if not isinstance(value, dict)])
 
 
 def _text(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "", True: "yes", False: "no"}[value]
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
@@ -260,6 +263,10 @@ def _of(report: Report) -> str:
 
 def _share(count: int, of: int) -> str:
     return f"{100 * count / of:.2g} % of rows" if of else ""
+
+
+def _of_compared(audit: Mapping[str, Any], name: str) -> str:
+    return f"{audit.get(name, 0):,} of {audit['compared']:,}"
 
 
 def _count(value: int) -> str:

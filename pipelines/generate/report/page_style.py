@@ -17,15 +17,16 @@ p { margin: .3rem 0; color: var(--soft); } .path { overflow-wrap: anywhere; }
   border: 2px solid var(--red); color: var(--red); }
 .status.done { border-color: var(--green); color: var(--green); }
 .reason { color: var(--red); font-weight: 600; overflow-wrap: anywhere; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .7rem;
+.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.8rem, 1fr)); gap: .7rem;
   margin-top: 1.2rem; }
 .tile { background: var(--panel); border-radius: .5rem; padding: .6rem .8rem; }
-.name, .note { font-size: .8rem; color: var(--soft); } .value { font-size: 1.35rem; font-weight: 600; }
+.name, .note { font-size: .8rem; color: var(--soft); } .value { font-size: 1.25rem; font-weight: 600;
+  overflow-wrap: anywhere; }
 .plot { width: 100%; height: auto; display: block; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--soft); font-weight: 500; } .num { text-align: right; font-variant-numeric: tabular-nums; }
-.clip { display: inline-block; max-width: 22rem; overflow: hidden; text-overflow: ellipsis;
+.clip { display: inline-block; max-width: 18rem; overflow: hidden; text-overflow: ellipsis;
   vertical-align: bottom; }
 .bar { display: inline-block; width: 8rem; height: .7rem; background: var(--panel); text-align: left; }
 .bar i { display: block; height: 100%; background: var(--blue); }
@@ -42,6 +43,6 @@ i.blue { background: var(--blue); } i.orange { background: var(--orange); }
 i.green { background: var(--green); } i.pink { background: var(--pink); } i.sky { background: var(--sky); }
 i.red { background: var(--red); } i.yellow { background: var(--yellow); } i.grey { background: var(--grey); }
 @media print { * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-  main { max-width: none; padding: 0; } section { break-inside: avoid-page; }
+  main { max-width: none; padding: 0; } .wide { overflow: visible; } section { break-inside: avoid-page; }
   section:last-child { break-inside: auto; } }
 """

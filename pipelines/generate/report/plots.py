@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 INK, BLUE, ORANGE, GREY = "#010203", "#0072b2", "#e69f00", "#999998"
 VARIABLES = {INK: "var(--ink)", BLUE: "var(--blue)", ORANGE: "var(--orange)", GREY: "var(--grey)"}
 WIDTH, HEIGHT = 7.2, 2.7  # inches
+MOST_TICKS = 16
+FEW = 6  # buckets that have room for long names
 MINUTE_S, HOUR_S = 60.0, 3600.0
 SECONDS_UP_TO, MINUTES_UP_TO = 180.0, 10800.0
 
@@ -45,8 +47,8 @@ def position_plot(drafted: Sequence[int], accepted: Sequence[int]) -> str:
         axes.bar(places, shares, color=BLUE, width=0.7)
         axes.set_ylim(0, 100)
         axes.set_xlim(0.4, len(shares) + 0.6)
-        _whole_ticks(axes)
-        if len(shares) <= 16:
+        axes.set_xticks(places[:: -(-len(shares) // MOST_TICKS)])
+        if len(shares) <= MOST_TICKS:
             for place, share in zip(places, shares, strict=True):
                 axes.annotate(
                     f"{share:.0f}",
@@ -75,8 +77,7 @@ def length_plot(buckets: Sequence[Mapping[str, Any]]) -> str:
         axes.axhline(1, color=ORANGE, linestyle="--", linewidth=1.2)
         axes.set_ylim(0, max(lengths) * 1.15)
         axes.set_xlim(-0.6, len(shown) - 0.4)
-        names = [f"{b['from']}-{b['to']}\n{b['rows']:,} rows" for b in shown]
-        axes.set_xticks(list(places), names, fontsize=8 if len(shown) <= 8 else 6.5)
+        axes.set_xticks(list(places), _bucket_names(shown), fontsize=8 if len(shown) <= FEW else 7)
         for place, length in zip(places, lengths, strict=True):
             axes.annotate(
                 f"{length:.2f}",
@@ -88,9 +89,31 @@ def length_plot(buckets: Sequence[Mapping[str, Any]]) -> str:
                 color=INK,
                 fontsize=8,
             )
-        _label(axes, "completion tokens", "tokens per step")
+        _label(axes, "completion tokens" + ("" if len(shown) <= FEW else " (rows)"), "tokens per step")
 
     return _svg("length", draw) if shown else ""
+
+
+def short(number: float) -> str:
+    """A count that fits beside others: 1,234,567, then 12.3 million, 4.56 billion."""
+    for size, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
+        if number >= max(size, 1e7):
+            return f"{number / size:.4g} {word}"
+    return f"{number:,}"
+
+
+def _bucket_names(buckets: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Tokens and rows of each bucket; where there are many, only its end and a rounded number."""
+    if len(buckets) <= FEW:
+        return [f"{b['from']}-{b['to']}\n{b['rows']:,} rows" for b in buckets]
+    return [f"≤ {b['to']:,}\n({_rounded(b['rows'])})" for b in buckets]
+
+
+def _rounded(number: int) -> str:
+    for size, letter in ((10**9, "G"), (10**6, "M"), (1000, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {letter}"
+    return str(number)
 
 
 def _svg(name: str, draw: "Callable[[Axes], None]") -> str:
@@ -144,12 +167,6 @@ def _thousands(axes: "Axes") -> None:
     from matplotlib.ticker import FuncFormatter
 
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-
-
-def _whole_ticks(axes: "Axes") -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=16, min_n_ticks=1))
 
 
 def _time_unit(total_s: float) -> tuple[str, float]:

@@ -96,9 +96,10 @@ def audit_line(audit: Mapping[str, Any]) -> str:
 
 def cost_line(cost: Mapping[str, Any]) -> str:
     """The cost in one line."""
+    hours = f"{cost['actor_hours']:,.1f}" if cost["actor_hours"] >= 10 else f"{cost['actor_hours']:.3g}"
     return (
         f"{cost['per_million_tokens']:.2f} {cost['currency']} per million completion tokens "
-        f"({cost['actor_hours']:.3g} actor hours at {cost['hour_price']:g})"
+        f"({hours} actor hours at {cost['hour_price']:g})"
     )
 
 

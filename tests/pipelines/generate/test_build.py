@@ -20,7 +20,7 @@ from pipelines.generate.config import GenerateConfig
 from pipelines.generate.lock import RunLock
 from pipelines.generate.report import data_card, render_report
 from pipelines.storage import join, list_directory
-from tests.fakes import broken_engine, disagreeing_engine, refused_engine, unverified_engine
+from tests.fakes import broken_engine, disagreeing_engine, refused_engine
 from tests.pipelines.conftest import run_tree
 
 pytestmark = pytest.mark.ray
@@ -244,20 +244,13 @@ def test_a_mismatch_fails_the_run_loudly_and_keeps_its_rows(local_ray, tree, cap
     assert "_SUCCESS" in list_directory(accepted.ledger.run_url)
 
 
-def test_a_mismatch_of_an_engine_that_promises_nothing_is_only_reported(local_ray, tree):
-    job, report = run_tree(tree, unverified_engine)
-    assert (report["status"], report["exit_code"]) == ("done", 0)
-    assert (report["audit"]["compared"], report["audit"]["identical"]) == (8, 0)
-    assert "_SUCCESS" in list_directory(job.ledger.run_url)
-
-
 def test_the_report_of_a_resumed_run_covers_all_sessions(finished, again):
     job, whole = finished
     os.unlink(f"{again['output']['path']}/data/{job.plan.units[2].file_name}")
     _, report = run_tree(again)
     assert len(report["speed_over_time"]["sessions"]) == 2
-    assert sum(bucket["rows"] for bucket in report["by_length"]) == 221
-    assert report["by_length"] == whole["by_length"]
+    for name in ("rows", "completion_tokens"):  # steps depend on what the engine learnt
+        assert [bucket[name] for bucket in report["by_length"]] == [one[name] for one in whole["by_length"]]
     assert report["error_kinds"].keys() == whole["error_kinds"].keys()
     assert report["drafted_by_position"][0] > report["this_run"]["rows"]
 
