@@ -204,9 +204,11 @@ class Auditor:
         if self._num_calls == 1:
             await self._work_off()
         if self._num_calls == 1 and self._samples and not self._is_timed:
-            self._is_timed = True
-            sample = await time_pairs(self._engine, list(self._samples), self._decode, busy_s=busy_s)
-            if sample is not None and self._num_calls == 1:  # alone in the engine all the while
+            sample = await time_pairs(
+                self._engine, list(self._samples), busy_s=busy_s, is_alone=lambda: self._num_calls == 1
+            )
+            self._is_timed = self._num_calls == 1  # else it was cut short by new work: later again
+            if sample is not None:
                 self._findings.speed.append(sample)
         findings, self._findings = self._findings, Findings()
         findings.seconds = time.perf_counter() - started_at

@@ -1,11 +1,10 @@
 """How much faster consensus decoding is than plain AR on rows of a run, measured in turns on its engine."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from orthrus_core.decoding.config import EngineConfig
 from orthrus_core.decoding.engine import Request
 from pipelines.generate.engine_thread import EngineThread
 
@@ -31,15 +30,16 @@ class SpeedSample:
 
 
 async def time_pairs(
-    engine: EngineThread, requests: Sequence[Request], decode: EngineConfig, *, busy_s: float
+    engine: EngineThread, requests: Sequence[Request], *, busy_s: float, is_alone: Callable[[], bool]
 ) -> SpeedSample | None:
     """Decode rows in turns, consensus and plain AR, alone in an engine that has nothing else to do.
 
     Args:
-        requests: the rows, at most `decode.max_sequences`.
+        requests: the rows, at most as many as the engine has slots.
         busy_s: seconds that the engine has worked so far.
+        is_alone: whether nobody else has work for the engine.
     Returns:
-        Up to three pairs; None where not even one fits into the time.
+        Up to three pairs; None where not even one fits into the time, or other work came up.
     """
     _, report = await asyncio.wrap_future(engine.submit([]))
     budget_s = min(MOST_S, max(LEAST_S, SHARE * busy_s))
@@ -55,7 +55,7 @@ async def time_pairs(
             for drafts in (True, False)
         ]
         spent_s += sum(seconds for _, seconds in runs)
-        if not all(tokens and seconds for tokens, seconds in runs):
+        if not is_alone() or not all(tokens and seconds for tokens, seconds in runs):
             return None
         sample.pairs.append([tokens / seconds for tokens, seconds in runs])
     return sample

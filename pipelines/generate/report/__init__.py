@@ -10,12 +10,13 @@ from pipelines.generate.report.store import (
     store_report,
 )
 from pipelines.generate.report.sums import RunSums
-from pipelines.generate.report.terminal import render_plan, render_report
+from pipelines.generate.report.terminal import figures_table, render_plan, render_report
 
 __all__ = [
     "RunSums",
     "RunTimes",
     "data_card",
+    "figures_table",
     "finish_run",
     "partial_report",
     "read_units",

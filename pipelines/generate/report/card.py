@@ -1,5 +1,6 @@
 """README.md of the output: tells `datasets` which files are data, and people what they hold."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -59,8 +60,8 @@ def _summary(job: "Job", report: Mapping[str, Any]) -> str:
     level, revision = report["exactness"], job.checkpoint.revision or "none (a directory)"
     return (
         f"# Completions of {_code(job.config.model.path)}\n\n"
-        f"{report['rows']:,} rows: prompts of {report['inputs']['files']:,} input files and the completions "
-        f"that the model wrote to them. {EXACTNESS.get(level, '')}\n\n"
+        f"{report['rows']:,} rows: prompts of {report['inputs']['files']:,} input file(s) and the "
+        f"completions that the model wrote to them. {EXACTNESS.get(level, '')}\n\n"
         f"Model: {_code(job.config.model.path)}, revision {_code(revision)}, "
         f"hash {_code(job.checkpoint.model_hash)}; tokenizer hash {_code(job.checkpoint.tokenizer_hash)}."
     )
@@ -101,10 +102,14 @@ def _columns(job: "Job") -> str:
 def _options(job: "Job") -> str:
     config = job.config
     lines = [
-        (f"{section}.{name}", _code(str(value)))
-        for section in ("decode", "sampling")
-        for name, value in getattr(config, section).model_dump(mode="json").items()
-        if not isinstance(value, dict)
+        (f"{name}.{key}", _code(json.dumps(value, ensure_ascii=False)))
+        for name, section in (
+            ("input.prompt", config.input.prompt),
+            ("decode", config.decode),
+            ("sampling", config.sampling),
+        )
+        for key, value in section.model_dump(mode="json").items()
+        if value not in (None, {}) and not isinstance(value, dict)
     ]
     return "## Options\n\n" + _table(("option", "value"), lines)
 

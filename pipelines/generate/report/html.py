@@ -59,9 +59,10 @@ def _headline(report: Report) -> str:
     alarm = (
         "<p class='reason'>Drafts hardly ever stood: see drafter_alarm.</p>" if run["drafter_alarm"] else ""
     )
+    covers = f"<p>Figures of {escape(report['covers'])} only.</p>" if report.get("covers") else ""
     return (
         f"<header><h1>Generation run <span class='status {status}'>{status}</span></h1>"
-        f"<p class='path'>{escape(report['output'])}</p>{reason}{alarm}</header>"
+        f"<p class='path'>{escape(report['output'])}</p>{reason}{covers}{alarm}</header>"
         f'<div class="tiles">{cells}</div>'
     )
 

@@ -20,7 +20,7 @@ MOST_KINDS = 5  # of errors that are shown
 
 def render_report(job: "Job", report: dict[str, Any]) -> RenderableType:
     """A table of figures, three completions, and how to open the output."""
-    return Group(_figures(report), *_samples(job), _how_to_open(job))
+    return Group(figures_table(report), *_samples(job), _how_to_open(job))
 
 
 def render_plan(job: "Job", preview: "Preview") -> RenderableType:
@@ -49,7 +49,8 @@ def render_plan(job: "Job", preview: "Preview") -> RenderableType:
     return Group(table, *prompts, Text("Dry run: nothing was generated."))
 
 
-def _figures(report: dict[str, Any]) -> Table:
+def figures_table(report: Mapping[str, Any]) -> Table:
+    """The figures of any report.json."""
     run = report["this_run"]
     table = Table(show_header=False, box=None)
     if report["status"] != "done":

@@ -45,6 +45,10 @@ def found(first, again) -> Findings:
     return findings
 
 
+def timed(thread, requests, is_alone=True):
+    return asyncio.run(time_pairs(thread, requests, busy_s=0.0, is_alone=lambda: is_alone))
+
+
 def audits(actor, *tables) -> list[dict]:
     return [json.loads(table.column(ENGINE)[0].as_py())["audit"] for table in call(actor, *tables)]
 
@@ -200,23 +204,28 @@ def test_a_call_that_arrives_ends_the_waiting_for_the_audit_of_others(spec):  # 
     assert (second["selected"], second["compared"], second["identical"]) == (1, 2, 2)
 
 
-def test_pairs_are_timed_with_the_same_tokens_on_both_sides(spec):  # noqa: F811
+def test_pairs_are_timed_with_the_same_tokens_on_both_sides():
     thread = EngineThread(lambda: FakeEngine(max_sequences=4), on_broken=print)
     requests = [Request([n], SamplingParams(max_new_tokens=40)) for n in (100, 103)]
-    sample = asyncio.run(time_pairs(thread, requests, spec.decode, busy_s=0.0))
+    sample = timed(thread, requests)
     assert (sample.sequences, sample.max_tokens) == (2, 40)
     assert 1 <= len(sample.pairs) <= 3
     assert all(consensus > 0 and plain > 0 for consensus, plain in sample.pairs)
 
 
-def test_a_measurement_that_does_not_fit_into_its_time_is_left_out(spec):  # noqa: F811
+def test_a_measurement_that_other_work_disturbs_is_thrown_away():
+    thread = EngineThread(FakeEngine, on_broken=print)
+    assert timed(thread, [Request([1], SamplingParams(max_new_tokens=40))], is_alone=False) is None
+
+
+def test_a_measurement_that_does_not_fit_into_its_time_is_left_out():
     class Dear(FakeEngine):
         def report(self):
             return super().report() | {"verify_s": [1.0, 1.0]}
 
     thread = EngineThread(Dear, on_broken=print)
     requests = [Request([1], SamplingParams(max_new_tokens=LEAST_TOKENS))]
-    assert asyncio.run(time_pairs(thread, requests, spec.decode, busy_s=0.0)) is None
+    assert timed(thread, requests) is None
 
 
 def test_the_step_is_priced_at_the_smallest_budget_that_holds_the_batch():

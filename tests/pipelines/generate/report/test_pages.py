@@ -12,7 +12,7 @@ from pipelines.generate.config import GenerateConfig
 from pipelines.generate.job import prepare
 from pipelines.generate.report import RunTimes, data_card, partial_report, run_report
 from pipelines.generate.report.html import html_report
-from pipelines.generate.report.terminal import _figures, audit_line
+from pipelines.generate.report.terminal import audit_line, figures_table
 from tests.pipelines.generate.report.conftest import NASTY, facts, summary, sums_of
 
 VOID = {"meta", "br", "img"}
@@ -142,7 +142,7 @@ def test_the_terminal_takes_no_markup_from_the_data(ugly):
     ugly["reason"] = "[bold]brackets[/wrong]"
     console = Console(width=120)
     with console.capture() as screen:
-        console.print(_figures(ugly))
+        console.print(figures_table(ugly))
     assert "[bold]brackets[/wrong]" in screen.get()
 
 
