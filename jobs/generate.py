@@ -1,7 +1,8 @@
 """Generate completions for a data set of prompts: `python jobs/generate.py --config FILE`.
 
 Exit codes: 0 done, 2 a mistake in the config or on the command line (one line on stderr), 3 interrupted by
-SIGTERM or Ctrl-C (what is finished is kept, the same command goes on), 1 anything else.
+SIGTERM or Ctrl-C (what is finished is kept, the same command goes on), 1 anything else,
+a mismatch that the audit found among them.
 """
 
 import argparse
@@ -51,7 +52,7 @@ def _run(options: argparse.Namespace, console: Console, stop: StopSignals) -> in
     progress = Progress(total_rows=rows, done_rows=done, every_s=every_s, console=console)
     report = run_job(job, progress, stop=stop)
     console.print(render_report(job, report))
-    return 3 if report["status"] == "interrupted" else 0
+    return int(report["exit_code"])
 
 
 if __name__ == "__main__":

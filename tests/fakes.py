@@ -40,7 +40,8 @@ class _Running:
 
     @property
     def is_finished(self) -> bool:
-        return self.steps * TOKENS_PER_STEP >= len(self.token_ids)
+        per_step = TOKENS_PER_STEP if self.request.drafts else 1
+        return self.steps * per_step >= len(self.token_ids)
 
 
 @dataclass
@@ -50,12 +51,14 @@ class FakeEngine:
     Attributes:
         fail_at_step: the step that raises, from 1; 0: none.
         poison: prompt ids that contain it come back with an error, as with logits that are NaN; -1: none do.
+        wrong_below: requests without drafts get another last token where their first prompt token is below.
     """
 
     max_sequences: int = 4
     fail_at_step: int = 0
     poison: int = -1
     exactness: str = "exact"
+    wrong_below: int = 0
     waiting: deque = field(default_factory=deque)
     running: list[_Running] = field(default_factory=list)
     steps: int = 0
@@ -73,6 +76,8 @@ class FakeEngine:
             seed=params.seed,
             sample=request.sample,
         )
+        if not request.drafts and request.prompt_ids[0] < self.wrong_below:
+            tokens[-1] += 1
         self.waiting.append(_Running(self.submitted, request, tokens))
         return self.submitted
 
@@ -88,13 +93,18 @@ class FakeEngine:
         if self.steps == self.fail_at_step:
             raise RuntimeError("device-side assert triggered")
         while self.waiting and len(self.running) < self.max_sequences:
-            self.running.append(self.waiting.popleft())
+            ordinary = (row for row in self.waiting if row.request.drafts)
+            self.running.append(next(ordinary, self.waiting[0]))
+            self.waiting.remove(self.running[-1])
         for row in self.running:
             row.steps += 1
         finished = [row for row in self.running if row.is_finished]
         self.running = [row for row in self.running if not row.is_finished]
         self.busy_s += time.perf_counter() - started_at
         return [_fail(row) if self.poison in row.request.prompt_ids else _complete(row) for row in finished]
+
+    def forget_prompts(self) -> None:
+        """No prompt is remembered."""
 
     def report(self) -> dict[str, Any]:
         """The figures that the pipeline reads."""
@@ -130,7 +140,8 @@ def _complete(row: _Running) -> Completion:
         min_logit_gap=0.5,
         logprob=-0.25 * len(row.token_ids),
     )
-    return Completion(row.request_id, row.token_ids, "length", None, stats)
+    logprobs = [-0.25] * len(row.token_ids) if row.request.params.logprobs else None
+    return Completion(row.request_id, row.token_ids, "length", None, stats, logprobs=logprobs)
 
 
 def _fail(row: _Running) -> Completion:
@@ -141,6 +152,16 @@ def _fail(row: _Running) -> Completion:
 def fake_engine(spec: Any) -> FakeEngine:
     """Engine factory of the actor."""
     return FakeEngine(max_sequences=spec.decode.max_sequences)
+
+
+def disagreeing_engine(spec: Any) -> FakeEngine:
+    """Engine factory of an actor whose engine says exact, and writes other text without drafts."""
+    return FakeEngine(max_sequences=spec.decode.max_sequences, wrong_below=10**6)
+
+
+def unverified_engine(spec: Any) -> FakeEngine:
+    """The same, of an engine that promises nothing."""
+    return FakeEngine(max_sequences=spec.decode.max_sequences, wrong_below=10**6, exactness="unverified")
 
 
 def broken_engine(spec: Any) -> FakeEngine:

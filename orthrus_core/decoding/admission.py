@@ -54,6 +54,7 @@ class Admission:
             self._stop_ids(request.params),
             request.on_tokens,
             sample=request.sample,
+            drafts=request.drafts,
         )
         if request.params.stop and self._tokenizer is not None:
             sequence.stop_strings = StopStrings(request.params.stop, self._tokenizer)

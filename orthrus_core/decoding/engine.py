@@ -108,7 +108,7 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether `step` has anything to do or to return."""
-        return bool(self._rejected or self._scheduler.running or self._scheduler.waiting)
+        return bool(self._rejected or self._scheduler.running or self._scheduler.num_waiting)
 
     def cancel(self, request_id: int) -> bool:
         """Drop a request that has not finished; whether there was one."""
@@ -173,7 +173,7 @@ class Engine:
             return
         sequences = [work.sequence for work in works]
         prompts = [sequence.token_ids[: sequence.num_prompt] for sequence in sequences]
-        num_others = len(self._scheduler.waiting) + len(self._scheduler.running) - len(sequences)
+        num_others = self._scheduler.num_waiting + len(self._scheduler.running) - len(sequences)
         self._logit_health.every_sequence_broke(prompts, others_wait=num_others > 0)
 
     def run(self, requests: SequenceOf[Request]) -> list[Completion]:
@@ -294,8 +294,9 @@ class Engine:
         stats.drafted += work.num_drafts
         stats.accepted += min(num_accepted, num_emitted)
         stats.step_tokens += num_emitted
-        self.stats.sequence_steps += 1
-        self.stats.step_tokens += num_emitted
+        if work.sequence.drafts:
+            self.stats.sequence_steps += 1
+            self.stats.step_tokens += num_emitted
         self.stats.count_block(work.num_drafts, num_accepted)
 
     def _count_step(self, works: list[Work], verdicts: list[Verdict]) -> None:

@@ -111,6 +111,8 @@ class Request:
         prompt_ids: token ids, at least one.
         params: how to decode it.
         sample: number of the completion for this prompt; another number draws another text.
+        drafts: False: decoded one token a step, without drafts, and begun only while no other request waits
+            (the text is the same).
         on_tokens: called with the tokens that a step emitted, in order, on the thread that steps the engine.
     """
 
@@ -118,3 +120,4 @@ class Request:
     params: SamplingParams = field(default_factory=SamplingParams)
     on_tokens: Callable[[list[int]], None] | None = None
     sample: int = 0
+    drafts: bool = True

@@ -60,7 +60,8 @@ class Scheduler:
 
     Every running sequence that decodes gets a row for its anchor; how many rows go to prompts and to drafts
     is up to the block policy. When pages run out, the sequence admitted last gives its pages back and waits
-    to be prefilled again, which changes no text. Touches no tensor.
+    to be prefilled again, which changes no text. Requests without drafts wait in a line of their own, which
+    is served while the other is empty. Touches no tensor.
     """
 
     def __init__(self, config: EngineConfig, tables: PageTables, *, block_size: int, costs: Costs):
@@ -72,13 +73,19 @@ class Scheduler:
         self._policy = self._new_policy()
         self._free_slots = list(range(config.max_sequences - 1, -1, -1))
         self.waiting: deque[Sequence] = deque()
+        self.waiting_plain: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
         self.num_prefix_tokens = 0
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence."""
-        self.waiting.append(sequence)
+        self._line(sequence).append(sequence)
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences in both lines."""
+        return len(self.waiting) + len(self.waiting_plain)
 
     def finish(self, sequence: Sequence) -> None:
         """Forget a running sequence and give its pages back."""
@@ -91,9 +98,9 @@ class Scheduler:
             if sequence.request_id == request_id:
                 self.finish(sequence)
                 return True
-        for sequence in self.waiting:
+        for sequence in (*self.waiting, *self.waiting_plain):
             if sequence.request_id == request_id:
-                self.waiting.remove(sequence)
+                self._line(sequence).remove(sequence)
                 return True
         return False
 
@@ -120,11 +127,12 @@ class Scheduler:
         if not decoding and not prompts:
             return Step([])
         remaining = np.array([self._tokens_left(sequence) for sequence in decoding], dtype=np.int64)
+        most = np.array([self._block_size * sequence.drafts for sequence in decoding], dtype=np.int64)
         deal = self._policy.deal(
             np.array([sequence.slot for sequence in decoding], dtype=np.int64),
-            np.minimum(remaining - 1, self._block_size).clip(0),
+            np.minimum(remaining - 1, most).clip(0),
             sum(sequence.anchor_position - sequence.num_committed + 1 for sequence in prompts),
-            remaining=None if self.waiting else remaining,
+            remaining=None if self.num_waiting else remaining,
         )
         drafts = self._fit_pages(decoding, deal.num_drafts.tolist())
         works = [
@@ -179,7 +187,7 @@ class Scheduler:
                 for page in reversed(shared):
                     self._tables.pool.release(page)
                 return
-            self.waiting.remove(sequence)
+            self._line(sequence).remove(sequence)
             self._enter(sequence, shared)
 
     def _next_waiting(self) -> Sequence | None:
@@ -189,7 +197,8 @@ class Scheduler:
         Only the first `max_sequences` are looked at: a long queue costs no more than a short one.
         """
         prefilling = [sequence for sequence in self.running if sequence.is_prefilling]
-        for sequence in itertools.islice(self.waiting, self._config.max_sequences):
+        line = self.waiting or self.waiting_plain
+        for sequence in itertools.islice(line, self._config.max_sequences):
             if not any(self._will_share(sequence, other) for other in prefilling):
                 return sequence
         return None
@@ -237,8 +246,11 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         self.finish(sequence)
-        self.waiting.appendleft(sequence)
+        self._line(sequence).appendleft(sequence)
         self.num_preemptions += 1
+
+    def _line(self, sequence: Sequence) -> deque[Sequence]:
+        return self.waiting if sequence.drafts else self.waiting_plain
 
     def _fit_pages(self, decoding: list[Sequence], num_drafts: list[int]) -> list[int]:
         """Take pages for the drafts; return how many drafts of each sequence they hold."""

@@ -49,6 +49,7 @@ class Sequence:
         slot: row in the page tables while running.
         stop_strings: looks for those of the request; None: it has none.
         grammar: where the completion stands in that of the request; None: it has none.
+        drafts: whether steps may draft for it.
         logprobs: of the emitted tokens; stays empty unless the request asks for them.
     """
 
@@ -65,6 +66,7 @@ class Sequence:
     slot: int = NO_SLOT
     stop_strings: StopStrings | None = None
     grammar: GrammarState | None = None
+    drafts: bool = True
     logprobs: list[float] = field(default_factory=list)
     stats: CompletionStats = field(default_factory=CompletionStats)
 

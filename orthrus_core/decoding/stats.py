@@ -52,7 +52,7 @@ class EngineStats:
         steps: calls of `step` that ran a forward.
         verify_forwards: passes of the AR view, prefill and verify rows mixed.
         draft_forwards: passes of the diffusion view.
-        sequence_steps: sum over requests of their steps.
+        sequence_steps: sum over requests of their steps; those without drafts are left out.
         step_tokens: tokens emitted by those steps.
         emitted_tokens: all emitted tokens.
         token_rows: rows that carried a token of some sequence, of all forwards.

@@ -20,7 +20,8 @@ from orthrus_core.decoding.config import EngineConfig
 from orthrus_core.decoding.engine import Completion, Request
 from orthrus_core.decoding.stats import CompletionStats
 from pipelines.checkpoint import Checkpoint, fetch, load_tokenizer
-from pipelines.generate.board import Board
+from pipelines.generate.audit import Auditor, AuditPlan
+from pipelines.generate.board import Board, UnitKey
 from pipelines.generate.columns import ENGINE, SHARD, UNIT, TableLayout
 from pipelines.generate.config import SamplingConfig
 from pipelines.generate.dedup import Deduplicator, SharedBatch
@@ -28,7 +29,7 @@ from pipelines.generate.drain import UnitGate
 from pipelines.generate.engine_thread import EngineLike, EngineThread
 from pipelines.generate.failures import FailureNotes
 from pipelines.generate.metrics import EngineReporter, RayMetrics, Readings, UnitTally, live, readings
-from pipelines.generate.requests import RequestBuilder
+from pipelines.generate.requests import RequestBuilder, SampleRow
 from pipelines.generate.results import ResultWriter
 from pipelines.generate.unit_file import count_rows
 from pipelines.storage_config import StorageConfig, use_storage
@@ -52,6 +53,8 @@ class ActorSpec:
         dedup_tokens: tokens of finished completions that are kept for copies; None: every row is generated.
         board: where driver and engines meet; None: units begin unasked and figures go nowhere, for tests.
         run: names the run in metrics.
+        audit: which rows are decoded again.
+        session: when the driver started, seconds since 1970; units of one session have the same.
     """
 
     checkpoint: Checkpoint
@@ -67,6 +70,8 @@ class ActorSpec:
     dedup_tokens: int | None = None
     board: Board | None = None
     run: str = ""
+    audit: AuditPlan = AuditPlan()
+    session: float = 0.0
 
 
 EngineFactory = Callable[[ActorSpec], EngineLike]
@@ -147,6 +152,9 @@ class GenerateActor:
         self._exactness = sampled_level if _is_sampled(spec.sampling) else level
         self._ready_at = time.perf_counter()
         self._load_s = self._ready_at - started_at
+        self._unit_done_at = time.time()
+        self._auditor = Auditor(spec.audit, self._engine, spec.decode)
+        self._positions: dict[str, list[int]] = {}  # drafted and accepted so far
         self._tally = UnitTally()
         self._gate: UnitGate | None = None
         if spec.board is not None:
@@ -162,16 +170,32 @@ class GenerateActor:
             (json on the first row: counts of this unit and figures of the actor so far).
         """
         rows = self._requests.sample_rows(table)
-        batch = await self._run(table, [row.request for row in rows if row.request is not None])
+        with self._auditor.call():
+            batch, audit, facts = await self._generate(
+                table, [row for row in rows if row.request is not None]
+            )
         finished = iter(batch.completions)
         completions = [_not_run(row.error) if row.error is not None else next(finished) for row in rows]
         self._tally.add([row.error for row in rows], [completion.error for completion in completions])
         output = self._results.table(table, rows, completions)
         counts = count_rows(output) | {"rows_in": table.num_rows} | _count_copies(batch)
-        facts = {"actor": self._name, "load_s": self._load_s, "ready_s": time.perf_counter() - self._ready_at}
-        facts |= {"engine": batch.report | {"exactness": self._exactness}, "counts": counts}
-        column = pa.array([json.dumps(facts)] + [None] * (len(rows) - 1), pa.string())
-        return output.append_column(ENGINE, column)
+        facts |= {"engine": batch.report | {"exactness": self._exactness}, "counts": counts, "audit": audit}
+        cells = [json.dumps(facts)] + [None] * (len(rows) - 1)
+        return output.append_column(ENGINE, pa.array(cells, pa.string()))
+
+    async def _generate(
+        self, table: pa.Table, rows: Sequence[SampleRow]
+    ) -> tuple[SharedBatch, dict[str, Any], dict[str, Any]]:
+        """Complete a unit's rows; with what the audit found, and when all of this was."""
+        shard, unit = (table.column(name)[0].as_py() for name in (SHARD, UNIT))
+        ids = table.column("id").take(pa.array([row.row for row in rows], pa.int64())).to_pylist()
+        requests = self._auditor.prepare(shard, unit, [row.request for row in rows if row.request])
+        batch = await self._run((shard, unit), requests)
+        facts = {"actor": self._name, "load_s": self._load_s, "positions": self._new_positions(batch.report)}
+        facts |= {"ready_s": time.perf_counter() - self._ready_at, **self._unit_times()}
+        busy_s = batch.report["busy_s"]
+        audit = await self._auditor.finish(shard, unit, ids, requests, batch.completions, busy_s=busy_s)
+        return batch, audit, facts
 
     def _open(self, board: Board) -> None:
         """Ask the board before units begin from now on, and tell it and Ray's metrics how things stand."""
@@ -186,11 +210,21 @@ class GenerateActor:
         metrics = RayMetrics(tags)
         self._reporter = EngineReporter(read, metrics.update, lambda now: board.post(self._name, live(now)))
 
-    async def _run(self, table: pa.Table, requests: Sequence[Request]) -> SharedBatch:
+    def _unit_times(self) -> dict[str, float]:
+        """When this unit was done and the one before it, seconds since 1970: its tokens are of that time."""
+        began, self._unit_done_at = self._unit_done_at, time.time()
+        return {"session": self._spec.session, "began": began, "at": self._unit_done_at}
+
+    def _new_positions(self, report: dict[str, Any]) -> dict[str, list[int]]:
+        """Drafts by position since the last unit, so that sums over units are those of all sessions."""
+        now = {name: list(report.get(f"{name}_by_position") or []) for name in ("drafted", "accepted")}
+        before, self._positions = self._positions, now
+        return {name: _difference(values, before.get(name, [])) for name, values in now.items()}
+
+    async def _run(self, unit: UnitKey, requests: Sequence[Request]) -> SharedBatch:
         """Wait until the unit may begin, and complete its requests."""
         if self._gate is not None:
-            shard, index = (table.column(name)[0].as_py() for name in (SHARD, UNIT))
-            await self._gate.enter((shard, index), len(requests))
+            await self._gate.enter(unit, len(requests))
         run = self._complete if self._dedup is None else self._dedup.run
         work = asyncio.ensure_future(run(requests))
         await asyncio.sleep(0)  # its first step submits the requests
@@ -247,3 +281,7 @@ def _is_restart() -> bool:
 
 def _not_run(error: str) -> Completion:
     return Completion(-1, [], "error", error, CompletionStats())
+
+
+def _difference(now: Sequence[int], before: Sequence[int]) -> list[int]:
+    return [value - (before[i] if i < len(before) else 0) for i, value in enumerate(now)]

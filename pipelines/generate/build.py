@@ -11,6 +11,7 @@ from orthrus_core.decoding.config import EngineConfig
 from orthrus_core.errors import ConfigError, OrthrusError
 from pipelines.generate.accounts import settle
 from pipelines.generate.actor import ActorSpec, EngineFactory, GenerateActor, load_engine
+from pipelines.generate.audit import plan_audit
 from pipelines.generate.board import open_board
 from pipelines.generate.cluster import STAGE_CPUS, check_gpus, gpus_per_actor, ray_session, resolve_device
 from pipelines.generate.config import GenerateConfig
@@ -22,10 +23,10 @@ from pipelines.generate.lock import RunLock
 from pipelines.generate.progress import Progress
 from pipelines.generate.prompts import render_unit
 from pipelines.generate.ray_options import set_options
-from pipelines.generate.report import RunTimes, data_card, run_report
+from pipelines.generate.report import RunTimes, finish_run, run_report, store_failure, store_report
 from pipelines.generate.sink import RowPolicy, commit_unit
 from pipelines.generate.source import UnitSource
-from pipelines.signals import Interrupted, StopSignals
+from pipelines.signals import INTERRUPTED, Interrupted, StopSignals
 from pipelines.storage import join
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def run_job(
         engine_factory: another engine, for tests.
         stop: asks for the run to be drained.
     Returns:
-        The report, as stored in `_run/report.json`.
+        The report, as stored in `_run/report.json`; its exit code is not 0 where the audit found a mismatch.
     Raises:
         ConfigError: the machine or the checkpoint does not fit the config, or another driver is at work on
             the output.
@@ -90,7 +91,8 @@ def run_job(
             return _finish(job, times, started_at)
         except OrthrusError as error:
             code = 2 if isinstance(error, ConfigError) else 1
-            job.ledger.write_report({"status": "failed", "exit_code": code, "reason": str(error)})
+            times.wall_s = time.perf_counter() - started_at
+            store_failure(job, times, error, exit_code=code)
             raise
         except KeyboardInterrupt as error:
             times.wall_s = time.perf_counter() - started_at
@@ -100,15 +102,16 @@ def run_job(
 def _finish(job: Job, times: RunTimes, started_at: float) -> dict[str, Any]:
     """Check that rows out = rows in, and store the report."""
     left = set(job.left)
-    counts = settle(job.ledger, [unit for unit in job.plan.units if unit not in left])
+    sums = settle(job.ledger, [unit for unit in job.plan.units if unit not in left])
     times.wall_s = time.perf_counter() - started_at
-    manifest = job.ledger.manifest() or {}
-    report = run_report(job, counts, times, manifest.get("engine"))
-    if left:  # a repair of a run that is not complete
-        report |= {"status": "interrupted", "units_left": len(left)}
-        job.ledger.reopen(report)
-        return report
-    job.ledger.finish(report, data_card(job, report))
+    if not left:
+        return finish_run(job, sums, times)
+    reason = f"{len(left)} units are still to be generated; the same command without --only-failed does that"
+    report = run_report(
+        job, sums, times, job.ledger.manifest(), status="interrupted", exit_code=INTERRUPTED, reason=reason
+    )
+    job.ledger.reopen()
+    store_report(job, report)
     return report
 
 
@@ -152,7 +155,9 @@ def build_dataset(job: Job, spec: ActorSpec, engine_factory: EngineFactory = loa
         commit_unit,
         fn_args=(job.ledger.data_url, job.layout, job.fingerprint),
         fn_kwargs={
-            "policy": RowPolicy(job.ledger.dropped_url, job.config.output.filters, job.repair),
+            "policy": RowPolicy(
+                job.ledger.dropped_url, job.config.output.filters, job.repair, job.config.report.group_by
+            ),
             "storage": job.config.storage,
             "on_bad_shard": job.config.input.on_bad_shard,
         },
@@ -252,6 +257,8 @@ def _actor_spec(job: Job, *, is_local: bool) -> ActorSpec:
         retries=config.run.retries,
         storage=config.storage,
         dedup_tokens=config.run.dedup_tokens if config.run.dedup else None,
+        audit=plan_audit(job),
+        session=time.time(),
     )
 
 

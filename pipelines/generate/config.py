@@ -268,6 +268,33 @@ class RunConfig(Section):
     )
 
 
+class AuditConfig(Section):
+    """Rows that are decoded again in plain AR to prove the text. Changes no row."""
+
+    enabled: bool = Field(
+        True, description="Decode some rows again; false: also accept an output whose audit found a mismatch."
+    )
+    fraction: float = Field(0.01, ge=0.0, le=1.0, description="Share of the rows.")
+    min_rows: int = Field(8, ge=0, description="Least rows of a run, error rows among them.")
+
+
+class ReportConfig(Section):
+    """What the report says beyond its figures. Changes no row."""
+
+    group_by: tuple[str, ...] = Field(
+        (), description="Carried input columns by whose values the report breaks figures down."
+    )
+    gpu_hour_price: float | None = Field(
+        None, ge=0.0, description="Price of an hour of one actor's device, for cost per million tokens."
+    )
+    currency: str = Field("USD", description="Currency of the price.")
+
+    @field_validator("group_by", mode="before")
+    @classmethod
+    def _one_column_is_a_list_of_one(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
 class GenerateConfig(Section):
     """The whole generate job."""
 
@@ -278,3 +305,5 @@ class GenerateConfig(Section):
     output: OutputConfig = Field(description="Result.")
     run: RunConfig = Field(default_factory=RunConfig, description="Machines.")
     storage: StorageConfig = Field(default_factory=StorageConfig, description="Object storage.")
+    audit: AuditConfig = Field(default_factory=AuditConfig, description="Proof by sample.")
+    report: ReportConfig = Field(default_factory=ReportConfig, description="Report.")

@@ -38,6 +38,7 @@ class _Batch:
     requests: Sequence[Request]
     future: "Future[tuple[list[Completion], dict[str, Any]]]"
     completions: dict[int, Completion]  # by place in `requests`
+    forget_prompts: bool = False
 
 
 class EngineThread:
@@ -63,9 +64,15 @@ class EngineThread:
         self._engine = started.result()
         self.exactness = self._engine.exactness
 
-    def submit(self, requests: Sequence[Request]) -> "Future[tuple[list[Completion], dict[str, Any]]]":
-        """Queue requests; the future gives their completions in order, and the engine's report."""
-        batch = _Batch(requests, Future(), {})
+    def submit(
+        self, requests: Sequence[Request], *, forget_prompts: bool = False
+    ) -> "Future[tuple[list[Completion], dict[str, Any]]]":
+        """Queue requests; the future gives their completions in order, and the engine's report.
+
+        Args:
+            forget_prompts: share no page with earlier prompts, so that repeated work costs the same again.
+        """
+        batch = _Batch(requests, Future(), {}, forget_prompts)
         self._num_submitted += len(requests)
         self._inbox.put(batch)
         if self._broken is not None:
@@ -112,6 +119,8 @@ class EngineThread:
         """Take in what waits; sleep only where there is nothing to step."""
         while not engine.has_work or not self._inbox.empty():
             batch = self._inbox.get()
+            if batch.forget_prompts and hasattr(engine, "forget_prompts"):
+                engine.forget_prompts()
             if not batch.requests:
                 batch.future.set_result(([], engine.report()))
             for place, request in enumerate(batch.requests):

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from pipelines.generate.report import RunTimes, run_report
+from pipelines.generate.report import RunTimes, partial_report, store_report
 from pipelines.signals import INTERRUPTED, Interrupted
 
 if TYPE_CHECKING:
@@ -17,18 +17,9 @@ def interrupted(job: "Job", times: RunTimes, cause: KeyboardInterrupt) -> Interr
     """
     try:
         rows = job.plan.num_rows - sum(unit.num_rows for unit in job.ledger.remaining(job.plan))
-        job.ledger.write_report(
-            {
-                "status": "interrupted",
-                "exit_code": INTERRUPTED,
-                "reason": str(cause) or "stopped by Ctrl-C",
-                "output": job.ledger.url,
-                "fingerprint": job.fingerprint,
-                "rows": rows,
-                "rows_planned": job.plan.num_rows,
-                "this_run": run_report(job, [], times, None)["this_run"],
-            }
-        )
+        reason = str(cause) or "stopped by Ctrl-C"
+        report = partial_report(job, times, "interrupted", reason, exit_code=INTERRUPTED)
+        store_report(job, report | {"rows_done": rows})
     except Exception as error:  # storage that fails as well: what is committed stays all the same
         return Interrupted(f"what is finished is kept, the same command goes on; no report: {error}")
     return Interrupted(

@@ -158,6 +158,7 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
         logprobs=config.sampling.logprobs,
         seed_column=config.sampling.columns.seed,
     )
+    _check_group_by(config, layout)
     units = tuple(ledger.remaining(plan))
     job = Job(config, checkpoint, layout, plan, units, ledger, identity, is_new)
     if not only_failed:
@@ -267,6 +268,15 @@ def _check_repair(ledger: Ledger, config: GenerateConfig) -> None:
         raise ConfigError(
             f"--only-failed: decode.max_context must be >= {before}, that of the run, "
             f"got {config.decode.max_context}"
+        )
+
+
+def _check_group_by(config: GenerateConfig, layout: TableLayout) -> None:
+    missing = [name for name in config.report.group_by if name not in layout.carried.names]
+    if missing:
+        raise ConfigError(
+            f"report.group_by: {', '.join(missing)} is no carried column; there are "
+            f"{', '.join(layout.carried.names) or 'none'}"
         )
 
 

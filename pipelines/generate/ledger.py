@@ -229,10 +229,9 @@ class Ledger:
         """Store the report."""
         put(join(self.run_url, "report.json"), json.dumps(report, indent=2, default=str).encode())
 
-    def reopen(self, report: Mapping[str, Any]) -> None:
-        """Store the report of a run that is not complete, or not any more."""
+    def reopen(self) -> None:
+        """Mark the run as not complete, or not any more."""
         remove(join(self.run_url, SUCCESS))
-        self.write_report(report)
 
     def finish(self, report: Mapping[str, Any], card: str) -> None:
         """Store the report and the data card, and mark the run as complete."""

@@ -55,7 +55,7 @@ class Repair:
         rows = {key: row for row, key in enumerate(keys)}  # the later one of two, which is the new one
         order = sorted(rows)
         table = both.take(pa.array([rows[key] for key in order], pa.int64()))
-        return UnitRows(table, tuple(place for place, _ in order), old.counts)
+        return UnitRows(table, tuple(place for place, _ in order), old.facts)
 
     def _read(self, shard: int, index: int, num_rows: int) -> UnitRows | None:
         rows = read_unit_rows(self.data_url, self.dropped_url, unit_file_name(shard, index))

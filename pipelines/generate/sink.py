@@ -20,14 +20,18 @@ from pipelines.generate.columns import (
 from pipelines.generate.config import RowFilters
 from pipelines.generate.ledger import unit_file_name
 from pipelines.generate.repair import Repair
+from pipelines.generate.report.sums import add_histories
 from pipelines.generate.row_filters import count_reasons, dropped_reasons
-from pipelines.generate.unit_file import count_rows, read_footer, write_unit_file
+from pipelines.generate.unit_facts import unit_facts
+from pipelines.generate.unit_file import count_rows, facts_of, read_footer, write_unit_file
 from pipelines.storage import join
 from pipelines.storage_config import StorageConfig, use_storage
 
 __all__ = ["SUMMARY", "RowPolicy", "commit_unit", "read_footer"]
 
 SUMMARY = "summary"
+# What a unit's file says of itself, so that a report of all sessions reads no rows; audit: of earlier units.
+FOOTER_FACTS = ("counts", "session", "began", "at", "positions", "lengths", "groups", "errors", "audit")
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,13 @@ class RowPolicy:
     Attributes:
         dropped_url: where rows go that `filters` takes out.
         repair: finished units whose other rows are kept; None: units are written for the first time.
+        group_by: carried columns that the report groups by.
     """
 
     dropped_url: str
     filters: RowFilters
     repair: Repair | None = None
+    group_by: tuple[str, ...] = ()
 
 
 def commit_unit(
@@ -76,21 +82,23 @@ def commit_unit(
         return pa.table(
             {SUMMARY: [json.dumps({"shard": shard, "unit": index, "rows": 0, "unreadable": fault})]}
         )
-    facts = json.loads(table.column(ENGINE)[0].as_py())
-    output, counts = _unit_rows(table, layout, facts["counts"], policy, (shard, index))
-    reasons = dropped_reasons(output, RowFilters() if policy is None else policy.filters)
-    counts |= count_reasons(reasons)
+    made = json.loads(table.column(ENGINE)[0].as_py())
+    policy = policy or RowPolicy("", RowFilters())
+    output, facts = _unit_rows(table, layout, made, policy.repair, (shard, index))
+    reasons = dropped_reasons(output, policy.filters)
+    facts |= unit_facts(output, policy.group_by)
+    counts = facts["counts"] | count_reasons(reasons)
     counts["rows"] = output.num_rows - counts["dropped"]
-    footer: dict[str, Any] = {"fingerprint": fingerprint, "shard": shard, "unit": index, "counts": counts}
+    footer = {"fingerprint": fingerprint, "shard": shard, "unit": index, **facts, "counts": counts}
     name = unit_file_name(shard, index)
-    if policy is not None and counts["dropped"]:
+    if counts["dropped"]:
         footer["dropped_at"] = [row for row, reason in enumerate(reasons) if reason is not None]
         write_unit_file(join(policy.dropped_url, name), _dropped(output, layout, reasons), footer)
         output = output.filter(pa.array([reason is None for reason in reasons], pa.bool_()))
     write_unit_file(join(data_url, name), output, footer)
-    summary = {"shard": shard, "unit": index, **facts, "rows": counts["rows"], "rows_in": counts["rows_in"]}
-    if policy is None or policy.repair is None:
-        summary["counts"] = counts
+    summary = {"shard": shard, "unit": index, **made, "rows": counts["rows"], "rows_in": counts["rows_in"]}
+    if policy.repair is None:
+        summary |= facts | {"counts": counts}
     return pa.table({SUMMARY: [json.dumps(summary)]})
 
 
@@ -103,21 +111,17 @@ def _input_fault(table: pa.Table, on_bad_shard: str) -> str | None:
 
 
 def _unit_rows(
-    table: pa.Table,
-    layout: TableLayout,
-    made: dict[str, int],
-    policy: RowPolicy | None,
-    unit: tuple[int, int],
-) -> tuple[pa.Table, dict[str, int]]:
-    """All rows of a unit, and their counts before filters."""
+    table: pa.Table, layout: TableLayout, made: dict[str, Any], repair: Repair | None, unit: tuple[int, int]
+) -> tuple[pa.Table, dict[str, Any]]:
+    """All rows of a unit, and what its footer says of them before filters."""
     schema = layout.output
-    if policy is None or policy.repair is None:
-        return table.select(schema.names).cast(schema), {**made}
-    merged = policy.repair.merge(table.select([*schema.names, PLACE]), schema, *unit)
+    if repair is None:
+        return table.select(schema.names).cast(schema), facts_of(made)
+    merged = repair.merge(table.select([*schema.names, PLACE]), schema, *unit)
     counts = count_rows(merged.table) | {"rows_in": len(set(merged.places))}
     for name in ("deduplicated", "deduplicated_tokens"):
-        counts[name] = merged.counts.get(name, 0) + made.get(name, 0)
-    return merged.table, counts
+        counts[name] = merged.facts.get("counts", {}).get(name, 0) + made["counts"].get(name, 0)
+    return merged.table, facts_of(made) | add_histories(merged.facts, made) | {"counts": counts}
 
 
 def _dropped(output: pa.Table, layout: TableLayout, reasons: Sequence[str | None]) -> pa.Table:

@@ -13,6 +13,8 @@ from pipelines.generate.columns import COUNTERS, DROPPED_REASON
 from pipelines.storage import join, open_file, put
 
 FOOTER_KEY = b"orthrus"
+# What a unit's file says of itself, so that a report of all sessions reads no rows; audit: of earlier units.
+FOOTER_FACTS = ("counts", "session", "began", "at", "positions", "lengths", "groups", "errors", "audit")
 
 
 def write_unit_file(url: str, table: pa.Table, footer: Mapping[str, Any]) -> None:
@@ -24,11 +26,16 @@ def write_unit_file(url: str, table: pa.Table, footer: Mapping[str, Any]) -> Non
 
 
 def read_footer(url: str) -> dict[str, Any]:
-    """Row count and counts of a unit's file: {rows, counts}, without reading its rows."""
+    """Row count and FOOTER_FACTS of a unit's file: {rows, counts, ...}, without reading its rows."""
     with open_file(url) as handle:
         metadata = pq.read_metadata(handle)
     stored = json.loads((metadata.metadata or {}).get(FOOTER_KEY, b"{}"))
-    return {"rows": metadata.num_rows, "counts": stored.get("counts", {})}
+    return {"counts": {}, **facts_of(stored), "rows": metadata.num_rows}
+
+
+def facts_of(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """FOOTER_FACTS among what is stored."""
+    return {name: stored[name] for name in FOOTER_FACTS if name in stored}
 
 
 def count_rows(table: pa.Table) -> dict[str, int]:
@@ -53,12 +60,12 @@ class UnitRows:
     Attributes:
         table: the output columns.
         places: of each row, the input row it belongs to, counted within the unit.
-        counts: as the footer says.
+        facts: FOOTER_FACTS, as the footer says.
     """
 
     table: pa.Table
     places: tuple[int, ...]
-    counts: Mapping[str, int]
+    facts: Mapping[str, Any]
 
 
 def read_unit_rows(data_url: str, dropped_url: str, name: str) -> UnitRows | None:
@@ -81,7 +88,7 @@ def read_unit_rows(data_url: str, dropped_url: str, name: str) -> UnitRows | Non
     for sample in table.column("sample").to_pylist():
         place += sample == 0
         places.append(place)
-    return UnitRows(table.replace_schema_metadata(), tuple(places), stored.get("counts", {}))
+    return UnitRows(table.replace_schema_metadata(), tuple(places), facts_of(stored))
 
 
 def _read(url: str) -> tuple[pa.Table, dict[str, Any]]:

@@ -83,9 +83,10 @@ def priced_configs(draw) -> tuple[EngineConfig, Costs]:
     wrong_share=st.sampled_from([0.0, 0.2, 0.7, 1.0]),
     seed=st.integers(0, 99),
     cancelled=st.sets(st.integers(0, 11), max_size=3),
+    plain=st.sets(st.integers(0, 11), max_size=6),
 )
 def test_every_schedule_gives_the_ar_text_and_returns_all_pages(
-    model, priced_config, requests, wrong_share, seed, cancelled
+    model, priced_config, requests, wrong_share, seed, cancelled, plain
 ):
     config, costs = priced_config
     engine = fake_engine(model, config, wrong_share=wrong_share, seed=seed, costs=costs)
@@ -99,7 +100,8 @@ def test_every_schedule_gives_the_ar_text_and_returns_all_pages(
             index = arrivals.pop(0)
             prompt, max_new_tokens, _ = requests[index]
             params = SamplingParams(max_new_tokens=max_new_tokens, ignore_eos=True)
-            index_of_id[engine.submit(Request(prompt, params))] = index
+            request = Request(prompt, params, drafts=index not in plain)
+            index_of_id[engine.submit(request)] = index
         for completion in engine.step():
             done[index_of_id[completion.request_id]] = completion
         steps += 1
@@ -112,6 +114,7 @@ def test_every_schedule_gives_the_ar_text_and_returns_all_pages(
     for index, completion in done.items():
         if completion is not None:
             check_completion(completion, *requests[index][:2], config.max_context)
+            assert not (index in plain and completion.stats.drafted)
     assert pool.num_available == pool.num_pages - 1
     assert not any(pool.references)
     assert engine._runner.budgets_seen <= set(costs.budgets)

@@ -20,7 +20,7 @@ from pipelines.generate.config import GenerateConfig
 from pipelines.generate.lock import RunLock
 from pipelines.generate.report import data_card, render_report
 from pipelines.storage import join, list_directory
-from tests.fakes import broken_engine, refused_engine
+from tests.fakes import broken_engine, disagreeing_engine, refused_engine
 from tests.pipelines.conftest import run_tree
 
 pytestmark = pytest.mark.ray
@@ -70,6 +70,7 @@ def test_files_are_one_for_each_unit_and_complete_the_ledger(finished):
         "_SUCCESS",
         "manifest.json",
         "plan.json",
+        "report.html",
         "report.json",
     }
     assert Path(job.ledger.url, "README.md").read_text() == data_card(job, report)
@@ -191,7 +192,8 @@ def test_a_refused_checkpoint_is_a_config_error_of_one_line(local_ray, tree):
         run_tree(tree, refused_engine)
     assert str(caught.value) == "model.layers.0.self_attn.q_proj_diff.weight is missing"
     report = json.loads(Path(tree["output"]["path"], "_run/report.json").read_text())
-    assert report == {"status": "failed", "exit_code": 2, "reason": str(caught.value)}
+    assert (report["status"], report["exit_code"], report["reason"]) == ("failed", 2, str(caught.value))
+    assert (report["rows"], report["rows_planned"], report["covers"]) == (0, 17, "this session")
 
 
 def test_a_gpu_that_is_not_there_is_a_config_error(local_ray, tree):
@@ -217,3 +219,47 @@ def test_enough_units_are_in_flight_to_fill_the_engine():
 def test_ray_data_says_nothing_on_the_console(finished, capfd):
     logging.getLogger("ray.data").info("noise")
     assert "noise" not in capfd.readouterr().err
+
+
+def test_a_mismatch_fails_the_run_loudly_and_keeps_its_rows(local_ray, tree, caplog):
+    with caplog.at_level(logging.ERROR):
+        job, report = run_tree(tree, disagreeing_engine)
+    assert (report["status"], report["exit_code"]) == ("mismatch", 1)
+    assert "8 of 8 rows differ from plain AR decoding" in caplog.text
+    assert len(rows_of(job)) == 17
+    assert "_SUCCESS" not in list_directory(job.ledger.run_url)
+    named = report["audit"]["mismatches"]
+    by_id = {row["id"]: row["token_ids"] for row in rows_of(job)}
+    assert len(named) == 8
+    for row in named:
+        written = by_id[row["id"]]
+        assert (row["first_token"], row["written"]) == (len(written) - 1, written[-1])
+        assert row["plain_ar"] == written[-1] + 1
+    assert "**mismatch**" in Path(job.ledger.url, "README.md").read_text()
+    again, stored = run_tree(tree, disagreeing_engine)
+    assert (again.units, stored["status"]) == ((), "mismatch")
+    tree["audit"] = {"enabled": False}
+    accepted, stored = run_tree(tree, disagreeing_engine)
+    assert (stored["status"], stored["audit"]["compared"], stored["audit"]["identical"]) == ("done", 8, 0)
+    assert "_SUCCESS" in list_directory(accepted.ledger.run_url)
+
+
+def test_the_report_of_a_resumed_run_covers_all_sessions(finished, again):
+    job, whole = finished
+    os.unlink(f"{again['output']['path']}/data/{job.plan.units[2].file_name}")
+    _, report = run_tree(again)
+    assert len(report["speed_over_time"]["sessions"]) == 2
+    for name in ("rows", "completion_tokens"):  # steps depend on what the engine learnt
+        assert [bucket[name] for bucket in report["by_length"]] == [one[name] for one in whole["by_length"]]
+    assert report["error_kinds"].keys() == whole["error_kinds"].keys()
+    assert report["drafted_by_position"][0] > report["this_run"]["rows"]
+
+
+def test_rows_are_audited_and_the_page_is_written(finished):
+    job, report = finished
+    audit = report["audit"]
+    assert (audit["selected"], audit["compared"], audit["identical"]) == (8, 8, 8)
+    assert audit["speed_ratio"]["pairs"] >= 1
+    page = Path(job.ledger.run_url, "report.html").read_text()
+    assert "8 of 8" in page
+    assert "prompt column prompt is null" in page

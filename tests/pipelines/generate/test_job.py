@@ -131,3 +131,14 @@ def test_a_preview_of_jsonl_works_too(tree, tmp_path):
     rows = preview(job_of(tree)).rows
     assert [row.id for _, row in rows] == ["a", "0:1", "c"]
     assert rows[1][1].error.startswith("line is not json")
+
+
+def test_a_report_cannot_group_by_a_column_that_is_not_carried(tree):
+    tree["report"] = {"group_by": "domain"}
+    assert refusal(tree) == "report.group_by: domain is no carried column; there are prompt"
+
+
+def test_audit_and_report_are_not_in_the_fingerprint(tree):
+    before = job_of(tree).fingerprint
+    tree |= {"audit": {"fraction": 0.5}, "report": {"group_by": "prompt", "gpu_hour_price": 2.5}}
+    assert job_of(tree).fingerprint == before

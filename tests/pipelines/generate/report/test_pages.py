@@ -1,0 +1,156 @@
+"""The page, the data card and the terminal: what they show, and that no text of a data set can break them."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+from html.parser import HTMLParser
+
+import pytest
+import yaml
+from rich.console import Console
+
+from pipelines.generate.config import GenerateConfig
+from pipelines.generate.job import prepare
+from pipelines.generate.report import RunTimes, data_card, partial_report, run_report
+from pipelines.generate.report.html import html_report
+from pipelines.generate.report.terminal import audit_line, figures_table
+from tests.pipelines.generate.report.conftest import NASTY, facts, summary, sums_of
+
+VOID = {"meta", "br", "img"}
+
+
+class Balanced(HTMLParser):
+    """Fails where tags do not close in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.text = [], set(), []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def parsed(page) -> Balanced:
+    parser = Balanced()
+    parser.feed(page)
+    parser.close()
+    assert parser.open == []
+    return parser
+
+
+@pytest.fixture
+def page(report):
+    return html_report(report)
+
+
+def test_the_page_has_a_section_for_every_question(page):
+    text = " ".join(parsed(page).text)
+    for title in ("Speed over time", "By position", "By completion length", "By domain", "Finish reasons"):
+        assert title in text
+    for title in ("Errors", "Audit", "Where the time went", "How it was made", "Inputs", "Versions"):
+        assert title in text
+    assert "prompt is null" in text
+
+
+def test_the_page_needs_nothing_from_outside_and_no_script(page):
+    assert "script" not in parsed(page).tags
+    links = re.findall(r'(?:src|href)="([^"]*)"|url\(([^)]*)\)', page)
+    assert all(link.startswith("#") for pair in links for link in pair if link)
+
+
+def test_plots_are_svg_whose_ids_are_their_own_and_whose_colours_are_the_pages(page):
+    plots = re.findall(r"<svg.*?</svg>", page, re.S)
+    assert len(plots) == 3
+    ids = [name for plot in plots for name in re.findall(r'\bid="([^"]*)"', plot)]
+    assert len(ids) == len(set(ids))
+    for plot in plots:
+        ElementTree.fromstring(plot)
+        assert "var(--ink)" in plot
+        assert "var(--blue)" in plot
+
+
+def test_hostile_text_is_escaped_everywhere(ugly):
+    page = html_report(ugly)
+    assert "script" not in parsed(page).tags
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") >= 4  # reason, group, error and mismatch
+
+
+def test_a_failed_run_shows_its_status_and_reason(ugly):
+    text = " ".join(parsed(html_report(ugly)).text)
+    assert "failed" in text
+    assert NASTY.strip() in text
+
+
+def test_a_run_without_steps_or_units_has_a_page(tree):
+    job = prepare(GenerateConfig.model_validate(tree))
+    page = html_report(run_report(job, sums_of(), RunTimes()))
+    assert "Nothing was drafted" in page
+    parsed(page)
+
+
+def test_an_ar_run_has_a_page(tree):
+    tree["decode"]["mode"] = "autoregressive"
+    job = prepare(GenerateConfig.model_validate(tree))
+    one = facts() | {"positions": {"drafted": [], "accepted": []}}
+    page = html_report(run_report(job, sums_of(one), RunTimes()))
+    assert "nothing to audit" in page
+    assert "By position" not in page
+
+
+def test_a_partial_report_says_what_it_covers(job):
+    times = RunTimes(wall_s=5.0)
+    times.add(summary("a", 1.0, 2.0))
+    report = partial_report(job, times, "interrupted", "SIGTERM", exit_code=3)
+    assert (report["status"], report["exit_code"], report["reason"]) == ("interrupted", 3, "SIGTERM")
+    assert (report["rows"], report["rows_planned"], report["covers"]) == (4, 17, "this session")
+    parsed(html_report(report))
+
+
+def test_the_card_begins_with_a_header_that_names_the_data_files(job, report):
+    card = data_card(job, report)
+    header = yaml.safe_load(card.split("---")[1])
+    assert header["configs"] == [
+        {"config_name": "default", "data_files": [{"split": "train", "path": "data/*.parquet"}]}
+    ]
+    assert header["size_categories"] == ["n<1K"]
+
+
+def test_the_card_has_every_column_the_figures_and_how_to_load(job, report):
+    card = data_card(job, report)
+    for name in job.layout.output.names:
+        assert f"| {name} | " in card
+    for words in ("16", "datasets.load_dataset", "pandas.read_parquet", "pyarrow.dataset", "sampling.seed"):
+        assert words in card
+    assert job.checkpoint.model_hash in card
+    assert "plain autoregressive decoding" in card
+
+
+def test_the_card_of_a_mismatch_says_so(job, report):
+    report |= {"status": "mismatch", "reason": "1 of 8 rows differ"}
+    assert "**mismatch**: 1 of 8 rows differ" in data_card(job, report)
+
+
+def test_the_terminal_takes_no_markup_from_the_data(ugly):
+    ugly["reason"] = "[bold]brackets[/wrong]"
+    console = Console(width=120)
+    with console.capture() as screen:
+        console.print(figures_table(ugly))
+    assert "[bold]brackets[/wrong]" in screen.get()
+
+
+def test_the_audit_in_one_line():
+    audit = {"selected": 10, "compared": 8, "identical": 8, "skipped": 1, "lost": 1}
+    audit["speed_ratio"] = {"median": 1.5, "min": 1.25, "max": 1.75, "pairs": 3}
+    assert audit_line(audit) == (
+        "8 of 8 rows identical to plain AR, 1 not comparable, 1 not decoded again; "
+        "consensus / AR 1.50 (1.25-1.75)"
+    )
+    assert audit_line({"note": "switched off"}) == "switched off"
