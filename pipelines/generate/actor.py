@@ -34,6 +34,7 @@ from pipelines.generate.columns import (
 from pipelines.generate.config import SamplingConfig
 from pipelines.generate.engine_thread import EngineLike, EngineThread
 from pipelines.generate.failures import FailureNotes
+from pipelines.generate.watchdog import all_stacks
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class ActorSpec:
         threads: torch threads.
         failures: where an actor that ends itself says why.
         retries: restarts in a row without a finished unit between them, after which the job gives up.
+        step_timeout_s: seconds after which a step of the engine is taken to hang; None: never.
     """
 
     checkpoint: Checkpoint
@@ -59,6 +61,7 @@ class ActorSpec:
     layout: TableLayout
     failures: FailureNotes
     retries: int
+    step_timeout_s: float | None = None
 
 
 EngineFactory = Callable[[ActorSpec], EngineLike]
@@ -120,7 +123,12 @@ class GenerateActor:
         self._name = f"{os.uname().nodename}:{os.getpid()}"
         self._decoder = TextDecoder(spec.checkpoint.path)
         self._params = spec.sampling.params
-        self._engine = EngineThread(lambda: engine_factory(spec), self._end_process)
+        self._engine = EngineThread(
+            lambda: engine_factory(spec),
+            self._end_process,
+            step_timeout_s=spec.step_timeout_s,
+            on_hung=self._end_hung_process,
+        )
         self._exactness = _exactness(spec, self._engine.exactness)
         self._ready_at = time.perf_counter()
         self._load_s = self._ready_at - started_at
@@ -188,6 +196,17 @@ class GenerateActor:
         logger.error("engine_broken actor=%s error=%r", self._name, error)
         try:
             self._spec.failures.write("engine", "".join(traceback.format_exception(error)))
+        finally:
+            os._exit(1)
+
+    def _end_hung_process(self, seconds: float) -> None:
+        """A step that does not come back cannot be ended from outside: end the process, as above."""
+        reason = (
+            f"the engine hangs: a step took more than {self._spec.step_timeout_s:g} s (run.step_timeout_s)"
+        )
+        logger.error("engine_hung actor=%s step_s=%.1f", self._name, seconds)
+        try:
+            self._spec.failures.write("engine", f"{all_stacks()}\n{reason}\n")
         finally:
             os._exit(1)
 

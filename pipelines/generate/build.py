@@ -204,6 +204,7 @@ def _actor_spec(job: Job, *, is_local: bool) -> ActorSpec:
             join(job.ledger.run_url, "failures", time.strftime("%Y%m%dT%H%M%S")), job.ledger.data_url
         ),
         retries=config.run.retries,
+        step_timeout_s=config.run.step_timeout_s,
     )
 
 

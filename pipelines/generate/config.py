@@ -111,6 +111,12 @@ class RunConfig(Section):
     ray_address: str | None = Field(
         None, description="Cluster to join; none: a running one or a new local one; local: always new."
     )
+    step_timeout_s: float = Field(
+        600.0,
+        gt=0,
+        description="Seconds after which a step of an engine is taken to hang: its process is ended and a new "
+        "one does its units again. Loading and compiling at the start do not count.",
+    )
 
 
 class GenerateConfig(Section):
