@@ -18,6 +18,7 @@ from pipelines.generate.ledger import check_counts
 from pipelines.generate.lock import RunLock
 from pipelines.generate.progress import Progress
 from pipelines.generate.prompts import render_unit
+from pipelines.generate.repair import check_units
 from pipelines.generate.report import RunTimes, data_card, run_report
 from pipelines.generate.sink import SUMMARY, commit_unit, read_footer
 from pipelines.generate.source import UnitSource
@@ -65,20 +66,32 @@ def run_job(job: Job, progress: Progress, engine_factory: EngineFactory = load_e
     started_at = time.perf_counter()
     times = RunTimes()
     with RunLock(job.ledger.run_url) as lock:
-        if job.units:
-            try:
+        try:
+            if job.units:
                 with ray_session(job.config.run) as is_local:
                     times.ray_s = time.perf_counter() - started_at
                     _generate(job, _actor_spec(job, is_local=is_local), progress, times, engine_factory, lock)
-            except OrthrusError as error:
-                code = 2 if isinstance(error, ConfigError) else 1
-                job.ledger.write_report({"status": "failed", "exit_code": code, "reason": str(error)})
-                raise
-        return _finish(job, times, started_at)
+            return _finish(job, times, started_at)
+        except (OrthrusError, OSError) as error:  # OSError: storage that fails under the driver's own hands
+            raise _failed(job, error) from error
+
+
+def _failed(job: Job, error: Exception) -> OrthrusError:
+    """Store that the run failed; the error that says so in one line."""
+    if not isinstance(error, OrthrusError):
+        reason = " ".join(str(error).split()) or type(error).__name__
+        error = OrthrusError(f"{reason}; finished units are kept, the same command goes on from there")
+    code = 2 if isinstance(error, ConfigError) else 1
+    try:
+        job.ledger.write_report({"status": "failed", "exit_code": code, "reason": str(error)})
+    except Exception as fault:  # the storage that failed may fail here too: the first reason is what counts
+        logger.warning("no report of the failure: %s: %s", type(fault).__name__, fault)
+    return error
 
 
 def _finish(job: Job, times: RunTimes, started_at: float) -> dict[str, Any]:
     """Check that rows out = rows in, and store the report."""
+    check_units(job.ledger, job.plan.units, job.fingerprint)
     footers = map_files(read_footer, [job.ledger.unit_url(unit) for unit in job.plan.units])
     check_counts(job.plan.units, [footer["rows"] for footer in footers])
     times.wall_s = time.perf_counter() - started_at

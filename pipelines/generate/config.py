@@ -114,8 +114,8 @@ class RunConfig(Section):
     step_timeout_s: float = Field(
         600.0,
         gt=0,
-        description="Seconds after which a step of an engine is taken to hang: its process is ended and a new "
-        "one does its units again. Loading and compiling at the start do not count.",
+        description="Seconds after which a step of an engine is taken to hang: its process is ended, and a "
+        "new one does its units again. Loading and compiling at the start do not count.",
     )
 
 

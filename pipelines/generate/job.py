@@ -99,7 +99,7 @@ def prepare(config: GenerateConfig) -> Job:
     ledger = Ledger(absolute(config.output.path))
     identity = run_identity(config, checkpoint)
     plan = ledger.open(identity, [file for file, _ in files])
-    is_new = plan is None
+    is_new = plan is None and ledger.manifest() is None
     if plan is None:
         unit_rows = config.run.unit_rows
         plan = plan_units(inspect_shards(files, needed=needed, unit_rows=unit_rows), unit_rows)

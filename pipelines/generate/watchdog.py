@@ -1,4 +1,4 @@
-"""A watch over work that may hang, such as a kernel that never comes back: it ends the process, with a note."""
+"""A watch over work that may hang, such as a kernel that never comes back."""
 
 import faulthandler
 import tempfile

@@ -1,7 +1,7 @@
 """Test doubles of the engine that take time, and that break when they are told to.
 
-They write what `tests.fakes.FakeEngine` writes: text that is a function of prompt and limit alone. A `Stub` is
-an engine factory that travels to actors by value, so that it works in any Ray.
+They write what `tests.fakes.FakeEngine` writes: text that is a function of prompt and limit alone. A `Stub`
+is an engine factory that travels to actors by value, so that it works in any Ray.
 """
 
 import os

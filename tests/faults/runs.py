@@ -64,7 +64,7 @@ def compare(url: str, expected: Texts, filesystem: Any = None) -> Outcome:
 
 
 class Driver:
-    """Drivers of one job, one after the other; each with a Ray of its own, unless the config says otherwise."""
+    """Drivers of one job, one after the other, each with a Ray of its own unless the config says else."""
 
     def __init__(self, tree: Mapping[str, Any], directory: Path, engine: Stub | None = None):
         """Write the config.

@@ -21,8 +21,9 @@ MOMENTS = ("start", "start", "start", "work", "work", "work", "commit", "commit"
 class Killer:
     """Kills drivers of one output at seeded moments.
 
-    Moments: "start" (within the time until the first unit: imports, checks, Ray's start, loading), "work" (after
-    a few units more), "commit" (while a file is on its way to its name) and "end" (all units there, report not).
+    Moments: "start" (within the time until the first unit: imports, checks, Ray's start, loading), "work"
+    (after a few units more), "commit" (while a file is on its way to its name) and "end" (all units there,
+    the report not).
     """
 
     def __init__(self, driver: Driver, seed: int, num_units: int):
