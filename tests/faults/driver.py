@@ -8,14 +8,16 @@ import json
 import sys
 
 from pipelines.command import run_job_command
+from pipelines.signals import StopSignals
 
 
 def main() -> int:
     """Run the job; returns the exit code."""
-    return run_job_command(_run)
+    with StopSignals() as stop:
+        return run_job_command(lambda: _run(stop))
 
 
-def _run() -> int:
+def _run(stop: StopSignals) -> int:
     import ray
 
     import tests.fakes
@@ -31,8 +33,8 @@ def _run() -> int:
     job = prepare(load_config(GenerateConfig, sys.argv[1]))
     done = job.plan.num_rows - sum(unit.num_rows for unit in job.units)
     progress = Progress(total_rows=job.plan.num_rows, done_rows=done, every_s=1.0)
-    report = run_job(job, progress, tests.faults.engines.Stub(**json.loads(sys.argv[2])))
-    return {"done": 0, "interrupted": 3}.get(report["status"], 1)
+    engine = tests.faults.engines.Stub(**json.loads(sys.argv[2]))
+    return run_job(job, progress, engine, stop=stop).get("exit_code", 0)
 
 
 if __name__ == "__main__":

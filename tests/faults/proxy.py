@@ -151,7 +151,9 @@ def _handler(proxy: FaultProxy, upstream: str) -> type[BaseHTTPRequestHandler]:
             connection = http.client.HTTPConnection(upstream, timeout=FORWARD_S)
             headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP_BY_HOP}
             try:
-                connection.request(self.command, self.path, body, headers | {"Content-Length": str(len(body))})
+                connection.request(
+                    self.command, self.path, body, headers | {"Content-Length": str(len(body))}
+                )
                 response = connection.getresponse()
                 return response.status, dict(response.getheaders()), response.read()
             finally:

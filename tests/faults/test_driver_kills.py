@@ -1,16 +1,22 @@
 """The driver killed at random moments and started again until the run is done."""
 
+import json
 import random
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 
-from tests.faults.conftest import assert_whole, stub_tree
+from tests.faults.conftest import DEMO_MODEL, assert_whole, stub_tree
 from tests.faults.engines import Stub
-from tests.faults.runs import Driver, compare
+from tests.faults.runs import Driver, compare, texts_of
+from tests.pipelines.conftest import ROOT, generate_tree, run_tree
 
 pytestmark = [pytest.mark.fault, pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -106,3 +112,68 @@ def test_a_driver_killed_nine_times_leaves_every_row_once(
     )
     assert_whole(outcome)
     assert set(killer.codes) == {-signal.SIGKILL}
+
+
+def test_a_driver_drained_four_times_by_sigterm_goes_on_each_time(
+    many_prompts, many_texts, tmp_path, drivers, table
+):
+    driver = Driver(
+        stub_tree(many_prompts, tmp_path / "out"), tmp_path, Stub(str(tmp_path / "marks"), step_s=0.03)
+    )
+    drivers.append(driver)
+    killer = Killer(driver, seed=4, num_units=8 * 19)
+    for moment in ("work", "commit", "work", "work"):
+        assert killer.kill(signal.SIGTERM, moment), driver.log[-3000:]
+        assert json.loads(Path(driver.output, "_run/report.json").read_text())["status"] == "interrupted"
+        assert not Path(driver.output, "_run/lock").exists()
+        before = driver.committed()
+        time.sleep(1)
+        assert driver.committed() == before  # nothing was left at work
+    said = driver.log.strip().split("\n")[-1]
+    finish(driver)
+
+    outcome = compare(driver.output, many_texts)
+    table.add("SIGTERM of the driver at work", outcome, faults=4, runs=5, said=f"exit code 3: {said}"[:110])
+    assert_whole(outcome)
+    assert killer.codes == [3] * 4
+
+
+def test_sigterm_while_the_driver_starts_harms_nothing(few_prompts, few_texts, tmp_path, drivers, table):
+    driver = Driver(
+        stub_tree(few_prompts, tmp_path / "out"), tmp_path, Stub(str(tmp_path / "marks"), step_s=0.01)
+    )
+    drivers.append(driver)
+    killer = Killer(driver, seed=5, num_units=20)
+    for _ in range(4):
+        killer.kill(signal.SIGTERM, "start")
+    finish(driver)
+    outcome = compare(driver.output, few_texts)
+    table.add("SIGTERM of the driver while it starts", outcome, faults=len(killer.moments), runs=5)
+    assert_whole(outcome)
+    # before Python runs our first line, the signal ends it as it ends any process
+    assert set(killer.codes) <= {3, 0, -signal.SIGTERM}
+
+
+def test_the_demo_job_killed_three_times_writes_the_undisturbed_text(stub_ray, tmp_path, drivers, table):
+    tree = demo_tree(tmp_path / "prompts.parquet", tmp_path / "out")
+    undisturbed, _ = run_tree(demo_tree(tmp_path / "prompts.parquet", tmp_path / "undisturbed"))
+    _, expected = texts_of(undisturbed.ledger.url)
+    driver = Driver(tree, tmp_path)
+    drivers.append(driver)
+    killer = Killer(driver, seed=6, num_units=24)
+    for moment in ("work", "commit", "work"):
+        assert killer.kill(signal.SIGKILL, moment), driver.log[-3000:]
+    finish(driver)
+    outcome = compare(driver.output, expected)
+    table.add("SIGKILL of jobs/generate.py with the demo's model", outcome, faults=3, runs=4)
+    assert_whole(outcome)
+    assert len(expected) == 192
+
+
+def demo_tree(prompts: Path, output: Path) -> dict[str, Any]:
+    """The demo's job over its first 192 prompts."""
+    if not prompts.exists():
+        table = ds.dataset(ROOT / "pipelines/demo/prompts").to_table()
+        pq.write_table(table.slice(0, 192), prompts)
+    tree = generate_tree(DEMO_MODEL, prompts, output, unit_rows=8)
+    return {**tree, "sampling": {"max_new_tokens": 96}, "decode": {"max_context": 512, "max_sequences": 8}}

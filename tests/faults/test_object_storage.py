@@ -158,7 +158,13 @@ def test_a_permission_lost_in_the_middle_fails_clearly_and_the_rest_is_done_once
     assert {name: now[name] for name in kept} == kept
     assert len(job.units) == len(job.plan.units) - len(kept)
     outcome = compare(output, few_texts, server.client())
-    table.add("S3: PUT refused (403) from some moment, then allowed", outcome, faults=faults, runs=2, said=short(caught))
+    table.add(
+        "S3: PUT refused (403) from some moment, then allowed",
+        outcome,
+        faults=faults,
+        runs=2,
+        said=short(caught),
+    )
     assert_whole(outcome)
 
 
@@ -176,7 +182,10 @@ def test_a_second_driver_on_a_bucket_is_refused(storage, bucket, table):
     run_url = f"{bucket}/locks/_run"
     with RunLock(run_url, **QUICK):
         for _ in range(2):
-            with pytest.raises(ConfigError, match="another run is at work there") as caught, RunLock(run_url, **QUICK):
+            with (
+                pytest.raises(ConfigError, match="another run is at work there") as caught,
+                RunLock(run_url, **QUICK),
+            ):
                 pass
     table.add("S3: a second driver while the first one lives", runs=3, faults=2, said=short(caught))
 
