@@ -206,8 +206,8 @@ class Ledger:
             return {**tree, "identity": tree["identity"], "inputs": tree["inputs"]}
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(
-                f"output.path: {url} is damaged ({type(error).__name__}: {error}); restore it from a copy, or "
-                "choose another output.path"
+                f"output.path: {url} is damaged ({type(error).__name__}: {error}); restore it from a copy, "
+                "or choose another output.path"
             ) from None
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:

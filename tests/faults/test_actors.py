@@ -3,13 +3,15 @@
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from orthrus_core.errors import OrthrusError
 from orthrus_core.models.loading import load_model
-from tests.faults.conftest import assert_whole, stub_tree
+from pipelines.checkpoint import load_tokenizer
+from tests.faults.conftest import assert_whole
 from tests.faults.engines import Stub
 from tests.faults.runs import Driver, Outcome, compare, texts_of
 from tests.pipelines.conftest import TOKENIZER_FILES, generate_tree, run_tree
@@ -99,9 +101,7 @@ def sound_prompts(tmp_path_factory) -> Path:
     return path
 
 
-def _table(texts: list[str]):
-    import pyarrow as pa
-
+def _table(texts: list[str]) -> pa.Table:
     return pa.table({"id": [f"row-{n}" for n in range(len(texts))], "prompt": texts})
 
 
@@ -119,8 +119,6 @@ def _poisoned(model_dir: Path, path: Path, poison) -> Path:
 def test_a_row_whose_logits_are_nan_is_an_error_row_and_the_others_are_untouched(
     stub_ray, model_dir, sound_prompts, tmp_path, table
 ):
-    from pipelines.checkpoint import load_tokenizer
-
     token = load_tokenizer(str(model_dir)).encode("!", add_special_tokens=False)[0]
 
     def poison(model) -> None:

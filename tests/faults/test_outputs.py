@@ -241,12 +241,12 @@ def test_clocks_that_are_hours_apart_do_not_matter_to_the_lock(tmp_path, table, 
     thread = threading.Thread(target=disturb)
     thread.start()
     try:
-        with RunLock(run_url, **quick):
-            with (
-                pytest.raises(ConfigError, match="another run is at work") as caught,
-                RunLock(run_url, **quick),
-            ):
-                pass
+        with (
+            RunLock(run_url, **quick),
+            pytest.raises(ConfigError, match="another run is at work") as caught,
+            RunLock(run_url, **quick),
+        ):
+            pass
         dead = {"id": "x", "host": "elsewhere", "boot": "b", "pid": 1, "started": "1", "beats": 3}
         (tmp_path / "_run/lock").write_text(json.dumps(dead))
         with RunLock(run_url, **quick) as lock:
