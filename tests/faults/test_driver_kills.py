@@ -18,7 +18,7 @@ from tests.faults.engines import Stub
 from tests.faults.runs import Driver, compare, texts_of
 from tests.pipelines.conftest import ROOT, generate_tree, run_tree
 
-pytestmark = [pytest.mark.fault, pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.fault, pytest.mark.ray, pytest.mark.timeout(900)]
 
 START_S = 16.0  # from the driver's start to its first unit, on a quiet machine
 MOMENTS = ("start", "start", "start", "work", "work", "work", "commit", "commit")

@@ -85,7 +85,8 @@ def empty(path: Path) -> None:
 
 def spoil_footer(path: Path) -> None:
     content = bytearray(path.read_bytes())
-    content[-40:-20] = bytes(b ^ 0xFF for b in content[-40:-20])
+    start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")  # length and magic end the file
+    content[start : start + 20] = bytes(byte ^ 0xFF for byte in content[start : start + 20])
     path.write_bytes(content)
 
 
