@@ -18,7 +18,7 @@ from tests.faults.engines import Stub
 from tests.pipelines.conftest import ROOT
 from tests.processes import descendants, end_leftovers, is_living
 
-PATIENCE_S = 150.0  # for anything a driver does; its start takes 15 s on a quiet machine of 2 cores
+PATIENCE_S = 300.0  # for anything a driver does; its start takes 15 s on a quiet machine of 2 cores
 
 
 @dataclass(frozen=True)
