@@ -25,18 +25,14 @@ DEMO_MODEL = ROOT / "pipelines/demo/model"
 
 def pytest_configure(config: pytest.Config) -> None:
     """One table for the session."""
-    config.stash[TABLE] = FaultTable()
+    config.stash[TABLE] = FaultTable(ROOT / "build/faults.md")
 
 
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
-    """Print the table, and keep it in build/faults.md."""
+    """Print the table."""
     table = config.stash[TABLE]
     if table.rows:
-        text = table.to_markdown()
-        path = ROOT / "build/faults.md"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-        terminalreporter.write_line(f"\n{text}\nwritten to {path}")
+        terminalreporter.write_line(f"\n{table.to_markdown()}\nalso in {table.path}")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The table of faults: what was done to how many runs, and what their output was afterwards."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tests.faults.runs import Outcome
 
@@ -18,8 +19,13 @@ HEAD = (
 
 @dataclass
 class FaultTable:
-    """Rows in the order of the tests."""
+    """Rows in the order of the tests, also in a file, as far as they got.
 
+    Attributes:
+        path: the file.
+    """
+
+    path: Path
     rows: list[tuple[str, ...]] = field(default_factory=list)
 
     def add(self, scenario: str, *outcomes: Outcome, faults: int, runs: int = 1, said: str = "done") -> None:
@@ -36,7 +42,10 @@ class FaultTable:
             if outcomes
             else ["-"] * 4
         )
-        self.rows.append((scenario, *map(str, (runs, faults, *sums)), said))
+        name, end = (text.replace("|", "/").replace("\n", " ") for text in (scenario, said))
+        self.rows.append((name, *map(str, (runs, faults, *sums)), end))
+        self.path.parent.mkdir(exist_ok=True)
+        self.path.write_text(self.to_markdown())
 
     def to_markdown(self) -> str:
         """The table as markdown."""
