@@ -1,8 +1,8 @@
 """A Ray cluster of several nodes on this machine: `python tests/faults/cluster.py DIRECTORY`.
 
-A head of one CPU and two workers of two CPUs; so actors of two CPUs live on the workers. DIRECTORY gets a file
-cluster.json, which tells the address and the processes (raylets) of the workers; a file `add` there lets one
-more worker join. The cluster ends when a file `stop` is there, or after `LIFE_S` seconds.
+A head of one CPU and two workers of two CPUs; so actors of two CPUs live on the workers. DIRECTORY gets
+a file cluster.json, which tells the address and the processes (raylets) of the workers; a file `add` there
+lets one more worker join. The cluster ends when a file `stop` is there, or after `LIFE_S` seconds.
 """
 
 import json
