@@ -21,12 +21,13 @@ SCALE_OPTIONS ?=
 ACTORS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dry-run test test-slow lint bench bench-peers bench-gpu bench-overhead bench-scale demo-model clean
+.PHONY: help install demo dry-run test test-slow test-faults lint bench bench-peers bench-gpu bench-overhead bench-scale demo-model clean
 
 help:
 	@echo "make demo        generate completions for the shipped prompts with the shipped model"
 	@echo "make test        run the tests (under 8 minutes on 2 cores)"
 	@echo "make test-slow   the long ones: compiled forwards, the block policy over many seeds (a few minutes)"
+	@echo "make test-faults kill, break and starve runs, compare what comes out (under 20 minutes), table in build/faults.md"
 	@echo "make lint        ruff and mypy"
 	@echo "make bench       measure exactness, acceptance, memory, and speed against AR and transformers (under 10 minutes)"
 	@echo "                 PROMPTS=FILE COLUMN=NAME ROWS=100 adds prompts of your own, Parquet or JSONL"
@@ -52,10 +53,13 @@ dry-run: $(INSTALLED)
 	$(BIN)/python jobs/generate.py --config configs/generate/demo.yaml --dry-run
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not gpu and not slow"
+	$(BIN)/python -m pytest -m "not gpu and not slow and not fault"
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m "slow and not gpu"
+	$(BIN)/python -m pytest -m "slow and not gpu and not fault"
+
+test-faults: $(INSTALLED)
+	$(BIN)/python -m pytest -m fault tests/faults
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -32,6 +32,7 @@ from pipelines.generate.metrics import EngineReporter, RayMetrics, Readings, Uni
 from pipelines.generate.requests import RequestBuilder, SampleRow
 from pipelines.generate.results import ResultWriter
 from pipelines.generate.unit_file import count_rows
+from pipelines.generate.watchdog import all_stacks
 from pipelines.storage_config import StorageConfig, use_storage
 
 ROOM = 3  # times max_sequences: so many rows are left, running and waiting, when the next unit enters
@@ -55,6 +56,7 @@ class ActorSpec:
         run: names the run in metrics.
         audit: which rows are decoded again.
         session: when the driver started, seconds since 1970; units of one session have the same.
+        step_timeout_s: seconds after which a step of the engine is taken to hang; None: never.
     """
 
     checkpoint: Checkpoint
@@ -72,6 +74,7 @@ class ActorSpec:
     run: str = ""
     audit: AuditPlan = AuditPlan()
     session: float = 0.0
+    step_timeout_s: float | None = None
 
 
 EngineFactory = Callable[[ActorSpec], EngineLike]
@@ -141,7 +144,12 @@ class GenerateActor:
         self._name = f"{os.uname().nodename}:{os.getpid()}"
         if spec.board is not None:
             spec.board.post(self._name, {"state": "loading"})
-        self._engine = EngineThread(lambda: engine_factory(spec), self._end_process)
+        self._engine = EngineThread(
+            lambda: engine_factory(spec),
+            self._end_process,
+            step_timeout_s=spec.step_timeout_s,
+            on_hung=self._end_hung_process,
+        )
         self._requests = RequestBuilder(spec.sampling)
         self._dedup: Deduplicator | None = None
         if spec.dedup_tokens is not None:
@@ -244,6 +252,17 @@ class GenerateActor:
         logger.error("engine_broken actor=%s error=%r", self._name, error)
         try:
             self._spec.failures.write("engine", "".join(traceback.format_exception(error)))
+        finally:
+            os._exit(1)
+
+    def _end_hung_process(self, seconds: float) -> None:
+        """A step that does not come back cannot be ended from outside: end the process, as above."""
+        reason = (
+            f"the engine hangs: a step took more than {self._spec.step_timeout_s:g} s (run.step_timeout_s)"
+        )
+        logger.error("engine_hung actor=%s step_s=%.1f", self._name, seconds)
+        try:
+            self._spec.failures.write("engine", f"{all_stacks()}\n{reason}\n")
         finally:
             os._exit(1)
 

@@ -89,11 +89,9 @@ def run_job(
                     spec = _actor_spec(job, is_local=is_local)
                     _generate(job, spec, progress, times, engine_factory, lock, stop)
             return _finish(job, times, started_at)
-        except OrthrusError as error:
-            code = 2 if isinstance(error, ConfigError) else 1
+        except (OrthrusError, OSError) as error:  # OSError: storage that fails under the driver's own hands
             times.wall_s = time.perf_counter() - started_at
-            store_failure(job, times, error, exit_code=code)
-            raise
+            raise store_failure(job, times, error) from error
         except KeyboardInterrupt as error:
             times.wall_s = time.perf_counter() - started_at
             raise interrupted(job, times, error) from None
@@ -102,7 +100,7 @@ def run_job(
 def _finish(job: Job, times: RunTimes, started_at: float) -> dict[str, Any]:
     """Check that rows out = rows in, and store the report."""
     left = set(job.left)
-    sums = settle(job.ledger, [unit for unit in job.plan.units if unit not in left])
+    sums = settle(job.ledger, [unit for unit in job.plan.units if unit not in left], job.fingerprint)
     times.wall_s = time.perf_counter() - started_at
     if not left:
         return finish_run(job, sums, times)
@@ -259,6 +257,7 @@ def _actor_spec(job: Job, *, is_local: bool) -> ActorSpec:
         dedup_tokens=config.run.dedup_tokens if config.run.dedup else None,
         audit=plan_audit(job),
         session=time.time(),
+        step_timeout_s=config.run.step_timeout_s,
     )
 
 

@@ -266,6 +266,12 @@ class RunConfig(Section):
         description="Port at which a local Ray offers its metrics to Prometheus; none: any free one. "
         "A cluster has its own.",
     )
+    step_timeout_s: float = Field(
+        600.0,
+        gt=0,
+        description="Seconds after which a step of an engine is taken to hang: its process is ended, and a "
+        "new one does its units again. Loading and compiling at the start do not count.",
+    )
 
 
 class AuditConfig(Section):

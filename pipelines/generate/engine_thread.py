@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from orthrus_core.decoding.engine import Completion, Request
+from pipelines.generate.watchdog import Watchdog
 
 
 class EngineLike(Protocol):
@@ -44,17 +45,27 @@ class _Batch:
 class EngineThread:
     """Owns an engine: builds it, steps it, and resolves a future for each batch of requests."""
 
-    def __init__(self, factory: Callable[[], EngineLike], on_broken: Callable[[BaseException], None]):
+    def __init__(
+        self,
+        factory: Callable[[], EngineLike],
+        on_broken: Callable[[BaseException], None],
+        *,
+        step_timeout_s: float | None = None,
+        on_hung: Callable[[float], None] | None = None,
+    ):
         """Build the engine in its thread and wait for it.
 
         Args:
             factory: called once, in the thread.
             on_broken: called when a step raises, which means that the engine can no longer be trusted.
+            step_timeout_s: seconds that a step may take; the start is not counted. None: any time.
+            on_hung: called with the seconds so far when a step takes longer.
         Raises:
             Exception: whatever the factory raises.
         """
         self._factory = factory
         self._on_broken = on_broken
+        self._watchdog: Watchdog | None = None
         self._inbox: queue.SimpleQueue[_Batch] = queue.SimpleQueue()
         self._broken: BaseException | None = None
         self._places: dict[int, tuple[_Batch, int]] = {}
@@ -63,6 +74,8 @@ class EngineThread:
         threading.Thread(target=self._run, args=(started,), name="engine", daemon=True).start()
         self._engine = started.result()
         self.exactness = self._engine.exactness
+        if step_timeout_s is not None and on_hung is not None:
+            self._watchdog = Watchdog(step_timeout_s, on_hung)
 
     def submit(
         self, requests: Sequence[Request], *, forget_prompts: bool = False
@@ -98,12 +111,22 @@ class EngineThread:
         try:
             while True:
                 self._admit(engine)
-                for completion in engine.step():
+                for completion in self._step(engine):
                     self._deliver(engine, completion)
         except BaseException as error:
             self._on_broken(error)
             self._broken = error
             self._fail(error)
+
+    def _step(self, engine: EngineLike) -> Sequence[Completion]:
+        """One step, under watch."""
+        if self._watchdog is None:
+            return engine.step()
+        self._watchdog.begin()
+        try:
+            return engine.step()
+        finally:
+            self._watchdog.end()
 
     def _fail(self, error: BaseException) -> None:
         """Fail every batch that is in the engine or on its way to it."""

@@ -105,6 +105,7 @@ class Job:
         return {
             **stored,
             **{name: now[name] for name in names},
+            "earlier_fingerprints": sorted({stored["fingerprint"], *stored.get("earlier_fingerprints", [])}),
             "repaired": [*stored.get("repaired", []), note],
         }
 
@@ -137,7 +138,7 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
     files = list_shards((*plain_paths(config.input), *exports), config.input.format)
     identity = run_identity(config, checkpoint) | ({"input.datasets": datasets} if datasets else {})
     plan = ledger.open(identity, [file for file, _ in files], REPAIRS if only_failed else ())
-    is_new = plan is None
+    is_new = plan is None and not is_begun
     if only_failed:
         _check_repair(ledger, config)
     if plan is None:

@@ -7,6 +7,7 @@ by listing those files. Nothing else says that a unit is done.
 import base64
 import hashlib
 import json
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,6 +22,8 @@ DATA = "data"
 DROPPED = "dropped"
 RUN = "_run"
 SUCCESS = "_SUCCESS"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -176,8 +179,16 @@ class Ledger:
                 f"output.path {self.url} belongs to another run: {', '.join(changed)}; "
                 "restore these or choose another output.path"
             )
+        return self._stored_plan()
+
+    def _stored_plan(self) -> Plan | None:
+        """The plan as stored; None where it is missing or damaged, so that it is made again, the same."""
         stored = read_bytes(join(self.run_url, "plan.json"))
-        return None if stored is None else Plan.from_json(stored)
+        try:
+            return None if stored is None else Plan.from_json(stored)
+        except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            logger.warning("%s/plan.json is damaged and made again: %s", self.run_url, error)
+            return None
 
     def start(self, plan: Plan, manifest: Mapping[str, Any]) -> None:
         """Store the plan, then the manifest, and clear what a killed run left half written.
@@ -192,9 +203,23 @@ class Ledger:
         sweep(self.run_url)
 
     def manifest(self) -> dict[str, Any] | None:
-        """The stored manifest, if there is one."""
-        stored = read_bytes(join(self.run_url, "manifest.json"))
-        return None if stored is None else json.loads(stored)
+        """The stored manifest, if there is one.
+
+        Raises:
+            ConfigError: it is damaged, so that nobody can say which run the output belongs to.
+        """
+        url = join(self.run_url, "manifest.json")
+        stored = read_bytes(url)
+        if stored is None:
+            return None
+        try:
+            tree = json.loads(stored)
+            return {**tree, "identity": tree["identity"], "inputs": tree["inputs"]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"output.path: {url} is damaged ({type(error).__name__}: {error}); restore it from a copy, "
+                "or choose another output.path"
+            ) from None
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Store the manifest."""
@@ -206,13 +231,13 @@ class Ledger:
         Raises:
             ConfigError: data/ holds a file that is no unit of the plan; readers would take it for data.
         """
-        done = {name for name in list_directory(self.data_url) if not name.startswith(".")}
-        unknown = sorted(done - {unit.file_name for unit in plan.units})
+        sizes = {n: size for n, size in list_directory(self.data_url).items() if not n.startswith(".")}
+        unknown = sorted(sizes.keys() - {unit.file_name for unit in plan.units})
         if unknown:
             raise ConfigError(
                 f"{self.data_url} holds files of no unit: {', '.join(unknown[:5])}; remove them"
             )
-        return [unit for unit in plan.units if unit.file_name not in done]
+        return [unit for unit in plan.units if not sizes.get(unit.file_name)]  # an empty file is no unit
 
     def unit_url(self, unit: Unit) -> str:
         """Where a unit is written."""
@@ -223,7 +248,11 @@ class Ledger:
         if SUCCESS not in list_directory(self.run_url):
             return None
         stored = read_bytes(join(self.run_url, "report.json"))
-        return None if stored is None else json.loads(stored)
+        try:
+            return None if stored is None else json.loads(stored)
+        except ValueError as error:
+            logger.warning("%s/report.json is damaged and made again: %s", self.run_url, error)
+            return None
 
     def write_report(self, report: Mapping[str, Any]) -> None:
         """Store the report."""

@@ -111,7 +111,19 @@ class RunLock:
 
     def _read(self) -> dict[str, Any] | None:
         stored = read_bytes(self._url)
-        return None if stored is None else json.loads(stored)
+        return None if stored is None else _parse(stored)
+
+
+def _parse(stored: bytes) -> dict[str, Any]:
+    """A lock's content; of one that is half written or damaged, an owner that nobody knows.
+
+    Where a file system has no links, a lock is empty for a moment; `content` makes what it becomes a change.
+    """
+    try:
+        owner = json.loads(stored)
+        return {name: owner[name] for name in ("id", "host", "boot", "pid", "started", "beats")}
+    except (ValueError, KeyError, TypeError):
+        return {"id": None, "host": "?", "boot": None, "pid": 0, "started": None, "content": stored.hex()}
 
 
 def _this_process() -> dict[str, Any]:

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
 MOST_VALUES = 20  # of a column in the report
 MOST_INPUTS = 20
-# Engine seconds by kind, where the engine counts them: name in its report to name in ours.
-ENGINE_SECONDS = {"draft_s": "draft", "verify_s": "verify", "prefill_s": "prefill"}
+ENGINE_SECONDS = ("draft", "verify", "prefill")  # that an engine counts
 
 
 @dataclass
@@ -74,6 +73,7 @@ def run_report(
         "fingerprint": job.fingerprint,
         "created": manifest.get("created"),
         "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "rows_in": counts.get("rows_in", 0),
         "rows": counts.get("rows", 0),
         "rows_planned": job.plan.num_rows,
         "units": sums.units,
@@ -200,6 +200,7 @@ def _inputs(job: "Job") -> dict[str, Any]:
         "files": len(shards),
         "rows": job.plan.num_rows,
         "bytes": sum(shard.file.size for shard in shards),
+        "skipped": job.plan.skipped_inputs,
         "first": [{"url": s.file.url, "rows": s.num_rows} for s in shards[:MOST_INPUTS]],
     }
 
@@ -240,9 +241,9 @@ def _time_split(times: RunTimes, engines: Iterable[Mapping[str, Any]]) -> dict[s
     parts = {"Ray start": times.ray_s, "model load": _mean(engine["load_s"] for engine in engines)}
     busy_s = _mean(engine["busy_s"] for engine in engines)
     kinds = {
-        label: _mean(engine[name] for engine in engines)
-        for name, label in ENGINE_SECONDS.items()
-        if all(isinstance(engine.get(name), (int, float)) for engine in engines)
+        name: _mean(engine["seconds"][name] for engine in engines)
+        for name in ENGINE_SECONDS
+        if all(name in engine.get("seconds", {}) for engine in engines)
     }
     parts |= kinds
     parts["other engine work" if kinds else "engine"] = max(0.0, busy_s - sum(kinds.values()))

@@ -3,7 +3,7 @@
 import logging
 from typing import TYPE_CHECKING, Any
 
-from orthrus_core.errors import OrthrusError
+from orthrus_core.errors import ConfigError, OrthrusError
 from pipelines.generate.report.card import data_card
 from pipelines.generate.report.figures import RunTimes, is_mismatch, mismatch_reason, run_report
 from pipelines.generate.report.html import html_report
@@ -66,12 +66,20 @@ def store_report(job: "Job", report: dict[str, Any]) -> None:
     _put_page(job, report)
 
 
-def store_failure(job: "Job", times: RunTimes, error: OrthrusError, *, exit_code: int) -> None:
-    """Write the report of a run that failed; storage that fails too is logged, for the error matters more."""
+def store_failure(job: "Job", times: RunTimes, error: Exception) -> OrthrusError:
+    """Write the report of a run that failed; the error that says so in one line.
+
+    Storage that fails here too is logged: the first reason is what counts.
+    """
+    if not isinstance(error, OrthrusError):
+        reason = " ".join(str(error).split()) or type(error).__name__
+        error = OrthrusError(f"{reason}; finished units are kept, the same command goes on from there")
+    code = 2 if isinstance(error, ConfigError) else 1
     try:
-        store_report(job, partial_report(job, times, "failed", str(error), exit_code=exit_code))
+        store_report(job, partial_report(job, times, "failed", str(error), exit_code=code))
     except Exception as fault:
-        logger.warning("no report of the failure: %r", fault)
+        logger.warning("no report of the failure: %s: %s", type(fault).__name__, fault)
+    return error
 
 
 def _put_page(job: "Job", report: dict[str, Any]) -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -340,3 +342,20 @@ def test_the_default_factory_uses_the_threads_asked_for(spec):
 
     assert load_engine(spec).exactness in ("exact", "unverified")
     assert torch.get_num_threads() == 1
+
+
+def test_a_hung_engine_leaves_the_stacks_and_the_reason_and_ends_the_process(spec, monkeypatch):
+    ended = threading.Event()
+    monkeypatch.setattr("pipelines.generate.actor.os._exit", lambda code: ended.set())
+
+    class Hanging(FakeEngine):
+        def step(self):
+            ended.wait(20)
+            return super().step()
+
+    actor = GenerateActor(replace(spec, step_timeout_s=0.2), lambda _: Hanging())
+    call(actor, unit([[5]]))
+    assert ended.is_set()
+    assert spec.failures.last_reason() == "the engine hangs: a step took more than 0.2 s (run.step_timeout_s)"
+    [note] = Path(spec.failures.url).iterdir()
+    assert "in step" in note.read_text()

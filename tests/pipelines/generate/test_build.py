@@ -263,3 +263,51 @@ def test_rows_are_audited_and_the_page_is_written(finished):
     page = Path(job.ledger.run_url, "report.html").read_text()
     assert "8 of 8" in page
     assert "prompt column prompt is null" in page
+def test_storage_that_fails_under_the_driver_is_a_failure_of_one_line(tree, monkeypatch):
+    def full(self, plan, manifest):
+        raise OSError(28, "No space left on device", "/out/_run/plan.json")
+
+    monkeypatch.setattr("pipelines.generate.ledger.Ledger.start", full)
+    with pytest.raises(
+        OrthrusError, match="No space left on device: '/out/_run/plan.json'; finished units are"
+    ):
+        run_tree(tree)
+    assert json.loads(Path(tree["output"]["path"], "_run/report.json").read_text())["status"] == "failed"
+
+
+def test_a_report_that_cannot_be_written_does_not_hide_why_the_run_failed(
+    local_ray, tree, monkeypatch, caplog
+):
+    def refused(self, report):
+        raise PermissionError("403")
+
+    monkeypatch.setattr("pipelines.generate.ledger.Ledger.write_report", refused)
+    with pytest.raises(ConfigError, match="q_proj_diff.weight is missing"):
+        run_tree(tree, refused_engine)
+    assert "no report of the failure: PermissionError: 403" in caplog.text
+
+
+def test_a_plan_made_again_keeps_what_the_manifest_knows_of_the_engine(finished, again):
+    path = Path(again["output"]["path"])
+    (path / "_run/plan.json").write_bytes(b"{")
+    unit = finished[0].plan.units[2]
+    (path / "data" / unit.file_name).unlink()
+    job, _ = run_tree(again)
+    assert job.units == (unit,)
+    assert job.plan == finished[0].plan
+    assert job.ledger.manifest()["engine"] == finished[0].ledger.manifest()["engine"]
+    assert len(job.ledger.manifest()["resumed"]) == 1
+
+
+def test_a_truncated_unit_file_fails_the_end_of_a_run_and_is_made_again_by_the_next(finished, again):
+    path = Path(again["output"]["path"])
+    (path / "_run/_SUCCESS").unlink()
+    unit = finished[0].plan.units[3]
+    os.truncate(path / "data" / unit.file_name, 100)
+    with pytest.raises(OrthrusError, match=r"1 damaged unit file\(s\) removed"):
+        run_tree(again)
+    assert not (path / "_run/_SUCCESS").exists()
+    job, _ = run_tree(again)
+    assert job.units == (unit,)
+    texts = [[(row["id"], row["completion"]) for row in rows_of(one)] for one in (job, finished[0])]
+    assert texts[0] == texts[1]

@@ -1,6 +1,7 @@
 """The thread that owns the engine."""
 
 import threading
+import time
 from concurrent.futures import wait
 
 import pytest
@@ -67,3 +68,27 @@ def test_a_step_that_raises_is_reported_and_fails_all_batches_also_later_ones():
     with pytest.raises(RuntimeError, match="device-side assert"):
         thread.submit(requests(1)).result(10)
     assert [str(error) for error in broken] == ["device-side assert triggered"]
+
+
+def test_a_step_that_does_not_come_back_is_told_and_the_start_is_not_counted():
+    hung, release = threading.Event(), threading.Event()
+
+    class Hanging(FakeEngine):
+        def step(self):
+            if self.steps == 3:
+                release.wait(20)
+            return super().step()
+
+    def build():
+        time.sleep(0.5)
+        return Hanging()
+
+    told = []
+    thread = EngineThread(
+        build, on_broken=print, step_timeout_s=0.2, on_hung=lambda s: (told.append(s), hung.set())
+    )
+    future = thread.submit(requests(*range(30)))
+    assert hung.wait(10)
+    release.set()
+    future.result(10)
+    assert len(told) == 1

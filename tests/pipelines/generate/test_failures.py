@@ -57,6 +57,41 @@ def test_another_failure_is_explained_by_what_the_actor_wrote_down(notes):
     assert str(fault).startswith("RuntimeError: CUDA error; finished units are kept")
 
 
+RAY_TEXT = """ray::MapBatches(commit_unit)() (pid=1, ip=127.0.0.1)
+  File "sink.py", line 9, in commit_unit
+    put(url, data)
+{raised}
+
+The above exception was the direct cause of the following exception:
+
+ray::MapBatches(commit_unit)() (pid=1, ip=127.0.0.1)
+ray.exceptions.UserCodeException: UDF failed to process a data block.
+Failed to apply UDF transform after 4/4 attempts (total backoff 9.0s).
+To change retry attempts, configure `ray.data.DataContext.get_current()` if you believe this to be transient.
+"""
+
+
+@pytest.mark.parametrize(
+    ("raised", "reason"),
+    [
+        (
+            "OSError: [Errno 28] No space left on device: '/x.tmp'",
+            "OSError: [Errno 28] No space left on device",
+        ),
+        ("botocore.exceptions.ClientError: Access Denied", "ClientError: Access Denied"),
+        (
+            "orthrus_core.errors.EngineError: every sequence of a step got NaN",
+            "every sequence of a step got NaN",
+        ),
+    ],
+)
+def test_what_a_stage_raised_is_told_and_not_rays_advice(notes, raised, reason):
+    fault = explain_failure(RuntimeError(RAY_TEXT.format(raised=raised)), notes)
+    assert not isinstance(fault, ConfigError)
+    assert str(fault).startswith(reason)
+    assert "transient" not in str(fault)
+
+
 def test_without_a_note_the_last_line_of_the_error_is_the_reason(notes):
     fault = explain_failure(RuntimeError("Traceback\nOSError: bucket is gone\n"), notes)
     assert str(fault).startswith("OSError: bucket is gone; ")

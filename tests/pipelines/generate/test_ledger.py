@@ -199,3 +199,37 @@ def test_input_rows_rows_and_dropped_rows_of_a_unit_must_add_up(rows, counts, si
 def test_the_fingerprint_changes_with_any_value():
     assert fingerprint(IDENTITY) == fingerprint(dict(reversed(IDENTITY.items())))
     assert fingerprint(IDENTITY) != fingerprint(IDENTITY | {"model.hash": "m2"})
+
+
+@pytest.mark.parametrize("content", [b"", b'{"identity": {', b"[1]", b'{"inputs": []}'])
+def test_a_damaged_manifest_is_refused(begun, content):
+    ledger, _ = begun
+    put(f"{ledger.run_url}/manifest.json", content)
+    with pytest.raises(
+        ConfigError, match=r"_run/manifest.json is damaged \(.*restore it from a copy, or choose"
+    ):
+        ledger.open(IDENTITY, [FILE])
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"shards": [', b"{}", b'{"shards": [], "units": [], "schema": "x"}']
+)
+def test_a_damaged_plan_counts_as_none_so_that_it_is_made_again(begun, content, caplog):
+    ledger, _ = begun
+    put(f"{ledger.run_url}/plan.json", content)
+    assert ledger.open(IDENTITY, [FILE]) is None
+    assert "_run/plan.json is damaged and made again" in caplog.text
+
+
+def test_an_empty_file_is_no_finished_unit(begun):
+    ledger, two = begun
+    put(ledger.unit_url(two.units[0]), b"")
+    put(ledger.unit_url(two.units[1]), b"x")
+    assert ledger.remaining(two) == [two.units[0]]
+
+
+def test_a_damaged_report_of_a_complete_run_counts_as_none(begun):
+    ledger, _ = begun
+    ledger.finish({"rows": 10}, "# card")
+    put(f"{ledger.run_url}/report.json", b'{"rows"')
+    assert ledger.finished_report() is None

@@ -118,3 +118,22 @@ def test_of_two_that_take_over_at_once_one_gives_way(run_url, monkeypatch):
     monkeypatch.setattr("pipelines.generate.lock.put", overtaken)
     with pytest.raises(ConfigError, match="at the same moment"), RunLock(run_url, **QUICK):
         pass
+
+
+@pytest.mark.parametrize("content", [b"", b'{"id": "x", "ho', b"[]", b'{"id": "x"}'])
+def test_a_damaged_lock_without_heartbeat_is_taken_over(run_url, content):
+    put(join(run_url, "lock"), content)
+    with RunLock(run_url, **QUICK) as lock:
+        lock.check()
+
+
+def test_a_half_written_lock_that_becomes_whole_belongs_to_a_living_driver(run_url):
+    put(join(run_url, "lock"), b"")
+    timer = threading.Timer(0.2, put, [join(run_url, "lock"), json.dumps(ELSEWHERE).encode()])
+    timer.start()
+    with (
+        pytest.raises(ConfigError, match="another run is at work there: process 1 on another-machine"),
+        RunLock(run_url, beat_s=0.05, stale_s=4.0, settle_s=0.05),
+    ):
+        pass
+    timer.join()

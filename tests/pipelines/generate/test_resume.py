@@ -1,6 +1,5 @@
 """A run whose driver is killed half-way and started again."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -12,44 +11,9 @@ import pytest
 import yaml
 
 from tests.pipelines.conftest import ROOT, generate_tree, run_tree
+from tests.processes import descendants, end_leftovers
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
-
-
-def descendants(pid: int) -> set[tuple[int, str]]:
-    """Processes below a process: (id, start time), so that an id used again is not mistaken."""
-    parents = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        parents[int(path.parent.name)] = (int(fields[1]), fields[19])
-    found = {pid}
-    while True:
-        more = {child for child, (parent, _) in parents.items() if parent in found} - found
-        if not more:
-            return {(one, parents[one][1]) for one in found if one in parents and one != pid}
-        found |= more
-
-
-def end_leftovers(processes: set[tuple[int, str]], patience_s: float) -> None:
-    """Wait for processes of a killed run to end, then end those that do not."""
-    deadline = time.monotonic() + patience_s
-    while living := {(pid, start) for pid, start in processes if is_living(pid, start)}:
-        if time.monotonic() > deadline:
-            for pid, _ in living:
-                os.kill(pid, signal.SIGKILL)
-            return
-        time.sleep(0.1)
-
-
-def is_living(pid: int, start: str) -> bool:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return False
-    return fields[19] == start and fields[0] != "Z"
 
 
 def start_job(tree: dict, directory: Path) -> subprocess.Popen:

@@ -51,7 +51,7 @@ def test_the_parts_of_the_time_split_are_the_wall_time(report):
 def test_an_engine_that_counts_its_seconds_by_kind_has_them_split(tree):
     times = RunTimes(wall_s=20.0)
     one = summary("a", 10.0, 10.0)
-    one["engine"] |= {"draft_s": 3.0, "verify_s": 4.0, "prefill_s": 1.0}
+    one["engine"] |= {"seconds": {"draft": 3.0, "verify": 4.0, "prefill": 1.0}}
     times.add(one)
     split = report_of(tree, times=times)[1]["this_run"]["time_split"]
     assert [split[name] for name in ("draft", "verify", "prefill", "other engine work")] == [

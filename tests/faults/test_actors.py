@@ -1,0 +1,160 @@
+"""Actors that die, and engines that raise, hang or give NaN."""
+
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from orthrus_core.errors import OrthrusError
+from orthrus_core.models.loading import load_model
+from pipelines.checkpoint import load_tokenizer
+from tests.faults.conftest import assert_whole
+from tests.faults.engines import Stub
+from tests.faults.runs import Driver, Outcome, compare, texts_of
+from tests.pipelines.conftest import TOKENIZER_FILES, generate_tree, run_tree
+from tests.processes import kill
+
+pytestmark = [pytest.mark.fault, pytest.mark.ray, pytest.mark.timeout(400)]
+
+
+def test_a_killed_actor_is_replaced_and_its_units_done_again(few_tree, few_texts, tmp_path, drivers, table):
+    marks = tmp_path / "marks"
+    driver = Driver(few_tree, tmp_path, Stub(str(marks), step_s=0.05))
+    drivers.append(driver)
+    driver.start()
+    assert driver.wait_until(lambda: len(driver.committed()) >= 3)
+    [actor] = driver.actors(marks)
+    assert kill(actor)
+    assert driver.wait() == 0, driver.log[-3000:]
+    outcome = compare(driver.output, few_texts)
+    table.add("SIGKILL of a generate actor, once", outcome, faults=1)
+    assert_whole(outcome)
+    assert len(list(marks.iterdir())) == 2
+
+
+def test_an_actor_killed_again_and_again_ends_the_run_clearly_and_a_resume_finishes_it(
+    few_tree, few_texts, tmp_path, drivers, table
+):
+    marks = tmp_path / "marks"
+    few_tree["run"]["retries"] = 1
+    driver = Driver(few_tree, tmp_path, Stub(str(marks), step_s=0.05))
+    drivers.append(driver)
+    driver.start()
+    assert driver.wait_until(lambda: len(driver.committed()) >= 2)
+    killed: set[int] = set()
+
+    def kill_new_ones() -> bool:
+        for actor in set(driver.actors(marks)) - killed:
+            kill(actor)
+            killed.add(actor)
+        return False
+
+    driver.wait_until(kill_new_ones)
+    assert driver.wait() == 1
+    last = driver.log.strip().split("\n")[-1]
+    assert last.startswith("failed: actors died 2 times without finishing a unit: killed from outside")
+    assert not Path(driver.output, "_run/_SUCCESS").exists()
+    driver.start()
+    assert driver.wait() == 0, driver.log[-3000:]
+    outcome = compare(driver.output, few_texts)
+    table.add(
+        "SIGKILL of every generate actor, then a resume", outcome, faults=len(killed), runs=2, said=last[:110]
+    )
+    assert_whole(outcome)
+
+
+@pytest.mark.parametrize("fault", ["raise", "hang"])
+def test_an_engine_that_breaks_once_is_replaced(stub_ray, few_tree, few_texts, tmp_path, table, fault):
+    few_tree["run"]["step_timeout_s"] = 3.0
+    run_tree(few_tree, Stub(str(tmp_path / "marks"), step_s=0.01, fault=fault, faults=1))
+    outcome = compare(few_tree["output"]["path"], few_texts)
+    table.add(f"an engine's step {fault}s, once", outcome, faults=1)
+    assert_whole(outcome)
+    [note] = Path(few_tree["output"]["path"], "_run/failures").rglob("*-engine.txt")
+    assert {"raise": "device-side assert", "hang": "in _break"}[fault] in note.read_text()
+
+
+def test_engines_that_all_hang_end_the_run_clearly_and_a_resume_finishes_it(
+    stub_ray, few_tree, few_texts, tmp_path, table
+):
+    few_tree["run"] |= {"step_timeout_s": 1.0, "retries": 1}
+    hanging = Stub(str(tmp_path / "marks"), step_s=0.01, fault="hang", fault_step=1, faults=99)
+    with pytest.raises(
+        OrthrusError, match=r"actors died 2 times .*the engine hangs: a step took more"
+    ) as caught:
+        run_tree(few_tree, hanging)
+    run_tree(few_tree, Stub(str(tmp_path / "sound"), step_s=0.0))
+    outcome = compare(few_tree["output"]["path"], few_texts)
+    table.add("every engine hangs, then a resume", outcome, faults=2, runs=2, said=str(caught.value)[:110])
+    assert_whole(outcome)
+
+
+@pytest.fixture(scope="module")
+def sound_prompts(tmp_path_factory) -> Path:
+    """Forty prompts; the token of "!" is in the 18th alone."""
+    path = tmp_path_factory.mktemp("nan") / "p.parquet"
+    texts = [f"Add {n} and {2 * n}{'!' if n == 17 else '.'}" for n in range(40)]
+    pq.write_table(_table(texts), path)
+    return path
+
+
+def _table(texts: list[str]) -> pa.Table:
+    return pa.table({"id": [f"row-{n}" for n in range(len(texts))], "prompt": texts})
+
+
+def _poisoned(model_dir: Path, path: Path, poison) -> Path:
+    """A copy of a model after `poison(model)`."""
+    model = load_model(model_dir)
+    with torch.no_grad():
+        poison(model)
+    model.save_pretrained(path)
+    for name in TOKENIZER_FILES:
+        shutil.copy(model_dir / name, path)
+    return path
+
+
+def test_a_row_whose_logits_are_nan_is_an_error_row_and_the_others_are_untouched(
+    stub_ray, model_dir, sound_prompts, tmp_path, table
+):
+    token = load_tokenizer(str(model_dir)).encode("!", add_special_tokens=False)[0]
+
+    def poison(model) -> None:
+        model.model.embed_tokens.weight[token] = float("nan")
+
+    outputs = []
+    for name, model in (("sound", model_dir), ("nan", _poisoned(model_dir, tmp_path / "model", poison))):
+        tree = generate_tree(model, sound_prompts, tmp_path / name, unit_rows=8)
+        job, _ = run_tree(tree)
+        outputs.append(texts_of(job.ledger.url))
+    (_, sound), (keys, poisoned) = outputs
+    error = poisoned[("row-17", 0)][1]
+    assert "NaN or infinite" in error
+    different = [key for key in sound if sound[key] != poisoned[key]]
+    table.add(
+        "an engine gives NaN for one row",
+        Outcome(len(sound), len(keys), len(keys) - len(set(keys)), len(different) - 1),
+        faults=1,
+        said=f"done, one error row: {error}"[:110],
+    )
+    assert different == [("row-17", 0)]
+    assert len(keys) == 40
+
+
+def test_an_engine_that_gives_nan_for_all_ends_the_run_with_the_reason(
+    stub_ray, model_dir, sound_prompts, tmp_path, table
+):
+    def poison(model) -> None:
+        model.model.embed_tokens.weight[:] = float("nan")
+
+    tree = generate_tree(
+        _poisoned(model_dir, tmp_path / "model", poison), sound_prompts, tmp_path / "out", unit_rows=8
+    )
+    tree["run"]["retries"] = 1
+    with pytest.raises(OrthrusError, match="NaN") as caught:
+        run_tree(tree)
+    assert not (tmp_path / "out/_run/_SUCCESS").exists()
+    assert not list((tmp_path / "out").glob("data/part-*"))
+    table.add("an engine gives NaN for all rows", faults=1, said=str(caught.value)[:110])
