@@ -2,19 +2,18 @@
 
 import datetime
 import os
-import time
 
 import pytest
 
 from pipelines.generate.template_process import TemplateProcess, TemplateRowError
 
+pytestmark = pytest.mark.timeout(90)  # a machine with other work may take seconds to start a process
+
 
 def failure(template: str, **row) -> str:
     process = TemplateProcess(template, limit_s=0.3)
-    started_at = time.perf_counter()
     with pytest.raises(TemplateRowError) as caught:
         process.fill(row)
-    assert time.perf_counter() - started_at < 15  # on a machine with other work, too
     return str(caught.value)
 
 
