@@ -21,7 +21,8 @@ from orthrus_core.decoding.engine import Completion, Request
 from orthrus_core.decoding.stats import CompletionStats
 from orthrus_core.decoding.stop import cut_text
 from pipelines.checkpoint import Checkpoint, fetch, load_tokenizer
-from pipelines.generate.audit import Auditor, AuditPlan
+from pipelines.generate.audit import Auditor
+from pipelines.generate.audit_plan import AuditPlan
 from pipelines.generate.columns import (
     COUNTERS,
     ENGINE,
