@@ -20,7 +20,8 @@ from orthrus_core.decoding.config import EngineConfig
 from orthrus_core.decoding.engine import Completion, Request
 from orthrus_core.decoding.stats import CompletionStats
 from pipelines.checkpoint import Checkpoint, fetch, load_tokenizer
-from pipelines.generate.audit import Auditor, AuditPlan
+from pipelines.generate.audit import Auditor
+from pipelines.generate.audit_plan import AuditPlan
 from pipelines.generate.board import Board, UnitKey
 from pipelines.generate.columns import ENGINE, SHARD, UNIT, TableLayout
 from pipelines.generate.config import SamplingConfig

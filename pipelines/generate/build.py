@@ -11,7 +11,7 @@ from orthrus_core.decoding.config import EngineConfig
 from orthrus_core.errors import ConfigError, OrthrusError
 from pipelines.generate.accounts import settle
 from pipelines.generate.actor import ActorSpec, EngineFactory, GenerateActor, load_engine
-from pipelines.generate.audit import plan_audit
+from pipelines.generate.audit_plan import plan_audit
 from pipelines.generate.board import open_board
 from pipelines.generate.cluster import STAGE_CPUS, check_gpus, gpus_per_actor, ray_session, resolve_device
 from pipelines.generate.config import GenerateConfig

@@ -86,7 +86,7 @@ class EngineThread:
             forget_prompts: share no page with earlier prompts, so that repeated work costs the same again.
         """
         batch = _Batch(requests, Future(), {}, forget_prompts)
-        self._num_submitted += len(requests)
+        self._num_submitted += sum(request.drafts for request in requests)
         self._inbox.put(batch)
         if self._broken is not None:
             self._fail(self._broken)
@@ -98,7 +98,7 @@ class EngineThread:
 
     @property
     def num_unfinished(self) -> int:
-        """Requests that were submitted and have not come back."""
+        """Requests that were submitted and have not come back; those of the audit, without drafts, are left out."""
         return self._num_submitted - self._num_finished
 
     def _run(self, started: "Future[EngineLike]") -> None:
@@ -151,7 +151,7 @@ class EngineThread:
 
     def _deliver(self, engine: EngineLike, completion: Completion) -> None:
         batch, place = self._places.pop(completion.request_id)
-        self._num_finished += 1
+        self._num_finished += batch.requests[place].drafts
         batch.completions[place] = completion
         if len(batch.completions) == len(batch.requests):
             ordered = [batch.completions[i] for i in range(len(batch.requests))]

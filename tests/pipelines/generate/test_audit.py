@@ -11,7 +11,8 @@ from orthrus_core.decoding.engine import Completion, Request, SamplingParams
 from orthrus_core.decoding.stats import CompletionStats
 from orthrus_core.decoding.verify import verify
 from pipelines.generate.actor import GenerateActor, load_engine
-from pipelines.generate.audit import HASHES, AuditPlan, Findings, compare, plan_audit, row_hash
+from pipelines.generate.audit import Findings, compare
+from pipelines.generate.audit_plan import HASHES, AuditPlan, plan_audit, row_hash
 from pipelines.generate.audit_speed import LEAST_TOKENS, plain_step_s, time_pairs
 from pipelines.generate.columns import ENGINE
 from pipelines.generate.config import GenerateConfig
