@@ -1,15 +1,14 @@
 """Millions of rows through the pipeline without a model: time and driver memory of each phase.
 
-    python tests/benchmarks/scale.py                       # 5,000 shards, 5,000,000 rows, 1,000 units run
-    python tests/benchmarks/scale.py --run-units all       # every unit goes through Ray (an hour or so on 2 cores)
+    python tests/benchmarks/scale.py                     # 5,000 shards, 5,000,000 rows, 1,000 units run
+    python tests/benchmarks/scale.py --run-units all     # every unit goes through Ray
 
-The engine is a stub, `tests.fakes.FakeEngine`: it answers each prompt with a few fixed tokens. Everything else is
-the real pipeline: listing, footers, plan, manifest, lock, Ray Data, rendering, unit files, resume, final check.
-
-Shards are hard links to one Parquet file. Unless every unit is run, the outputs that the later phases need are
-hard links to a unit that was: `resume` then plans with half of the units done, and `finish` with all of them.
-Each phase is a process of its own, so that its peak memory is its own. A run that was stopped goes on where it
-was with the same command; `--fresh` starts again.
+The engine is a stub, `tests.fakes.FakeEngine`: it answers each prompt with a few fixed tokens. Everything
+else is the real pipeline: listing, footers, plan, manifest, lock, Ray Data, rendering, unit files, resume,
+final check. Shards are hard links to one Parquet file. Unless every unit is run, the outputs that the later
+phases need are hard links to a unit that was: `resume` then plans with half of the units done, `finish` with
+all. Each phase is a process of its own, so that its peak memory is its own. A run that was stopped goes on
+where it was with the same command; `--fresh` starts again.
 """
 
 import argparse

@@ -1,11 +1,12 @@
 """Data sets by name: local ones, and a hub that is played."""
 
+from types import SimpleNamespace
+
 import datasets
 import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from types import SimpleNamespace
 
 from orthrus_core.errors import ConfigError
 from pipelines.generate import datasets as exports
