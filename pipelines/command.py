@@ -42,5 +42,7 @@ def run_job_command(run: Callable[[], int]) -> int:
         code, reason = 1, f"failed: {error}"
     except KeyboardInterrupt:
         code, reason = 1, "interrupted: what is finished is kept, the same command goes on from there"
-    sys.stderr.write(reason + "\n")
+    from pipelines.storage_config import redact
+
+    sys.stderr.write(redact(reason) + "\n")
     return code

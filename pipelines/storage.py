@@ -67,7 +67,7 @@ def open_file(url: str, *, info: FileInfo | None = None, cache: str = "readahead
     Args:
         info: of a listing; saves a remote store the question for the size, and refuses another version
             of the file where the store has etags.
-        cache: fsspec's read cache; "none" for a reader that asks for exactly what it needs, as Parquet's does.
+        cache: fsspec's read cache; "none" for a reader that asks for just what it needs, as Parquet's does.
     """
     fs, path = _connect(url)
     if isinstance(fs, LocalFileSystem):

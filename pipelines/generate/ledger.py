@@ -16,6 +16,7 @@ import pyarrow as pa
 from orthrus_core.errors import ConfigError, OrthrusError
 from pipelines.generate.shards import Inspection, Shard
 from pipelines.storage import FileInfo, join, list_directory, put, read_bytes, remove, sweep
+from pipelines.storage_config import redact
 
 DATA = "data"
 RUN = "_run"
@@ -221,7 +222,8 @@ class Ledger:
 
     def write_report(self, report: Mapping[str, Any]) -> None:
         """Store the report."""
-        put(join(self.run_url, "report.json"), json.dumps(report, indent=2, default=str).encode())
+        text = redact(json.dumps(report, indent=2, default=str))  # it may quote a store's error
+        put(join(self.run_url, "report.json"), text.encode())
 
     def finish(self, report: Mapping[str, Any], card: str) -> None:
         """Store the report and the data card, and mark the run as complete."""

@@ -84,7 +84,9 @@ def run_phase(options: argparse.Namespace) -> dict[str, Any]:
     if options.run_units != "all":
         units = job.units[: int(options.run_units)]
         plan = dataclasses.replace(job.plan, units=units)
-        job = dataclasses.replace(job, plan=plan, units=units, ledger=_Kept(job.ledger.url, job.plan))
+        job = dataclasses.replace(
+            job, plan=plan, units=units, ledger=_ledger_of_part(job.ledger.url, job.plan)
+        )
     ray.cloudpickle.register_pickle_by_value(tests.fakes)
     curve = _Curve(Progress(total_rows=job.plan.num_rows, done_rows=0, every_s=30), len(job.units))
     with ray_session(job.config.run):
@@ -149,27 +151,18 @@ class _Curve:
         self._progress.__exit__(*error)
 
 
-def _kept_ledger() -> type:
+def _ledger_of_part(url: str, whole: Any) -> Any:
+    """A ledger that leaves the whole plan stored while a part of it is run."""
     from pipelines.generate.ledger import Ledger
 
-    class Kept(Ledger):
-        """A ledger that leaves the whole plan stored while a part of it is run."""
-
-        def __init__(self, url: str, plan: Any):
-            super().__init__(url)
-            self._whole = plan
-
+    class PartLedger(Ledger):
         def start(self, plan: Any, manifest: Any) -> None:
-            super().start(self._whole, manifest)
+            super().start(whole, manifest)
 
         def finish(self, report: Any, card: str) -> None:
             """Not finished: a part only."""
 
-    return Kept
-
-
-def _Kept(url: str, plan: Any) -> Any:  # noqa: N802
-    return _kept_ledger()(url, plan)
+    return PartLedger(url)
 
 
 def _link_outputs(options: argparse.Namespace, *, share: float) -> None:
