@@ -41,7 +41,9 @@ def run_job_command(run: Callable[[], int]) -> int:
         kept = str(error) or "what is finished is kept, the same command goes on from there"
         code, reason = INTERRUPTED, f"interrupted: {kept}"
     if reason:
-        sys.stderr.write(reason + "\n")
+        from pipelines.storage_config import redact
+
+        sys.stderr.write(redact(reason) + "\n")
     return code
 
 

@@ -43,7 +43,7 @@ def put(path: str, data: bytes) -> None:
 
 
 def create(path: str, data: bytes) -> bool:
-    """Write a file that must not exist: a hidden temporary one, linked to the name; whether it was written."""
+    """Write a file that must not exist, by linking a hidden one to the name; whether it was written."""
     directory, name = os.path.split(path)
     os.makedirs(directory, exist_ok=True)
     temporary = _temporary(directory, name)

@@ -48,8 +48,8 @@ def listing_key(files: Sequence[FileInfo]) -> str:
 def local_copy(url: str, key: str, *, weights: bool) -> str:
     """A directory on this machine with a model's files; what is missing is fetched, by one process at a time.
 
-    A directory appears under its name only when it is whole. Without weights it holds what tokenizer and config
-    need, which is all that a driver or a reading task wants.
+    A directory appears under its name only when it is whole. Without weights it holds what tokenizer and
+    config need, which is all that a driver or a reading task wants.
 
     Args:
         key: `listing_key` of the model as the run knows it.

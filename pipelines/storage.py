@@ -65,9 +65,9 @@ def open_file(url: str, *, info: FileInfo | None = None, cache: str = "readahead
     """A readable, seekable binary file.
 
     Args:
-        info: of a listing; saves a remote store the question for the size, and refuses another version of the
-            file where the store has etags.
-        cache: fsspec's read cache; "none" for a reader that asks for exactly what it needs, as Parquet's does.
+        info: of a listing; saves a remote store the question for the size, and refuses another version
+            of the file where the store has etags.
+        cache: fsspec's read cache; "none" for a reader that asks for just what it needs, as Parquet's does.
     """
     fs, path = _connect(url)
     if isinstance(fs, LocalFileSystem):
@@ -282,7 +282,7 @@ def _is_s3(fs: AbstractFileSystem) -> bool:
 
 
 def _use_listing(handle: Any, path: str, info: FileInfo) -> None:
-    """Let an open file of s3fs ask nothing more of the store than bytes, and only those of the version listed."""
+    """Let an open file of s3fs ask for nothing but bytes, and only those of the version listed."""
     handle.details = {"name": path, "size": info.size, "ETag": info.etag, "type": "file"}
     if info.etag:
         handle.read_kw = {**handle.read_kw, "IfMatch": info.etag}

@@ -22,8 +22,8 @@ class StorageError(OrthrusError):
 def reported(url: str) -> Iterator[None]:
     """Turn whatever a remote store's client raises into a StorageError that names the URL.
 
-    What says that a file is or is not there passes, and so do our own errors. The original is not chained: its
-    text may echo credentials.
+    What says that a file is or is not there passes, and so do our own errors. The original is not chained:
+    its text may echo credentials.
     """
     try:
         yield

@@ -95,9 +95,9 @@ class InputConfig(Section):
 
     on_bad_shard: Literal["fail", "skip"] = Field(
         "fail",
-        description="Of a shard that cannot be read or lacks the prompt column. fail: nothing starts, and all are "
-        "named. skip: it is left out and reported. Damage that only shows while reading ends the run after "
-        "all other units (fail), or makes error rows (skip).",
+        description="Of a shard that cannot be read or lacks the prompt column. fail: nothing starts, "
+        "all are named. skip: it is left out and reported. Damage that only shows while reading ends the run "
+        "after all other units (fail), or makes error rows (skip).",
     )
 
     dataset: DatasetConfig | None = Field(None, description="A data set by name, instead of paths.")

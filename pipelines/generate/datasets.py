@@ -1,4 +1,4 @@
-"""Data sets by name: exported once as Parquet shards beside the output, and read from there like any input."""
+"""Data sets by name: exported once as Parquet shards below the output, and read from there like any."""
 
 import hashlib
 import json

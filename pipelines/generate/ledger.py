@@ -17,6 +17,7 @@ import pyarrow as pa
 from orthrus_core.errors import ConfigError, OrthrusError
 from pipelines.generate.shards import Inspection, Shard
 from pipelines.storage import FileInfo, join, list_directory, put, read_bytes, remove, sweep
+from pipelines.storage_config import redact
 
 DATA = "data"
 DROPPED = "dropped"
@@ -256,7 +257,8 @@ class Ledger:
 
     def write_report(self, report: Mapping[str, Any]) -> None:
         """Store the report."""
-        put(join(self.run_url, "report.json"), json.dumps(report, indent=2, default=str).encode())
+        text = redact(json.dumps(report, indent=2, default=str))  # it may quote a store's error
+        put(join(self.run_url, "report.json"), text.encode())
 
     def reopen(self) -> None:
         """Mark the run as not complete, or not any more."""

@@ -123,8 +123,8 @@ def inspect_shards(
         unit_rows: rows of a unit; jsonl offsets are taken every so many lines.
         on_bad_shard: "fail", or "skip" to keep bad shards without rows and say why.
     Raises:
-        ConfigError: naming every shard that is unreadable, lacks a needed column or has it in another kind; or
-            a store that does not answer.
+        ConfigError: naming every shard that is unreadable, lacks a needed column or has it in another kind;
+            or a store that does not answer.
     """
     jobs = [(index, file, kind, unit_rows) for index, (file, kind) in enumerate(files)]
     looked = map_files(_inspect, jobs)

@@ -1,15 +1,14 @@
 """Millions of rows through the pipeline without a model: time and driver memory of each phase.
 
-    python tests/benchmarks/scale.py                       # 5,000 shards, 5,000,000 rows, 1,000 units run
-    python tests/benchmarks/scale.py --run-units all       # every unit goes through Ray (an hour or so on 2 cores)
+    python tests/benchmarks/scale.py                     # 5,000 shards, 5,000,000 rows, 1,000 units run
+    python tests/benchmarks/scale.py --run-units all     # every unit goes through Ray
 
-The engine is a stub, `tests.fakes.FakeEngine`: it answers each prompt with a few fixed tokens. Everything else is
-the real pipeline: listing, footers, plan, manifest, lock, Ray Data, rendering, unit files, resume, final check.
-
-Shards are hard links to one Parquet file. Unless every unit is run, the outputs that the later phases need are
-hard links to a unit that was: `resume` then plans with half of the units done, and `finish` with all of them.
-Each phase is a process of its own, so that its peak memory is its own. A run that was stopped goes on where it
-was with the same command; `--fresh` starts again.
+The engine is a stub, `tests.fakes.FakeEngine`: it answers each prompt with a few fixed tokens. Everything
+else is the real pipeline: listing, footers, plan, manifest, lock, Ray Data, rendering, unit files, resume,
+final check. Shards are hard links to one Parquet file. Unless every unit is run, the outputs that the later
+phases need are hard links to a unit that was: `resume` then plans with half of the units done, `finish` with
+all. Each phase is a process of its own, so that its peak memory is its own. A run that was stopped goes on
+where it was with the same command; `--fresh` starts again.
 """
 
 import argparse
@@ -85,7 +84,9 @@ def run_phase(options: argparse.Namespace) -> dict[str, Any]:
     if options.run_units != "all":
         units = job.units[: int(options.run_units)]
         plan = dataclasses.replace(job.plan, units=units)
-        job = dataclasses.replace(job, plan=plan, units=units, ledger=_Kept(job.ledger.url, job.plan))
+        job = dataclasses.replace(
+            job, plan=plan, units=units, ledger=_ledger_of_part(job.ledger.url, job.plan)
+        )
     ray.cloudpickle.register_pickle_by_value(tests.fakes)
     curve = _Curve(Progress(total_rows=job.plan.num_rows, done_rows=0, every_s=30), len(job.units))
     with ray_session(job.config.run):
@@ -150,27 +151,18 @@ class _Curve:
         self._progress.__exit__(*error)
 
 
-def _kept_ledger() -> type:
+def _ledger_of_part(url: str, whole: Any) -> Any:
+    """A ledger that leaves the whole plan stored while a part of it is run."""
     from pipelines.generate.ledger import Ledger
 
-    class Kept(Ledger):
-        """A ledger that leaves the whole plan stored while a part of it is run."""
-
-        def __init__(self, url: str, plan: Any):
-            super().__init__(url)
-            self._whole = plan
-
+    class PartLedger(Ledger):
         def start(self, plan: Any, manifest: Any) -> None:
-            super().start(self._whole, manifest)
+            super().start(whole, manifest)
 
         def finish(self, report: Any, card: str) -> None:
             """Not finished: a part only."""
 
-    return Kept
-
-
-def _Kept(url: str, plan: Any) -> Any:  # noqa: N802
-    return _kept_ledger()(url, plan)
+    return PartLedger(url)
 
 
 def _link_outputs(options: argparse.Namespace, *, share: float) -> None:

@@ -35,7 +35,8 @@ def refusing(request):
 
         def _answer(self) -> None:
             seen.append(self.command)
-            body = f"<Error><Code>{code}</Code><Message>no entry for {KEY} with {SECRET}</Message></Error>".encode()
+            message = f"<Message>no entry for {KEY} with {SECRET}</Message>"
+            body = f"<Error><Code>{code}</Code>{message}</Error>".encode()
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))

@@ -1,6 +1,7 @@
 """Shards that are damaged: seen before anything starts, or only while reading."""
 
 import gzip
+import io
 import json
 import logging
 from pathlib import Path
@@ -106,8 +107,10 @@ def test_a_store_that_fails_is_no_damage(tmp_path, monkeypatch):
         def __getattr__(self, name):
             return getattr(self._handle, name)
 
-    real = open(path, "rb")
-    monkeypatch.setattr("pipelines.generate.input_file.open_file", lambda *args, **more: Failing(real))
+    monkeypatch.setattr(
+        "pipelines.generate.input_file.open_file",
+        lambda *args, **more: Failing(io.BytesIO(path.read_bytes())),
+    )
     with pytest.raises(OSError, match="connection reset"):
         read(plan, 0)
 

@@ -44,7 +44,7 @@ def bucket(s3, model_dir, cache) -> str:
 
 @pytest.fixture
 def tree(s3, bucket, tmp_path):
-    """A run from and to the bucket, with one damaged unit and all kinds of columns, and secrets to look for."""
+    """A run from and to the bucket: one damaged unit, all kinds of columns, secrets to look for."""
     columns = {"id": ["a", "b", "c"], "prompt": ["Add 1 and 2.", None, "Add 3 and 4."], **COLUMNS}
     for name in ("a", "b"):
         pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet", row_group_size=2)
@@ -76,21 +76,21 @@ def _fetching_engine(spec):
 
 
 @pytest.fixture
-def _by_value(local_ray):
+def by_value(local_ray):
     """Workers get this module's engine by value."""
     import sys
 
     import ray
 
     module = sys.modules[__name__]
-    ray.cloudpickle.register_pickle_by_value(module)
+    ray.cloudpickle.register_pickleby_value(module)
     yield
-    ray.cloudpickle.unregister_pickle_by_value(module)
+    ray.cloudpickle.unregister_pickleby_value(module)
 
 
 @pytest.mark.ray
 def test_a_run_in_a_bucket_is_whole_and_shows_no_credential(
-    tree, bucket, s3, _by_value, caplog, capfd, tmp_path
+    tree, bucket, s3, by_value, caplog, capfd, tmp_path
 ):
     with caplog.at_level(logging.DEBUG, logger="pipelines"):
         job, report = run_tree(tree, _fetching_engine)
