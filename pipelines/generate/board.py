@@ -83,7 +83,8 @@ class Board:
         try:
             return ray.get(getattr(self._state, name).remote(), timeout=ANSWER_S)
         except (ray.exceptions.RayError, TimeoutError) as error:
-            logger.warning("board does not answer: %r", error)
+            # while the machine is busy starting workers nobody answers for a while; that is nothing to report
+            logger.log(logging.DEBUG if name == "look" else logging.WARNING, "board: no answer: %r", error)
             return None
 
 

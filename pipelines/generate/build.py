@@ -24,6 +24,7 @@ from pipelines.generate.progress import Progress
 from pipelines.generate.prompts import render_unit
 from pipelines.generate.ray_options import set_options
 from pipelines.generate.report import RunTimes, finish_run, run_report, store_failure, store_report
+from pipelines.generate.run_warnings import RunWarnings
 from pipelines.generate.sink import RowPolicy, commit_unit
 from pipelines.generate.source import UnitSource
 from pipelines.signals import INTERRUPTED, Interrupted, StopSignals
@@ -194,6 +195,7 @@ def _generate(
     context = DataContext.get_current().copy()
     set_options(context, job.config.run)
     board, num_left = spec.board or open_board(), len(job.units)
+    warnings = RunWarnings(spec.failures, job.config.run.actors)
     drain = Drain(board.stop, job.config.run.drain_s, progress.note)
     progress.watch(board.look)
     with DataContext.current(context), progress:
@@ -210,6 +212,7 @@ def _generate(
                     continue
                 progress.add(summary)
                 times.add(summary)
+                warnings.look(summary)
                 _note_engine(job, manifest, summary["engine"])
         except OrthrusError:
             raise

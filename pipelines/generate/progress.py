@@ -116,7 +116,8 @@ class Progress:
         if steps:
             figures["acceptance_length"] = f"{self._counts['step_tokens'] / steps:.2f}"
         figures["eta"] = "-" if left_s is None else show_duration(left_s)
-        if actors := self._seen.get("actors"):
+        if "actors" in self._seen:
+            actors = self._seen["actors"]
             ready = sum(actor.get("state") == "ready" for actor in actors.values())
             figures["units_in_flight"] = str(max(0, self._seen["begun"] - self._units))
             figures["engines_ready"] = str(ready)

@@ -2,7 +2,7 @@
 
 Repeats the demo's prompts to as many rows as asked for, runs the generate job on them with the shipped model
 and a Ray of its own, and prints how the time was spent. Aim: at most 5 % outside the engine at 20,000 rows in
-units of 256. Run it on an otherwise idle machine: whatever else runs takes time from engine and start-up alike.
+units of 256. Run it on an otherwise idle machine: whatever else runs takes time from all of it.
 No test; takes as long as the job does, about a minute for 2,000 rows on 2 cores.
 """
 
