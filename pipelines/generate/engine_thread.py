@@ -98,7 +98,7 @@ class EngineThread:
 
     @property
     def num_unfinished(self) -> int:
-        """Requests that were submitted and have not come back; those of the audit, without drafts, are left out."""
+        """Requests that have not come back, but for those of the audit, which have no drafts."""
         return self._num_submitted - self._num_finished
 
     def _run(self, started: "Future[EngineLike]") -> None:

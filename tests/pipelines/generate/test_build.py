@@ -263,6 +263,8 @@ def test_rows_are_audited_and_the_page_is_written(finished):
     page = Path(job.ledger.run_url, "report.html").read_text()
     assert "8 of 8" in page
     assert "prompt column prompt is null" in page
+
+
 def test_storage_that_fails_under_the_driver_is_a_failure_of_one_line(tree, monkeypatch):
     def full(self, plan, manifest):
         raise OSError(28, "No space left on device", "/out/_run/plan.json")
