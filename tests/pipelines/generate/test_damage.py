@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from orthrus_core.errors import OrthrusError
-from pipelines.generate.ledger import Ledger, Unit
 from pipelines.generate.damage import checked_footers
+from pipelines.generate.ledger import Ledger, Unit
 
 UNITS = [Unit(0, 0, 0, 2), Unit(0, 1, 2, 2), Unit(1, 0, 0, 2)]
 
