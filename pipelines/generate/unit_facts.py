@@ -98,9 +98,9 @@ def _row_sums(output: pa.Table) -> list[dict[str, int]]:
         {
             "rows": 1,
             "errors": int(error is not None),
-            "completion_tokens": tokens,
-            "steps": steps,
-            "step_tokens": round((length or 0.0) * steps),
+            "completion_tokens": tokens or 0,
+            "steps": steps or 0,
+            "step_tokens": round((length or 0.0) * (steps or 0)),
         }
         for error, tokens, steps, length in zip(
             *(output.column(name).to_pylist() for name in columns), strict=True

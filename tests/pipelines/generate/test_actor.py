@@ -11,21 +11,11 @@ import pytest
 
 from pipelines.checkpoint import load_tokenizer, locate
 from pipelines.generate.actor import ActorSpec, GenerateActor, load_engine
-from pipelines.generate.columns import (
-    ENGINE,
-    PARAMS,
-    PLACE,
-    PROMPT_IDS,
-    ROW_ERROR,
-    SAMPLES,
-    SHARD,
-    TRUNCATED,
-    UNIT,
-    TableLayout,
-)
+from pipelines.generate.columns import ENGINE, PLACE, SHARD, UNIT, TableLayout
 from pipelines.generate.config import GenerateConfig, SamplingColumns
 from pipelines.generate.failures import FailureNotes
 from tests.fakes import FakeEngine, fake_completion, fake_engine
+from tests.pipelines.unit_tables import unit
 
 
 @pytest.fixture
@@ -43,31 +33,6 @@ def spec(tree, tmp_path):
         ),
         failures=FailureNotes(f"{tmp_path}/failures", f"{tmp_path}/data"),
         retries=1,
-    )
-
-
-def unit(prompts, errors=None, limits=None, index=0, params=None, samples=None) -> pa.Table:
-    """A table as `render_unit` makes it.
-
-    Args:
-        params: own options of each row; none: a limit of 9 tokens or that of `limits`.
-        samples: numbers of the completions of each row; none: one.
-    """
-    count = len(prompts)
-    params = params or [{"max_new_tokens": limit or 9} for limit in limits or [9] * count]
-    return pa.table(
-        {
-            "id": [f"r{i}" for i in range(count)],
-            "note": ["n"] * count,
-            SHARD: pa.array([1] * count, pa.int32()),
-            UNIT: pa.array([index] * count, pa.int32()),
-            ROW_ERROR: pa.array(errors or [None] * count, pa.string()),
-            PROMPT_IDS: pa.array(prompts, pa.list_(pa.int32())),
-            PLACE: pa.array(range(count), pa.int32()),
-            TRUNCATED: pa.array([0] * count, pa.int32()),
-            PARAMS: pa.array([json.dumps(own) for own in params], pa.string()),
-            SAMPLES: pa.array(samples or [[0]] * count, pa.list_(pa.int32())),
-        }
     )
 
 

@@ -13,10 +13,11 @@ from orthrus_core.errors import ConfigError
 from pipelines.checkpoint import load_tokenizer, locate
 from pipelines.config import load_config
 from pipelines.generate.actor import ActorSpec, GenerateActor
-from pipelines.generate.columns import MAX_NEW_TOKENS, PROMPT_IDS, ROW_ERROR, SHARD, UNIT, TableLayout
+from pipelines.generate.columns import TableLayout
 from pipelines.generate.config import GenerateConfig
 from pipelines.generate.failures import FailureNotes
 from pipelines.generate.job import prepare
+from tests.pipelines.unit_tables import unit
 
 DEMO_MODEL = Path(__file__).parents[3] / "pipelines/demo/model"
 SCHEMA = {
@@ -105,24 +106,11 @@ def rows_of(tree, prompts, tmp_path, *, mode="consensus", **sampling) -> list[di
         retries=1,
     )
     tokenizer = load_tokenizer(str(DEMO_MODEL))
-    count = len(prompts)
     messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    table = pa.table(
-        {
-            "id": [f"r{i}" for i in range(count)],
-            SHARD: pa.array([0] * count, pa.int32()),
-            UNIT: pa.array([0] * count, pa.int32()),
-            ROW_ERROR: pa.array([None] * count, pa.string()),
-            PROMPT_IDS: pa.array(
-                [
-                    tokenizer.apply_chat_template(m, add_generation_prompt=True, return_dict=False)
-                    for m in messages
-                ],
-                pa.list_(pa.int32()),
-            ),
-            MAX_NEW_TOKENS: pa.array([60] * count, pa.int32()),
-        }
-    )
+    ids = [
+        tokenizer.apply_chat_template(one, add_generation_prompt=True, return_dict=False) for one in messages
+    ]
+    table = unit(ids, limits=[60] * len(ids))
 
     async def generate():
         return await GenerateActor(spec)(table)
