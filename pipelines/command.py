@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Callable
 
@@ -42,5 +43,9 @@ def run_job_command(run: Callable[[], int]) -> int:
         code, reason = 1, f"failed: {error}"
     except KeyboardInterrupt:
         code, reason = 1, "interrupted: what is finished is kept, the same command goes on from there"
+    except SystemExit as error:  # the handler that Ray puts for SIGTERM, before the job's own is back
+        if error.code != signal.SIGTERM:
+            raise
+        code, reason = 3, "interrupted: what is finished is kept, the same command goes on from there"
     sys.stderr.write(reason + "\n")
     return code
