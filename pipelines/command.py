@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Callable
 
@@ -57,3 +58,7 @@ def _run(run: Callable[[], int]) -> tuple[int, str]:
         return 2, f"config error: {error}"
     except OrthrusError as error:
         return 1, f"failed: {error}"
+    except SystemExit as error:  # the handler that Ray puts for SIGTERM, before the job's own is back
+        if error.code != signal.SIGTERM:
+            raise
+        raise KeyboardInterrupt from None

@@ -16,6 +16,7 @@ from tests.faults.engines import Stub
 from tests.faults.runs import Driver, Outcome, compare, texts_of
 from tests.pipelines.conftest import TOKENIZER_FILES, generate_tree, run_tree
 from tests.processes import kill
+from tests.small_models import small_orthrus
 
 pytestmark = [pytest.mark.fault, pytest.mark.ray, pytest.mark.timeout(400)]
 
@@ -124,22 +125,28 @@ def test_a_row_whose_logits_are_nan_is_an_error_row_and_the_others_are_untouched
     def poison(model) -> None:
         model.model.embed_tokens.weight[token] = float("nan")
 
+    untied = tmp_path / "untied"  # the input embedding alone, not the output's column of the token
+    shutil.copytree(model_dir, untied)
+    small_orthrus(vocab_size=1024, mask_token_id=3, eos_token_id=2, sameness=0.2, tied=False).save_pretrained(
+        untied
+    )
     outputs = []
-    for name, model in (("sound", model_dir), ("nan", _poisoned(model_dir, tmp_path / "model", poison))):
-        tree = generate_tree(model, sound_prompts, tmp_path / name, unit_rows=8)
-        job, _ = run_tree(tree)
+    for name, model in (("sound", untied), ("nan", _poisoned(untied, tmp_path / "model", poison))):
+        job, _ = run_tree(generate_tree(model, sound_prompts, tmp_path / name, unit_rows=8))
         outputs.append(texts_of(job.ledger.url))
     (_, sound), (keys, poisoned) = outputs
+    hit = {key for key, (text, _) in sound.items() if "!" in text} | {("row-17", 0)}
+    differing = {key for key in sound if sound[key] != poisoned[key]}
     error = poisoned[("row-17", 0)][1]
-    assert "NaN or infinite" in error
-    different = [key for key in sound if sound[key] != poisoned[key]]
     table.add(
         "an engine gives NaN for one row",
-        Outcome(len(sound), len(keys), len(keys) - len(set(keys)), len(different) - 1),
+        Outcome(len(sound), len(keys), len(keys) - len(set(keys)), len(differing - hit)),
         faults=1,
-        said=f"done, one error row: {error}"[:110],
+        said=f"done, error rows: {error}"[:110],
     )
-    assert different == [("row-17", 0)]
+    assert ("row-17", 0) in differing <= hit
+    assert all("NaN or infinite" in poisoned[key][1] for key in differing)
+    assert len(hit) < 10
     assert len(keys) == 40
 
 

@@ -63,7 +63,7 @@ def through(plan: Plan, folder) -> list[pa.Table]:
         for field in layout.output:
             if field.name not in table.column_names:
                 table = table.append_column(field, pa.nulls(table.num_rows, field.type))
-        facts = [json.dumps({"counts": {}})] + [None] * (table.num_rows - 1)
+        facts = [json.dumps({"counts": {"rows_in": table.num_rows}})] + [None] * (table.num_rows - 1)
         table = table.append_column(ENGINE, pa.array(facts, pa.string()))
         commit_unit(table, str(folder), layout, "f")
         outputs.append(pq.read_table(folder / unit.file_name))
