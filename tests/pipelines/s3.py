@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 KEY, SECRET = "AKIDTESTTESTTEST", "s3cr3t/of+the/test/bucket"
-START_S = 40.0
+START_S = 120.0
 
 
 @dataclass(frozen=True)
