@@ -64,7 +64,7 @@ class _Row:
     name: dict[str, Any]
     request: Request
     token_ids: array
-    logprobs: array
+    logprobs: array | None
     finish_reason: FinishReason
 
     @staticmethod
@@ -73,7 +73,7 @@ class _Row:
             name,
             replace(request, prompt_ids=array("i", request.prompt_ids), drafts=False),
             array("i", completion.token_ids),
-            array("d", completion.logprobs or []),
+            None if completion.logprobs is None else array("d", completion.logprobs),
             completion.finish_reason,
         )
 
@@ -84,7 +84,7 @@ class _Row:
             self.finish_reason,
             None,
             CompletionStats(),
-            logprobs=list(self.logprobs),
+            logprobs=None if self.logprobs is None else list(self.logprobs),
         )
 
 
@@ -206,12 +206,12 @@ def compare(findings: Findings, name: dict[str, Any], first: Completion, again: 
     Args:
         findings: what is counted, in place.
         name: of the row.
-        first: with log-probabilities, as written.
+        first: as written; a copy of another row may lack log-probabilities, and then tokens count.
         again: with log-probabilities, decoded in plain AR.
     """
     has_tokens = first.token_ids == again.token_ids
     has_logprobs = first.logprobs == again.logprobs
-    is_same = has_tokens and has_logprobs and first.finish_reason == again.finish_reason
+    is_same = has_tokens and (has_logprobs or first.logprobs is None) and first.finish_reason == again.finish_reason
     findings.compared += 1
     findings.same_tokens += has_tokens
     findings.same_logprobs += has_logprobs

@@ -104,8 +104,11 @@ class CompletionMemo:
 
 
 def request_key(request: Request) -> bytes:
-    """Hash of all that a completion depends on; without a temperature that is neither seed nor sample."""
-    params, sample = request.params, request.sample
+    """Hash of all that a completion depends on; without a temperature that is neither seed nor sample.
+
+    Whether log-probabilities are asked for is left out: the audit asks for those of some rows.
+    """
+    params, sample = request.params.model_copy(update={"logprobs": False}), request.sample
     if params.temperature == 0:
         params, sample = params.model_copy(update={"seed": 0}), 0
     text = f"{params.model_dump_json()}|{sample}|{','.join(map(str, request.prompt_ids))}"

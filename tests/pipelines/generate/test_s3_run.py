@@ -92,6 +92,7 @@ def by_value(local_ray):
 def test_a_run_in_a_bucket_is_whole_and_shows_no_credential(
     tree, bucket, s3, by_value, caplog, capfd, tmp_path
 ):
+    tree["audit"] = {"enabled": False}  # the stand-in is slow
     with caplog.at_level(logging.DEBUG, logger="pipelines"):
         job, report = run_tree(tree, _fetching_engine)
     assert (report["this_run"]["actors"], _downloads(s3, bucket)) == (2, 1)
@@ -99,12 +100,13 @@ def test_a_run_in_a_bucket_is_whole_and_shows_no_credential(
     assert sorted(store.find(f"{bucket}/out")) == [
         f"{bucket.removeprefix('s3://')}/out/{name}"
         for name in (
-            *("README.md", "_run/_SUCCESS", "_run/manifest.json", "_run/plan.json", "_run/report.json"),
+            *("README.md", "_run/_SUCCESS", "_run/manifest.json", "_run/plan.json"),
+            *("_run/report.html", "_run/report.json"),
             *(f"data/part-{shard:05}-{unit:05}.parquet" for shard in (0, 1) for unit in (0, 1)),
         )
     ]
     assert (report["rows"], report["errors"]) == (6, 3)  # two null prompts and a damaged unit of one row
-    assert [entry["url"] for entry in report["skipped_inputs"]] == [f"{bucket}/in/c.parquet"]
+    assert [entry["url"] for entry in report["inputs"]["skipped"]] == [f"{bucket}/in/c.parquet"]
     rows = [_read(store, f"{bucket}/out/data/part-00000-{unit:05}.parquet") for unit in (0, 1)]
     for name, values in COLUMNS.items():
         assert [value for table in rows for value in table.column(name).to_pylist()] == values.to_pylist()
