@@ -211,7 +211,8 @@ def compare(findings: Findings, name: dict[str, Any], first: Completion, again: 
     """
     has_tokens = first.token_ids == again.token_ids
     has_logprobs = first.logprobs == again.logprobs
-    is_same = has_tokens and (has_logprobs or first.logprobs is None) and first.finish_reason == again.finish_reason
+    is_same = has_tokens and first.finish_reason == again.finish_reason
+    is_same = is_same and (has_logprobs or first.logprobs is None)
     findings.compared += 1
     findings.same_tokens += has_tokens
     findings.same_logprobs += has_logprobs

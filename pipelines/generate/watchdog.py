@@ -52,8 +52,9 @@ class Watchdog:
 
 
 def all_stacks() -> str:
-    """The stacks of all threads of this process, in faulthandler's form."""
+    """The stacks of this thread and then of all threads, at most 100, in faulthandler's form."""
     with tempfile.TemporaryFile("w+", errors="replace") as file:  # faulthandler writes to a descriptor
+        faulthandler.dump_traceback(file, all_threads=False)
         faulthandler.dump_traceback(file, all_threads=True)
         file.seek(0)
         return file.read()

@@ -134,7 +134,8 @@ def test_a_gzip_file_that_was_cut_off_is_a_bad_shard(tmp_path):
 def completed(error: str) -> tuple[pa.Table, TableLayout]:
     """A unit of one error row as the generate actor hands it on."""
     layout = TableLayout(pa.schema([]), ())
-    columns = {field.name: pa.nulls(1, field.type) for field in layout.output} | {"id": ["a"], "error": [error]}
+    columns = {field.name: pa.nulls(1, field.type) for field in layout.output}
+    columns |= {"id": ["a"], "error": [error]}
     facts = json.dumps({"counts": {"rows_in": 1, "rows": 1, "errors": 1}})
     return pa.table({**columns, SHARD: [2], UNIT: [0], ENGINE: [facts]}), layout
 
