@@ -191,6 +191,7 @@ def read_terminal(fd: int, into: list[bytes]) -> None:
 
 @pytest.mark.ray
 @pytest.mark.timeout(480)
+@pytest.mark.slow
 def test_ctrl_c_on_a_terminal_finishes_units_in_progress_and_the_same_command_goes_on(
     finished, model_dir, many_prompts, tmp_path
 ):
