@@ -131,6 +131,7 @@ class TritonBackend:
         arrangement: Tensor,
         scaling: float,
         window: int | None,
+        softcap: None = None,
     ) -> Tensor:
         """Write T rows' keys and values to their cells, then let every row attend up to its limit.
 

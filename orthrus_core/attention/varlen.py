@@ -92,6 +92,7 @@ class VarlenBackend:
         arrangement: VarlenPlan,
         scaling: float,
         window: int | None,
+        softcap: None = None,
     ) -> Tensor:
         """Same contract as `TritonBackend.attend`, but for rows left over, which get anything finite."""
         cells = packed[LINES.index("cells")]

@@ -14,6 +14,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from orthrus_core.models.config import head_dim
+
 
 class Hardware(BaseModel):
     """A device, for one dtype of weights and activations."""
@@ -53,7 +55,7 @@ class ModelShape(BaseModel):
             hidden_size=config.hidden_size,
             num_heads=config.num_attention_heads,
             num_kv_heads=config.num_key_value_heads,
-            head_dim=config.head_dim,
+            head_dim=head_dim(config),
             intermediate_size=config.intermediate_size,
             vocab_size=config.vocab_size,
             tied_embeddings=config.tie_word_embeddings,

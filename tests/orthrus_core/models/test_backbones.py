@@ -1,0 +1,206 @@
+"""What every architecture is promised, on random models of each."""
+
+import copy
+import json
+import random
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+import orthrus_core
+from orthrus_core import Engine, EngineConfig, SamplingParams
+from orthrus_core.cache import PagePool, PageTables
+from orthrus_core.decoding.rows import Span
+from orthrus_core.decoding.runner import ModelRunner
+from orthrus_core.models.head import add_diffusion_head, remove_diffusion_head
+from orthrus_core.models.trial import TESTED_BACKBONES
+from orthrus_core.training.config import HeadConfig, LoopConfig, OptimizerConfig
+from orthrus_core.training.head import HeadObjective
+from orthrus_core.training.packing import Document, collate
+from orthrus_core.training.trainer import Trainer
+from tests.orthrus_core.models.backbones import BACKBONES, new_backbone, with_head
+from tests.orthrus_core.models.directories import assert_same_bits
+from tests.small_models import MASK_TOKEN_ID
+
+CLOSE = {"atol": 2e-4, "rtol": 2e-4}
+CONFIG = {"max_sequences": 3, "max_context": 96, "token_budget": 32, "page_size": 16, "compile": "off"}
+
+every_backbone = pytest.mark.parametrize("name", BACKBONES)
+
+
+def tokens(count: int, seed: int = 0) -> list[int]:
+    return random.Random(seed).choices(range(MASK_TOKEN_ID), k=count)
+
+
+def ar_view(model, ids: list[int]) -> Tensor:
+    """Logits (N, V) of the AR view through the paged cache, in chunks."""
+    pool = PagePool(9, 16)
+    tables = PageTables(pool, num_slots=1, pages_per_sequence=8)
+    tables.grow(0, len(ids))
+    runner = ModelRunner(model, tables)
+    logits = []
+    for start in range(0, len(ids), 13):
+        chunk = ids[start : start + 13]
+        rows = runner.lay_out([Span(0, start, chunk)], "ar", token_budget=16)
+        logits.append(runner.run(rows, "ar").logits[: len(chunk)])
+    return torch.cat(logits)
+
+
+def completions(model, mode: str, params: SamplingParams) -> list[tuple]:
+    engine = Engine(model, EngineConfig(mode=mode, **CONFIG))
+    assert engine.exactness == "exact"
+    prompts = [tokens(count, seed=count) for count in (1, 9, 20, 33)]
+    found = engine.generate(prompts, params)
+    return [(c.error, c.token_ids, c.stats.logprob, c.logprobs) for c in found]
+
+
+def test_every_tested_architecture_is_here():
+    assert {model_type for model_type, _ in BACKBONES.values()} == set(TESTED_BACKBONES)
+
+
+# The AR view
+
+
+@every_backbone
+def test_the_ar_view_through_the_paged_cache_is_transformers_model(name):
+    ids = tokens(40)
+    expected = new_backbone(name)(torch.tensor([ids])).logits[0]
+    torch.testing.assert_close(ar_view(with_head(name), ids), expected, **CLOSE)
+
+
+@every_backbone
+def test_without_attend_the_forward_is_transformers_own_bit_for_bit(name):
+    ids = torch.tensor([tokens(20), tokens(20, seed=1)])
+    assert torch.equal(with_head(name)(ids).logits, new_backbone(name)(ids).logits)
+
+
+@pytest.mark.parametrize("name", [name for name in BACKBONES if "window" in name or "gemma" in name])
+def test_the_window_of_the_random_model_matters(name):
+    ids = torch.tensor([tokens(40)])
+    wide = {"sliding_window": 100}
+    assert not torch.allclose(new_backbone(name)(ids).logits, new_backbone(name, **wide)(ids).logits, **CLOSE)
+
+
+@pytest.mark.parametrize("field", ["attn_logit_softcapping", "final_logit_softcapping"])
+def test_the_softcaps_of_the_random_model_matter(field):
+    ids = torch.tensor([tokens(40)])
+    plain = new_backbone("gemma2", **{field: None})(ids).logits
+    assert not torch.allclose(new_backbone("gemma2")(ids).logits, plain, **CLOSE)
+
+
+# Decoding
+
+
+@every_backbone
+def test_consensus_text_and_log_probabilities_are_those_of_ar_bit_for_bit(name):
+    model = with_head(name)
+    params = SamplingParams(max_new_tokens=24, ignore_eos=True, logprobs=True)
+    assert completions(model, "consensus", params) == completions(model, "autoregressive", params)
+
+
+@every_backbone
+def test_sampled_consensus_text_in_bf16_is_that_of_ar_bit_for_bit(name):
+    model = with_head(name, dtype=torch.bfloat16)
+    params = SamplingParams(max_new_tokens=16, ignore_eos=True, temperature=0.9, top_k=30, seed=3)
+    assert completions(model, "consensus", params) == completions(model, "autoregressive", params)
+
+
+@every_backbone
+def test_generate_with_the_engine_gives_the_tokens_of_transformers_generate(name):
+    model, ids = with_head(name), torch.tensor([tokens(11)])
+    expected = new_backbone(name).generate(ids, max_new_tokens=20, do_sample=False)
+    out = model.generate(ids, max_new_tokens=20, use_diffusion_mode=True)
+    assert out.tolist() == expected.tolist()
+
+
+@every_backbone
+def test_drafts_of_a_head_that_copies_the_ar_view_are_often_accepted(name):
+    model = with_head(name, noise=0.0)
+    embedding = model.get_input_embeddings().weight.data
+    embedding += torch.randn(embedding.shape[1], generator=torch.Generator().manual_seed(3)) * 2
+    config = EngineConfig(mode="consensus", self_check=False, **CONFIG)
+    [completion] = Engine(model, config).generate([tokens(9)], SamplingParams(max_new_tokens=40, ignore_eos=True))
+    assert completion.stats.acceptance_length > 2
+
+
+# Training
+
+
+DOCUMENTS = [[Document(tokens(6, seed), tokens(18, seed + 10))] for seed in range(4)]
+
+
+@every_backbone
+def test_training_lowers_the_loss_and_changes_the_head_alone(name):
+    model = with_head(name)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    config = HeadConfig(block_size=4, anchors_per_sequence=6, rows_per_chunk=16)
+    objective = HeadObjective(model, config, precision="float32", seed=0)
+    batch = collate(DOCUMENTS, sequence_len=26)
+    first = objective.evaluate([batch])["loss"]
+    loop = LoopConfig(max_steps=20, log_every_steps=20)
+    Trainer(objective, OptimizerConfig(learning_rate=1e-2), loop).run(iter([batch] * 20))
+    assert objective.evaluate([batch])["loss"] < 0.9 * first
+    changed = {key for key, tensor in model.state_dict().items() if not torch.equal(tensor, before[key])}
+    assert changed == {key for key in before if "_diff" in key}
+
+
+# Checkpoints
+
+
+@every_backbone
+def test_a_saved_model_names_its_backbone_and_loads_with_the_same_bits(name, tmp_path):
+    model = with_head(name)
+    model.save_pretrained(tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    assert (fields["model_type"], fields["backbone_type"]) == ("orthrus", BACKBONES[name][0])
+    ids = torch.tensor([tokens(20)])
+    for load in (orthrus_core.load_model, AutoModelForCausalLM.from_pretrained):
+        loaded = load(tmp_path)
+        assert type(loaded) is type(model)
+        assert_same_bits(loaded, model)
+        assert torch.equal(loaded(ids).logits, model(ids).logits)
+
+
+@every_backbone
+def test_every_projection_of_the_head_has_its_own_tensors_beside_the_backbones(name, tmp_path):
+    backbone = new_backbone(name)
+    state = add_diffusion_head(backbone, block_size=4, mask_token_id=96).state_dict()
+    own = {key for key in state if "_diff" not in key}
+    twins = {key.replace("_diff", "") for key in state if "_diff" in key}
+    assert own == backbone.state_dict().keys()
+    assert twins == {key for key in own if ".self_attn." in key}
+
+
+@every_backbone
+def test_without_its_head_the_model_is_the_backbone_again(name, tmp_path):
+    backbone = new_backbone(name)
+    plain = remove_diffusion_head(with_head(name))
+    assert type(plain) is type(backbone)
+    assert plain.config.to_dict() == backbone.config.to_dict()
+    assert_same_bits(plain, backbone)
+    plain.save_pretrained(tmp_path)
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as tensors:
+        assert not [key for key in tensors.keys() if "_diff" in key]  # noqa: SIM118
+
+
+@every_backbone
+def test_a_plain_checkpoint_gets_an_untrained_head_where_none_is_needed(name, tmp_path, capfd):
+    backbone = new_backbone(name)
+    backbone.save_pretrained(tmp_path)
+    capfd.readouterr()
+    loaded = orthrus_core.load_model(tmp_path, needs_head=False)
+    assert "MISSING" not in "".join(capfd.readouterr())
+    assert_same_bits(loaded, add_diffusion_head(backbone, block_size=2, mask_token_id=96))
+
+
+@every_backbone
+def test_a_copy_of_a_model_shares_nothing_with_it(name):
+    model = with_head(name)
+    expected = ar_view(model, tokens(20))
+    other = copy.deepcopy(model)
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    assert torch.equal(ar_view(other, tokens(20)), expected)
