@@ -57,7 +57,7 @@ class AttentionBackend(Protocol):
         arrangement: Any,
         scaling: float,
         window: int | None,
-        softcap: float | None,
+        softcap: float | None = None,
     ) -> Tensor:
         """Write T rows' K/V to their cells, then let every row attend up to its limit.
 

@@ -62,9 +62,7 @@ class TiledAttention:
         cells = packed[1]
         keys.flatten(0, 1).index_copy_(0, cells, k)
         values.flatten(0, 1).index_copy_(0, cells, v)
-        out = attend_groups(
-            q, keys, values, arrangement, scaling=scaling, window=window, softcap=softcap
-        )
+        out = attend_groups(q, keys, values, arrangement, scaling=scaling, window=window, softcap=softcap)
         # rows left over got those of row 0: a NaN there must not reach the scratch page, which tiles read
         return out.masked_fill((packed[3] == SEES_NOTHING)[:, None, None], 0)
 

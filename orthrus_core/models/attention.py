@@ -1,8 +1,8 @@
 """Attention with two sets of projections over one cache: the AR view and the diffusion view.
 
 An architecture's own attention forward does the work in both views: projections, norms, rotary embedding. A
-view is an object of the attention's own class that shares everything with it except the projections, and whose
-attention function is an `Attend`.
+view is an object of the attention's own class that shares everything with it except the projections, and
+whose attention function is an `Attend`.
 """
 
 import copy
@@ -27,7 +27,7 @@ class AttentionLayer:
         layer_idx: which layer.
         scaling: factor on the scores.
         sliding_window: cells up to its own position that a row sees; None: all. See `docs/backbones.md`.
-        softcap: c in c * tanh(score / c), taken of scaled scores before the softmax; None: scores as they are.
+        softcap: c in c * tanh(score / c), taken of scaled scores before the softmax; None: not taken.
     """
 
     layer_idx: int
@@ -92,7 +92,7 @@ def add_second_view(attention: nn.Module, config: Any) -> None:
     names = view_modules(attention)
     for name in names:
         attention.add_module(name + DIFFUSION_SUFFIX, copy.deepcopy(getattr(attention, name)))
-    own_class = type(attention)
+    own_class: Any = type(attention)
     attention.__class__ = _dual_view_class(own_class)
     attention.view_modules = names  # type: ignore[assignment]
     attention._views = {  # type: ignore[assignment]
@@ -103,9 +103,7 @@ def add_second_view(attention: nn.Module, config: Any) -> None:
 
 def view_modules(attention: nn.Module) -> tuple[str, ...]:
     """Return the names of the children that each view has its own of: those with parameters."""
-    return tuple(
-        name for name, child in attention.named_children() if any(True for _ in child.parameters())
-    )
+    return tuple(name for name, child in attention.named_children() if any(True for _ in child.parameters()))
 
 
 def attend_config(config: Any) -> Any:
@@ -136,19 +134,23 @@ def _call_attend(
 
 
 def _view_of(attention: nn.Module, view_class: type[nn.Module], config: Any) -> nn.Module:
-    """Return an object of `view_class` that shares the attention's children, whichever it has at the time."""
+    """Return an object of `view_class` that shares the attention's children, whichever it has at the time.
+
+    Its settings are the attention's of now. It is never in training mode: the backbone is frozen, and dropout
+    in it would tell the views apart.
+    """
     view = view_class.__new__(view_class)
-    view.__dict__.update(attention.__dict__, config=config)
+    view.__dict__.update(attention.__dict__, config=config, training=False)
     return view
 
 
 @functools.cache
-def _dual_view_class(own_class: type[nn.Module]) -> type[nn.Module]:
+def _dual_view_class(own_class: Any) -> type[nn.Module]:
     return type("DualView" + own_class.__name__, (DualViewAttention, own_class), {"__module__": __name__})
 
 
 @functools.cache
-def _diffusion_class(own_class: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:
+def _diffusion_class(own_class: Any, names: tuple[str, ...]) -> type[nn.Module]:
     """The attention's class, whose projections are those of the diffusion view."""
     namespace: dict[str, Any] = {name: _twin(name) for name in names}
     return type("Diffusion" + own_class.__name__, (own_class,), namespace | {"__module__": __name__})

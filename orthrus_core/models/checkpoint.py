@@ -64,7 +64,9 @@ def load_config(path: str | Path, *, needs_head: bool = True) -> DualViewConfig:
 def _backbone_type(fields: Mapping) -> str:
     """Return the backbone's own `model_type`: published checkpoints say that, or nothing but `orthrus`."""
     model_type = fields.get("model_type", MODEL_TYPE)
-    backbone_type = fields.get("backbone_type", PUBLISHED_BACKBONE if model_type == MODEL_TYPE else model_type)
+    backbone_type = fields.get(
+        "backbone_type", PUBLISHED_BACKBONE if model_type == MODEL_TYPE else model_type
+    )
     if model_type not in (MODEL_TYPE, backbone_type):
         raise CheckpointError(
             f"config.model_type must be {MODEL_TYPE} or the backbone's type {backbone_type}, got {model_type}"

@@ -106,7 +106,8 @@ def plain_config_class(backbone_type: str) -> type[PreTrainedConfig]:
     """
     if backbone_type == MODEL_TYPE or backbone_type not in CONFIG_MAPPING:
         raise CheckpointError(
-            f"config names a backbone of type {backbone_type!r}, which this version of transformers does not know"
+            f"config names a backbone of type {backbone_type!r}, which this version of transformers does not "
+            "know"
         )
     return CONFIG_MAPPING[backbone_type]
 

@@ -64,7 +64,7 @@ def _without_weights(backbone: PreTrainedModel, *, block_size: int, mask_token_i
 
 
 @torch.no_grad()
-def reset_diffusion_head(model: OrthrusLM) -> None:
+def reset_diffusion_head(model: DualViewLM) -> None:
     """Set every `*_diff` tensor to its AR counterpart, in place."""
     for layer in model.model.layers:
         for name in layer.self_attn.view_modules:

@@ -36,8 +36,8 @@ def load_model(
     """Load a backbone with its diffusion head from a local directory or a hub id.
 
     Published checkpoints say `model_type: qwen3` with `architectures: [OrthrusLM]`; the Auto classes would
-    load those as a plain Qwen3 and drop the head, this function does not. Others say `model_type: orthrus` and
-    name their backbone's type (`backbone_type`), without which it is Qwen3.
+    load those as a plain Qwen3 and drop the head, this function does not. Others say `model_type: orthrus`
+    and name their backbone's type (`backbone_type`), without which it is Qwen3.
 
     Args:
         path: directory with config.json and safetensors (one file or sharded), or a hub id.
@@ -66,7 +66,9 @@ def load_model(
 def _load_backbone(directory: str, config: DualViewConfig, dtype: torch.dtype | str) -> OrthrusLM:
     """Load a plain backbone and add the head that `config` describes."""
     own_class = plain_model_class(config.backbone_type)
-    if get_checkpoint_conversion_mapping(config.backbone_type) is None:  # tensors are in the file as in the model
+    if (
+        get_checkpoint_conversion_mapping(config.backbone_type) is None
+    ):  # tensors are in the file as in the model
         with torch.device("meta"):
             skeleton = own_class(plain_config_class(config.backbone_type)(**plain_fields(config)))
         check_directory(directory, skeleton)

@@ -31,13 +31,13 @@ ELSEWHERE = {"state_dict", "gguf_file", "subfolder", "variant"}  # options that 
 class DualViewLM(EngineGenerationMixin):
     """A frozen backbone plus the diffusion head; goes before the backbone's class among the bases.
 
-    `forward` is the backbone's own and takes two keyword arguments more, `view` and `attend`, which reach every
-    attention layer (see `DualViewAttention.forward`). Without them it is the backbone's forward.
+    `forward` is the backbone's own and takes two keyword arguments more, `view` and `attend`, which reach
+    every attention layer (see `DualViewAttention.forward`). Without them it is the backbone's forward.
     """
 
     if TYPE_CHECKING:
         config: DualViewConfig
-        model: PreTrainedModel
+        model: Any
         lm_head: nn.Linear
 
     def __init__(self, config: DualViewConfig):
@@ -45,8 +45,8 @@ class DualViewLM(EngineGenerationMixin):
         super().__init__(config)  # type: ignore[call-arg]
         check_backbone(self)  # type: ignore[arg-type]
         layer_config = attend_config(self.config)
-        for layer in self.model.layers:  # type: ignore[union-attr]
-            add_second_view(layer.self_attn, layer_config)  # type: ignore[arg-type]
+        for layer in self.model.layers:
+            add_second_view(layer.self_attn, layer_config)
 
     def hidden_states(
         self,
@@ -171,7 +171,7 @@ def plain_model_class(backbone_type: str) -> type[PreTrainedModel]:
     Raises:
         CheckpointError: there is none.
     """
-    own_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(plain_config_class(backbone_type), None)
+    own_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(plain_config_class(backbone_type), None)
     if own_class is None:
         raise CheckpointError(f"transformers has no causal LM for a backbone of type {backbone_type!r}")
     return own_class

@@ -38,6 +38,9 @@ def _problems(model: PreTrainedModel) -> Iterator[str]:
     if getattr(config, "is_encoder_decoder", False):
         yield "it is an encoder-decoder, and the head belongs to a decoder-only model"
         return
+    if getattr(config, "is_heterogeneous", False):
+        yield "its layers differ in shape (config.per_layer_config)"
+        return
     for field, meaning in UNSUPPORTED_FIELDS.items():
         if getattr(config, field, None):
             yield f"it has {meaning} (config.{field})"
@@ -47,6 +50,8 @@ def _problems(model: PreTrainedModel) -> Iterator[str]:
             f"its rope_type is {rope[0]}, whose angles depend on the longest sequence of a forward, "
             "so that text would depend on the batch; default, linear, yarn and llama3 do not"
         )
+    if not model._supports_attention_backend:
+        yield "its attention does not go through transformers' AttentionInterface"
     layers = getattr(getattr(model, "model", None), "layers", None)
     if not isinstance(layers, nn.ModuleList):
         yield from _layer_problems(_first_layer(model), config)
@@ -82,7 +87,7 @@ def _layer_problems(layer: nn.Module | None, config: Any) -> Iterator[str]:
     children = dict(layer.named_children())
     for name in STATE_SPACE_NAMES:
         if name in children:
-            yield f"it has state-space or convolution layers ({name}), which keep no keys and values by position"
+            yield f"it has state-space or convolution layers ({name}), which keep no keys and values"
             return
     for name in CROSS_ATTENTION_NAMES:
         if name in children:

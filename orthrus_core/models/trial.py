@@ -63,10 +63,10 @@ def check_agreement(model) -> None:
     if silent:
         raise CheckpointError(f"{_name(model)}: attention of layers {silent} does not go through `attend`")
     theirs = model(ids, use_cache=False).logits.float()
-    error = float((ours - theirs).norm() / theirs.norm())
-    if not error <= TOLERANCE.get(model.dtype, LOW_PRECISION_TOLERANCE):
+    distance = float((ours - theirs).norm() / theirs.norm())
+    if not distance <= TOLERANCE.get(model.dtype, LOW_PRECISION_TOLERANCE):
         raise CheckpointError(
-            f"{_name(model)}: the AR view's logits differ from transformers' by {error:.2g} of their size: "
+            f"{_name(model)}: the AR view's logits are off transformers' by {distance:.2g} of their size: "
             "its attention or its output head does something that a view does not carry"
         )
 

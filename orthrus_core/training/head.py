@@ -121,9 +121,7 @@ class HeadObjective:
         )
 
     def _hidden(self, ids: Tensor, position_ids: Tensor, view: View, attend: Attend) -> Tensor:
-        return self._model.hidden_states(
-            ids, position_ids, view=view, attend=attend, decoder=self._forward
-        )
+        return self._model.hidden_states(ids, position_ids, view=view, attend=attend, decoder=self._forward)
 
     def _loss(self, slots: TrainedSlots) -> LossSum:
         is_kl = self._config.loss == "forward_kl"

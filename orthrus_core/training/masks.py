@@ -25,7 +25,9 @@ def causal_document_mask(batch: PackedBatch) -> Tensor:
 
 
 def within_window(query_positions: Tensor, key_positions: Tensor, window: int) -> Tensor:
-    """Of what a mask shows, the part that a layer with a sliding window sees: the window before a row, all after it.
+    """Of what a mask shows, the part that a layer with a sliding window sees.
+
+    The past is cut as for the AR row at the same position; what comes after a row is left to the mask.
 
     Args:
         query_positions: (B, N) int64, in the document.

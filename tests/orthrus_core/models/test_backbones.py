@@ -167,9 +167,7 @@ def test_training_lowers_the_loss_and_changes_the_head_alone(name):
 def test_the_diffusion_view_is_the_same_in_training_and_in_the_engine(name):
     model, batch = with_head(name, noise=0.1), collate(DOCUMENTS, sequence_len=28)
     objective = HeadObjective(model, HEAD, precision="float32", seed=0)
-    blocks = sample_blocks(
-        batch, num_anchors=4, block_size=4, generator=torch.Generator().manual_seed(0)
-    )
+    blocks = sample_blocks(batch, num_anchors=4, block_size=4, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         trained = model.logits(objective._run_views(batch, blocks).hidden)
     drafted = []
