@@ -1,8 +1,8 @@
 """Mixture-of-experts layers whose rows do not depend on each other's routing.
 
 transformers groups a forward's rows by expert, so that the shapes of its matrix products, and with them the
-bits of every row, depend on which other rows are there. Here every expert runs on all T rows, in shapes that T
-alone decides, and each row takes the results of its own experts.
+bits of every row, depend on which other rows are there. Here every expert runs on all T rows, in shapes that
+T alone decides, and each row takes the results of its own experts.
 """
 
 import torch

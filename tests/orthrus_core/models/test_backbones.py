@@ -136,6 +136,24 @@ def test_generate_with_the_engine_gives_the_tokens_of_transformers_generate(name
     assert out.tolist() == expected.tolist()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["qwen2-window", "llama-3.1", "mistral-window", "gemma2", "gemma3", "qwen3-moe"]
+)
+def test_compiled_consensus_is_compiled_ar_bit_for_bit(name):
+    model = with_head(name)
+    found = []
+    for mode in ("consensus", "autoregressive"):
+        engine = Engine(model, EngineConfig(mode=mode, **CONFIG | {"compile": "on"}))
+        assert engine.report()["compiled"]
+        assert engine.exactness == "exact"
+        params = SamplingParams(max_new_tokens=24, ignore_eos=True)
+        found.append(
+            [(c.token_ids, c.stats.logprob) for c in engine.generate([tokens(9), tokens(20)], params)]
+        )
+    assert found[0] == found[1]
+
+
 # Training
 
 
