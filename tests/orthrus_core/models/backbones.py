@@ -49,7 +49,19 @@ BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
             "tie_word_embeddings": True,
         },
     ),
-    "mistral": ("mistral", {"head_dim": 16, "sliding_window": None}),
+    "mistral-yarn": (
+        "mistral",
+        {
+            "head_dim": 16,
+            "sliding_window": None,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 10000.0,
+                "factor": 4.0,
+                "original_max_position_embeddings": 32,
+            },
+        },
+    ),
     "mistral-window": ("mistral", {"head_dim": 16, "sliding_window": 6}),
     "gemma2": (
         "gemma2",
