@@ -20,6 +20,7 @@ from orthrus_core.models.checkpoint import (
 from orthrus_core.models.config import DualViewConfig, plain_config_class, plain_fields
 from orthrus_core.models.head import add_diffusion_head
 from orthrus_core.models.model import OrthrusLM, model_class, plain_model_class
+from orthrus_core.models.requirements import UnsupportedBackboneError, check_backbone
 
 __all__ = ["load_config", "load_model"]
 
@@ -58,6 +59,8 @@ def load_model(
         else:
             own_class = model_class(config.backbone_type)
             model = own_class.from_pretrained(directory, config=config, dtype=dtype, use_safetensors=True)
+    except UnsupportedBackboneError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot load the weights: {one_line(error)}") from error
     return model.to(device).eval()  # type: ignore[arg-type]
@@ -66,11 +69,10 @@ def load_model(
 def _load_backbone(directory: str, config: DualViewConfig, dtype: torch.dtype | str) -> OrthrusLM:
     """Load a plain backbone and add the head that `config` describes."""
     own_class = plain_model_class(config.backbone_type)
-    if (
-        get_checkpoint_conversion_mapping(config.backbone_type) is None
-    ):  # tensors are in the file as in the model
-        with torch.device("meta"):
-            skeleton = own_class(plain_config_class(config.backbone_type)(**plain_fields(config)))
+    with torch.device("meta"):
+        skeleton = own_class(plain_config_class(config.backbone_type)(**plain_fields(config)))
+    check_backbone(skeleton)
+    if get_checkpoint_conversion_mapping(config.backbone_type) is None:  # the file has the model's tensors
         check_directory(directory, skeleton)
     loaded: Any = own_class.from_pretrained(
         directory, dtype=dtype, use_safetensors=True, output_loading_info=True

@@ -23,14 +23,19 @@ UNSUPPORTED_FIELDS = {
 }
 
 
+class UnsupportedBackboneError(CheckpointError):
+    """An architecture that cannot carry a diffusion head."""
+
+
 def check_backbone(model: PreTrainedModel) -> None:
     """Refuse a causal LM whose attention layers cannot have two views over one paged cache.
 
     Raises:
-        CheckpointError: naming everything that is missing or in the way.
+        UnsupportedBackboneError: naming everything that is missing or in the way.
     """
     if problems := list(dict.fromkeys(_problems(model))):
-        raise CheckpointError(f"{type(model).__name__} cannot carry a diffusion head: {'; '.join(problems)}")
+        name = type(model).__name__
+        raise UnsupportedBackboneError(f"{name} cannot carry a diffusion head: {'; '.join(problems)}")
 
 
 def _problems(model: PreTrainedModel) -> Iterator[str]:

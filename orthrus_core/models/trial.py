@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from orthrus_core.errors import CheckpointError
 from orthrus_core.models.attention import AttentionLayer
+from orthrus_core.models.requirements import UnsupportedBackboneError
 
 # Architectures whose every promise the tests check; others must agree with transformers in a trial forward.
 TESTED_BACKBONES = ("qwen2", "qwen3", "qwen3_moe", "llama", "mistral", "gemma2", "gemma3_text")
@@ -47,7 +47,7 @@ def check_agreement(model) -> None:
     """Refuse a model of an untested architecture whose AR view is not transformers' forward.
 
     Raises:
-        CheckpointError: the logits differ, or an attention layer never asked `attend`.
+        UnsupportedBackboneError: the logits differ, or an attention layer never asked `attend`.
     """
     if model.config.backbone_type in TESTED_BACKBONES or model.device.type == "meta":
         return
@@ -58,14 +58,18 @@ def check_agreement(model) -> None:
     try:
         ours = model.logits(model.hidden_states(ids, positions, view="ar", attend=attend)).float()
     except (TypeError, AttributeError, RuntimeError) as error:
-        raise CheckpointError(f"{_name(model)}: its attention cannot go through `attend`: {error}") from error
+        raise UnsupportedBackboneError(
+            f"{_name(model)}: its attention cannot go through `attend`: {error}"
+        ) from error
     silent = sorted(set(range(len(model.model.layers))) - attend.layers.keys())
     if silent:
-        raise CheckpointError(f"{_name(model)}: attention of layers {silent} does not go through `attend`")
+        raise UnsupportedBackboneError(
+            f"{_name(model)}: attention of layers {silent} does not go through `attend`"
+        )
     theirs = model(ids, use_cache=False).logits.float()
     distance = float((ours - theirs).norm() / theirs.norm())
     if not distance <= TOLERANCE.get(model.dtype, LOW_PRECISION_TOLERANCE):
-        raise CheckpointError(
+        raise UnsupportedBackboneError(
             f"{_name(model)}: the AR view's logits are off transformers' by {distance:.2g} of their size: "
             "its attention or its output head does something that a view does not carry"
         )

@@ -10,6 +10,7 @@ from orthrus_core import Engine, EngineConfig, SamplingParams
 from orthrus_core.errors import CheckpointError, ConfigError
 from orthrus_core.models.config import config_class
 from orthrus_core.models.head import add_diffusion_head
+from orthrus_core.models.loading import load_model
 from orthrus_core.models.model import model_class
 from tests.orthrus_core.models.backbones import COMMON, new_backbone
 
@@ -105,6 +106,14 @@ def test_everything_in_the_way_is_named_at_once():
     assert "query_key_value" in error
     assert "no rotary position_embeddings" in error
     assert "no decoder layers at model.layers" in error
+
+
+def test_a_plain_checkpoint_of_an_unsupported_architecture_is_refused_before_its_weights_are_read(tmp_path):
+    random_model("phi3").save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"never read")
+    with pytest.raises(CheckpointError) as caught:
+        load_model(tmp_path, needs_head=False)
+    assert str(caught.value).startswith(f"{tmp_path}: Phi3ForCausalLM cannot carry a diffusion head: ")
 
 
 # Architectures that the tests do not cover
