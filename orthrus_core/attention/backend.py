@@ -14,6 +14,7 @@ from orthrus_core.attention.spec import AttentionSpec
 from orthrus_core.attention.tiled import TiledAttention
 from orthrus_core.cache import KVCache
 from orthrus_core.errors import ConfigError
+from orthrus_core.models.config import head_dim as head_dim_of
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class AttentionBackend(Protocol):
         arrangement: Any,
         scaling: float,
         window: int | None,
+        softcap: float | None = None,
     ) -> Tensor:
         """Write T rows' K/V to their cells, then let every row attend up to its limit.
 
@@ -69,6 +71,7 @@ class AttentionBackend(Protocol):
             arrangement: from `arrange`.
             scaling: factor on the scores.
             window: cells up to its own that a row sees; None: all.
+            softcap: c in c * tanh(score / c), taken before the softmax; None: not taken.
         Returns:
             (T, H, Dh); what rows left over get means nothing.
         """
@@ -81,13 +84,13 @@ def choose_backend(
     """Return the fastest backend that this device, model and machine can have.
 
     Args:
-        config: of the model; its head counts and head size are read.
+        config: of the model; its head counts, head size and softcap are read.
         page_size: cells of a page.
         max_context: most cells of a sequence.
         device: where the model is.
         dtype: of the model.
     """
-    num_kv_heads, head_dim = config.num_key_value_heads, config.head_dim
+    num_kv_heads, head_dim = config.num_key_value_heads, head_dim_of(config)
     if device.type == "cpu":
         shape = KernelShape(head_dim, config.num_attention_heads // num_kv_heads, page_size, dtype)
         try:
@@ -96,8 +99,9 @@ def choose_backend(
             logger.warning("attention=tiled, slower than the compiled kernel, because %s", error)
     if device.type == "cuda":
         heads = (config.num_attention_heads, num_kv_heads, head_dim)
+        has_softcap = getattr(config, "attn_logit_softcapping", None) is not None
         try:
-            return cuda_backend(AttentionSpec(*heads, page_size, max_context, dtype, device))
+            return cuda_backend(AttentionSpec(*heads, page_size, max_context, dtype, device, has_softcap))
         except ConfigError as error:
             logger.warning("attention=tiled, slower and without CUDA graphs, because %s", error)
     return TiledAttention(num_kv_heads=num_kv_heads, head_dim=head_dim, dtype=dtype)

@@ -27,8 +27,10 @@ def cuda_backend(spec: AttentionSpec, *, names: Sequence[BackendName] = ("varlen
         spec: what it is for.
         names: backends in order of preference.
     Raises:
-        ConfigError: none of them works; the message has a reason for each.
+        ConfigError: none of them works; the message has a reason for each. None knows a softcap.
     """
+    if spec.has_softcap:
+        raise ConfigError("the CUDA kernels know no softcap of attention scores")
     reasons = []
     for name in names:
         try:

@@ -29,7 +29,7 @@ PROTOTYPE = (
     *(_pointer, _pointer, _long),  # keys, values, Hkv
     *(_pointer,) * 5,  # cells, slots, limits, positions, page tables
     *(_long,) * 4,  # pages per slot, rows, most cells, window
-    *(ctypes.c_float, ctypes.c_int, _pointer),  # scaling, threads, out
+    *(ctypes.c_float, ctypes.c_float, ctypes.c_int, _pointer),  # scaling, softcap, threads, out
 )
 
 
@@ -152,6 +152,7 @@ def paged_attend(
     page_tables: Tensor,
     scaling: float,
     window: int,
+    softcap: float,
     kernel: str,
 ) -> Tensor:
     """Write T rows' keys and values to their cells, then attend up to each row's limit.
@@ -166,6 +167,7 @@ def paged_attend(
         page_tables: (slots, pages per sequence) int64.
         scaling: factor on the scores.
         window: cells up to its own that a row sees, 0: all.
+        softcap: c in c * tanh(score / c), 0: not taken.
         kernel: path as `build_kernel` returned it.
     Returns:
         (T, H, Dh), contiguous.
@@ -179,6 +181,6 @@ def paged_attend(
         *(keys.data_ptr(), values.data_ptr(), keys.shape[1]),
         *(cells, slots, limits, positions, page_tables.data_ptr()),
         *(page_tables.shape[1], T, page_tables.shape[1] * keys.shape[3], window),
-        *(scaling, torch.get_num_threads(), out.data_ptr()),
+        *(scaling, softcap, torch.get_num_threads(), out.data_ptr()),
     )
     return out

@@ -95,6 +95,14 @@ inline Floats exp_of(Floats x) {
   return x < -87.0f ? Floats{} : result;
 }
 
+// cap * tanh(x / cap), error about 1e-7 * cap.
+inline Floats squash(Floats x, float cap) {
+  const Floats size = x < 0.0f ? -x : x;
+  const Floats fade = exp_of(size * (-2.0f / cap));
+  const Floats result = (1.0f - fade) / (1.0f + fade) * cap;
+  return x < 0.0f ? -result : result;
+}
+
 struct Row {
   const int64_t* pages;  // page ids in order of position
   int64_t first;         // first cell that the row sees
@@ -103,8 +111,8 @@ struct Row {
 
 // Scores of one row's REPEATS query heads against cells `first` to `limit`, in whole chunks of 16 cells;
 // scores[head * stride + i] belongs to cell i of the first chunk on, unseen cells get -infinity.
-void score(const Row& row, const float* queries, const Number* keys, int64_t page_stride, float* scores,
-           int64_t stride) {
+void score(const Row& row, const float* queries, float softcap, const Number* keys, int64_t page_stride,
+           float* scores, int64_t stride) {
   const int64_t first_chunk = row.first / LANES, last_chunk = row.limit / LANES;
   for (int64_t chunk = first_chunk; chunk <= last_chunk; ++chunk) {
     const Number* page = keys + row.pages[chunk / CHUNKS_PER_PAGE] * page_stride;
@@ -114,6 +122,8 @@ void score(const Row& row, const float* queries, const Number* keys, int64_t pag
       const Floats key = load(cells + dim * PAGE_SIZE);
       for (int head = 0; head < REPEATS; ++head) dots[head] += queries[head * HEAD_DIM + dim] * key;
     }
+    if (softcap != 0.0f)
+      for (int head = 0; head < REPEATS; ++head) dots[head] = squash(dots[head], softcap);
     const Ints cell = lanes() + static_cast<int32_t>(chunk * LANES);
     const Ints seen = (cell >= static_cast<int32_t>(row.first)) & (cell <= static_cast<int32_t>(row.limit));
     for (int head = 0; head < REPEATS; ++head) {
@@ -157,14 +167,14 @@ void weigh(const Row& row, const float* weights, int64_t stride, const Number* v
 }
 
 // One row's REPEATS query heads of one K/V head.
-void attend(const Row& row, const Number* q, int64_t q_head_stride, float scaling, const Number* keys,
-            const Number* values, int64_t page_stride, float* scores, Number* out) {
+void attend(const Row& row, const Number* q, int64_t q_head_stride, float scaling, float softcap,
+            const Number* keys, const Number* values, int64_t page_stride, float* scores, Number* out) {
   float queries[REPEATS * HEAD_DIM];
   for (int head = 0; head < REPEATS; ++head)
     for (int dim = 0; dim < HEAD_DIM; ++dim)
       queries[head * HEAD_DIM + dim] = widen(q[head * q_head_stride + dim]) * scaling;
   const int64_t count = (row.limit / LANES - row.first / LANES + 1) * LANES;
-  score(row, queries, keys, page_stride, scores, count);
+  score(row, queries, softcap, keys, page_stride, scores, count);
   float norms[REPEATS];
   for (int head = 0; head < REPEATS; ++head) norms[head] = soften(scores + head * count, count);
   int head = 0;
@@ -196,7 +206,8 @@ extern "C" void paged_attend(
     const int64_t* positions,  // (T,)
     const int64_t* page_tables, int64_t pages_per_slot,
     int64_t num_rows, int64_t max_cells, int64_t window,  // window 0: none
-    float scaling, int num_threads,
+    float scaling, float softcap,                         // softcap 0: none
+    int num_threads,
     Number* out) {  // (T, Hkv * REPEATS, HEAD_DIM), contiguous
   const int64_t head_size = static_cast<int64_t>(PAGE_SIZE) * HEAD_DIM;
   const int64_t page_stride = num_kv_heads * head_size;
@@ -221,7 +232,7 @@ extern "C" void paged_attend(
       }
       const int64_t first = window ? positions[row] - window + 1 : 0;
       const Row seen{page_tables + slots[row] * pages_per_slot, first < 0 ? 0 : first, limits[row]};
-      attend(seen, q + row * q_row_stride + head * REPEATS * q_head_stride, q_head_stride, scaling,
+      attend(seen, q + row * q_row_stride + head * REPEATS * q_head_stride, q_head_stride, scaling, softcap,
              keys + head * head_size, values + head * head_size, page_stride, scores.get(), target);
     }
   }

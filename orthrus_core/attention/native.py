@@ -10,13 +10,13 @@ from orthrus_core.cache import KVCache
 torch.library.define(
     "orthrus::paged_attend",
     "(Tensor q, Tensor k, Tensor v, Tensor(a!) keys, Tensor(b!) values, Tensor packed, Tensor page_tables,"
-    " float scaling, int window, str kernel) -> Tensor",
+    " float scaling, int window, float softcap, str kernel) -> Tensor",
 )
 torch.library.impl("orthrus::paged_attend", "cpu", paged_attend)
 
 
 @torch.library.register_fake("orthrus::paged_attend")
-def _(q: Tensor, k, v, keys, values, packed, page_tables, scaling, window, kernel) -> Tensor:
+def _(q: Tensor, k, v, keys, values, packed, page_tables, scaling, window, softcap, kernel) -> Tensor:
     return torch.empty(q.shape, dtype=q.dtype, device=q.device)
 
 
@@ -48,9 +48,21 @@ class NativeAttention:
         """Nothing: the packed rows are all the kernel needs."""
 
     def attend(
-        self, q, k, v, *, keys, values, packed, page_tables, arrangement, scaling: float, window: int | None
+        self,
+        q,
+        k,
+        v,
+        *,
+        keys,
+        values,
+        packed,
+        page_tables,
+        arrangement,
+        scaling: float,
+        window: int | None,
+        softcap: float | None = None,
     ) -> Tensor:
         """See `AttentionBackend.attend`."""
         return torch.ops.orthrus.paged_attend(
-            q, k, v, keys, values, packed, page_tables, scaling, window or 0, self._kernel
+            q, k, v, keys, values, packed, page_tables, scaling, window or 0, softcap or 0.0, self._kernel
         )

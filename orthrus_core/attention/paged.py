@@ -6,7 +6,7 @@ from torch import Tensor
 
 from orthrus_core.attention.backend import AttentionBackend
 from orthrus_core.cache import KVCache
-from orthrus_core.models.attention import DualViewAttention
+from orthrus_core.models.attention import AttentionLayer
 
 
 class PagedAttend:
@@ -25,7 +25,7 @@ class PagedAttend:
         self._page_tables = page_tables
         self._arrangement = arrangement
 
-    def __call__(self, layer: DualViewAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def __call__(self, layer: AttentionLayer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See `orthrus_core.models.attention.Attend`; here B = 1 and N = T."""
         q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))  # (T, heads, Dh)
         out = self._backend.attend(
@@ -39,5 +39,6 @@ class PagedAttend:
             arrangement=self._arrangement,
             scaling=layer.scaling,
             window=layer.sliding_window,
+            softcap=layer.softcap,
         )
         return out[None]

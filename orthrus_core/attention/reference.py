@@ -43,6 +43,7 @@ class ReferenceAttention:
         arrangement: Any,
         scaling: float,
         window: int | None,
+        softcap: float | None = None,
     ) -> Tensor:
         """See `AttentionBackend.attend`."""
         _, cells, slots, limits, positions = packed.tolist()
@@ -58,6 +59,9 @@ class ReferenceAttention:
             for head in range(q.shape[1] if len(seen) else 0):
                 key = keys[pages, seen % page_size, head // repeats].float()
                 value = values[pages, seen % page_size, head // repeats].float()
-                weights = torch.softmax(key @ q[row, head].float() * scaling, dim=0)
+                scores = key @ q[row, head].float() * scaling
+                if softcap is not None:
+                    scores = torch.tanh(scores / softcap) * softcap
+                weights = torch.softmax(scores, dim=0)
                 out[row, head] = (weights @ value).to(q.dtype)
         return out

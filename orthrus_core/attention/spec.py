@@ -19,6 +19,7 @@ class AttentionSpec:
         max_context: most cells of a sequence.
         dtype: of queries, keys and values.
         device: where they are.
+        has_softcap: whether layers squash their scores, see `AttentionLayer`.
     """
 
     num_heads: int
@@ -28,6 +29,7 @@ class AttentionSpec:
     max_context: int
     dtype: torch.dtype
     device: torch.device
+    has_softcap: bool = False
 
     @property
     def repeats(self) -> int:

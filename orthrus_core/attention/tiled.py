@@ -56,18 +56,26 @@ class TiledAttention:
         arrangement: Any,
         scaling: float,
         window: int | None,
+        softcap: float | None = None,
     ) -> Tensor:
         """See `AttentionBackend.attend`."""
         cells = packed[1]
         keys.flatten(0, 1).index_copy_(0, cells, k)
         values.flatten(0, 1).index_copy_(0, cells, v)
-        out = attend_groups(q, keys, values, arrangement, scaling=scaling, window=window)
+        out = attend_groups(q, keys, values, arrangement, scaling=scaling, window=window, softcap=softcap)
         # rows left over got those of row 0: a NaN there must not reach the scratch page, which tiles read
         return out.masked_fill((packed[3] == SEES_NOTHING)[:, None, None], 0)
 
 
 def attend_groups(
-    q: Tensor, keys: Tensor, values: Tensor, groups: RowGroups, *, scaling: float, window: int | None
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    groups: RowGroups,
+    *,
+    scaling: float,
+    window: int | None,
+    softcap: float | None = None,
 ) -> Tensor:
     """Attend with T token rows to the cells of their own sequences.
 
@@ -79,6 +87,7 @@ def attend_groups(
         groups: arrangement of the T rows.
         scaling: factor on the scores.
         window: sliding window in cells, or None.
+        softcap: see `AttentionLayer`.
     Returns:
         (T, H, Dh).
     """
@@ -91,7 +100,7 @@ def attend_groups(
         q = q[groups.tile_groups]
     mask = groups.mask(page_size=page_size, repeats=repeats, window=window, dtype=q.dtype)
     k, v = (gather_pages(pages, groups.tables).transpose(1, 2) for pages in (keys, values))
-    out, logsumexp = attend_tile(q, k, v, mask, scaling)
+    out, logsumexp = attend_tile(q, k, v, mask, scaling, softcap)
     if groups.merge is not None:
         out = merge_tiles(out, logsumexp, groups.merge)
     out = out.view(G, Hkv, W, repeats, Dh).transpose(1, 2).reshape(G * W, H, Dh)
@@ -110,7 +119,9 @@ def gather_pages(pages: Tensor, tables: Tensor) -> Tensor:
     return pages.index_select(0, tables.flatten()).view(tables.shape[0], -1, *pages.shape[2:])
 
 
-def attend_tile(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+def attend_tile(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float, softcap: float | None = None
+) -> tuple[Tensor, Tensor]:
     """Attend within each tile.
 
     Args:
@@ -119,15 +130,19 @@ def attend_tile(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scaling: float) -
         v: (N, Hkv, C, Dh).
         mask: (N, 1, Q, C), added to the scores.
         scaling: factor on the scores.
+        softcap: see `AttentionLayer`.
     Returns:
         output (N, Hkv, Q, Dh) and the scores' log-sum-exp (N, Hkv, Q) in float32.
     """
-    if q.device.type in FUSED_DEVICES:
+    if q.device.type in FUSED_DEVICES and softcap is None:
         mask = mask.expand(-1, q.shape[1], -1, -1)
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             q, k, v, attn_mask=mask, scale=scaling
         )
-    scores = (q @ k.transpose(-1, -2)).float() * scaling + mask
+    scores = (q @ k.transpose(-1, -2)).float() * scaling
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores = scores + mask
     logsumexp = scores.logsumexp(dim=-1)
     return (scores - logsumexp[..., None]).exp().to(v.dtype) @ v, logsumexp
 

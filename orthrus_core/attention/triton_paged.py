@@ -131,6 +131,7 @@ class TritonBackend:
         arrangement: Tensor,
         scaling: float,
         window: int | None,
+        softcap: float | None = None,
     ) -> Tensor:
         """Write T rows' keys and values to their cells, then let every row attend up to its limit.
 
@@ -145,9 +146,11 @@ class TritonBackend:
             arrangement: from `arrange`.
             scaling: factor on the scores.
             window: cells up to its own position that a row of a sliding-window layer sees, or None.
+            softcap: None: the kernels have none.
         Returns:
             (T, H, Dh), contiguous; zeros for rows left over.
         """
+        assert softcap is None, "cuda_backend refuses models with a softcap"
         sizes = self.sizes
         return write_then_attend(
             q,

@@ -92,8 +92,10 @@ class VarlenBackend:
         arrangement: VarlenPlan,
         scaling: float,
         window: int | None,
+        softcap: float | None = None,
     ) -> Tensor:
         """Same contract as `TritonBackend.attend`, but for rows left over, which get anything finite."""
+        assert softcap is None, "cuda_backend refuses models with a softcap"
         cells = packed[LINES.index("cells")]
         keys.flatten(0, 1).index_copy_(0, cells, k)
         values.flatten(0, 1).index_copy_(0, cells, v)

@@ -17,6 +17,7 @@ from orthrus_core.decoding.choice import Readout, read_out
 from orthrus_core.decoding.graphs import GraphedForward
 from orthrus_core.decoding.rows import RowBuffer, Span, fill, span_rows
 from orthrus_core.models.attention import View
+from orthrus_core.models.experts import make_experts_row_wise
 from orthrus_core.models.model import OrthrusLM
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,6 @@ logger = logging.getLogger(__name__)
 Forward = Callable[[Tensor, Tensor, Any], Readout]
 VIEWS: tuple[View, ...] = ("ar", "diffusion")
 COMPILED_WITH = 16  # T of the first compiled forward; it could be any
-NO_MASK = {"full_attention": None, "sliding_attention": None}
 
 
 class ModelRunner:
@@ -50,6 +50,8 @@ class ModelRunner:
             backend: None: the fastest that model and machine can have.
         """
         self.model = model
+        if not make_experts_row_wise(model):
+            logger.warning("its experts compute rows in groups: text may depend on the batch")
         self.device = model.device
         pool = tables.pool
         self.backend = backend or choose_backend(
@@ -161,15 +163,9 @@ class ModelRunner:
         return forward
 
     def _run_model(self, view: View, packed: Tensor, page_tables: Tensor, arrangement: Any) -> Readout:
-        hidden = self.model.model(
-            input_ids=packed[None, 0],
-            position_ids=packed[None, 4],
-            attention_mask=NO_MASK,
-            use_cache=False,
-            view=view,
-            attend=PagedAttend(self.backend, self.cache, packed, page_tables, arrangement),
-        ).last_hidden_state
-        return read_out(self.model.lm_head(hidden[0]))
+        attend = PagedAttend(self.backend, self.cache, packed, page_tables, arrangement)
+        hidden = self.model.hidden_states(packed[None, 0], packed[None, 4], view=view, attend=attend)
+        return read_out(self.model.logits(hidden[0]))
 
 
 def _compiled(function: Forward) -> Forward:

@@ -14,6 +14,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from orthrus_core.errors import ConfigError
+from orthrus_core.models.config import head_dim
+
+EXPERTS_FIELDS = ("num_experts", "num_local_experts", "n_routed_experts")
+
 
 class Hardware(BaseModel):
     """A device, for one dtype of weights and activations."""
@@ -47,13 +52,21 @@ class ModelShape(BaseModel):
 
     @classmethod
     def from_config(cls, config: Any, *, dtype_bytes: int = 2) -> "ModelShape":
-        """Return the shape that a transformers config of a Qwen3-like model describes."""
+        """Return the shape that a transformers config of a Qwen3-like model describes.
+
+        Raises:
+            ConfigError: the model is a mixture of experts, whose rows do not all read the same weights.
+        """
+        if any(getattr(config, name, None) for name in EXPERTS_FIELDS):
+            raise ConfigError(
+                "the cost formulas cover dense models only, and this one is a mixture of experts"
+            )
         return cls(
             num_layers=config.num_hidden_layers,
             hidden_size=config.hidden_size,
             num_heads=config.num_attention_heads,
             num_kv_heads=config.num_key_value_heads,
-            head_dim=config.head_dim,
+            head_dim=head_dim(config),
             intermediate_size=config.intermediate_size,
             vocab_size=config.vocab_size,
             tied_embeddings=config.tie_word_embeddings,

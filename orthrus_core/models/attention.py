@@ -1,24 +1,49 @@
-"""Attention with two sets of projections over one cache: the AR view and the diffusion view."""
+"""Attention with two sets of projections over one cache: the AR view and the diffusion view.
+
+An architecture's own attention forward does the work in both views: projections, norms, rotary embedding. A
+view is an object of the attention's own class that shares everything with it except the projections, and
+whose attention function is an `Attend`.
+"""
 
 import copy
-from typing import Literal, Protocol
+import functools
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
-from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention, apply_rotary_pos_emb
+from transformers import AttentionInterface
 
 View = Literal["ar", "diffusion"]
-VIEW_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm")
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 DIFFUSION_SUFFIX = "_diff"
+ATTENTION_NAME = "orthrus_attend"
+
+
+@dataclass(frozen=True)
+class AttentionLayer:
+    """What one layer's attention depends on beside queries, keys and values.
+
+    Attributes:
+        layer_idx: which layer.
+        scaling: factor on the scores.
+        sliding_window: cells up to its own position that a row sees; None: all. See `docs/backbones.md`.
+        softcap: c in c * tanh(score / c), taken of scaled scores before the softmax; None: not taken.
+    """
+
+    layer_idx: int
+    scaling: float
+    sliding_window: int | None = None
+    softcap: float | None = None
 
 
 class Attend(Protocol):
     """Where the keys and values of a forward go, and what its queries see."""
 
-    def __call__(self, layer: "DualViewAttention", q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def __call__(self, layer: AttentionLayer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend with one layer's projections, after norm and rotary embedding.
 
         Args:
-            layer: the attention module; `layer_idx`, `scaling` and `sliding_window` are read from it.
+            layer: the layer.
             q: (B, H, N, Dh).
             k: (B, Hkv, N, Dh).
             v: (B, Hkv, N, Dh).
@@ -28,59 +53,113 @@ class Attend(Protocol):
         ...
 
 
-class DualViewAttention(Qwen3Attention):
-    """Qwen3 attention whose projections exist twice, the second set under `*_diff` names.
+class DualViewAttention(nn.Module):
+    """What `add_second_view` makes of an attention module: its class, with this one before it.
 
     Both views share everything else of the layer. `add_diffusion_head` and checkpoints set the weights.
     """
 
-    def __init__(self, config, layer_idx: int):
-        super().__init__(config, layer_idx)
-        for name in VIEW_MODULES:
-            self.add_module(name + DIFFUSION_SUFFIX, copy.deepcopy(getattr(self, name)))
+    view_modules: tuple[str, ...]
+    _views: dict[View, nn.Module]
 
-    def forward(
-        self,
-        hidden_states: Tensor,
-        position_embeddings: tuple[Tensor, Tensor],
-        attention_mask: Tensor | None = None,
-        past_key_values=None,
-        *,
-        view: View = "ar",
-        attend: Attend | None = None,
-        **kwargs,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Project with one view's weights and attend.
+    def forward(self, *args, view: View = "ar", attend: Attend | None = None, **kwargs):
+        """Run the architecture's attention with one view's projections.
 
         Args:
-            hidden_states: (B, N, D).
-            position_embeddings: cosine and sine, (B, N, Dh) each.
+            args: as the architecture takes them; so are `kwargs`.
             view: which projections to use.
-            attend: receives q, k, v and returns (B, N, H, Dh). None: transformers' own causal attention over
-                `past_key_values`, which only the AR view can use.
+            attend: receives q, k, v and returns (B, N, H, Dh). None: transformers' own attention over its own
+                cache, which only the AR view can use.
         Returns:
             (B, N, D), and the attention weights where transformers' attention returns them.
         """
         if attend is None:
             if view != "ar":
                 raise ValueError("the diffusion view needs `attend`: it has no cache of its own")
-            return super().forward(
-                hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs
-            )
-        q, k, v = self._project(hidden_states, position_embeddings, view)
-        out = attend(self, q, k, v)
-        return self._module("o_proj", view)(out.flatten(-2)), None
+            return super().forward(*args, **kwargs)
+        return self._views[view].forward(*args, attend=attend, **kwargs)
 
-    def _module(self, name: str, view: View) -> nn.Module:
-        return getattr(self, name if view == "ar" else name + DIFFUSION_SUFFIX)
 
-    def _project(
-        self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], view: View
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return q (B, H, N, Dh), k and v (B, Hkv, N, Dh) of one view, normed and rotated."""
-        heads = (*hidden_states.shape[:-1], -1, self.head_dim)
-        q, k, v = (self._module(f"{name}_proj", view)(hidden_states).view(heads) for name in "qkv")
-        q = self._module("q_norm", view)(q).transpose(1, 2)
-        k = self._module("k_norm", view)(k).transpose(1, 2)
-        q, k = apply_rotary_pos_emb(q, k, *position_embeddings)
-        return q, k, v.transpose(1, 2)
+def add_second_view(attention: nn.Module, config: Any) -> None:
+    """Turn an attention module into a `DualViewAttention`, in place.
+
+    Every child with parameters gets a twin under its name with `_diff`.
+
+    Args:
+        attention: of a transformers decoder layer, see `orthrus_core.models.requirements`.
+        config: from `attend_config`, shared by the layers.
+    """
+    names = view_modules(attention)
+    for name in names:
+        attention.add_module(name + DIFFUSION_SUFFIX, copy.deepcopy(getattr(attention, name)))
+    own_class: Any = type(attention)
+    attention.__class__ = _dual_view_class(own_class)
+    attention.view_modules = names  # type: ignore[assignment]
+    attention._views = {  # type: ignore[assignment]
+        "ar": _view_of(attention, own_class, config),
+        "diffusion": _view_of(attention, _diffusion_class(own_class, names), config),
+    }
+
+
+def view_modules(attention: nn.Module) -> tuple[str, ...]:
+    """Return the names of the children that each view has its own of: those with parameters."""
+    return tuple(name for name, child in attention.named_children() if any(True for _ in child.parameters()))
+
+
+def attend_config(config: Any) -> Any:
+    """Return a model's config under which its attention modules call `attend`, for all layers."""
+    AttentionInterface.register(ATTENTION_NAME, _call_attend)
+    config = copy.copy(config)
+    config._attn_implementation = ATTENTION_NAME
+    return config
+
+
+def _call_attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    attend: Attend,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """`attend` in the form that transformers' attention modules call."""
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    layer = AttentionLayer(module.layer_idx, scaling, sliding_window, softcap)  # type: ignore[arg-type]
+    return attend(layer, query, key, value), None
+
+
+def _view_of(attention: nn.Module, view_class: type[nn.Module], config: Any) -> nn.Module:
+    """Return an object of `view_class` that shares the attention's children, whichever it has at the time.
+
+    Its settings are the attention's of now. It is never in training mode: the backbone is frozen, and dropout
+    in it would tell the views apart.
+    """
+    view = view_class.__new__(view_class)
+    view.__dict__.update(attention.__dict__, config=config, training=False)
+    return view
+
+
+@functools.cache
+def _dual_view_class(own_class: Any) -> type[nn.Module]:
+    return type("DualView" + own_class.__name__, (DualViewAttention, own_class), {"__module__": __name__})
+
+
+@functools.cache
+def _diffusion_class(own_class: Any, names: tuple[str, ...]) -> type[nn.Module]:
+    """The attention's class, whose projections are those of the diffusion view."""
+    namespace: dict[str, Any] = {name: _twin(name) for name in names}
+    return type("Diffusion" + own_class.__name__, (own_class,), namespace | {"__module__": __name__})
+
+
+def _twin(name: str) -> property:
+    key = name + DIFFUSION_SUFFIX
+
+    def get(view: nn.Module) -> nn.Module:
+        return view._modules[key]  # type: ignore[return-value]
+
+    return property(get)

@@ -10,9 +10,14 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from orthrus_core.errors import CheckpointError
 from orthrus_core.models.attention import DIFFUSION_SUFFIX
-from orthrus_core.models.config import MIN_BLOCK_SIZE, OrthrusConfig
+from orthrus_core.models.config import (
+    MIN_BLOCK_SIZE,
+    MODEL_TYPE,
+    PUBLISHED_BACKBONE,
+    DualViewConfig,
+    config_class,
+)
 
-PUBLISHED_MODEL_TYPES = ("orthrus", "qwen3")
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -23,22 +28,17 @@ MAX_NAMED = 3
 Shape = tuple[int, ...]
 
 
-def load_config(path: str | Path, *, needs_head: bool = True) -> OrthrusConfig:
-    """Read config.json as an Orthrus config and check its head.
+def load_config(path: str | Path, *, needs_head: bool = True) -> DualViewConfig:
+    """Read config.json as a dual-view config and check its head.
 
     Args:
         path: local directory or hub id.
         needs_head: False: a plain backbone is fine too, and gets the smallest possible head.
     Raises:
-        CheckpointError: config.json is missing or unreadable, of another model type, or its head cannot
+        CheckpointError: config.json is missing or unreadable, of an unknown model type, or its head cannot
             draft.
     """
     fields = _read_config(path)
-    model_type = fields.pop("model_type", None)
-    if model_type not in PUBLISHED_MODEL_TYPES:
-        raise CheckpointError(
-            f"{path}: config.model_type must be one of {', '.join(PUBLISHED_MODEL_TYPES)}, got {model_type}"
-        )
     plain = _is_plain(fields)
     if plain and needs_head:
         raise CheckpointError(
@@ -50,13 +50,28 @@ def load_config(path: str | Path, *, needs_head: bool = True) -> OrthrusConfig:
             f"{path}: config.block_size is missing: name the head's block size (published heads use 32)"
         )
     try:
-        config = OrthrusConfig(**fields)
+        own_class = config_class(_backbone_type(fields))
+        fields.pop("model_type", None)
+        config = own_class(**fields)
         if plain:
             config.block_size, config.mask_token_id = MIN_BLOCK_SIZE, config.vocab_size - 1
         config.check_head()
     except (CheckpointError, StrictDataclassError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {one_line(error)}") from error
     return config
+
+
+def _backbone_type(fields: Mapping) -> str:
+    """Return the backbone's own `model_type`: published checkpoints say that, or nothing but `orthrus`."""
+    model_type = fields.get("model_type", MODEL_TYPE)
+    backbone_type = fields.get(
+        "backbone_type", PUBLISHED_BACKBONE if model_type == MODEL_TYPE else model_type
+    )
+    if model_type not in (MODEL_TYPE, backbone_type):
+        raise CheckpointError(
+            f"config.model_type must be {MODEL_TYPE} or the backbone's type {backbone_type}, got {model_type}"
+        )
+    return backbone_type
 
 
 def is_plain_backbone(path: str | Path) -> bool:

@@ -3,13 +3,15 @@
 import copy
 
 import torch
-from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from orthrus_core.errors import ConfigError
-from orthrus_core.models.attention import DIFFUSION_SUFFIX, VIEW_MODULES
-from orthrus_core.models.config import OrthrusConfig
-from orthrus_core.models.model import OrthrusLM
+from orthrus_core.errors import CheckpointError, ConfigError
+from orthrus_core.models.attention import DIFFUSION_SUFFIX
+from orthrus_core.models.config import plain_config_class, plain_fields
+from orthrus_core.models.model import DualViewLM, OrthrusLM, model_class, plain_model_class
+from orthrus_core.models.requirements import check_backbone
+from orthrus_core.models.trial import check_agreement
 
 
 def add_diffusion_head(
@@ -18,36 +20,43 @@ def add_diffusion_head(
     """Give a plain causal LM the second view, initialised from its own projections.
 
     Args:
-        backbone: a transformers Qwen3 model; it is not changed, its tensors are copied.
+        backbone: a causal LM of transformers; it is not changed, its tensors are copied.
         block_size: K, the most tokens the head will draft in one step.
         mask_token_id: id of the token that marks a place to draft; must not occur in text.
     Returns:
-        An `OrthrusLM` on the backbone's device, in its dtype, in evaluation mode.
+        An `OrthrusLM`, or its sibling for another kind of backbone (see `model_class`), on the backbone's
+        device, in its dtype, in evaluation mode.
     Raises:
         ConfigError: the architecture is not supported, or the head's numbers are out of bounds.
     """
-    if not isinstance(backbone, Qwen3ForCausalLM) or isinstance(backbone, OrthrusLM):
-        raise ConfigError(
-            f"add_diffusion_head supports plain Qwen3ForCausalLM backbones, got {type(backbone).__name__}"
-        )
+    if isinstance(backbone, DualViewLM):
+        raise ConfigError(f"add_diffusion_head takes a plain backbone; {type(backbone).__name__} has a head")
+    check_backbone(backbone)
     model = _without_weights(backbone, block_size=block_size, mask_token_id=mask_token_id)
     missing, unexpected = model.load_state_dict(backbone.state_dict(), strict=False)
     if unexpected or any(DIFFUSION_SUFFIX not in name for name in missing):
         raise ConfigError(f"backbone tensors do not fit its config: {(missing + unexpected)[:3]}")
     reset_diffusion_head(model)
     model.generation_config = copy.deepcopy(backbone.generation_config)
-    return model.eval()
+    model.eval()
+    check_agreement(model)
+    return model
 
 
 def _without_weights(backbone: PreTrainedModel, *, block_size: int, mask_token_id: int | None) -> OrthrusLM:
     """Return the model on the backbone's device and in its dtype, its tensors not yet set."""
-    fields = backbone.config.to_dict()
-    for key in ("model_type", "architectures", "transformers_version"):
-        fields.pop(key, None)
-    config = OrthrusConfig(**fields | {"block_size": block_size, "mask_token_id": mask_token_id})
+    backbone_type = backbone.config.model_type
+    own_class = model_class(backbone_type)
+    if type(backbone) is not plain_model_class(backbone_type):
+        raise CheckpointError(
+            f"the causal LM of a {backbone_type} config is {plain_model_class(backbone_type).__name__}, "
+            f"got {type(backbone).__name__}"
+        )
+    fields = plain_fields(backbone.config) | {"block_size": block_size, "mask_token_id": mask_token_id}
+    config = own_class.config_class(**fields)
     config.check_head()
     with torch.device(backbone.device), no_init_weights():
-        model = OrthrusLM._from_config(
+        model = own_class._from_config(
             config, dtype=backbone.dtype, attn_implementation=backbone.config._attn_implementation
         )
     model.tie_weights()  # no_init_weights leaves this out too
@@ -55,27 +64,26 @@ def _without_weights(backbone: PreTrainedModel, *, block_size: int, mask_token_i
 
 
 @torch.no_grad()
-def reset_diffusion_head(model: OrthrusLM) -> None:
+def reset_diffusion_head(model: DualViewLM) -> None:
     """Set every `*_diff` tensor to its AR counterpart, in place."""
     for layer in model.model.layers:
-        for name in VIEW_MODULES:
+        for name in layer.self_attn.view_modules:
             ar_view = getattr(layer.self_attn, name)
             getattr(layer.self_attn, name + DIFFUSION_SUFFIX).load_state_dict(ar_view.state_dict())
 
 
-def remove_diffusion_head(model: OrthrusLM) -> Qwen3ForCausalLM:
+def remove_diffusion_head(model: OrthrusLM) -> PreTrainedModel:
     """Return the plain backbone, for programs that know nothing of the head.
 
     Args:
         model: it is not changed, its tensors are copied.
     Returns:
-        A transformers Qwen3 model on the model's device, in its dtype, in evaluation mode.
+        transformers' own model of the backbone on the model's device, in its dtype, in evaluation mode.
     """
-    fields = model.config.to_dict()
-    for key in ("model_type", "architectures", "transformers_version", "block_size", "mask_token_id"):
-        fields.pop(key, None)
+    backbone_type = model.config.backbone_type
+    config = plain_config_class(backbone_type)(**plain_fields(model.config))
     with torch.device(model.device), no_init_weights():
-        backbone = Qwen3ForCausalLM._from_config(Qwen3Config(**fields), dtype=model.dtype)
+        backbone = plain_model_class(backbone_type)._from_config(config, dtype=model.dtype)
     backbone.tie_weights()
     tensors = {name: tensor for name, tensor in model.state_dict().items() if DIFFUSION_SUFFIX not in name}
     backbone.load_state_dict(tensors)

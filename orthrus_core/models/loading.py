@@ -1,19 +1,26 @@
 """Loading a checkpoint with a head, whatever its config.json calls itself."""
 
-import copy
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
-from transformers import Qwen3ForCausalLM
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from orthrus_core.errors import CheckpointError
-from orthrus_core.models.checkpoint import check_directory, is_plain_backbone, load_config, one_line
-from orthrus_core.models.config import OrthrusConfig
+from orthrus_core.models.checkpoint import (
+    check_directory,
+    is_plain_backbone,
+    load_config,
+    one_line,
+    refuse_tensors,
+)
+from orthrus_core.models.config import DualViewConfig, plain_config_class, plain_fields
 from orthrus_core.models.head import add_diffusion_head
-from orthrus_core.models.model import OrthrusLM
+from orthrus_core.models.model import OrthrusLM, model_class, plain_model_class
+from orthrus_core.models.requirements import UnsupportedBackboneError, check_backbone
 
 __all__ = ["load_config", "load_model"]
 
@@ -30,7 +37,8 @@ def load_model(
     """Load a backbone with its diffusion head from a local directory or a hub id.
 
     Published checkpoints say `model_type: qwen3` with `architectures: [OrthrusLM]`; the Auto classes would
-    load those as a plain Qwen3 and drop the head, this function does not.
+    load those as a plain Qwen3 and drop the head, this function does not. Others say `model_type: orthrus`
+    and name their backbone's type (`backbone_type`), without which it is Qwen3.
 
     Args:
         path: directory with config.json and safetensors (one file or sharded), or a hub id.
@@ -49,18 +57,28 @@ def load_model(
         if is_plain_backbone(directory):
             model = _load_backbone(directory, config, dtype)
         else:
-            model = OrthrusLM.from_pretrained(directory, config=config, dtype=dtype, use_safetensors=True)
+            own_class = model_class(config.backbone_type)
+            model = own_class.from_pretrained(directory, config=config, dtype=dtype, use_safetensors=True)
+    except UnsupportedBackboneError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot load the weights: {one_line(error)}") from error
     return model.to(device).eval()  # type: ignore[arg-type]
 
 
-def _load_backbone(directory: str, config: OrthrusConfig, dtype: torch.dtype | str) -> OrthrusLM:
+def _load_backbone(directory: str, config: DualViewConfig, dtype: torch.dtype | str) -> OrthrusLM:
     """Load a plain backbone and add the head that `config` describes."""
+    own_class = plain_model_class(config.backbone_type)
     with torch.device("meta"):
-        skeleton = Qwen3ForCausalLM(copy.deepcopy(config))
-    check_directory(directory, skeleton)
-    backbone = Qwen3ForCausalLM.from_pretrained(directory, dtype=dtype, use_safetensors=True)
+        skeleton = own_class(plain_config_class(config.backbone_type)(**plain_fields(config)))
+    check_backbone(skeleton)
+    if get_checkpoint_conversion_mapping(config.backbone_type) is None:  # the file has the model's tensors
+        check_directory(directory, skeleton)
+    loaded: Any = own_class.from_pretrained(
+        directory, dtype=dtype, use_safetensors=True, output_loading_info=True
+    )
+    backbone, info = loaded
+    refuse_tensors(directory, missing=info["missing_keys"], surplus=info["unexpected_keys"], misshaped=())
     return add_diffusion_head(backbone, block_size=config.block_size, mask_token_id=config.mask_token_id)
 
 

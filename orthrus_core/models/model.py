@@ -1,51 +1,94 @@
-"""The dual-view language model as a transformers model."""
+"""The dual-view language model as a transformers model, one class per kind of backbone."""
 
 import copy
+import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM, Qwen3Model, Qwen3PreTrainedModel
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
 
-from orthrus_core.models.attention import DualViewAttention
+from orthrus_core.errors import CheckpointError
+from orthrus_core.models.attention import Attend, View, add_second_view, attend_config
 from orthrus_core.models.checkpoint import check_directory, load_config, refuse_tensors
-from orthrus_core.models.config import OrthrusConfig
+from orthrus_core.models.config import (
+    PUBLISHED_BACKBONE,
+    DualViewConfig,
+    OrthrusConfig,
+    config_class,
+    plain_config_class,
+)
 from orthrus_core.models.generation import EngineGenerationMixin
+from orthrus_core.models.requirements import check_backbone
 
 ELSEWHERE = {"state_dict", "gguf_file", "subfolder", "variant"}  # options that take weights from other files
 
 
-class OrthrusModel(Qwen3Model):
-    """Qwen3's decoder stack with dual-view attention in every layer."""
+class DualViewLM(EngineGenerationMixin):
+    """A frozen backbone plus the diffusion head; goes before the backbone's class among the bases.
 
-    config: OrthrusConfig
-
-    def __init__(self, config: OrthrusConfig):
-        super().__init__(config)
-        for layer_idx, layer in enumerate(self.layers):
-            layer.self_attn = DualViewAttention(config, layer_idx)
-        self.post_init()
-
-
-class OrthrusLM(EngineGenerationMixin, Qwen3ForCausalLM):
-    """A frozen Qwen3 backbone plus the diffusion head, under the published parameter names.
-
-    `forward` is Qwen3's own and takes two keyword arguments more, `view` and `attend`, which reach every
-    attention layer (see `DualViewAttention.forward`). Without them it is the backbone's forward.
+    `forward` is the backbone's own and takes two keyword arguments more, `view` and `attend`, which reach
+    every attention layer (see `DualViewAttention.forward`). Without them it is the backbone's forward.
     """
 
-    config: OrthrusConfig
-    config_class = OrthrusConfig
+    if TYPE_CHECKING:
+        config: DualViewConfig
+        model: Any
+        lm_head: nn.Linear
 
-    def __init__(self, config: OrthrusConfig):
+    def __init__(self, config: DualViewConfig):
         config.check_head()
-        Qwen3PreTrainedModel.__init__(self, config)
-        self.model = OrthrusModel(config)
-        self.vocab_size = config.vocab_size
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()
+        super().__init__(config)  # type: ignore[call-arg]
+        check_backbone(self)  # type: ignore[arg-type]
+        layer_config = attend_config(self.config)
+        for layer in self.model.layers:
+            add_second_view(layer.self_attn, layer_config)
+
+    def hidden_states(
+        self,
+        token_ids: Tensor,
+        position_ids: Tensor,
+        *,
+        view: View,
+        attend: Attend,
+        decoder: Callable[..., Any] | None = None,
+    ) -> Tensor:
+        """Run the decoder stack of one view.
+
+        Args:
+            token_ids: (B, N) int64.
+            position_ids: (B, N) int64.
+            view: which projections to use.
+            attend: does the attention.
+            decoder: `self.model` or what torch.compile made of it; None: `self.model`.
+        Returns:
+            (B, N, D), after the last norm.
+        """
+        output = (decoder or self.model)(
+            input_ids=token_ids,
+            position_ids=position_ids,
+            # transformers takes what has 4 dimensions for a finished mask and makes none; nobody reads it
+            attention_mask=position_ids[None, None],
+            use_cache=False,
+            view=view,
+            attend=attend,
+        )
+        return output.last_hidden_state
+
+    @property
+    def logit_softcap(self) -> float | None:
+        """c in c * tanh(logit / c), which some architectures take of their logits."""
+        return getattr(self.config, "final_logit_softcapping", None)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return (..., V) of hidden states (..., D), as the backbone's forward does."""
+        logits = self.lm_head(hidden)
+        cap = self.logit_softcap
+        return logits if cap is None else torch.tanh(logits / cap) * cap
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -56,13 +99,14 @@ class OrthrusLM(EngineGenerationMixin, Qwen3ForCausalLM):
         A local directory is checked before anything is loaded, a hub download afterwards.
 
         Raises:
-            CheckpointError: tensors are missing, surplus or of another shape than the config says.
+            CheckpointError: tensors are missing, surplus or of another shape than the config says, or the
+                backbone is of another type than this class.
         """
         path = pretrained_model_name_or_path
         if path is not None and Path(path).is_dir() and not kwargs.keys() & ELSEWHERE:
             cls._check_directory(path, kwargs.get("config"))
         kwargs["ignore_mismatched_sizes"] = True  # not ignored: the loading info has them
-        loaded: Any = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)  # type: ignore
         model, info = loaded
         refuse_tensors(
             path,
@@ -75,10 +119,62 @@ class OrthrusLM(EngineGenerationMixin, Qwen3ForCausalLM):
     @classmethod
     def _check_directory(cls, path: str | Path, config: object) -> None:
         own = load_config(path)
-        config = config if isinstance(config, OrthrusConfig) else own
+        config = config if isinstance(config, DualViewConfig) else own
+        if not isinstance(config, cls.config_class):  # type: ignore[attr-defined]
+            raise CheckpointError(
+                f"{path}: holds a {config.backbone_type} backbone, which {cls.__name__} is not: "
+                "load it with orthrus_core.load_model or AutoModelForCausalLM"
+            )
         with torch.device("meta"):
             skeleton = cls(copy.deepcopy(config))
-        check_directory(path, skeleton)
+        check_directory(path, skeleton)  # type: ignore[arg-type]
+
+
+class OrthrusLM(DualViewLM, Qwen3ForCausalLM):
+    """A frozen Qwen3 backbone plus the diffusion head, under the published parameter names.
+
+    Where a type annotation says `OrthrusLM`, the classes of other backbones do as well: see `model_class`.
+    """
+
+    config: OrthrusConfig
+    config_class = OrthrusConfig
+
+
+@functools.cache
+def model_class(backbone_type: str) -> type[OrthrusLM]:
+    """Return the dual-view model of a backbone; made once per type, and known to the Auto classes then.
+
+    Args:
+        backbone_type: a `model_type` of transformers.
+    Returns:
+        `OrthrusLM` for Qwen3; for others a sibling of it, `DualViewLM` before the backbone's own class.
+    Raises:
+        CheckpointError: transformers does not know the type, or has no causal LM for it.
+    """
+    if backbone_type == PUBLISHED_BACKBONE:
+        return OrthrusLM
+    own_class, config = plain_model_class(backbone_type), config_class(backbone_type)
+    namespace = {
+        "__module__": __name__,
+        "__doc__": f"A frozen {own_class.__name__} plus the diffusion head.",
+        "__annotations__": {"config": config},
+        "config_class": config,
+    }
+    made: Any = type(f"Orthrus{own_class.__name__}", (DualViewLM, own_class), namespace)
+    AutoModelForCausalLM.register(config, made, exist_ok=True)
+    return made
+
+
+def plain_model_class(backbone_type: str) -> type[PreTrainedModel]:
+    """Return transformers' own causal LM of a backbone.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    own_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(plain_config_class(backbone_type), None)
+    if own_class is None:
+        raise CheckpointError(f"transformers has no causal LM for a backbone of type {backbone_type!r}")
+    return own_class
 
 
 def register() -> None:

@@ -3,10 +3,13 @@
 import torch
 from torch import Tensor
 
-from orthrus_core.models.attention import DualViewAttention
+from orthrus_core.models.attention import AttentionLayer
+from orthrus_core.training.masks import within_window
 
 
-def masked_attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor, scaling: float) -> Tensor:
+def masked_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor, scaling: float, softcap: float | None = None
+) -> Tensor:
     """Attention with an explicit mask: products in autocast's dtype, softmax in FP32.
 
     Written out because SDPA is slow in the backward on CPUs: 16 rows of 256 tokens, 6 heads of 32, took
@@ -16,6 +19,7 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor, scaling: 
         q: (B, H, N, Dh). k, v: (B, Hkv, M, Dh), H a multiple of Hkv.
         mask: (B, 1, N, M) bool, True where the query sees the key. Every query sees at least one key.
         scaling: factor on q @ k.
+        softcap: see `AttentionLayer`.
     Returns:
         (B, N, H, Dh) in the dtype of the products.
     """
@@ -24,6 +28,8 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor, scaling: 
     grouped = (q * scaling).reshape(B, Hkv, H // Hkv * N, Dh)
     hidden = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, float("-inf"))
     scores = (grouped @ k.transpose(-1, -2)).view(B, H, N, M).float()
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
     weights = (scores + hidden).softmax(-1)
     if torch.is_autocast_enabled(q.device.type):
         weights = weights.to(torch.get_autocast_dtype(q.device.type))
@@ -31,31 +37,55 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor, scaling: 
     return out.view(B, H, N, Dh).transpose(1, 2)
 
 
+class LayerMasks:
+    """The mask of every layer: one for all, narrowed for those with a sliding window."""
+
+    def __init__(self, mask: Tensor, query_positions: Tensor, key_positions: Tensor) -> None:
+        """mask: (B, 1, N, M) bool. query_positions: (B, N). key_positions: (B, M), each in its document."""
+        self._mask = mask
+        self._positions = (query_positions, key_positions)
+        self._narrowed: dict[int, Tensor] = {}
+
+    def of(self, layer: AttentionLayer) -> Tensor:
+        """(B, 1, N, M) bool."""
+        window = layer.sliding_window
+        if window is None:
+            return self._mask
+        if window not in self._narrowed:
+            self._narrowed[window] = self._mask & within_window(*self._positions, window)
+        return self._narrowed[window]
+
+
 class RecordingAttend:
     """AR attention that keeps the keys and values of every layer."""
 
-    def __init__(self, mask: Tensor) -> None:
-        """mask: (B, 1, N, N) bool, see `causal_document_mask`."""
-        self._mask = mask
+    def __init__(self, masks: LayerMasks) -> None:
+        """masks: over N tokens, see `causal_document_mask`."""
+        self._masks = masks
         self.recorded: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def __call__(self, layer: DualViewAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def __call__(self, layer: AttentionLayer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Record k and v (B, Hkv, N, Dh), then attend."""
         self.recorded[layer.layer_idx] = (k, v)
-        return masked_attention(q, k, v, mask=self._mask, scaling=layer.scaling)
+        return _attend(layer, q, k, v, self._masks)
 
 
 class BlockAttend:
     """Diffusion attention over recorded AR keys and the keys of the blocks themselves."""
 
-    def __init__(self, recorded: dict[int, tuple[Tensor, Tensor]], mask: Tensor) -> None:
-        """mask: (B, 1, A * K, N + A * K) bool, see `block_diffusion_mask`."""
+    def __init__(self, recorded: dict[int, tuple[Tensor, Tensor]], masks: LayerMasks) -> None:
+        """masks: of A * K queries over N + A * K keys, see `block_diffusion_mask`."""
         self._recorded = recorded
-        self._mask = mask
+        self._masks = masks
 
-    def __call__(self, layer: DualViewAttention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def __call__(self, layer: AttentionLayer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend with q (B, H, A * K, Dh); k and v (B, Hkv, A * K, Dh) join the recorded ones."""
         recorded_k, recorded_v = self._recorded[layer.layer_idx]
         k = torch.cat([recorded_k.to(k.dtype), k], dim=2)
         v = torch.cat([recorded_v.to(v.dtype), v], dim=2)
-        return masked_attention(q, k, v, mask=self._mask, scaling=layer.scaling)
+        return _attend(layer, q, k, v, self._masks)
+
+
+def _attend(layer: AttentionLayer, q: Tensor, k: Tensor, v: Tensor, masks: LayerMasks) -> Tensor:
+    mask = masks.of(layer)
+    return masked_attention(q, k, v, mask=mask, scaling=layer.scaling, softcap=layer.softcap)

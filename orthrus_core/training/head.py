@@ -7,20 +7,17 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from orthrus_core.errors import ConfigError
-from orthrus_core.models.attention import DIFFUSION_SUFFIX
+from orthrus_core.models.attention import DIFFUSION_SUFFIX, Attend, View
 from orthrus_core.models.model import OrthrusLM
 from orthrus_core.training.acceptance import AcceptanceCounts
 from orthrus_core.training.anchors import Blocks, block_ids, block_positions, sample_blocks, target_ids
-from orthrus_core.training.attend import BlockAttend, RecordingAttend
+from orthrus_core.training.attend import BlockAttend, LayerMasks, RecordingAttend
 from orthrus_core.training.config import HeadConfig
 from orthrus_core.training.losses import LossSum, distillation_loss
 from orthrus_core.training.masks import block_diffusion_mask, causal_document_mask
 from orthrus_core.training.packing import PackedBatch
 
 EVALUATION_SEED = 0
-# transformers takes a prepared mask per layer type; attention goes through `attend`, which has its own.
-NO_MASK = {"full_attention": None, "sliding_attention": None}
 
 
 @dataclass(frozen=True)
@@ -49,11 +46,7 @@ class HeadObjective:
         Args:
             precision: arithmetic of the linears, "bfloat16" or "float32".
             seed: draws the anchors.
-        Raises:
-            ConfigError: the backbone has layers with a sliding window.
         """
-        if any(layer.self_attn.sliding_window is not None for layer in model.model.layers):
-            raise ConfigError("head training knows full attention only; this backbone has a sliding window")
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(DIFFUSION_SUFFIX in name)
         assert model.config.mask_token_id is not None  # OrthrusLM refuses a config without one
@@ -103,13 +96,20 @@ class HeadObjective:
 
     def _run_views(self, batch: PackedBatch, blocks: Blocks) -> TrainedSlots:
         """One AR pass over the text without gradient, one diffusion pass over the blocks."""
+        positions, positions_of_blocks = batch.position_ids, block_positions(batch, blocks)
+        masks = LayerMasks(causal_document_mask(batch), positions, positions)
+        block_masks = LayerMasks(
+            block_diffusion_mask(batch, blocks),
+            positions_of_blocks,
+            torch.cat([positions, positions_of_blocks], dim=1),
+        )
         with self._autocast:
-            record = RecordingAttend(causal_document_mask(batch))
+            record = RecordingAttend(masks)
             with torch.no_grad():
-                ar_hidden = self._hidden(batch.input_ids, batch.position_ids, "ar", record)
-            attend = BlockAttend(record.recorded, block_diffusion_mask(batch, blocks))
+                ar_hidden = self._hidden(batch.input_ids, positions, "ar", record)
+            attend = BlockAttend(record.recorded, block_masks)
             ids = block_ids(batch, blocks, mask_token_id=self._mask_token_id)
-            hidden = self._hidden(ids, block_positions(batch, blocks), "diffusion", attend)
+            hidden = self._hidden(ids, positions_of_blocks, "diffusion", attend)
         trained = blocks.is_trained
         row_idx = torch.arange(trained.shape[0], device=trained.device)[:, None, None].expand_as(trained)
         decay = self._config.slot_decay ** torch.arange(trained.shape[-1], device=trained.device)
@@ -120,11 +120,8 @@ class HeadObjective:
             weights=decay.float().expand_as(trained)[trained],
         )
 
-    def _hidden(self, ids: Tensor, position_ids: Tensor, view: str, attend: object) -> Tensor:
-        output = self._forward(
-            ids, position_ids=position_ids, attention_mask=NO_MASK, use_cache=False, view=view, attend=attend
-        )
-        return output.last_hidden_state
+    def _hidden(self, ids: Tensor, position_ids: Tensor, view: View, attend: Attend) -> Tensor:
+        return self._model.hidden_states(ids, position_ids, view=view, attend=attend, decoder=self._forward)
 
     def _loss(self, slots: TrainedSlots) -> LossSum:
         is_kl = self._config.loss == "forward_kl"
@@ -132,6 +129,7 @@ class HeadObjective:
             return distillation_loss(
                 slots.hidden,
                 self._model.lm_head.weight,
+                softcap=self._model.logit_softcap,
                 weights=slots.weights,
                 teacher_hidden=slots.teacher_hidden if is_kl else None,
                 target_ids=None if is_kl else slots.target_ids,
@@ -142,4 +140,4 @@ class HeadObjective:
         """(R,) int64, the tokens that the diffusion view would draft."""
         with self._autocast:
             chunks = hidden.split(self._config.rows_per_chunk)
-            return torch.cat([self._model.lm_head(chunk).float().argmax(-1) for chunk in chunks])
+            return torch.cat([self._model.logits(chunk).float().argmax(-1) for chunk in chunks])

@@ -47,6 +47,7 @@ def distillation_loss(
     teacher_hidden: Tensor | None = None,
     target_ids: Tensor | None = None,
     rows_per_chunk: int = 2048,
+    softcap: float | None = None,
 ) -> LossSum:
     """Loss of the diffusion view under a frozen output head, logits held for one chunk of rows at a time.
 
@@ -58,11 +59,12 @@ def distillation_loss(
         weights: (R,) FP32.
         teacher_hidden: (R, D) last hidden states of the AR view at the teaching rows.
         target_ids: (R,) int64.
+        softcap: c in c * tanh(logit / c), where the backbone takes that of its logits.
     """
     if (teacher_hidden is None) == (target_ids is None):
         raise ValueError("distillation_loss takes either teacher_hidden or target_ids")
     teacher = target_ids if teacher_hidden is None else teacher_hidden
-    total = _FrozenHeadLoss.apply(hidden, output_weight, teacher, weights, rows_per_chunk)
+    total = _FrozenHeadLoss.apply(hidden, output_weight, teacher, weights, rows_per_chunk, softcap)
     return LossSum(total, weights.sum())
 
 
@@ -70,16 +72,19 @@ class _FrozenHeadLoss(torch.autograd.Function):
     """Sum of weighted losses; the gradient is made in the forward, while the logits are at hand."""
 
     @staticmethod
-    def forward(ctx, hidden, output_weight, teacher, weights, rows_per_chunk):  # type: ignore[override]
+    def forward(ctx, hidden, output_weight, teacher, weights, rows_per_chunk, softcap):  # type: ignore[override]
         total = hidden.new_zeros((), dtype=torch.float32)
         gradient = torch.zeros_like(hidden)
         for start in range(0, hidden.shape[0], rows_per_chunk):
             rows = slice(start, start + rows_per_chunk)
-            log_probs = (hidden[rows] @ output_weight.T).float().log_softmax(-1)
-            losses, teacher_probs = _row_losses(log_probs, output_weight, teacher[rows])
+            logits = _logits(hidden[rows], output_weight, softcap)
+            log_probs = logits.log_softmax(-1)
+            losses, teacher_probs = _row_losses(log_probs, output_weight, teacher[rows], softcap)
             total += (losses * weights[rows]).sum()
             if ctx.needs_input_grad[0]:
                 difference = (log_probs.exp() - teacher_probs) * weights[rows, None]
+                if softcap is not None:
+                    difference *= 1 - (logits / softcap) ** 2  # the derivative of c * tanh(x / c)
                 gradient[rows] = difference @ output_weight.to(difference.dtype)
         ctx.save_for_backward(gradient)
         return total
@@ -87,13 +92,21 @@ class _FrozenHeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_total):  # type: ignore[override]
         (gradient,) = ctx.saved_tensors
-        return grad_total * gradient, None, None, None, None
+        return grad_total * gradient, None, None, None, None, None
 
 
-def _row_losses(log_probs: Tensor, output_weight: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+def _logits(hidden: Tensor, output_weight: Tensor, softcap: float | None) -> Tensor:
+    """(R, V) FP32."""
+    logits = (hidden @ output_weight.T).float()
+    return logits if softcap is None else torch.tanh(logits / softcap) * softcap
+
+
+def _row_losses(
+    log_probs: Tensor, output_weight: Tensor, teacher: Tensor, softcap: float | None
+) -> tuple[Tensor, Tensor]:
     """Losses (R,) and the distribution (R, V) that pulls them to zero."""
     if teacher.dtype == torch.int64:
         return -log_probs.gather(1, teacher[:, None])[:, 0], one_hot(teacher, log_probs.shape[1])
-    teacher_log_probs = (teacher @ output_weight.T).float().log_softmax(-1)
+    teacher_log_probs = _logits(teacher, output_weight, softcap).log_softmax(-1)
     teacher_probs = teacher_log_probs.exp()
     return (teacher_probs * (teacher_log_probs - log_probs)).sum(-1), teacher_probs

@@ -24,6 +24,21 @@ def causal_document_mask(batch: PackedBatch) -> Tensor:
     return (same_document(batch) & not_later)[:, None]
 
 
+def within_window(query_positions: Tensor, key_positions: Tensor, window: int) -> Tensor:
+    """Of what a mask shows, the part that a layer with a sliding window sees.
+
+    The past is cut as for the AR row at the same position; what comes after a row is left to the mask.
+
+    Args:
+        query_positions: (B, N) int64, in the document.
+        key_positions: (B, M) int64.
+        window: positions up to its own that a row sees.
+    Returns:
+        (B, 1, N, M) bool.
+    """
+    return (query_positions[:, None, :, None] - key_positions[:, None, None, :]) < window
+
+
 def before_anchor(batch: PackedBatch, blocks: Blocks) -> Tensor:
     """(B, A, N) bool: tokens that stand before the anchor in the anchor's document."""
     N = batch.input_ids.shape[1]

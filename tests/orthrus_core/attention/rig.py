@@ -62,6 +62,7 @@ class Rig:
         view: str = "ar",
         num_rows: int | None = None,
         window: int | None = None,
+        softcap: float | None = None,
     ) -> list[Tensor]:
         """Run (slot, start, end) spans in one forward; (rows, H, Dh) of each."""
         laid_out = [Span(slot, start, [0] * (end - start)) for slot, start, end in spans]
@@ -81,6 +82,7 @@ class Rig:
             arrangement=self.backend.arrange(rows, T, CPU),
             scaling=0.25,
             window=window,
+            softcap=softcap,
         )
         return list(out[: sum(counts)].split(counts))
 

@@ -30,6 +30,23 @@ def test_equals_the_reference_on_odd_sizes(backend, view, window, dtype, H, Hkv,
         torch.testing.assert_close(mine, its, **CLOSE[dtype])
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("view", ["ar", "diffusion"])
+@pytest.mark.parametrize("window", [None, 7])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_capped_scores_equal_the_reference(backend, view, window, dtype):
+    fast, slow, plain = (
+        torch.cat(
+            Rig(name, lengths=[300, 33], dtype=dtype).attend(
+                [(0, 290, 299), (1, 0, 33)], view=view, window=window, softcap=softcap, num_rows=64
+            )
+        )
+        for name, softcap in ((backend, 0.4), ("reference", 0.4), ("reference", None))
+    )
+    torch.testing.assert_close(fast, slow, **CLOSE[dtype])
+    assert not torch.allclose(slow, plain, **CLOSE[dtype])
+
+
 @pytest.mark.parametrize("page_size", [1, 4])
 def test_tiled_attention_takes_small_pages(page_size):
     fast, slow = (

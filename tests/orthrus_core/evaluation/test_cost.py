@@ -1,5 +1,7 @@
 import pytest
+from transformers import Qwen2Config, Qwen3MoeConfig
 
+from orthrus_core.errors import ConfigError
 from orthrus_core.evaluation.cost import Hardware, ModelShape, fits, forward_bytes, forward_flops, forward_s
 from tests.orthrus_core.evaluation.shapes import TINY
 from tests.small_models import small_backbone, small_orthrus
@@ -29,6 +31,15 @@ def test_head_parameters_agree_with_those_of_a_real_head():
     model = small_orthrus()
     counted = sum(p.numel() for name, p in model.named_parameters() if "_diff" in name)
     assert ModelShape.from_config(model.config).head_params == counted
+
+
+def test_the_head_size_of_a_config_that_does_not_name_it_is_hidden_size_by_heads():
+    assert ModelShape.from_config(Qwen2Config(hidden_size=48, num_attention_heads=4)).head_dim == 12
+
+
+def test_a_mixture_of_experts_is_refused():
+    with pytest.raises(ConfigError, match="dense models only"):
+        ModelShape.from_config(Qwen3MoeConfig())
 
 
 def test_bytes_of_a_forward_are_weights_and_keys_and_values():

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from orthrus_core.errors import ConfigError
 from orthrus_core.models.model import OrthrusLM
 from orthrus_core.training.anchors import Blocks, sample_blocks
 from orthrus_core.training.config import HeadConfig, LoopConfig, OptimizerConfig
@@ -167,10 +166,3 @@ def test_evaluation_is_repeatable_and_names_acceptance_by_position():
     head.loss(batch())
     assert head.evaluate([batch()]) == figures
     assert set(figures) == {"loss", "acceptance_length", *(f"accepted_at_{i}" for i in range(1, 5))}
-
-
-def test_a_sliding_window_is_refused():
-    model = small_orthrus()
-    model.model.layers[1].self_attn.sliding_window = 8
-    with pytest.raises(ConfigError, match="sliding window"):
-        objective(model)

@@ -65,6 +65,23 @@ def test_chunked_cross_entropy_and_its_gradient_equal_the_plain_formula():
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("targets", ["teacher", "text"])
+def test_the_loss_of_capped_logits_and_its_gradient_equal_the_plain_formula(targets):
+    hidden, output_weight, teacher_hidden, target_ids, weights = tensors()
+    teacher = {"teacher_hidden": teacher_hidden} if targets == "teacher" else {"target_ids": target_ids}
+    loss = distillation_loss(hidden, output_weight, weights=weights, rows_per_chunk=3, softcap=0.7, **teacher)
+    (gradient,) = torch.autograd.grad(loss.total, hidden)
+    own, teachers = (torch.tanh(h @ output_weight.T / 0.7) * 0.7 for h in (hidden, teacher_hidden))
+    if targets == "teacher":
+        p = teachers.softmax(-1)
+        losses = (p * (p.log() - own.log_softmax(-1))).sum(-1)
+    else:
+        losses = cross_entropy(own, target_ids, reduction="none")
+    (expected,) = torch.autograd.grad((losses * weights).sum(), hidden)
+    assert loss.total.item() == pytest.approx((losses * weights).sum().item(), rel=1e-5)
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_a_view_that_says_what_its_teacher_says_has_no_loss():
     hidden, output_weight, _, _, weights = tensors()
     loss = distillation_loss(hidden, output_weight, weights=weights, teacher_hidden=hidden.detach())

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from orthrus_core.training.anchors import Blocks, sample_blocks
-from orthrus_core.training.masks import block_diffusion_mask, causal_document_mask
+from orthrus_core.training.masks import block_diffusion_mask, causal_document_mask, within_window
 from orthrus_core.training.packing import Document, PackedBatch, collate
 
 LAYOUTS = {
@@ -66,3 +66,8 @@ def test_no_query_is_blind(layout):
     blocks = sample_blocks(batch, num_anchors=4, block_size=3, generator=torch.Generator().manual_seed(0))
     assert causal_document_mask(batch).any(-1).all()
     assert block_diffusion_mask(batch, blocks).any(-1).all()
+
+
+def test_a_window_cuts_the_past_of_each_row_and_nothing_after_it():
+    rows, keys = torch.tensor([[3, 4]]), torch.tensor([[0, 1, 2, 3, 4, 5]])
+    assert within_window(rows, keys, 3).int().tolist() == [[[[0, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1]]]]
