@@ -14,10 +14,10 @@ from pipelines.evaluate.config import EvaluateConfig, PromptSetConfig, generate_
 from pipelines.generate.columns import choose_layout
 from pipelines.generate.config import GenerateConfig
 from pipelines.generate.job import new_renderer
-from pipelines.generate.ledger import Plan, plan_units
 from pipelines.generate.prompts import needed_columns, render_rows
 from pipelines.generate.shards import inspect_shards, list_shards
 from pipelines.generate.source import column_types, read_unit
+from pipelines.generate.units import Plan, plan_units
 
 UNIT_ROWS = 256
 

@@ -4,9 +4,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pipelines.generate.damage import checked_footers
-from pipelines.generate.ledger import Ledger, Unit, check_counts
+from pipelines.generate.ledger import Ledger, check_counts
 from pipelines.generate.report.sums import RunSums
 from pipelines.generate.unit_file import read_footer
+from pipelines.generate.units import Unit
 from pipelines.storage import join, list_directory, map_files, remove
 
 UNITS_AT_ONCE = 512  # footers that are in memory together

@@ -11,71 +11,31 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from orthrus_core.decoding.config import EngineConfig
 from orthrus_core.decoding.engine import Completion, Request
 from orthrus_core.decoding.stats import CompletionStats
-from pipelines.checkpoint import Checkpoint, fetch, load_tokenizer
+from pipelines.checkpoint import fetch, load_tokenizer
+from pipelines.generate.actor_spec import ActorSpec
 from pipelines.generate.audit import Auditor
-from pipelines.generate.audit_plan import AuditPlan
 from pipelines.generate.board import Board, UnitKey
-from pipelines.generate.columns import ENGINE, SHARD, UNIT, TableLayout
+from pipelines.generate.columns import ENGINE, SHARD, UNIT
 from pipelines.generate.config import SamplingConfig
 from pipelines.generate.dedup import Deduplicator, SharedBatch
 from pipelines.generate.drain import UnitGate
 from pipelines.generate.engine_thread import EngineLike, EngineThread
-from pipelines.generate.failures import FailureNotes
 from pipelines.generate.metrics import EngineReporter, RayMetrics, Readings, UnitTally, live, readings
 from pipelines.generate.requests import RequestBuilder, SampleRow
 from pipelines.generate.results import ResultWriter
 from pipelines.generate.unit_file import count_rows
 from pipelines.generate.watchdog import all_stacks
-from pipelines.storage_config import StorageConfig, use_storage
+from pipelines.storage_config import use_storage
 
 ROOM = 3  # times max_sequences: so many rows are left, running and waiting, when the next unit enters
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ActorSpec:
-    """Everything an actor needs to know, resolved by the driver.
-
-    Attributes:
-        dtype: "auto" or a torch dtype's name.
-        device: "cpu" or "cuda".
-        threads: torch threads.
-        failures: where an actor that ends itself says why.
-        retries: restarts in a row without a finished unit between them, after which the job gives up.
-        storage: how to reach the model and the notes.
-        dedup_tokens: tokens of finished completions that are kept for copies; None: every row is generated.
-        board: where driver and engines meet; None: units begin unasked and figures go nowhere, for tests.
-        run: names the run in metrics.
-        audit: which rows are decoded again.
-        session: when the driver started, seconds since 1970; units of one session have the same.
-        step_timeout_s: seconds after which a step of the engine is taken to hang; None: never.
-    """
-
-    checkpoint: Checkpoint
-    dtype: str
-    device: str
-    threads: int
-    decode: EngineConfig
-    sampling: SamplingConfig
-    layout: TableLayout
-    failures: FailureNotes
-    retries: int
-    storage: StorageConfig = StorageConfig()
-    dedup_tokens: int | None = None
-    board: Board | None = None
-    run: str = ""
-    audit: AuditPlan = AuditPlan()
-    session: float = 0.0
-    step_timeout_s: float | None = None
 
 
 EngineFactory = Callable[[ActorSpec], EngineLike]

@@ -3,23 +3,21 @@
 import logging
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from orthrus_core.decoding.config import EngineConfig
-from orthrus_core.errors import ConfigError, OrthrusError
+from orthrus_core.errors import OrthrusError
 from pipelines.generate.accounts import settle
-from pipelines.generate.actor import ActorSpec, EngineFactory, GenerateActor, load_engine
-from pipelines.generate.audit_plan import plan_audit
+from pipelines.generate.actor import EngineFactory, GenerateActor, load_engine
+from pipelines.generate.actor_spec import ActorSpec, new_actor_spec
 from pipelines.generate.board import open_board
-from pipelines.generate.cluster import STAGE_CPUS, check_gpus, gpus_per_actor, ray_session, resolve_device
-from pipelines.generate.config import GenerateConfig
+from pipelines.generate.cluster import STAGE_CPUS, gpus_per_actor, ray_session
 from pipelines.generate.drain import Drain, summaries
-from pipelines.generate.failures import FailureNotes, explain_failure
+from pipelines.generate.failures import explain_failure
 from pipelines.generate.interruption import interrupted
-from pipelines.generate.job import Job, versions
+from pipelines.generate.job import Job
 from pipelines.generate.lock import RunLock
+from pipelines.generate.manifest import note_engine, open_manifest
 from pipelines.generate.progress import Progress
 from pipelines.generate.prompts import render_unit
 from pipelines.generate.ray_options import set_options
@@ -28,27 +26,10 @@ from pipelines.generate.run_warnings import RunWarnings
 from pipelines.generate.sink import RowPolicy, commit_unit
 from pipelines.generate.source import UnitSource
 from pipelines.signals import INTERRUPTED, Interrupted, StopSignals
-from pipelines.storage import join
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-
-# Of an engine's report, what does not change while it runs.
-ENGINE_FACTS = (
-    "mode",
-    "exactness",
-    "token_budget",
-    "budgets",
-    "block_size",
-    "page_size",
-    "attention",
-    "compiled",
-    "dtype",
-    "device",
-)
-ENGINE_COSTS = ("budgets", "draft_s", "verify_s")  # measured by every engine for itself
-EXPECTED_SHARE = 0.5  # of max_new_tokens, for the choice whether torch.compile pays
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +68,7 @@ def run_job(
                     times.ray_s = time.perf_counter() - started_at
                     if stop.requested.is_set():
                         raise Interrupted("stopped before it began")
-                    spec = _actor_spec(job, is_local=is_local)
+                    spec = new_actor_spec(job, is_local=is_local)
                     _generate(job, spec, progress, times, engine_factory, lock, stop)
             return _finish(job, times, started_at)
         except (OrthrusError, OSError) as error:  # OSError: storage that fails under the driver's own hands
@@ -190,7 +171,7 @@ def _generate(
     """
     from ray.data import DataContext
 
-    manifest = _manifest(job)
+    manifest = open_manifest(job)
     job.ledger.start(job.plan, manifest)
     context = DataContext.get_current().copy()
     set_options(context, job.config.run)
@@ -213,7 +194,7 @@ def _generate(
                 progress.add(summary)
                 times.add(summary)
                 warnings.look(summary)
-                _note_engine(job, manifest, summary["engine"])
+                note_engine(job, manifest, summary["engine"])
         except OrthrusError:
             raise
         except Exception as error:  # Ray wraps whatever a stage raised
@@ -226,99 +207,3 @@ def _generate(
 
     if num_left and stop.requested.is_set():
         raise Interrupted("drained")
-
-
-def _actor_spec(job: Job, *, is_local: bool) -> ActorSpec:
-    """What an actor needs to know.
-
-    Raises:
-        ConfigError: not enough GPUs, or the run was begun on another device.
-    """
-    config = job.config
-    device = resolve_device(config.model.device)
-    check_gpus(config.run, device, is_local=is_local)
-    stored = (job.ledger.manifest() or {}).get("engine") or {}
-    if stored and stored["device"].split(":")[0] != device:
-        raise ConfigError(
-            f"model.device: output.path was begun on {stored['device']}, this machine would go on on "
-            f"{device}; texts could differ, choose another output.path"
-        )
-    threads = config.run.threads_per_actor or max(1, int(config.run.cpus_per_actor))
-    return ActorSpec(
-        checkpoint=job.checkpoint,
-        dtype=config.model.dtype,
-        device=device,
-        threads=threads,
-        decode=decode_options(config, stored, num_rows=sum(unit.num_rows for unit in job.units)),
-        sampling=config.sampling,
-        layout=job.layout,
-        failures=FailureNotes(
-            join(job.ledger.run_url, "failures", time.strftime("%Y%m%dT%H%M%S")), job.ledger.data_url
-        ),
-        retries=config.run.retries,
-        storage=config.storage,
-        dedup_tokens=config.run.dedup_tokens if config.run.dedup else None,
-        audit=plan_audit(job),
-        session=time.time(),
-        step_timeout_s=config.run.step_timeout_s,
-    )
-
-
-def decode_options(config: GenerateConfig, stored: Mapping[str, Any], *, num_rows: int) -> EngineConfig:
-    """Return the engine's options: a run that was begun goes on with the budgets and kernels it had.
-
-    Args:
-        stored: the engine's facts in the manifest; empty before the first unit.
-        num_rows: rows left to do.
-    Raises:
-        ConfigError: max_sequences has grown past the largest budget of the run.
-    """
-    decode = config.decode
-    num_tokens = int(
-        num_rows * config.sampling.n * config.sampling.max_new_tokens * EXPECTED_SHARE / config.run.actors
-    )
-    if not stored:
-        return decode.model_copy(update={"expected_tokens": decode.expected_tokens or num_tokens})
-    if decode.max_sequences > stored["token_budget"]:
-        raise ConfigError(
-            f"decode.max_sequences must be <= {stored['token_budget']}, the token budget that output.path "
-            f"was begun with, got {decode.max_sequences}"
-        )
-    compiled = "on" if stored["compiled"] else "off"
-    budgets = {"token_budget": stored["token_budget"], "budgets": tuple(stored["budgets"])}
-    return decode.model_copy(update={**budgets, "compile": compiled})
-
-
-def _manifest(job: Job) -> dict[str, Any]:
-    """The stored manifest with a note of this resumption, or a new one."""
-    stored = None if job.is_new else job.ledger.manifest()
-    if stored is None:
-        return job.manifest()
-    if job.repair is not None:
-        return job.repaired_manifest(stored)
-    changed = _differences(stored["versions"], versions())
-    if changed:
-        logger.warning("resumed with other versions, texts could differ: %s", changed)
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    resumed = [*stored.get("resumed", []), {"at": now, "versions": versions()}]
-    return {**stored, "resumed": resumed}
-
-
-def _note_engine(job: Job, manifest: dict[str, Any], report: dict[str, Any]) -> None:
-    """Put the engine's constant facts into the manifest, once, and warn of what the operator must know."""
-    facts = {name: report.get(name) for name in ENGINE_FACTS}
-    if manifest["engine"] == facts:
-        return
-    if manifest["engine"] is not None:
-        logger.warning("engines differ, texts could: %s", _differences(manifest["engine"], facts))
-        return
-    manifest["engine"] = facts
-    manifest["engine_costs"] = {name: report.get(name) for name in ENGINE_COSTS}
-    job.ledger.write_manifest(manifest)
-    if facts["exactness"] != "exact":
-        logger.warning("exactness=%s: texts may differ from AR decoding on this machine", facts["exactness"])
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-    names = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
-    return " ".join(f"{name}={before.get(name)}->{now.get(name)}" for name in names)

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orthrus_core.errors import OrthrusError
-from pipelines.generate.ledger import Ledger, Unit
+from pipelines.generate.ledger import Ledger
 from pipelines.generate.unit_file import FOOTER_KEY, facts_of
+from pipelines.generate.units import Unit
 from pipelines.storage import map_files, open_file, read_bytes, remove
 
 logger = logging.getLogger(__name__)

@@ -9,9 +9,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from orthrus_core.errors import ConfigError
-from pipelines.generate.ledger import SUCCESS, Ledger, Plan
+from pipelines.generate.ledger import SUCCESS, Ledger
 from pipelines.generate.lock import watch_owner
 from pipelines.generate.sink import read_footer
+from pipelines.generate.units import Plan
 from pipelines.storage import (
     FileInfo,
     absolute,

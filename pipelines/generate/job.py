@@ -17,12 +17,13 @@ from pipelines.generate.columns import OVERWRITTEN, ROW_ERROR, UNREADABLE, Table
 from pipelines.generate.config import GenerateConfig
 from pipelines.generate.datasets import exported, plain_paths
 from pipelines.generate.grammars import check_grammar
-from pipelines.generate.ledger import Ledger, Plan, Unit, differences, fingerprint, plan_units
+from pipelines.generate.ledger import Ledger, differences, fingerprint
 from pipelines.generate.prompts import RenderedRow, needed_columns, render_rows
 from pipelines.generate.renderer import PromptRenderer
 from pipelines.generate.repair import Repair, failed_units
 from pipelines.generate.shards import inspect_shards, list_shards
 from pipelines.generate.source import column_types, read_unit
+from pipelines.generate.units import Plan, Unit, plan_units
 from pipelines.storage import absolute, check_reachable
 from pipelines.storage_config import use_storage
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipelines.generate.columns import PLACE
-from pipelines.generate.ledger import Ledger, Plan, Unit, unit_file_name
+from pipelines.generate.ledger import Ledger
 from pipelines.generate.unit_file import UnitRows, read_footer, read_unit_rows
+from pipelines.generate.units import Plan, Unit, unit_file_name
 from pipelines.storage import join, map_files
 
 

@@ -18,12 +18,12 @@ from pipelines.generate.columns import (
     TableLayout,
 )
 from pipelines.generate.config import RowFilters
-from pipelines.generate.ledger import unit_file_name
 from pipelines.generate.repair import Repair
 from pipelines.generate.report.sums import add_histories
 from pipelines.generate.row_filters import count_reasons, dropped_reasons
 from pipelines.generate.unit_facts import unit_facts
 from pipelines.generate.unit_file import count_rows, facts_of, read_footer, write_unit_file
+from pipelines.generate.units import unit_file_name
 from pipelines.storage import join
 from pipelines.storage_config import StorageConfig, use_storage
 

@@ -21,8 +21,8 @@ from pipelines.generate.input_file import (
     read_file,
     uncompressed,
 )
-from pipelines.generate.ledger import Plan, Unit
 from pipelines.generate.shards import Shard, jsonl_rows
+from pipelines.generate.units import Plan, Unit
 from pipelines.storage_config import StorageConfig, use_storage
 
 

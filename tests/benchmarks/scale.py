@@ -167,7 +167,7 @@ def _ledger_of_part(url: str, whole: Any) -> Any:
 
 def _link_outputs(options: argparse.Namespace, *, share: float) -> None:
     """Give the first units of the plan an output: a link to one that has as many rows."""
-    from pipelines.generate.ledger import Plan
+    from pipelines.generate.units import Plan
 
     out = options.directory / "out"
     plan = Plan.from_json((out / "_run/plan.json").read_bytes())

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 
 from pipelines.checkpoint import load_tokenizer, locate
-from pipelines.generate.actor import ActorSpec, GenerateActor, load_engine
+from pipelines.generate.actor import GenerateActor, load_engine
+from pipelines.generate.actor_spec import ActorSpec
 from pipelines.generate.columns import ENGINE, PLACE, SHARD, UNIT, TableLayout
 from pipelines.generate.config import GenerateConfig, SamplingColumns
 from pipelines.generate.failures import FailureNotes

@@ -15,7 +15,8 @@ from orthrus_core.decoding.engine import Engine
 from orthrus_core.errors import ConfigError, OrthrusError
 from orthrus_core.models.loading import load_model
 from pipelines.checkpoint import load_tokenizer
-from pipelines.generate.build import decode_options, default_calls_in_flight
+from pipelines.generate.actor_spec import decode_options
+from pipelines.generate.build import default_calls_in_flight
 from pipelines.generate.config import GenerateConfig
 from pipelines.generate.lock import RunLock
 from pipelines.generate.report import data_card, render_report

@@ -9,7 +9,8 @@ import pytest
 
 from orthrus_core.errors import OrthrusError
 from pipelines.generate.damage import checked_footers
-from pipelines.generate.ledger import Ledger, Unit
+from pipelines.generate.ledger import Ledger
+from pipelines.generate.units import Unit
 
 UNITS = [Unit(0, 0, 0, 2), Unit(0, 1, 2, 2), Unit(1, 0, 0, 2)]
 

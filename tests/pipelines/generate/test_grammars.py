@@ -12,7 +12,8 @@ import yaml
 from orthrus_core.errors import ConfigError
 from pipelines.checkpoint import load_tokenizer, locate
 from pipelines.config import load_config
-from pipelines.generate.actor import ActorSpec, GenerateActor
+from pipelines.generate.actor import GenerateActor
+from pipelines.generate.actor_spec import ActorSpec
 from pipelines.generate.columns import TableLayout
 from pipelines.generate.config import GenerateConfig
 from pipelines.generate.failures import FailureNotes

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orthrus_core.errors import ConfigError, OrthrusError
-from pipelines.generate.ledger import Ledger, Plan, Unit, check_counts, fingerprint, plan_units
+from pipelines.generate.ledger import Ledger, check_counts, fingerprint
 from pipelines.generate.shards import Inspection, Shard
+from pipelines.generate.units import Plan, Unit, plan_units
 from pipelines.storage import FileInfo, list_directory, put
 
 SCHEMA = pa.schema([("q", pa.string())])

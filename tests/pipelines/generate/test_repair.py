@@ -11,7 +11,8 @@ import pytest
 from orthrus_core.errors import ConfigError, OrthrusError
 from pipelines.checkpoint import load_tokenizer
 from pipelines.generate.accounts import settle
-from pipelines.generate.actor import ActorSpec, GenerateActor
+from pipelines.generate.actor import GenerateActor
+from pipelines.generate.actor_spec import ActorSpec
 from pipelines.generate.build import run_job
 from pipelines.generate.config import GenerateConfig
 from pipelines.generate.failures import FailureNotes

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.generate.columns import ROW, ROW_ERROR, SHARD, UNIT, TableLayout
-from pipelines.generate.ledger import Plan, plan_units
 from pipelines.generate.shards import inspect_shards, list_shards
 from pipelines.generate.source import UnitSource, column_types, read_unit
+from pipelines.generate.units import Plan, plan_units
 
 TABLE = pa.table(
     {

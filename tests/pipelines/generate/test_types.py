@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.generate.columns import ENGINE, choose_layout
-from pipelines.generate.ledger import Plan, plan_units
 from pipelines.generate.shards import inspect_shards, list_shards
 from pipelines.generate.sink import commit_unit
 from pipelines.generate.source import column_types, read_unit
+from pipelines.generate.units import Plan, plan_units
 
 DAY = datetime.datetime(2024, 5, 6, 7, 8, 9, 123456)
 TREE = [{"a": [1, None], "b": {"c": "x"}}, None, {"a": [], "b": {"c": None}}]
