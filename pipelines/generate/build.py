@@ -204,6 +204,5 @@ def _generate(
             f"{len(unreadable)} unit(s) not done, all others are: {'; '.join(unreadable[:5])}. Repair the "
             "input, or set input.on_bad_shard: skip"
         )
-
     if num_left and stop.requested.is_set():
         raise Interrupted("drained")

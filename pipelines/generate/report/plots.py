@@ -50,17 +50,7 @@ def position_plot(drafted: Sequence[int], accepted: Sequence[int]) -> str:
         axes.set_xticks(places[:: -(-len(shares) // MOST_TICKS)])
         if len(shares) <= MOST_TICKS:
             for place, share in zip(places, shares, strict=True):
-                axes.annotate(
-                    f"{share:.0f}",
-                    (place, share),
-                    xytext=(0, 2),
-                    textcoords="offset points",
-                    ha="center",
-                    va="bottom",
-                    color=INK,
-                    fontsize=8,
-                    annotation_clip=False,
-                )
+                _write_above(axes, place, share, f"{share:.0f}")
         _label(axes, "draft's position after the anchor", "drafts accepted (%)")
 
     return _svg("position", draw)
@@ -79,16 +69,7 @@ def length_plot(buckets: Sequence[Mapping[str, Any]]) -> str:
         axes.set_xlim(-0.6, len(shown) - 0.4)
         axes.set_xticks(list(places), _bucket_names(shown), fontsize=8 if len(shown) <= FEW else 7)
         for place, length in zip(places, lengths, strict=True):
-            axes.annotate(
-                f"{length:.2f}",
-                (place, length),
-                xytext=(0, 2),
-                textcoords="offset points",
-                ha="center",
-                va="bottom",
-                color=INK,
-                fontsize=8,
-            )
+            _write_above(axes, place, length, f"{length:.2f}")
         _label(axes, "completion tokens" + ("" if len(shown) <= FEW else " (rows)"), "tokens per step")
 
     return _svg("length", draw) if shown else ""
@@ -173,3 +154,18 @@ def _time_unit(total_s: float) -> tuple[str, float]:
     if total_s <= SECONDS_UP_TO:
         return "s", 1.0
     return ("min", MINUTE_S) if total_s <= MINUTES_UP_TO else ("h", HOUR_S)
+
+
+def _write_above(axes: "Axes", place: float, height: float, text: str) -> None:
+    """Write a bar's value on top of it."""
+    axes.annotate(
+        text,
+        (place, height),
+        xytext=(0, 2),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        color=INK,
+        fontsize=8,
+        annotation_clip=False,
+    )
