@@ -4,7 +4,9 @@ import contextlib
 import logging
 import math
 import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from orthrus_core.errors import ConfigError
@@ -93,17 +95,20 @@ def _start(run: RunConfig) -> bool:
 
 
 def _join_or_start(run: RunConfig) -> bool:
-    """As plain `ray.init()`: a running cluster if there is one, else a new local one; whether it is local."""
+    """As plain `ray.init()`: the running cluster if there is one, else a new local one; whether it is local."""
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-    if run.ray_address != "local":
+    asked = run.ray_address or os.environ.get("RAY_ADDRESS")
+    address = asked or _started_cluster()
+    if address is not None and address != "local":
         try:
-            ray.init(address=run.ray_address or "auto", **quiet)
+            ray.init(address=address, **quiet)
             return False
         except ConnectionError:
-            if run.ray_address is not None or "RAY_ADDRESS" in os.environ:
+            if asked:
                 raise
+            logger.warning("the cluster that `ray start` began at %s is gone: starting a local one", address)
     needed = math.ceil(run.actors * run.cpus_per_actor + 2 * STAGE_CPUS)
     num_cpus = max(os.cpu_count() or 1, needed)
     ray.init(
@@ -114,3 +119,16 @@ def _join_or_start(run: RunConfig) -> bool:
         **quiet,
     )
     return True
+
+
+def _started_cluster() -> str | None:
+    """Address of the cluster that `ray start` began on this machine, from the file that it leaves.
+
+    Ray's own "auto" would do but for one thing: it also joins the private cluster of any other program here,
+    which has no CPU to spare and ends with that program.
+    """
+    file = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray" / "ray_current_cluster"
+    try:
+        return file.read_text().strip() or None
+    except OSError:
+        return None
