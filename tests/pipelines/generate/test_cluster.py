@@ -1,0 +1,79 @@
+"""Which Ray cluster a job uses; `ray.init` is recorded, not run."""
+
+from pathlib import Path
+
+import pytest
+import ray
+
+from orthrus_core.errors import ConfigError
+from pipelines.generate.cluster import ray_session
+from pipelines.generate.config import RunConfig
+
+
+@pytest.fixture
+def inits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Addresses that `ray.init` was called with; those that hold "gone" do not answer."""
+    addresses: list[str] = []
+
+    def init(*, address: str, **_: object) -> None:
+        addresses.append(address)
+        if "gone" in address:
+            raise ConnectionError(f"nobody answers at {address}")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return addresses
+
+
+def _leave_address(tmp_path: Path, address: str) -> None:
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text(address + "\n")
+
+
+def test_without_a_started_cluster_the_job_has_its_own(inits: list[str]) -> None:
+    with ray_session(RunConfig()) as is_local:
+        assert is_local
+    assert inits == ["local"]  # never "auto", which joins another program's private cluster
+
+
+def test_the_cluster_of_ray_start_is_joined(inits: list[str], tmp_path: Path) -> None:
+    _leave_address(tmp_path, "127.0.0.1:6379")
+    with ray_session(RunConfig()) as is_local:
+        assert not is_local
+    assert inits == ["127.0.0.1:6379"]
+
+
+def test_a_started_cluster_that_is_gone_makes_way_for_a_local_one(inits: list[str], tmp_path: Path) -> None:
+    _leave_address(tmp_path, "gone:6379")
+    with ray_session(RunConfig()) as is_local:
+        assert is_local
+    assert inits == ["gone:6379", "local"]
+
+
+def test_the_environment_goes_before_the_file(
+    inits: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _leave_address(tmp_path, "127.0.0.1:6379")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with ray_session(RunConfig()) as is_local:
+        assert not is_local
+    assert inits == ["10.0.0.1:6379"]
+
+
+def test_an_address_that_was_asked_for_and_is_gone_is_an_error(inits: list[str]) -> None:
+    with (
+        pytest.raises(ConfigError, match="run.ray_address gone:1"),
+        ray_session(RunConfig(ray_address="gone:1")),
+    ):
+        pass
+    assert inits == ["gone:1"]
+
+
+def test_local_is_local_even_beside_a_started_cluster(inits: list[str], tmp_path: Path) -> None:
+    _leave_address(tmp_path, "127.0.0.1:6379")
+    with ray_session(RunConfig(ray_address="local")) as is_local:
+        assert is_local
+    assert inits == ["local"]
