@@ -95,7 +95,7 @@ def _start(run: RunConfig) -> bool:
 
 
 def _join_or_start(run: RunConfig) -> bool:
-    """As plain `ray.init()`: the running cluster if there is one, else a new local one; whether it is local."""
+    """The running cluster if there is one, as plain `ray.init()`, else a new local one; whether it is local."""
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
