@@ -95,7 +95,7 @@ def _start(run: RunConfig) -> bool:
 
 
 def _join_or_start(run: RunConfig) -> bool:
-    """The running cluster if there is one, as plain `ray.init()`, else a new local one; whether it is local."""
+    """The running cluster, as plain `ray.init()`, or where there is none a new one; whether it is local."""
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
