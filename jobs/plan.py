@@ -1,4 +1,6 @@
-"""Simulate throughput on a device, without it: `python jobs/plan.py --config FILE`.
+"""What a device would do, without it: `python jobs/plan.py --config FILE`.
+
+Throughput by batch size and context, or with a section `job` the hours, memory and price of a generate job.
 
 Exit codes: 0 done, 2 a mistake in the config or on the command line (one line on stderr), 1 anything else.
 """
@@ -14,7 +16,7 @@ from pipelines.command import job_parser, run_job_command
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns the exit code."""
     parser = job_parser(
-        "Simulate tokens per second by batch size and context: AR, fixed and adaptive block length.",
+        "Simulate tokens per second by batch size and context, or plan the capacity for a generate job.",
         configs="configs/plan",
         example="hardware=rtx-4090 --set model=qwen3-4b",
     )
@@ -31,10 +33,13 @@ def _run(options: argparse.Namespace, console: Console) -> int:
 
     overrides = [*options.set, "measure=true"] if options.measure else options.set
     config = load_config(PlanConfig, options.config, overrides)
-    from pipelines.plan.job import measure, plan
-    from pipelines.plan.report import render_measurement, render_plan
+    from pipelines.plan.job import capacity, measure, plan
+    from pipelines.plan.report import render_capacity, render_measurement, render_plan
 
-    console.print(render_plan(config, plan(config)))
+    if config.job is None:
+        console.print(render_plan(config, plan(config)))
+    else:
+        console.print(render_capacity(config, capacity(config)))
     if config.measure:
         console.print(render_measurement(measure(config)))
     return 0

@@ -9,7 +9,9 @@ from orthrus_core.errors import ConfigError
 from orthrus_core.evaluation.cost import Hardware, ModelShape
 from orthrus_core.evaluation.curve import AcceptanceCurve
 from pipelines.config import ModelConfig, Section
+from pipelines.urls import Url
 
+MEASURED = "measured"
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -76,15 +78,40 @@ class TrafficConfig(Section):
         return AcceptanceCurve(whole.conditional[:block_size])
 
 
+class JobSection(Section):
+    """A generate job to plan the capacity for."""
+
+    config: Path = Field(description="Config file of the generate job.")
+    set: tuple[str, ...] = Field((), description="Values over it, key.key=value each, as --set takes them.")
+    completion_tokens: float | None = Field(
+        None, gt=0, description="Mean tokens of a completion; none: as in earlier_run, else max_new_tokens."
+    )
+    earlier_run: Url | None = Field(
+        None, description="Output path of a run on such data: completion length and acceptance are its own."
+    )
+    gpus: tuple[Count, ...] = Field((1, 2, 4, 8, 16, 32, 64), description="Numbers of GPUs to price.")
+    price_per_gpu_hour: float | None = Field(None, gt=0, description="In the currency you think in.")
+    deadline_h: float | None = Field(None, gt=0, description="Hours; the plan says how many GPUs meet it.")
+    startup_s: float = Field(120.0, ge=0, description="Seconds from the job's start to the first token.")
+    memory_share: float = Field(
+        0.9, gt=0, le=1, description="Share of the device's memory that an actor may fill."
+    )
+    sample_rows: Count = Field(256, description="Rows whose prompts are rendered to learn their length.")
+    sample_shards: Count = Field(8, description="Files that these rows are taken from.")
+
+
 class PlanConfig(Section):
     """The whole plan job."""
 
     presets: Path = Field(description="Yaml file with devices and model shapes by name.")
-    hardware: str = Field(description="A device of the presets.")
-    model: str = Field(description="A model shape of the presets.")
+    hardware: str = Field(description="A device of the presets; measured: this machine, with job's model.")
+    model: str | None = Field(None, description="A model shape of the presets; with job: the job's own.")
+    job: JobSection | None = Field(None, description="Also the capacity for this generate job.")
     block_size: Count = Field(32, description="K, most drafts of the head.")
     traffic: dict[str, TrafficConfig] = Field(
-        min_length=1, description="Kinds of text by a name; the sequences of a batch take them in turn."
+        default_factory=dict,
+        description="Kinds of text by a name; the sequences of a batch take them in turn. "
+        "With job: none is as in job.earlier_run.",
     )
     block_sizes: tuple[Count, ...] = Field((8, 16, 32), description="Fixed K to compare with.")
     batch_sizes: tuple[Count, ...] = Field(
@@ -121,6 +148,17 @@ class PlanConfig(Section):
                 raise ValueError(f"must be <= block_size ({longest}), got {K}")
         return value
 
-    def curves(self) -> list[AcceptanceCurve]:
-        """Acceptance of every kind of text."""
-        return [kind.curve(self.block_size) for kind in self.traffic.values()]
+    @model_validator(mode="after")
+    def _something_to_plan(self) -> Self:
+        if self.job is None:
+            if self.model is None or not self.traffic:
+                raise ValueError("must have model and traffic, or a job")
+            if self.hardware == MEASURED:
+                raise ValueError(f"must have a job where hardware is {MEASURED}")
+        elif self.model is not None:
+            raise ValueError("must have either model or job: a job's model says its own shape")
+        return self
+
+    def curves(self, block_size: int | None = None) -> list[AcceptanceCurve]:
+        """Acceptance of every kind of text, of as many drafts as `block_size` says, or the plan's own."""
+        return [kind.curve(block_size or self.block_size) for kind in self.traffic.values()]

@@ -1,4 +1,4 @@
-"""The plan job: throughput by formula, and the formula against this machine."""
+"""The plan job: throughput by formula, a generate job's capacity, and the formula against this machine."""
 
 from dataclasses import dataclass
 
@@ -6,11 +6,13 @@ import torch
 
 import orthrus_core
 from orthrus_core.evaluation.calibration import Calibration, Comparison, calibrate_hardware, compare_forward
+from orthrus_core.evaluation.cost import Hardware
 from orthrus_core.evaluation.throughput import Throughput, simulate
 from orthrus_core.models.model import OrthrusLM
 from pipelines.checkpoint import fetch, locate
 from pipelines.config import ModelConfig, load_config
-from pipelines.plan.config import PlanConfig, Presets
+from pipelines.plan.capacity import Capacity, job_shape, open_job, plan_capacity
+from pipelines.plan.config import MEASURED, PlanConfig, Presets
 
 MEASURED_CONTEXT = 256
 MEASURED_SEQUENCES = 8
@@ -30,6 +32,7 @@ def plan(config: PlanConfig) -> list[Throughput]:
     Raises:
         ConfigError: the presets cannot be read or lack the device or the model.
     """
+    assert config.model is not None  # the config refuses that without a job
     presets = load_config(Presets, config.presets)
     return simulate(
         presets.device(config.hardware),
@@ -38,6 +41,37 @@ def plan(config: PlanConfig) -> list[Throughput]:
         batch_sizes=config.batch_sizes,
         contexts=config.contexts,
         block_sizes=config.block_sizes,
+    )
+
+
+def capacity(config: PlanConfig) -> Capacity:
+    """What the generate job of the config takes.
+
+    Raises:
+        ConfigError: the job's config, data or model are not as it says, or the presets lack the device.
+    """
+    assert config.job is not None
+    job = open_job(config.job)
+    hardware = _hardware(config, job.config.model)
+    _, block_size = job_shape(job)
+    is_cpu = config.hardware == MEASURED and hardware.memory_bytes is None
+    return plan_capacity(
+        config.job, job, hardware, config.curves(block_size), device_type="cpu" if is_cpu else "cuda"
+    )
+
+
+def _hardware(config: PlanConfig, model: ModelConfig) -> Hardware:
+    """A device of the presets, or this machine with its figures measured under the job's model."""
+    if config.hardware != MEASURED:
+        return load_config(Presets, config.presets).device(config.hardware)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    loaded = _load(model)
+    measured = calibrate_hardware(loaded).hardware
+    if loaded.device.type != "cuda":
+        return measured
+    return measured.model_copy(
+        update={"memory_bytes": torch.cuda.get_device_properties(loaded.device).total_memory}
     )
 
 

@@ -59,7 +59,11 @@ def sample_prompts(job: Job, *, max_rows: int, max_shards: int) -> Prompts:
     rows: list[RenderedRow] = []
     renderer = new_renderer(job.config, job.checkpoint)
     for unit in chosen:
-        table = read_unit(job.plan.shards[unit.shard], _beginning(job, unit, max_rows // len(chosen)), column_types(job.plan, job.layout))
+        table = read_unit(
+            job.plan.shards[unit.shard],
+            _beginning(job, unit, max_rows // len(chosen)),
+            column_types(job.plan, job.layout),
+        )
         rows += render_rows(table.slice(0, max(1, max_rows // len(chosen))), renderer, job.config)
     lengths = sorted(len(row.prompt_ids) for row in rows if row.prompt_ids is not None)
     if not lengths:
