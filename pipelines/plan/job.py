@@ -51,8 +51,11 @@ def capacity(config: PlanConfig) -> Capacity:
         ConfigError: the job's config, data or model are not as it says, or the presets lack the device.
     """
     assert config.job is not None
+    known = (
+        None if config.hardware == MEASURED else load_config(Presets, config.presets).device(config.hardware)
+    )
     job = open_job(config.job)
-    hardware = _hardware(config, job.config.model)
+    hardware = known or _measured_hardware(config, job.config.model)
     _, block_size = job_shape(job)
     is_cpu = config.hardware == MEASURED and hardware.memory_bytes is None
     return plan_capacity(
@@ -60,10 +63,8 @@ def capacity(config: PlanConfig) -> Capacity:
     )
 
 
-def _hardware(config: PlanConfig, model: ModelConfig) -> Hardware:
-    """A device of the presets, or this machine with its figures measured under the job's model."""
-    if config.hardware != MEASURED:
-        return load_config(Presets, config.presets).device(config.hardware)
+def _measured_hardware(config: PlanConfig, model: ModelConfig) -> Hardware:
+    """This machine, its figures measured under the job's model."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     loaded = _load(model)
