@@ -17,6 +17,9 @@ GPU_OPTIONS ?=
 # make bench-scale SCALE_OPTIONS='--shards 100 --rows 100000 --run-units all'
 SCALE_OPTIONS ?=
 
+# make test TEST_PROCESSES=1; each takes about one core and 4 GB
+TEST_PROCESSES ?= 2
+
 # make bench-overhead ROWS=20000 ACTORS=2
 ACTORS ?= 1
 
@@ -53,7 +56,7 @@ dry-run: $(INSTALLED)
 	$(BIN)/python jobs/generate.py --config configs/generate/demo.yaml --dry-run
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not gpu and not slow and not fault"
+	$(BIN)/python -m pytest -m "not gpu and not slow and not fault" --numprocesses $(TEST_PROCESSES) --dist loadgroup
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m "slow and not gpu and not fault"
