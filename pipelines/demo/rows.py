@@ -39,20 +39,45 @@ def write_training_prompts(path: Path, num_rows: int, num_shards: int, seed: int
     _write_shards(path, _table(seed, num_rows, "train"), num_shards)
 
 
+def write_given_text(
+    path: Path, tokenizer: PreTrainedTokenizerBase, num_rows: int, num_shards: int, seed: int
+) -> None:
+    """Write the training prompts of a seed with the tasks' own completions, as the generate job writes its.
+
+    A head trained on them has seen given text instead of the model's own. Columns: id,
+    prompt_token_ids, token_ids (lists of int32).
+    """
+    tasks = _distinct_tasks(seed, num_rows, "train")
+    documents = [render_task(tokenizer, task) for task in tasks]
+    table = pa.table(
+        {
+            "id": pa.array([f"train-{seed}-{i:06d}" for i in range(len(tasks))], pa.string()),
+            "prompt_token_ids": pa.array([prompt for prompt, _ in documents], pa.list_(pa.int32())),
+            "token_ids": pa.array([completion for _, completion in documents], pa.list_(pa.int32())),
+        }
+    )
+    _write_shards(path, table, num_shards)
+
+
+def _distinct_tasks(seed: int, count: int, split: Split) -> list[Task]:
+    """The first `count` tasks of a seed whose prompts differ."""
+    tasks: dict[str, Task] = {}
+    for task in generate_tasks(seed, 4 * count + 100, split):
+        tasks.setdefault(task.prompt, task)
+        if len(tasks) == count:
+            break
+    return list(tasks.values())
+
+
 def _table(seed: int, num_rows: int, split: Split) -> pa.Table:
     """Collect distinct prompts.
 
     Returns:
         Table of `num_rows` rows; columns id, kind, prompt, answer, all strings.
     """
-    tasks: dict[str, Task] = {}
-    for task in generate_tasks(seed, 4 * num_rows + 100, split):
-        tasks.setdefault(task.prompt, task)
-        if len(tasks) == num_rows:
-            break
     rows = [
         {"id": f"{split}-{seed}-{i:06d}", "kind": task.kind, "prompt": task.prompt, "answer": task.answer}
-        for i, task in enumerate(tasks.values())
+        for i, task in enumerate(_distinct_tasks(seed, num_rows, split))
     ]
     return pa.Table.from_pylist(
         rows, schema=pa.schema([(c, pa.string()) for c in ("id", "kind", "prompt", "answer")])

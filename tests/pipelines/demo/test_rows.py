@@ -3,10 +3,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from transformers import AutoTokenizer
 
 from orthrus_core.errors import ConfigError
 from pipelines import demo
-from pipelines.demo.rows import write_prompts, write_training_prompts
+from pipelines.demo.rows import write_given_text, write_prompts, write_training_prompts
 from pipelines.demo.tasks import split_of
 
 SHIPPED = Path(demo.__file__).parent / "prompts"
@@ -43,6 +44,19 @@ def test_training_prompts_come_from_the_training_split(tmp_path):
     tables = _read(tmp_path)
     assert sum(len(table) for table in tables) == 101
     assert {split_of(prompt) for table in tables for prompt in table["prompt"].to_pylist()} == {"train"}
+
+
+def test_given_text_is_the_training_prompts_with_their_tasks_completions(tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(SHIPPED.with_name("model"))
+    write_training_prompts(tmp_path / "prompts", num_rows=30, num_shards=2, seed=2)
+    write_given_text(tmp_path / "given", tokenizer, num_rows=30, num_shards=2, seed=2)
+    prompts = pa.concat_tables(_read(tmp_path / "prompts")).to_pylist()
+    given = pa.concat_tables(_read(tmp_path / "given")).to_pylist()
+    assert [row["id"] for row in given] == [row["id"] for row in prompts]
+    for row, source in zip(given, prompts, strict=True):
+        assert source["prompt"] in tokenizer.decode(row["prompt_token_ids"])
+        assert row["token_ids"][-1] == tokenizer.eos_token_id
+        assert source["answer"] in tokenizer.decode(row["token_ids"])
 
 
 @pytest.mark.parametrize("num_shards", [0, 4])
