@@ -5,8 +5,8 @@
     python -m tests.benchmarks.ablations --list                # their commands, nothing run
 
 Every row of the table is a plain train job, whose command is printed with it. All have the same seed, data,
-token budget and held-out rows; the model's own text must be there (see docs/training.md). Trainings run two at a
-time, each with one thread.
+token budget and held-out rows; the model's own text must be there (see docs/training.md). Trainings run two
+at a time, each with one thread.
 """
 
 import argparse
@@ -106,9 +106,8 @@ def _table(chosen: list[Ablation], figures: list[dict[str, float]], options: arg
     for one, found in zip(chosen, figures, strict=True):
         at = [found.get(f"acceptance_length_at_{k}") for k in (4, 8)]
         cells = ["-" if value is None else f"{value:.2f}" for value in (*at, found["acceptance_length"])]
-        lines.append(
-            f"| {one.name} | {one.what} | {' | '.join(cells)} | {found['loss']:.4f} | {found['seconds']:.0f} |"
-        )
+        cells += [f"{found['loss']:.4f}", f"{found['seconds']:.0f}"]
+        lines.append(f"| {one.name} | {one.what} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", *(_shown(one, options) for one in chosen)])
 
 
