@@ -6,7 +6,6 @@ from orthrus_core.training.anchors import (
     block_positions,
     can_anchor,
     sample_blocks,
-    target_ids,
 )
 from orthrus_core.training.packing import Document, PackedBatch, collate
 
@@ -41,15 +40,6 @@ def test_slots_end_where_their_document_ends(seed):
     trained = dict(zip(blocks.anchor_idx[0].tolist(), blocks.is_trained[0].tolist(), strict=True))
     # Slot i of anchor t is taught at t + i and proposes the token t + i + 1: tokens 4 and 7 end documents.
     assert trained == {2: [T, T, F], 3: [T, F, F], 6: [T, F, F]}
-
-
-def test_targets_are_the_tokens_after_the_teaching_rows():
-    batch = two_documents()
-    blocks = sample(batch, num_anchors=3)
-    targets = dict(zip(blocks.anchor_idx[0].tolist(), target_ids(batch, blocks)[0].tolist(), strict=True))
-    assert targets[2][:2] == [13, 14]
-    assert targets[3][:1] == [14]
-    assert targets[6][:1] == [22]
 
 
 def test_a_block_is_its_anchor_and_masks_at_the_positions_after_it():
