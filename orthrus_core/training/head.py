@@ -215,7 +215,7 @@ def new_attention(model: OrthrusLM, config: HeadConfig) -> PassAttention:
     is_cuda = model.device.type == "cuda"
     if config.attention == "flex" and not is_cuda:
         raise ConfigError(
-            f"head.attention flex needs a CUDA device, the model is on {model.device.type}: use auto or masked"
+            f"head.attention flex needs a CUDA device, got {model.device.type}: use auto or masked"
         )
     windows = {None, getattr(model.config, "sliding_window", None)}
     use_flex = config.attention == "flex" or (config.attention == "auto" and is_cuda)

@@ -6,7 +6,7 @@ itself. A slot sees the text from the start of its anchor's document up to the a
 and all slots of its own block. A sliding window moves the starts of both ranges.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -103,7 +103,7 @@ def text_sight(batch: PackedBatch) -> Sight:
     place = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device).expand_as(batch.input_ids)
     N, nothing = place.shape[1], torch.zeros_like(place)
     # Positions count from the start of the document, and are 0 in the padding.
-    return _sight(place - batch.position_ids, place + 1, nothing, nothing, place, N, N)
+    return _sight((place - batch.position_ids, place + 1, nothing, nothing, place), N, N)
 
 
 def block_sight(batch: PackedBatch, blocks: Blocks, *, num_slots: int | None = None) -> Sight:
@@ -123,21 +123,14 @@ def block_sight(batch: PackedBatch, blocks: Blocks, *, num_slots: int | None = N
     spare = torch.arange(N + used, N + slots, device=anchor.device).expand(anchor.shape[0], -1)
     nothing = torch.zeros_like(spare)
     ends = (nothing, nothing, spare, spare + 1, nothing)
-    columns = [torch.cat(pair, dim=1) for pair in zip((*per_block, place), ends, strict=True)]
-    return _sight(*columns, N, N + slots)
+    columns = (torch.cat(pair, dim=1) for pair in zip((*per_block, place), ends, strict=True))
+    return _sight(columns, N, N + slots)
 
 
-def _sight(
-    text_from: Tensor,
-    text_to: Tensor,
-    own_from: Tensor,
-    own_to: Tensor,
-    place: Tensor,
-    num_text_keys: int,
-    num_keys: int,
-) -> Sight:
-    ranges = (values.int() for values in (text_from, text_to, own_from, own_to, place))
-    return Sight(*ranges, num_text_keys, num_keys)
+def _sight(columns: Iterable[Tensor], num_text_keys: int, num_keys: int) -> Sight:
+    """columns: (B, Q) each, in the order of `Sight`'s attributes."""
+    text_from, text_to, own_from, own_to, place = (column.int() for column in columns)
+    return Sight(text_from, text_to, own_from, own_to, place, num_text_keys, num_keys)
 
 
 def block_mask(sight: Sight, *, tile: int = TILE) -> BlockMask:
@@ -160,7 +153,7 @@ def block_mask(sight: Sight, *, tile: int = TILE) -> BlockMask:
 
 
 def _tiles(sight: Sight, tile: int) -> tuple[Tensor, Tensor]:
-    """(B, 1, Q / tile, (N + M) / tile) bool each: tiles with a visible pair, and tiles wholly in one range."""
+    """(B, 1, Q / tile, (N + M) / tile) bool each: tiles with a visible pair, tiles wholly in one range."""
     start = torch.arange(0, sight.num_keys, tile, device=sight.place.device)
     some, whole = [], []
     for first, end in ((sight.text_from, sight.text_to), (sight.own_from, sight.own_to)):

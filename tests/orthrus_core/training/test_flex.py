@@ -11,7 +11,6 @@ from orthrus_core.training.attend import MaskedAttention, Recording
 from orthrus_core.training.flex import FlexAttention
 from orthrus_core.training.masks import block_sight, text_sight
 from tests.orthrus_core.training.sights import (
-    LAYOUTS,
     build,
     document_of,
     slot_sees,
