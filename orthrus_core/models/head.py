@@ -16,6 +16,7 @@ from orthrus_core.models.trial import check_agreement
 
 DEFAULT_STD = 0.02  # of transformers' configs
 
+
 def add_diffusion_head(
     backbone: PreTrainedModel,
     *,

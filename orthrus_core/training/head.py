@@ -21,7 +21,7 @@ from orthrus_core.training.flex import FlexAttention
 from orthrus_core.training.losses import LossSum, chunk_rows, distillation_loss
 from orthrus_core.training.masks import block_sight, text_sight
 from orthrus_core.training.packing import PackedBatch
-from orthrus_core.training.recompute import recomputed
+from orthrus_core.training.recompute import Recomputed
 
 EVALUATION_SEED = 0
 
@@ -85,6 +85,7 @@ class HeadObjective:
             model.config.vocab_size, config.loss_chunk_mib * 2**20
         )
         self._attention = new_attention(model, config)
+        self._recomputed = Recomputed(model.model.layers if config.checkpoint_layers else ())
         self._generator = torch.Generator().manual_seed(seed)
         self._autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
@@ -151,9 +152,7 @@ class HeadObjective:
         sight = block_sight(text.batch, blocks, num_slots=ids.shape[1] + missing)
         attend = self._attention.over_blocks(text.recorded, sight, blocks.slot_idx.shape[-1])
         positions = pad(block_positions(text.batch, blocks), (0, missing))
-        layers = self.module.model.layers
-        is_recomputed = self._config.checkpoint_layers and torch.is_grad_enabled()
-        with recomputed(layers) if is_recomputed else nullcontext():
+        with self._recomputed if torch.is_grad_enabled() else nullcontext():
             hidden = self._hidden(
                 pad(ids, (0, missing), value=self._mask_token_id), positions, "diffusion", attend
             )

@@ -169,9 +169,7 @@ def test_a_random_head_has_matrices_of_its_own_and_the_norms_of_the_backbone():
 
 def test_a_random_head_is_a_function_of_its_seed():
     def head(seed: int) -> list[torch.Tensor]:
-        model = add_diffusion_head(
-            small_backbone(), block_size=4, mask_token_id=96, init="random", seed=seed
-        )
+        model = add_diffusion_head(small_backbone(), block_size=4, mask_token_id=96, init="random", seed=seed)
         return [tensor for name, tensor in head_of(model).items() if "proj" in name]
 
     assert all(torch.equal(one, same) for one, same in zip(head(1), head(1), strict=True))

@@ -74,3 +74,16 @@ def test_one_seed_gives_the_same_blocks():
     batch = collate([[Document([1], list(range(2, 60)))]], sequence_len=64)
     assert torch.equal(sample(batch, 8, seed=3).anchor_idx, sample(batch, 8, seed=3).anchor_idx)
     assert not torch.equal(sample(batch, 8, seed=3).anchor_idx, sample(batch, 8, seed=4).anchor_idx)
+
+
+def test_anchors_of_a_row_ascend():
+    batch = collate([[Document([1], list(range(2, 60)))]] * 3, sequence_len=64)
+    anchors = sample(batch, 8).anchor_idx
+    assert (anchors[:, 1:] > anchors[:, :-1]).all()
+
+
+def test_cut_blocks_keep_their_first_slots():
+    blocks = sample(two_documents(), num_anchors=3).shortened(1)
+    assert blocks.in_block.tolist() == [[[T, F, F]] * 3]
+    assert blocks.is_trained.tolist() == [[[T, F, F]] * 3]
+    assert blocks.slot_idx.shape == (1, 3, 3)

@@ -5,11 +5,16 @@ import torch
 from torch import Tensor
 from torch.nn.attention import flex_attention as torch_flex
 
+from orthrus_core.errors import ConfigError
 from orthrus_core.models.attention import AttentionLayer
 from orthrus_core.training.anchors import Blocks, sample_blocks
 from orthrus_core.training.attend import MaskedAttention, Recording
+from orthrus_core.training.config import HeadConfig
 from orthrus_core.training.flex import FlexAttention
+from orthrus_core.training.head import HeadObjective, new_attention
 from orthrus_core.training.masks import block_sight, text_sight
+from orthrus_core.training.packing import Document, collate
+from tests.orthrus_core.models.backbones import with_head
 from tests.orthrus_core.training.sights import (
     build,
     document_of,
@@ -30,7 +35,12 @@ CLOSE = {"atol": 2e-5, "rtol": 2e-5}
 
 @pytest.fixture
 def flex_on_cpu(monkeypatch):
-    """Lets FlexAttention make gradients on a CPU: torch can, uncompiled, but refuses since it is slow."""
+    """Lets FlexAttention make gradients on a CPU: torch can, uncompiled, but refuses since it is slow.
+
+    Uncompiled it still goes through dynamo, which must not take the shapes of test after test for dynamic.
+    """
+    monkeypatch.setattr(torch._dynamo.config, "automatic_dynamic_shapes", False)
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 64)
     monkeypatch.setattr(torch_flex, "_validate_device", lambda *tensors: None)
 
 
@@ -119,6 +129,31 @@ def test_the_layers_keys_and_values_are_recorded():
         record(AttentionLayer(layer_idx, 0.4), q, k + layer_idx, v)
     assert torch.equal(record.recorded[1][0], k + 1)
     assert record.recorded[0][1] is v
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "mistral-window"])
+def test_the_loss_of_a_head_and_its_gradient_are_the_same_in_both_forms(flex_on_cpu, name):
+    rows = [
+        [Document([5, 6, 7], [8, 9, 2, 30, 31]), Document([3], [4, 2])],
+        [Document([6], list(range(40, 52)))],
+    ]
+    found = []
+    for form in (MaskedAttention(), FlexAttention({None, 6}, compiled=False)):
+        config = HeadConfig(block_size=5, anchors_per_sequence=3, shorten_probability=0.5)
+        head = HeadObjective(with_head(name, noise=0.05), config, precision="float32", seed=1)
+        head._attention = form
+        loss = head.loss(collate(rows, sequence_len=15))
+        loss.total.backward()
+        found.append([loss.total.detach(), *(parameter.grad for _, parameter in head.named_parameters())])
+    for masked, flex in zip(*found, strict=True):
+        torch.testing.assert_close(masked, flex, atol=2e-4, rtol=1e-3)
+
+
+def test_flex_on_a_cpu_is_refused_and_auto_writes_it_out():
+    model = with_head("llama")
+    assert isinstance(new_attention(model, HeadConfig()), MaskedAttention)
+    with pytest.raises(ConfigError, match=r"head.attention flex needs a CUDA device, got cpu: use auto"):
+        new_attention(model, HeadConfig(attention="flex"))
 
 
 @pytest.mark.gpu

@@ -172,3 +172,16 @@ def test_evaluation_is_repeatable_and_names_acceptance_by_position():
     head.loss(batch())
     assert head.evaluate([batch()]) == figures
     assert set(figures) == {"loss", "acceptance_length", *(f"accepted_at_{i}" for i in range(1, 5))}
+
+
+def test_blocks_are_evaluated_at_their_length_and_not_cut_afterwards():
+    # With 3 masks beside it and not 7 a draft is another one.
+    model = small_orthrus(noise=0.3, sameness=0.5)
+    long, short = (
+        objective(model, CONFIG.model_copy(update={"block_size": size})).evaluate([batch()])
+        for size in (8, 4)
+    )
+    chances = torch.tensor([long[f"accepted_at_{i}"] for i in range(1, 5)])
+    cut_afterwards = 1 + chances.cumprod(0).sum().item()
+    assert long["acceptance_length_at_4"] == pytest.approx(short["acceptance_length"])
+    assert abs(long["acceptance_length_at_4"] - cut_afterwards) > 0.1
