@@ -79,12 +79,14 @@ class HeadObjective:
         assert model.config.mask_token_id is not None  # OrthrusLM refuses a config without one
         self.module = model
         self._mask_token_id = model.config.mask_token_id
-        self._forward = torch.compile(model.model) if compiled else model.model
         self._config = config
         self._rows_per_chunk = config.rows_per_chunk or chunk_rows(
             model.config.vocab_size, config.loss_chunk_mib * 2**20
         )
         self._attention = new_attention(model, config)
+        # Tiles make the shapes of both passes the same every time, and kernels of fixed shapes are faster.
+        dynamic = False if isinstance(self._attention, FlexAttention) else None
+        self._forward = torch.compile(model.model, dynamic=dynamic) if compiled else model.model
         self._recomputed = Recomputed(model.model.layers if config.checkpoint_layers else ())
         self._generator = torch.Generator().manual_seed(seed)
         self._autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16")

@@ -39,9 +39,9 @@ def flex_on_cpu(monkeypatch):
 
     Uncompiled it still goes through dynamo, which must not take the shapes of test after test for dynamic.
     """
-    monkeypatch.setattr(torch._dynamo.config, "automatic_dynamic_shapes", False)
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 64)
     monkeypatch.setattr(torch_flex, "_validate_device", lambda *tensors: None)
+    with torch._dynamo.config.patch(automatic_dynamic_shapes=False, recompile_limit=64):
+        yield
 
 
 @pytest.fixture(params=["masked", "flex"])
