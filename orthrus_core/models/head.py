@@ -95,13 +95,14 @@ def randomize_diffusion_head(model: DualViewLM, *, seed: int) -> None:
     reset_diffusion_head(model)
     std = getattr(model.config, "initializer_range", None) or DEFAULT_STD
     generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if DIFFUSION_SUFFIX not in name:
-            continue
-        if parameter.ndim > 1:
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
-        elif name.endswith("bias"):
-            parameter.zero_()
+    for layer in model.model.layers:
+        for module_name in layer.self_attn.view_modules:
+            module = getattr(layer.self_attn, module_name + DIFFUSION_SUFFIX)
+            for name, parameter in module.named_parameters():
+                if parameter.ndim > 1:
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+                elif name == "bias":
+                    parameter.zero_()
 
 
 def remove_diffusion_head(model: OrthrusLM) -> PreTrainedModel:

@@ -31,8 +31,8 @@ NOTES: dict[SectionName, str] = {
     f"{steps.MAX_PAIR_RATIO}x of an AR forward.",
     "decode": "Steps of all sequences timed as above. Acceptance is REPLAYED: tokens per step come from "
     "curves with the acceptance lengths printed elsewhere, not from the model, whose weights are random.",
-    "train": "Whole steps of training a head (loss, backward, AdamW) on random text; shapes 1.7b and 8b: 2,048 "
-    "tokens per sequence, 256 anchors, blocks of 32. Operations by orthrus_core/training/cost.py: pairs "
+    "train": "Whole steps of training a head (loss, backward, AdamW) on random text; shapes 1.7b and 8b: "
+    "2,048 tokens per sequence, 256 anchors, blocks of 32. Operations by orthrus_core.training.cost: pairs "
     "that a mask hides and layers computed again do not count. To reach: "
     f"{training.MIN_RATE_SHARE:.0%} of the data sheet's dense BF16 rate. Not part of a normal run.",
     "kernels": "One layer's attention with one size of the Triton kernel changed at a time; K/V read per "

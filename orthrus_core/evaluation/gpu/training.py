@@ -66,7 +66,7 @@ def time_training(
         load = TrainingLoad(sequences, sequence_len, anchors, block_size)
         options = {"checkpoint_layers": again, "loss_chunk_mib": LOSS_CHUNK_MIB}
         step = TrainingStep(model, load, precision=precision, compiled=compiled, **options)
-        row = {"sequences": sequences, "layers": "computed again" if again else "kept"}
+        row: Row = {"sequences": sequences, "layers": "computed again" if again else "kept"}
         row |= _measure(step, device, matmul, rate, repeats)
         best = max(best, row.get("data_sheet_share") or 0.0)
         yield row

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.decoding.draft import draft_spans
@@ -166,6 +167,22 @@ def test_the_model_is_as_before_once_the_diffusion_pass_is_over():
     head = objective(with_head("qwen3"), checkpoint_layers=True)
     head.loss(BATCH).total.backward()
     assert not any("forward" in vars(layer) for layer in head.module.model.layers)
+
+
+def test_a_compiled_head_has_the_same_gradients_and_is_compiled_once_per_view():
+    model = with_head("llama", noise=0.05, num_hidden_layers=1)
+    eager, compiled = objective(model), objective(model, checkpoint_layers=True)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled._forward = torch.compile(model.model, backend=counter)
+    for _ in range(2):
+        gradients = []
+        for head in (eager, compiled):
+            head.loss(BATCH).total.backward()
+            gradients.append([parameter.grad.clone() for _, parameter in head.named_parameters()])
+            model.zero_grad()
+        for one, other in zip(*gradients, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    assert counter.frame_count == 2
 
 
 def test_the_backbone_runs_once_per_batch_however_many_blocks_there_are():
