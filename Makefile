@@ -24,7 +24,7 @@ TEST_PROCESSES ?= 2
 ACTORS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dry-run test test-slow test-faults lint bench bench-peers bench-gpu bench-overhead bench-scale demo-model clean
+.PHONY: help install demo dry-run test test-slow test-faults lint bench bench-peers bench-gpu bench-overhead bench-scale bench-train demo-model clean
 
 help:
 	@echo "make demo        generate completions for the shipped prompts with the shipped model"
@@ -35,6 +35,7 @@ help:
 	@echo "make bench       measure exactness, acceptance, memory, and speed against AR and transformers (under 10 minutes)"
 	@echo "                 PROMPTS=FILE COLUMN=NAME ROWS=100 adds prompts of your own, Parquet or JSONL"
 	@echo "make bench-gpu   measure a CUDA device: parity, exactness, step times (about 10 minutes)"
+	@echo "make bench-train a training step of the demo's head: operations, rate, memory per slot (about a minute)"
 	@echo "make bench-overhead ROWS=20000   where a job's time goes that is not the engine's (as long as the job takes)"
 	@echo "make bench-peers measure speed against vLLM's CPU build, installed apart (3.5 GB); under 8 minutes after that"
 	@echo "                 AUTHORS=CHECKOUT adds the authors' code, a checkout of chiennv2000/orthrus"
@@ -77,6 +78,9 @@ bench-gpu: $(INSTALLED)
 
 bench-scale: $(INSTALLED)
 	$(BIN)/python tests/benchmarks/scale.py $(SCALE_OPTIONS)
+
+bench-train: $(INSTALLED)
+	$(BIN)/python -m tests.benchmarks.training
 
 bench-overhead: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks.overhead --rows $(ROWS) --actors $(ACTORS)

@@ -1,6 +1,7 @@
 """Adding a fresh diffusion head to a plain backbone, and taking one off."""
 
 import copy
+from typing import Literal
 
 import torch
 from transformers import PreTrainedModel
@@ -13,16 +14,26 @@ from orthrus_core.models.model import DualViewLM, OrthrusLM, model_class, plain_
 from orthrus_core.models.requirements import check_backbone
 from orthrus_core.models.trial import check_agreement
 
+DEFAULT_STD = 0.02  # of transformers' configs
+
 
 def add_diffusion_head(
-    backbone: PreTrainedModel, *, block_size: int = 32, mask_token_id: int | None = None
+    backbone: PreTrainedModel,
+    *,
+    block_size: int = 32,
+    mask_token_id: int | None = None,
+    init: Literal["ar", "random"] = "ar",
+    seed: int = 0,
 ) -> OrthrusLM:
-    """Give a plain causal LM the second view, initialised from its own projections.
+    """Give a plain causal LM the second view, by default initialised from its own projections.
 
     Args:
         backbone: a causal LM of transformers; it is not changed, its tensors are copied.
         block_size: K, the most tokens the head will draft in one step.
         mask_token_id: id of the token that marks a place to draft; must not occur in text.
+        init: "ar": every tensor of the head is a copy of its AR counterpart. "random": see
+            `randomize_diffusion_head`.
+        seed: of the random head.
     Returns:
         An `OrthrusLM`, or its sibling for another kind of backbone (see `model_class`), on the backbone's
         device, in its dtype, in evaluation mode.
@@ -40,6 +51,8 @@ def add_diffusion_head(
     model.generation_config = copy.deepcopy(backbone.generation_config)
     model.eval()
     check_agreement(model)
+    if init == "random":
+        randomize_diffusion_head(model, seed=seed)
     return model
 
 
@@ -70,6 +83,26 @@ def reset_diffusion_head(model: DualViewLM) -> None:
         for name in layer.self_attn.view_modules:
             ar_view = getattr(layer.self_attn, name)
             getattr(layer.self_attn, name + DIFFUSION_SUFFIX).load_state_dict(ar_view.state_dict())
+
+
+@torch.no_grad()
+def randomize_diffusion_head(model: DualViewLM, *, seed: int) -> None:
+    """Give the head matrices as of an untrained model, in place; a function of shapes and seed alone.
+
+    Matrices are normal with the standard deviation of the config's `initializer_range`, biases 0. Norms are
+    the AR view's: an untrained norm is not random in any architecture.
+    """
+    reset_diffusion_head(model)
+    std = getattr(model.config, "initializer_range", None) or DEFAULT_STD
+    generator = torch.Generator().manual_seed(seed)
+    for layer in model.model.layers:
+        for module_name in layer.self_attn.view_modules:
+            module = getattr(layer.self_attn, module_name + DIFFUSION_SUFFIX)
+            for name, parameter in module.named_parameters():
+                if parameter.ndim > 1:
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+                elif name == "bias":
+                    parameter.zero_()
 
 
 def remove_diffusion_head(model: OrthrusLM) -> PreTrainedModel:

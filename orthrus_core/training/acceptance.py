@@ -1,7 +1,11 @@
 """Acceptance of drafts against a given text."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
+
+SHORT_LENGTHS = (4, 8, 16)
 
 
 class AcceptanceCounts:
@@ -27,9 +31,36 @@ class AcceptanceCounts:
         self._reached += reached.flatten(0, 1).sum(0).cpu()
         self._accepted += accepted.flatten(0, 1).sum(0).cpu()
 
+    @property
+    def length(self) -> float:
+        """Mean acceptance length: accepted drafts + 1."""
+        return 1 + (self._accepted.sum() / self._num_blocks.clamp(min=1)).item()
+
     def figures(self) -> dict[str, float]:
         """`acceptance_length` (accepted + 1) and, by position, the share accepted of those reached."""
-        length = 1 + (self._accepted.sum() / self._num_blocks.clamp(min=1)).item()
         shares = (self._accepted / self._reached.clamp(min=1)).tolist()
         by_position = {f"accepted_at_{position}": share for position, share in enumerate(shares, start=1)}
-        return {"acceptance_length": length, **by_position}
+        return {"acceptance_length": self.length, **by_position}
+
+
+class BlockLengths:
+    """Acceptance of the same blocks at several lengths: 4, 8 and 16 slots, where K is more, and K."""
+
+    def __init__(self, block_size: int) -> None:
+        """Start at zero for all lengths of a head of this K."""
+        lengths = [*(length for length in SHORT_LENGTHS if length < block_size), block_size]
+        self._counts = {length: AcceptanceCounts(block_size) for length in lengths}
+
+    def __iter__(self) -> Iterator[int]:
+        """The lengths, rising; the last is K."""
+        return iter(self._counts)
+
+    def add(self, length: int, agrees: Tensor, is_draft: Tensor) -> None:
+        """Count blocks of one length, see `AcceptanceCounts.add`."""
+        self._counts[length].add(agrees, is_draft)
+
+    def figures(self) -> dict[str, float]:
+        """Figures at K, and `acceptance_length_at_k` for every shorter length k."""
+        *shorter, block_size = self._counts
+        at_lengths = {f"acceptance_length_at_{length}": self._counts[length].length for length in shorter}
+        return {**self._counts[block_size].figures(), **at_lengths}

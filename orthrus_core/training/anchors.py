@@ -1,6 +1,6 @@
 """Which tokens of a packed batch become anchors, and which slots of their blocks can be trained."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,9 +15,9 @@ class Blocks:
     Slot i of a block anchored at token t proposes token t + i + 1, as the AR view does at token t + i.
 
     Attributes:
-        anchor_idx: (B, A) int64, place of the anchor in its packed row; distinct within a row.
+        anchor_idx: (B, A) int64, place of the anchor in its packed row; distinct within a row, ascending.
         slot_idx: (B, A, K) int64, place of the token whose AR row teaches the slot; clamped to the row.
-        in_block: (B, A, K) bool, slots of the block (a block can be shorter than K).
+        in_block: (B, A, K) bool, slots of the block, the first of the K (a block can be shorter).
         is_trained: (B, A, K) bool, slots in the block that have a teacher in their own document.
     """
 
@@ -25,6 +25,19 @@ class Blocks:
     slot_idx: Tensor
     in_block: Tensor
     is_trained: Tensor
+
+    def to(self, device: torch.device) -> "Blocks":
+        """The same blocks on `device`."""
+        return Blocks(*(part.to(device) for part in _parts(self)))
+
+    def shortened(self, length: int) -> "Blocks":
+        """The same blocks cut to at most `length` slots, as a loaded engine does; shapes stay."""
+        kept = torch.arange(self.in_block.shape[-1], device=self.in_block.device) < length
+        return replace(self, in_block=self.in_block & kept, is_trained=self.is_trained & kept)
+
+
+def _parts(blocks: Blocks) -> tuple[Tensor, ...]:
+    return blocks.anchor_idx, blocks.slot_idx, blocks.in_block, blocks.is_trained
 
 
 def can_anchor(batch: PackedBatch) -> Tensor:
@@ -43,6 +56,7 @@ def sample_blocks(
     """Draw random distinct anchors in every packed row.
 
     A row with fewer possible anchors than `num_anchors` gets blocks without trained slots in their place.
+    Anchors ascend, so that blocks side by side see nearly the same text: tiles of a mask are empty or full.
 
     Args:
         num_anchors: A, at most the row length is used.
@@ -51,7 +65,7 @@ def sample_blocks(
     """
     possible = can_anchor(batch).cpu()
     chance = torch.rand(possible.shape, generator=generator).masked_fill(~possible, -1.0)
-    anchor_idx = chance.topk(min(num_anchors, possible.shape[1]), dim=1).indices
+    anchor_idx = chance.topk(min(num_anchors, possible.shape[1]), dim=1).indices.sort(dim=1).values
     is_anchor = possible.gather(1, anchor_idx)
     lengths = _block_lengths(anchor_idx.shape, block_size, shorten_probability, generator)
     in_block = torch.arange(block_size) < lengths[..., None]
@@ -95,8 +109,3 @@ def block_positions(batch: PackedBatch, blocks: Blocks) -> Tensor:
     """(B, A * K) int64 positions: the anchor's own and those after it."""
     offsets = torch.arange(blocks.slot_idx.shape[-1], device=blocks.slot_idx.device)
     return (_at(batch.position_ids, blocks.anchor_idx)[..., None] + offsets).flatten(1)
-
-
-def target_ids(batch: PackedBatch, blocks: Blocks) -> Tensor:
-    """(B, A, K) int64: the token that follows each slot's teacher; void where the slot is not trained."""
-    return _at(batch.input_ids.roll(-1, dims=1), blocks.slot_idx)

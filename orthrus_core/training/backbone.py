@@ -1,6 +1,7 @@
 """Training a small backbone from scratch: next-token loss on packed documents."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from transformers import AttentionInterface, Qwen3Config, Qwen3ForCausalLM
 from orthrus_core.training.attend import masked_attention
 from orthrus_core.training.config import BackboneConfig
 from orthrus_core.training.losses import LossSum, next_token_loss, next_token_weights
-from orthrus_core.training.masks import causal_document_mask
+from orthrus_core.training.masks import text_sight
 from orthrus_core.training.packing import PackedBatch
 
 ATTENTION_NAME = "orthrus_training"
@@ -66,14 +67,14 @@ class BackboneObjective:
         self, model: Qwen3ForCausalLM, config: BackboneConfig, *, precision: str, compiled: bool = False
     ) -> None:
         """Train every parameter of `model`, linears in `precision` ("bfloat16" or "float32")."""
-        self._model = model
+        self.module = model
         self._forward = torch.compile(model.model) if compiled else model.model
         self._prompt_weight = config.prompt_weight
         self._autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
     def named_parameters(self) -> list[tuple[str, Parameter]]:
         """All parameters of the model."""
-        return list(self._model.named_parameters())
+        return list(self.module.named_parameters())
 
     def loss(self, batch: PackedBatch) -> LossSum:
         """Weighted next-token loss of the batch."""
@@ -86,17 +87,24 @@ class BackboneObjective:
         total = torch.stack([loss.total for loss in sums]).sum()
         return {"loss": (total / torch.stack([loss.weight for loss in sums]).sum()).item()}
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs beside the weights: nothing, this objective leaves nothing to chance."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+
     def _loss(self, batch: PackedBatch, *, prompt_weight: float) -> LossSum:
-        batch = batch.to(self._model.device)
+        batch = batch.to(self.module.device)
         weights = next_token_weights(batch, prompt_weight=prompt_weight)
         with self._autocast:
             hidden = self._forward(
                 batch.input_ids,
                 position_ids=batch.position_ids,
-                attention_mask={"full_attention": causal_document_mask(batch)},
+                attention_mask={"full_attention": text_sight(batch).text_mask()},
                 use_cache=False,
             ).last_hidden_state
             chosen = weights > 0
-            logits = self._model.lm_head(hidden[chosen])
+            logits = self.module.lm_head(hidden[chosen])
         target_ids = batch.input_ids.roll(-1, dims=1)[chosen]
         return next_token_loss(logits, target_ids, weights[chosen])

@@ -59,6 +59,9 @@ class BackboneConfig(StrictConfig):
 class HeadConfig(StrictConfig):
     """Shape and loss of a diffusion head."""
 
+    init: Literal["ar", "random"] = Field(
+        "ar", description="Fresh head: copies of the AR view's projections, or random matrices."
+    )
     block_size: int = Field(8, ge=2, description="K, the anchor and K-1 masks of one block.")
     mask_token_id: int | None = Field(None, ge=0, description="Slots to draft. None: the tokenizer's.")
     anchors_per_sequence: int = Field(32, gt=0, description="Blocks trained per packed row.")
@@ -69,4 +72,17 @@ class HeadConfig(StrictConfig):
     shorten_probability: float = Field(
         0.0, ge=0, le=1, description="Share of blocks trained at a random shorter length, 2 to K - 1."
     )
-    rows_per_chunk: int = Field(2048, gt=0, description="Rows whose logits are held at a time.")
+    attention: Literal["auto", "flex", "masked"] = Field(
+        "auto",
+        description="flex: FlexAttention, needs CUDA. masked: written out, any device. "
+        "auto: flex on CUDA, else masked.",
+    )
+    checkpoint_layers: bool = Field(
+        False, description="Compute the layers of the diffusion pass again in the backward: less memory."
+    )
+    loss_chunk_mib: int = Field(
+        512, gt=0, description="Memory for logits, in MiB; decides how many rows the loss takes at a time."
+    )
+    rows_per_chunk: int | None = Field(
+        None, gt=0, description="Rows whose logits are held at a time. None: by loss_chunk_mib."
+    )

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, one_hot
+from torch.nn.functional import cross_entropy
 
 from orthrus_core.training.packing import PackedBatch, has_next
+
+BYTES_PER_LOGIT = 16  # four FP32 tensors of the size of a chunk's logits at the peak
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ def next_token_loss(logits: Tensor, target_ids: Tensor, weights: Tensor) -> Loss
     return LossSum((losses * weights).sum(), weights.sum())
 
 
+def chunk_rows(vocab_size: int, chunk_bytes: int) -> int:
+    """Rows whose logits, in all the forms that `distillation_loss` holds at once, fit into `chunk_bytes`."""
+    return max(1, chunk_bytes // (BYTES_PER_LOGIT * vocab_size))
+
+
 def distillation_loss(
     hidden: Tensor,
     output_weight: Tensor,
@@ -51,7 +58,16 @@ def distillation_loss(
 ) -> LossSum:
     """Loss of the diffusion view under a frozen output head, logits held for one chunk of rows at a time.
 
-    Give the teacher for the forward KL(AR || diffusion), or the targets for cross-entropy.
+    Give the teacher for the forward KL(AR || diffusion), or the targets for cross-entropy. The gradient is
+    made together with the loss, so nothing of the size of logits lives until the backward. At its peak the
+    call holds, beside its arguments, at most
+
+        16 * rows_per_chunk * V  bytes: logits, their log-probabilities and the teacher's, FP32, and one more
+        R * D * itemsize         bytes: the gradient, in the dtype of `hidden`
+        V * D * 2                bytes: `output_weight` in BF16, where autocast is on and it is not BF16
+
+    with D small beside V; `chunk_rows` turns a number of bytes into rows. FP64 arguments stay FP64 and take
+    twice as much.
 
     Args:
         hidden: (R, D) last hidden states of the diffusion view; the only argument that gets a gradient.
@@ -64,6 +80,7 @@ def distillation_loss(
     if (teacher_hidden is None) == (target_ids is None):
         raise ValueError("distillation_loss takes either teacher_hidden or target_ids")
     teacher = target_ids if teacher_hidden is None else teacher_hidden
+    output_weight = _in_product_dtype(output_weight.detach())
     total = _FrozenHeadLoss.apply(hidden, output_weight, teacher, weights, rows_per_chunk, softcap)
     return LossSum(total, weights.sum())
 
@@ -73,40 +90,79 @@ class _FrozenHeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, output_weight, teacher, weights, rows_per_chunk, softcap):  # type: ignore[override]
-        total = hidden.new_zeros((), dtype=torch.float32)
-        gradient = torch.zeros_like(hidden)
+        total = hidden.new_zeros((), dtype=_loss_dtype(hidden))
+        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for start in range(0, hidden.shape[0], rows_per_chunk):
             rows = slice(start, start + rows_per_chunk)
-            logits = _logits(hidden[rows], output_weight, softcap)
-            log_probs = logits.log_softmax(-1)
-            losses, teacher_probs = _row_losses(log_probs, output_weight, teacher[rows], softcap)
-            total += (losses * weights[rows]).sum()
-            if ctx.needs_input_grad[0]:
-                difference = (log_probs.exp() - teacher_probs) * weights[rows, None]
-                if softcap is not None:
-                    difference *= 1 - (logits / softcap) ** 2  # the derivative of c * tanh(x / c)
-                gradient[rows] = difference @ output_weight.to(difference.dtype)
+            loss, difference = _chunk_loss(
+                hidden[rows],
+                output_weight,
+                teacher[rows],
+                weights[rows],
+                softcap=softcap,
+                needs_gradient=gradient is not None,
+            )
+            total += loss
+            if gradient is not None:
+                gradient[rows] = difference.to(output_weight.dtype) @ output_weight
+            del difference  # or it would live on beside the next chunk's
         ctx.save_for_backward(gradient)
         return total
 
     @staticmethod
     def backward(ctx, grad_total):  # type: ignore[override]
         (gradient,) = ctx.saved_tensors
-        return grad_total * gradient, None, None, None, None, None
+        return (grad_total * gradient).to(gradient.dtype), None, None, None, None, None
+
+
+def _chunk_loss(
+    hidden: Tensor,
+    output_weight: Tensor,
+    teacher: Tensor,
+    weights: Tensor,
+    *,
+    softcap: float | None,
+    needs_gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    """Summed loss of some rows and its derivative by their logits, (R, V); void without `needs_gradient`.
+
+    Works in place wherever it can: see the bound in `distillation_loss`.
+    """
+    logits = _logits(hidden, output_weight, softcap)
+    log_probs = logits.log_softmax(-1)
+    slope = logits.div_(softcap).square_().neg_().add_(1) if softcap and needs_gradient else None
+    del logits
+    if teacher.dtype == torch.int64:
+        losses = -log_probs.gather(1, teacher[:, None])[:, 0]
+        difference = log_probs.exp_()
+        difference.scatter_add_(1, teacher[:, None], difference.new_full((len(teacher), 1), -1.0))
+    else:
+        teacher_log_probs = _logits(teacher, output_weight, softcap).log_softmax(-1)
+        teacher_probs = teacher_log_probs.exp()
+        losses = teacher_log_probs.sub_(log_probs).mul_(teacher_probs).sum(-1)
+        del teacher_log_probs
+        difference = log_probs.exp_().sub_(teacher_probs)
+        del teacher_probs
+    if needs_gradient:
+        difference.mul_(weights[:, None])
+        if slope is not None:
+            difference.mul_(slope)  # the derivative of c * tanh(x / c) is 1 - tanh ** 2
+    return (losses * weights).sum(), difference
 
 
 def _logits(hidden: Tensor, output_weight: Tensor, softcap: float | None) -> Tensor:
-    """(R, V) FP32."""
-    logits = (hidden @ output_weight.T).float()
-    return logits if softcap is None else torch.tanh(logits / softcap) * softcap
+    """(R, V) FP32, or FP64."""
+    product = hidden.to(output_weight.dtype) @ output_weight.T
+    logits = product.to(_loss_dtype(product))
+    return logits if softcap is None else logits.div_(softcap).tanh_().mul_(softcap)
 
 
-def _row_losses(
-    log_probs: Tensor, output_weight: Tensor, teacher: Tensor, softcap: float | None
-) -> tuple[Tensor, Tensor]:
-    """Losses (R,) and the distribution (R, V) that pulls them to zero."""
-    if teacher.dtype == torch.int64:
-        return -log_probs.gather(1, teacher[:, None])[:, 0], one_hot(teacher, log_probs.shape[1])
-    teacher_log_probs = _logits(teacher, output_weight, softcap).log_softmax(-1)
-    teacher_probs = teacher_log_probs.exp()
-    return (teacher_probs * (teacher_log_probs - log_probs)).sum(-1), teacher_probs
+def _in_product_dtype(output_weight: Tensor) -> Tensor:
+    """The output head in the dtype that autocast multiplies in: cast once and not for every chunk."""
+    if not torch.is_autocast_enabled(output_weight.device.type) or output_weight.dtype == torch.float64:
+        return output_weight
+    return output_weight.to(torch.get_autocast_dtype(output_weight.device.type))
+
+
+def _loss_dtype(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)

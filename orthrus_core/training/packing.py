@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from orthrus_core.errors import ConfigError
 
@@ -52,12 +53,24 @@ class PackedBatch:
             self.is_completion.to(device),
         )
 
+    def padded(self, multiple: int) -> "PackedBatch":
+        """The same batch with padding at the end of its rows, their length a multiple of `multiple`."""
+        missing = -self.input_ids.shape[1] % multiple
+        if not missing:
+            return self
+        return PackedBatch(
+            pad(self.input_ids, (0, missing)),
+            pad(self.position_ids, (0, missing)),
+            pad(self.document_idx, (0, missing), value=PADDING_DOCUMENT),
+            pad(self.is_completion, (0, missing), value=False),
+        )
+
 
 def has_next(batch: PackedBatch) -> Tensor:
     """(B, N) bool: tokens followed by another token of their own document."""
     document_idx = batch.document_idx
     follows = (document_idx[:, 1:] == document_idx[:, :-1]) & (document_idx[:, 1:] != PADDING_DOCUMENT)
-    return torch.nn.functional.pad(follows, (0, 1), value=False)
+    return pad(follows, (0, 1), value=False)
 
 
 def collate(rows: Sequence[Sequence[Document]], *, sequence_len: int) -> PackedBatch:

@@ -84,6 +84,8 @@ def _train_head(config: HeadTrainConfig) -> Progress:
         load_backbone(config.backbone),
         block_size=config.head.block_size,
         mask_token_id=_mask_token_id(config, tokenizer),
+        init=config.head.init,
+        seed=config.seed,
     )
     objective = HeadObjective(
         model, config.head, precision=config.loop.precision, seed=config.seed, compiled=config.compile

@@ -29,6 +29,18 @@ def test_times_of_a_tiny_model_on_a_cpu_become_tables(main, tmp_path, capsys):
     assert "Acceptance is REPLAYED" in capsys.readouterr().out
 
 
+def test_training_steps_of_a_tiny_model_on_a_cpu_become_a_table(main, tmp_path):
+    assert main([*TINY, "--sections", "train", "--out", str(tmp_path)]) == 0
+    rate, *rows = json.loads((tmp_path / "gpu.json").read_text())["sections"]["train"]["rows"]
+    assert rate["matmul_tflops"] > 0
+    assert [(row["sequences"], row["layers"]) for row in rows] == [
+        (2, "kept"),
+        (1, "kept"),
+        (4, "computed again"),
+    ]
+    assert all(0 < row["matmul_share"] < 1 and "passed" not in row for row in rows)
+
+
 def test_a_used_up_budget_leaves_tables_that_say_so(main, tmp_path):
     assert main([*TINY, "--sections", "step", "--budget-s", "0", "--out", str(tmp_path)]) == 0
     assert "Stopped: the time budget is used up." in (tmp_path / "gpu.md").read_text()
@@ -37,7 +49,7 @@ def test_a_used_up_budget_leaves_tables_that_say_so(main, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--sections", "speed"], "'bandwidth', 'step', 'decode' or 'kernels'"),
+        (["--sections", "speed"], "'bandwidth', 'step', 'decode', 'train' or 'kernels'"),
         (["--shape", "9b"], "'tiny', 'demo', '1.7b' or '8b'"),
         (["--layers", "0"], "greater than or equal to 1"),
     ],

@@ -12,14 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from orthrus_core.errors import ConfigError
 from orthrus_core.evaluation.curve import AcceptanceCurve
-from orthrus_core.evaluation.gpu import checks, steps
+from orthrus_core.evaluation.gpu import checks, steps, training
 from orthrus_core.evaluation.gpu.kernels import Load, time_kernels
 from orthrus_core.evaluation.gpu.report import Report, Section
 from orthrus_core.evaluation.gpu.shapes import model_shape, random_model
 
 logger = logging.getLogger(__name__)
 
-SectionName = Literal["parity", "exactness", "bandwidth", "step", "decode", "kernels"]
+SectionName = Literal["parity", "exactness", "bandwidth", "step", "decode", "train", "kernels"]
 NOTES: dict[SectionName, str] = {
     "parity": "Attention backends against attention in float32: largest difference of any output number.",
     "exactness": "Bits of rows in random groupings against the same rows alone; texts of consensus decoding "
@@ -31,6 +31,10 @@ NOTES: dict[SectionName, str] = {
     f"{steps.MAX_PAIR_RATIO}x of an AR forward.",
     "decode": "Steps of all sequences timed as above. Acceptance is REPLAYED: tokens per step come from "
     "curves with the acceptance lengths printed elsewhere, not from the model, whose weights are random.",
+    "train": "Whole steps of training a head (loss, backward, AdamW) on random text; shapes 1.7b and 8b: "
+    "2,048 tokens per sequence, 256 anchors, blocks of 32. Operations by orthrus_core.training.cost: pairs "
+    "that a mask hides and layers computed again do not count. To reach: "
+    f"{training.MIN_RATE_SHARE:.0%} of the data sheet's dense BF16 rate. Not part of a normal run.",
     "kernels": "One layer's attention with one size of the Triton kernel changed at a time; K/V read per "
     "second. For tuning, not part of a normal run: the engine always takes the default sizes.",
 }
@@ -103,6 +107,17 @@ class Sections:
         options = self._options
         yield from steps.replay_decoding(
             self._step_timer(), curves, batches=options.batches, contexts=options.contexts
+        )
+
+    def train(self) -> Iterator[dict[str, Any]]:
+        """Training steps against the matrix rate."""
+        self._timer = None  # a section before this one may have left its model and pages
+        yield from training.time_training(
+            self._options.shape,
+            self._shape,
+            device=self._device,
+            dtype=self._dtypes[0],
+            compiled=self._options.compiled,
         )
 
     def kernels(self) -> Iterator[dict[str, Any]]:

@@ -187,7 +187,7 @@ def test_the_diffusion_view_is_the_same_in_training_and_in_the_engine(name):
     objective = HeadObjective(model, HEAD, precision="float32", seed=0)
     blocks = sample_blocks(batch, num_anchors=4, block_size=4, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        trained = model.logits(objective._run_views(batch, blocks).hidden)
+        trained = model.logits(objective.draft(objective.read(batch), blocks)[blocks.is_trained])
     drafted = []
     for row, column in itertools.product(range(len(DOCUMENTS)), range(4)):
         place = int(blocks.anchor_idx[row, column])

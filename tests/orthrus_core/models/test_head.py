@@ -151,3 +151,26 @@ def test_a_saved_backbone_holds_nothing_of_the_head(tmp_path):
     with safe_open(tmp_path / "model.safetensors", framework="pt") as tensors:
         assert not [name for name in tensors.keys() if "_diff" in name]  # noqa: SIM118
     assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["Qwen3ForCausalLM"]
+
+
+def test_a_random_head_has_matrices_of_its_own_and_the_norms_of_the_backbone():
+    backbone = small_backbone(attention_bias=True, initializer_range=0.3, hidden_size=128)
+    model = add_diffusion_head(backbone, block_size=4, mask_token_id=96, init="random", seed=3)
+    own = backbone.state_dict()
+    for name, tensor in head_of(model).items():
+        if "norm" in name:
+            assert torch.equal(tensor, own[name.replace("_diff", "")])
+        elif name.endswith("bias"):
+            assert not tensor.any()
+        else:
+            assert tensor.std().item() == pytest.approx(0.3, rel=0.1)
+    assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in own.items())
+
+
+def test_a_random_head_is_a_function_of_its_seed():
+    def head(seed: int) -> list[torch.Tensor]:
+        model = add_diffusion_head(small_backbone(), block_size=4, mask_token_id=96, init="random", seed=seed)
+        return [tensor for name, tensor in head_of(model).items() if "proj" in name]
+
+    assert all(torch.equal(one, same) for one, same in zip(head(1), head(1), strict=True))
+    assert not any(torch.equal(one, other) for one, other in zip(head(1), head(2), strict=True))

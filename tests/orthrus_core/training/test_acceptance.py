@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from orthrus_core.training.acceptance import AcceptanceCounts
+from orthrus_core.training.acceptance import AcceptanceCounts, BlockLengths
 
 F, T = False, True
 
@@ -24,3 +24,21 @@ def test_counts_add_up_over_batches():
     for agrees in ([T, T], [F, F]):
         counts.add(torch.tensor([[agrees]]), torch.ones(1, 1, 2, dtype=torch.bool))
     assert counts.figures()["acceptance_length"] == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("block_size", "expected"), [(2, [2]), (4, [4]), (8, [4, 8]), (32, [4, 8, 16, 32]), (10, [4, 8, 10])]
+)
+def test_blocks_are_measured_at_4_8_16_where_k_is_more_and_at_k(block_size, expected):
+    assert list(BlockLengths(block_size)) == expected
+
+
+def test_figures_of_short_blocks_stand_beside_those_of_full_ones():
+    lengths = BlockLengths(5)
+    agrees = torch.tensor([[[T, T, F, T, T]]])
+    lengths.add(4, agrees, torch.tensor([[[T, T, T, T, F]]]))
+    lengths.add(5, ~agrees, torch.ones_like(agrees))
+    figures = lengths.figures()
+    assert figures["acceptance_length_at_4"] == pytest.approx(3)
+    assert figures["acceptance_length"] == pytest.approx(1)
+    assert "acceptance_length_at_5" not in figures

@@ -6,7 +6,6 @@ from orthrus_core.training.anchors import (
     block_positions,
     can_anchor,
     sample_blocks,
-    target_ids,
 )
 from orthrus_core.training.packing import Document, PackedBatch, collate
 
@@ -43,15 +42,6 @@ def test_slots_end_where_their_document_ends(seed):
     assert trained == {2: [T, T, F], 3: [T, F, F], 6: [T, F, F]}
 
 
-def test_targets_are_the_tokens_after_the_teaching_rows():
-    batch = two_documents()
-    blocks = sample(batch, num_anchors=3)
-    targets = dict(zip(blocks.anchor_idx[0].tolist(), target_ids(batch, blocks)[0].tolist(), strict=True))
-    assert targets[2][:2] == [13, 14]
-    assert targets[3][:1] == [14]
-    assert targets[6][:1] == [22]
-
-
 def test_a_block_is_its_anchor_and_masks_at_the_positions_after_it():
     batch = two_documents()
     blocks = sample(batch, num_anchors=3)
@@ -84,3 +74,16 @@ def test_one_seed_gives_the_same_blocks():
     batch = collate([[Document([1], list(range(2, 60)))]], sequence_len=64)
     assert torch.equal(sample(batch, 8, seed=3).anchor_idx, sample(batch, 8, seed=3).anchor_idx)
     assert not torch.equal(sample(batch, 8, seed=3).anchor_idx, sample(batch, 8, seed=4).anchor_idx)
+
+
+def test_anchors_of_a_row_ascend():
+    batch = collate([[Document([1], list(range(2, 60)))]] * 3, sequence_len=64)
+    anchors = sample(batch, 8).anchor_idx
+    assert (anchors[:, 1:] > anchors[:, :-1]).all()
+
+
+def test_cut_blocks_keep_their_first_slots():
+    blocks = sample(two_documents(), num_anchors=3).shortened(1)
+    assert blocks.in_block.tolist() == [[[T, F, F]] * 3]
+    assert blocks.is_trained.tolist() == [[[T, F, F]] * 3]
+    assert blocks.slot_idx.shape == (1, 3, 3)

@@ -27,6 +27,12 @@ def objective(model: OrthrusLM, config: HeadConfig = CONFIG, seed: int = 0) -> H
     return HeadObjective(model, config, precision="float32", seed=seed)
 
 
+def run_views(model: OrthrusLM, packed: PackedBatch, blocks: Blocks) -> TrainedSlots:
+    head = objective(model)
+    text = head.read(packed)
+    return head._slots(text, blocks, head.draft(text, blocks))
+
+
 class DenseAttend:
     """Plain attention of one block: `past` keys of one document, then its own, all visible or causal."""
 
@@ -98,7 +104,7 @@ def test_packed_blocks_equal_every_block_run_alone(shorten_probability):
         generator=torch.Generator().manual_seed(1),
     )
     with torch.no_grad():
-        slots = objective(model)._run_views(batch(), blocks)
+        slots = run_views(model, batch(), blocks)
         expected = dense_slots(model, batch(), blocks)
     assert slots.target_ids.tolist() == expected.target_ids.tolist()
     torch.testing.assert_close(slots.weights, expected.weights)
@@ -115,7 +121,7 @@ def test_what_another_document_says_changes_nothing():
     place = blocks.slot_idx[blocks.is_trained]
     elsewhere = (place < 8) | (place >= 11)
     with torch.no_grad():
-        before, after = (objective(model)._run_views(b, blocks).hidden for b in (batch(), changed))
+        before, after = (run_views(model, b, blocks).hidden for b in (batch(), changed))
     assert torch.equal(before[elsewhere], after[elsewhere])
 
 
@@ -166,3 +172,16 @@ def test_evaluation_is_repeatable_and_names_acceptance_by_position():
     head.loss(batch())
     assert head.evaluate([batch()]) == figures
     assert set(figures) == {"loss", "acceptance_length", *(f"accepted_at_{i}" for i in range(1, 5))}
+
+
+def test_blocks_are_evaluated_at_their_length_and_not_cut_afterwards():
+    # With 3 masks beside it and not 7 a draft is another one.
+    model = small_orthrus(noise=0.3, sameness=0.5)
+    long, short = (
+        objective(model, CONFIG.model_copy(update={"block_size": size})).evaluate([batch()])
+        for size in (8, 4)
+    )
+    chances = torch.tensor([long[f"accepted_at_{i}"] for i in range(1, 5)])
+    cut_afterwards = 1 + chances.cumprod(0).sum().item()
+    assert long["acceptance_length_at_4"] == pytest.approx(short["acceptance_length"])
+    assert abs(long["acceptance_length_at_4"] - cut_afterwards) > 0.1

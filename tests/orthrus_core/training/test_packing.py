@@ -52,3 +52,13 @@ def test_an_endless_stream_is_packed_lazily():
 def test_a_document_longer_than_a_packed_row_is_refused():
     with pytest.raises(ConfigError, match="has 6 tokens, sequence_len is 5"):
         list(packed_batches(documents(6), sequence_len=5, sequences_per_batch=1))
+
+
+def test_rows_are_padded_to_a_multiple():
+    batch = collate([[Document([5], [6, 7])]], sequence_len=3)
+    padded = batch.padded(4)
+    assert padded.input_ids.tolist() == [[5, 6, 7, 0]]
+    assert padded.position_ids.tolist() == [[0, 1, 2, 0]]
+    assert padded.document_idx.tolist() == [[0, 0, 0, -1]]
+    assert padded.is_completion.tolist() == [[F, T, T, F]]
+    assert padded.padded(4) is padded
