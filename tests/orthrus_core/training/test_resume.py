@@ -83,7 +83,9 @@ def test_an_interrupted_run_ends_with_the_same_bits(kind, tmp_path):
     resumed.run(stream)
     (steps, expected), (steps_resumed, state) = whole[-1], parts[-1]
     assert steps_resumed == steps >= NUM_STEPS
-    assert all(torch.equal(state["parameters"][name], value) for name, value in expected["parameters"].items())
+    assert all(
+        torch.equal(state["parameters"][name], value) for name, value in expected["parameters"].items()
+    )
     assert state["progress"]["history"] == expected["progress"]["history"]
     for name, values in expected["optimizer"].items():
         assert all(torch.equal(state["optimizer"][name][key], value) for key, value in values.items()), name
