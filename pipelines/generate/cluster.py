@@ -104,7 +104,7 @@ def _join_or_start(run: RunConfig) -> bool:
         except ConnectionError:
             if run.ray_address is not None or "RAY_ADDRESS" in os.environ:
                 raise
-    needed = math.ceil(run.actors * run.cpus_per_actor + 2 * STAGE_CPUS)
+    needed = math.ceil(run.most_actors * run.cpus_per_actor + 2 * STAGE_CPUS)
     num_cpus = max(os.cpu_count() or 1, needed)
     ray.init(
         address="local",
