@@ -124,7 +124,8 @@ def build_dataset(job: Job, spec: ActorSpec, engine_factory: EngineFactory = loa
         num_cpus=STAGE_CPUS,
         **whole_blocks,
     )
-    completions = prompts.map_batches(
+    # map_batches refuses a stage with GPUs and without a batch size; here a batch is a unit, whatever its size
+    completions = prompts.map_batches_internal(
         GenerateActor,
         compute=strategy,
         fn_constructor_args=(spec, engine_factory),
@@ -136,18 +137,23 @@ def build_dataset(job: Job, spec: ActorSpec, engine_factory: EngineFactory = loa
         commit_unit,
         fn_args=(job.ledger.data_url, job.layout, job.fingerprint),
         fn_kwargs={
-            "policy": RowPolicy(
-                job.ledger.dropped_url,
-                job.config.output.filters,
-                job.repair,
-                job.config.report.group_by,
-                job.ledger.manifest_url,
-            ),
+            "policy": _row_policy(job),
             "storage": job.config.storage,
             "on_bad_shard": job.config.input.on_bad_shard,
         },
         num_cpus=STAGE_CPUS,
         **whole_blocks,
+    )
+
+
+def _row_policy(job: Job) -> RowPolicy:
+    """What becomes of rows on their way to the files."""
+    return RowPolicy(
+        job.ledger.dropped_url,
+        job.config.output.filters,
+        job.repair,
+        job.config.report.group_by,
+        job.ledger.manifest_url,
     )
 
 
