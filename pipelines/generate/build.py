@@ -124,7 +124,7 @@ def build_dataset(job: Job, spec: ActorSpec, engine_factory: EngineFactory = loa
         num_cpus=STAGE_CPUS,
         **whole_blocks,
     )
-    # map_batches refuses a stage with GPUs and without a batch size; here a batch is a unit, whatever its size
+    # map_batches refuses a stage with GPUs and without a batch size; here a batch is a unit of any size
     completions = prompts.map_batches_internal(
         GenerateActor,
         compute=strategy,

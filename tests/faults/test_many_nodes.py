@@ -13,7 +13,7 @@ from pipelines.storage_config import StorageConfig, use_storage
 from tests.faults.conftest import assert_whole, prompts_in, stub_tree
 from tests.faults.engines import Stub
 from tests.faults.nodes import Nodes, farthest_from_even, rows_by_node, simulated_nodes
-from tests.faults.runs import PATIENCE_S, Driver, Texts, compare, texts_of
+from tests.faults.runs import PATIENCE_S, Driver, compare
 from tests.faults.test_nodes import kill_node
 from tests.pipelines.conftest import ROOT, TOKENIZER_FILES, s3, write_prompts  # noqa: F401  fixture
 from tests.processes import is_living
@@ -70,11 +70,6 @@ def _start_of(pid: str) -> str | None:
     except OSError:
         return None
     return fields[19] if is_living(int(pid), fields[19]) else None
-
-
-def expected_texts(driver: Driver) -> Texts:
-    """What the stub writes for the run's rows: by id, from a second, undisturbed run's file."""
-    return texts_of(driver.output)[1]
 
 
 def test_four_nodes_share_the_rows_within_20_percent(nodes, prompts, start, tmp_path, table):
