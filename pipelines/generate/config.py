@@ -280,6 +280,11 @@ class RunConfig(Section):
     )
 
     @property
+    def pool(self) -> str:
+        """How many engines, in words."""
+        return f"{self.actors}" if self.most_actors == self.actors else f"{self.actors} to {self.most_actors}"
+
+    @property
     def most_actors(self) -> int:
         """Engines that there may be at once."""
         return self.max_actors or self.actors

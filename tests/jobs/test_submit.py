@@ -1,4 +1,4 @@
-"""`ray job submit` to a head on this machine: a job in a copy of the project, with prompts and model in it."""
+"""`ray job submit` to a head on this machine: jobs in a copy of the project, prompts and model in it."""
 
 import json
 import time
