@@ -41,12 +41,12 @@ def two_nodes(tmp_path) -> Iterator[Nodes]:
 
 @pytest.fixture
 def start(tmp_path, drivers):
-    """Start a driver of 640 rows on a cluster; the stub's steps take 0.05 s."""
+    """Start a driver on a cluster, with options of its section run."""
 
-    def start_on(nodes: Nodes, prompts: Path, **run) -> Driver:
+    def start_on(nodes: Nodes, prompts: Path, *, step_s: float = 0.05, **run) -> Driver:
         tree = stub_tree(prompts, tmp_path / "out")
         tree["run"] |= POOL | {"ray_address": nodes.known["address"]} | run
-        driver = Driver(tree, tmp_path, Stub(str(tmp_path / "marks"), step_s=0.05), nodes.environment)
+        driver = Driver(tree, tmp_path, Stub(str(tmp_path / "marks"), step_s=step_s), nodes.environment)
         drivers.append(driver)
         driver.start()
         return driver
@@ -108,7 +108,7 @@ def test_a_lost_node_of_four_costs_no_row(nodes, prompts, start, tmp_path, few_t
 
 
 def test_a_pool_grows_from_actors_to_max_actors_and_no_further(nodes, prompts, start, tmp_path):
-    driver = start(nodes, prompts, actors=1, max_actors=3)
+    driver = start(nodes, prompts, actors=1, max_actors=3, step_s=0.3)  # a new engine takes a while to come
     marks, most = tmp_path / "marks", 0
 
     def look() -> bool:
@@ -123,15 +123,15 @@ def test_a_pool_grows_from_actors_to_max_actors_and_no_further(nodes, prompts, s
 
 
 def test_engines_without_work_are_given_back_in_the_tail(nodes, start, tmp_path):
-    prompts = prompts_in(tmp_path / "prompts", shards=8, rows=16)
-    write_prompts(prompts / "z.parquet", 1200, first=1000)  # one unit that takes long
-    driver = start(nodes, prompts, actors=1, max_actors=4, unit_rows=1200)
+    prompts = prompts_in(tmp_path / "prompts", shards=24, rows=16)
+    write_prompts(prompts / "z.parquet", 400, first=1000)  # one unit that takes long
+    driver = start(nodes, prompts, actors=1, max_actors=4, unit_rows=400, step_s=0.3)
     marks = tmp_path / "marks"
     assert driver.wait_until(lambda: living(marks) >= 2)
-    assert driver.wait_until(lambda: len(driver.committed()) == 8 and living(marks) == 1)
+    assert driver.wait_until(lambda: len(driver.committed()) == 24 and living(marks) == 1)
     assert driver.is_running
     assert driver.wait() == 0, driver.log[-3000:]
-    assert len(driver.committed()) == 9
+    assert len(driver.committed()) == 25
 
 
 def test_weights_are_fetched_once_by_a_node_with_two_engines(s3, model_dir, tmp_path, drivers):  # noqa: F811

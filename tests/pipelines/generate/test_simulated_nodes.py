@@ -17,7 +17,7 @@ NODE = {"num_cpus": 1, "num_gpus": 1}
 
 @pytest.fixture(scope="module")
 def run(s3, model_dir, tmp_path_factory):
-    """A finished run from and to a bucket, 320 rows in 2 shards, 20 units: (driver, marks, caches, bucket)."""
+    """A run from and to a bucket, 320 rows in 2 shards, 20 units: (driver, marks, caches, bucket)."""
     use_storage(StorageConfig(**s3.storage()))
     bucket, path = s3.new_bucket(), tmp_path_factory.mktemp("nodes")
     for file in model_dir.iterdir():
