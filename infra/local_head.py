@@ -28,6 +28,7 @@ from pathlib import Path
 LOOPBACK = "127.0.0.1"
 START_S = 180.0  # a laden machine of 2 cores takes half a minute
 END_S = 15.0
+GRACE_S = 2.0  # for processes to end by themselves once their raylet has
 MARK = "ORTHRUS_LOCAL_HEAD"  # in the environment of every process of the head
 RAY = [sys.executable, "-c", "from ray.scripts.scripts import main; main()"]
 
@@ -88,23 +89,25 @@ def running_head(
     directory: Path, environment: Mapping[str, str], options: argparse.Namespace
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Start the head, wait until it answers, and end it and all that it started with the block."""
-    log = directory / "head.log"
+    log, agent_port = directory / "head.log", free_port()
     with open(log, "wb") as output:
         process = subprocess.Popen(
-            [*RAY, *start_options(directory, environment, options.num_cpus)],
+            [*RAY, *start_options(directory, environment, options.num_cpus, agent_port)],
             env=dict(environment),
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
     try:
-        _wait_until_ready(process, environment, log)
+        _wait_until_ready(process, environment, agent_port, log)
         yield process
     finally:
         end(process, str(directory))
 
 
-def start_options(directory: Path, environment: Mapping[str, str], num_cpus: int) -> list[str]:
+def start_options(
+    directory: Path, environment: Mapping[str, str], num_cpus: int, agent_port: int
+) -> list[str]:
     """Arguments of `ray start`: everything on loopback, at ports that nobody has."""
     options = {
         "node-ip-address": LOOPBACK,
@@ -112,7 +115,7 @@ def start_options(directory: Path, environment: Mapping[str, str], num_cpus: int
         "include-dashboard": "true",
         "dashboard-host": LOOPBACK,
         "dashboard-port": environment["RAY_API_SERVER_ADDRESS"].rpartition(":")[2],
-        "dashboard-agent-listen-port": free_port(),
+        "dashboard-agent-listen-port": agent_port,
         "ray-client-server-port": free_port(),
         "min-worker-port": 0,  # any free one; Ray's own range is shared by all sessions of a machine
         "max-worker-port": 0,
@@ -129,16 +132,13 @@ def end(process: subprocess.Popen[bytes], mark: str) -> None:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(END_S)
-    deadline = time.monotonic() + END_S
-    while left := marked(mark):
-        if time.monotonic() > deadline - END_S + 2:  # two seconds to go by themselves
+    kill_at = time.monotonic() + GRACE_S
+    while (left := marked(mark)) and time.monotonic() < kill_at + END_S:
+        if time.monotonic() > kill_at:
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-        if time.monotonic() > deadline:
-            return
         time.sleep(0.1)
-    process.wait()
 
 
 def marked(mark: str) -> list[int]:
@@ -158,10 +158,16 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def _wait_until_ready(process: subprocess.Popen[bytes], environment: Mapping[str, str], log: Path) -> None:
-    """Wait until the job server answers to the token; exits with the head's log where it does not."""
+def _wait_until_ready(
+    process: subprocess.Popen[bytes], environment: Mapping[str, str], agent_port: int, log: Path
+) -> None:
+    """Wait until the job server answers to the token and the agent that starts jobs is there.
+
+    Raises:
+        SystemExit: they do not come; with the head's log.
+    """
     deadline = time.monotonic() + START_S
-    while not _answers(environment):
+    while not (_answers(environment) and _listens(agent_port)):
         if process.poll() is not None or time.monotonic() > deadline:
             raise SystemExit(f"the head did not start: {log.read_text(errors='replace')[-3000:]}")
         time.sleep(0.2)
@@ -177,6 +183,11 @@ def _answers(environment: Mapping[str, str]) -> bool:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex((LOOPBACK, port)) == 0
 
 
 def _wait(process: subprocess.Popen[bytes], life_s: float) -> int:
@@ -196,6 +207,8 @@ def _put(path: Path | None, text: str) -> None:
 
 
 def _stop(number: int, _: object) -> None:
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, signal.SIG_IGN)  # the end is not to be broken off
     raise SystemExit(128 + number)
 
 

@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
 import time
@@ -42,7 +43,9 @@ def main(directory: Path, layout: dict[str, Any]) -> None:
 def _keep(directory: Path, layout: dict[str, Any], root: Path) -> None:
     from ray.cluster_utils import Cluster
 
-    head = {"include_dashboard": False, **layout["head"]}
+    head = {"include_dashboard": False, "dashboard_agent_listen_port": _free_port(), **layout["head"]}
+    if head["include_dashboard"]:
+        head |= {"dashboard_host": "127.0.0.1", "dashboard_port": _free_port()}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     workers: dict[str, Any] = {}
     for arguments in layout["nodes"]:
@@ -57,6 +60,13 @@ def _keep(directory: Path, layout: dict[str, Any], root: Path) -> None:
             _tell(directory, cluster, workers, root)
         time.sleep(0.1)
     cluster.shutdown()
+
+
+def _free_port() -> int:
+    """Other Ray sessions on the machine have the usual ones."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
 
 
 def _add(cluster: Any, workers: dict[str, Any], root: Path, arguments: dict[str, Any]) -> None:
