@@ -50,6 +50,8 @@ class Stub:
         fault, fault_step: as of SlowEngine, for engines that find fewer than `faults` files in `marks`.
         faults: how many engines break; the others are sound.
         fetches: whether the engine fetches the model, of which it makes nothing.
+        together: an engine is there once so many are: on a laden machine processes come one by one, on
+            machines of their own they come at about the same time.
     """
 
     marks: str
@@ -59,6 +61,7 @@ class Stub:
     fault_step: int = 20
     faults: int = 0
     fetches: bool = False
+    together: int = 1
 
     def __call__(self, spec: Any) -> SlowEngine:
         """Build an engine in an actor."""
@@ -69,6 +72,8 @@ class Stub:
         if self.fetches:
             fetch(spec.checkpoint)
         time.sleep(self.load_s)
+        while len(list(marks.iterdir())) < self.together:
+            time.sleep(0.05)
         return SlowEngine(
             max_sequences=spec.decode.max_sequences,
             step_s=self.step_s,

@@ -43,10 +43,11 @@ def two_nodes(tmp_path) -> Iterator[Nodes]:
 def start(tmp_path, drivers):
     """Start a driver on a cluster, with options of its section run."""
 
-    def start_on(nodes: Nodes, prompts: Path, *, step_s: float = 0.05, **run) -> Driver:
+    def start_on(nodes: Nodes, prompts: Path, *, step_s: float = 0.05, together: int = 1, **run) -> Driver:
         tree = stub_tree(prompts, tmp_path / "out")
         tree["run"] |= POOL | {"ray_address": nodes.known["address"]} | run
-        driver = Driver(tree, tmp_path, Stub(str(tmp_path / "marks"), step_s=step_s), nodes.environment)
+        engine = Stub(str(tmp_path / "marks"), step_s=step_s, together=together)
+        driver = Driver(tree, tmp_path, engine, nodes.environment)
         drivers.append(driver)
         driver.start()
         return driver
@@ -74,7 +75,7 @@ def _start_of(pid: str) -> str | None:
 
 
 def test_four_nodes_share_the_rows_within_20_percent(nodes, prompts, start, tmp_path):
-    driver = start(nodes, prompts, actors=4)
+    driver = start(nodes, prompts, actors=4, together=4)
     assert driver.wait() == 0, driver.log[-3000:]
     done = rows_by_node(driver, tmp_path / "marks")
     assert set(done) == {"node0", "node1", "node2", "node3"}
@@ -97,7 +98,7 @@ def test_nodes_that_join_late_take_rows(two_nodes, prompts, start, tmp_path):
 
 def test_a_lost_node_of_four_costs_no_row(nodes, prompts, start, tmp_path, few_texts, table):
     few = prompts_in(tmp_path / "few", shards=4, rows=80)
-    driver = start(nodes, few, actors=4)
+    driver = start(nodes, few, actors=4, together=4)
     marks = tmp_path / "marks"
     assert driver.wait_until(lambda: len(driver.committed()) >= 3 and len(list(marks.glob("*"))) == 4)
     kill_node(nodes.known["nodes"]["node2"]["raylet"])
