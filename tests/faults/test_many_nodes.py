@@ -159,7 +159,7 @@ def test_a_submitted_job_finds_its_model_and_prompts_on_nodes_with_other_directo
     options = ["--address", address, "--submission-id", "spread", "--working-dir", "."]
     sets = ["run.actors=2", "run.unit_rows=32", "run.gpus_per_actor=1", "run.cpus_per_actor=0.25"]
     sets += [f"output.path={tmp_path}/out", "decode.compile=off", "sampling.max_new_tokens=16"]
-    job = ["python", "jobs/generate.py", "--config", "configs/generate/demo.yaml"]
+    job = [sys.executable, "jobs/generate.py", "--config", "configs/generate/demo.yaml"]
     job += [part for setting in sets for part in ("--set", setting)]
     code = "from ray.scripts.scripts import main; main()"
     for _ in range(10):
