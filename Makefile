@@ -24,10 +24,11 @@ TEST_PROCESSES ?= 2
 ACTORS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dry-run test test-slow test-faults lint bench bench-peers bench-gpu bench-overhead bench-scale bench-train demo-model clean
+.PHONY: help install demo local-head dry-run test test-slow test-faults lint bench bench-peers bench-gpu bench-overhead bench-scale bench-train demo-model clean
 
 help:
 	@echo "make demo        generate completions for the shipped prompts with the shipped model"
+	@echo "make local-head  a Ray head on loopback with token auth, for ray job submit (docs/cluster.md); Ctrl-C ends it"
 	@echo "make test        run the tests (under 8 minutes on 2 cores)"
 	@echo "make test-slow   the long ones: compiled forwards, the block policy over many seeds (a few minutes)"
 	@echo "make test-faults kill, break and starve runs, compare what comes out (under 20 minutes), table in build/faults.md"
@@ -55,6 +56,9 @@ demo: $(INSTALLED)
 
 dry-run: $(INSTALLED)
 	$(BIN)/python jobs/generate.py --config configs/generate/demo.yaml --dry-run
+
+local-head: $(INSTALLED)
+	$(BIN)/python infra/local_head.py --env-file build/head.env
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not gpu and not slow and not fault" --numprocesses $(TEST_PROCESSES) --dist loadgroup

@@ -10,6 +10,7 @@ from orthrus_core.errors import ConfigError
 from pipelines.config import ModelConfig
 from pipelines.model_cache import SMALL_FILES, list_model, listing_key, local_copy
 from pipelines.storage import FileInfo, is_local
+from pipelines.working_dir import portable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,7 +36,8 @@ class Checkpoint:
     """A model that was found.
 
     Attributes:
-        path: local directory on the driver; of a hub or remote model, everything but the weights.
+        path: local directory on the driver, relative where it lies in the working directory of a submitted
+            job; of a hub or remote model, everything but the weights.
         hub_id, revision: of a hub model, its id and commit.
         model_hash, tokenizer_hash: change when the model or its tokenizer does.
         url, key: of a model in object storage, where it is and the hash of its listing.
@@ -65,7 +67,7 @@ def locate(model: ModelConfig) -> Checkpoint:
         return _locate_remote(model.path.rstrip("/"))
     directory = Path(model.path).expanduser()
     if directory.is_dir():
-        path, hub_id, revision = str(directory.resolve()), None, None
+        path, hub_id, revision = portable(str(directory.resolve())), None, None
     elif _may_be_hub_id(model.path):
         path, revision = _hub_snapshot(model)
         hub_id = model.path

@@ -20,7 +20,7 @@ def job_parser(description: str, *, configs: str, example: str) -> argparse.Argu
         example: an override, for the help text.
     """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--config", required=True, metavar="FILE", help=f"yaml file, see {configs}")
+    parser.add_argument("--config", required=True, metavar="FILE", help=f"yaml file or URL, see {configs}")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help=f"override, as {example}; may repeat"
     )

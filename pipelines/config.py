@@ -44,12 +44,12 @@ def load_config(cls: type[ConfigT], path: str | Path, overrides: Sequence[str] =
 
     Args:
         cls: the job's config model.
-        path: yaml file.
+        path: yaml file, or a URL of one.
         overrides: `a.b=value` each, the value in yaml syntax.
     Raises:
         ConfigError: one line that names each bad key, its rule and its value.
     """
-    tree = _read_yaml(Path(path))
+    tree = _read_yaml(str(path), _storage_of(overrides))
     for override in overrides:
         _apply_override(tree, override)
     try:
@@ -59,9 +59,21 @@ def load_config(cls: type[ConfigT], path: str | Path, overrides: Sequence[str] =
         raise ConfigError("; ".join(reversed(lines.values()))) from None
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _storage_of(overrides: Sequence[str]) -> dict[str, Any]:
+    """The section `storage` as the command line alone has it."""
+    tree: dict[str, Any] = {}
+    for override in overrides:
+        if override.startswith("storage."):
+            _apply_override(tree, override)
+    return tree.get("storage", {})
+
+
+def _read_yaml(path: str, storage: dict[str, Any]) -> dict[str, Any]:
+    """A config's tree; `storage` says how to reach a URL."""
+    from pipelines.config_file import read_config_text  # late: it needs Section
+
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.safe_load(read_config_text(path, storage))
     except OSError as error:
         raise ConfigError(f"cannot read config {path}: {error.strerror}") from None
     except yaml.YAMLError as error:

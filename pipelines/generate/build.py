@@ -103,12 +103,13 @@ def build_dataset(job: Job, spec: ActorSpec, engine_factory: EngineFactory = loa
     run = job.config.run
     calls = run.calls_in_flight or default_calls_in_flight(run.unit_rows, job.config.decode.max_sequences)
     strategy = ActorPoolStrategy(
-        size=min(run.actors, len(job.units)),
+        min_size=min(run.actors, len(job.units)),
+        max_size=min(run.most_actors, len(job.units)),
         max_concurrent_calls_per_actor=calls,
         max_tasks_in_flight_per_actor=calls + 1,
     )
     # On a CPU the engines need the cores: every further reader is a process that imports for 6 CPU seconds.
-    readers = TaskPoolStrategy(size=run.actors if spec.device == "cpu" else None)
+    readers = TaskPoolStrategy(size=run.most_actors if spec.device == "cpu" else None)
     whole_blocks: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
     units = ray.data.read_datasource(
         UnitSource(job.plan, job.units, job.layout, job.config.storage),
@@ -123,7 +124,8 @@ def build_dataset(job: Job, spec: ActorSpec, engine_factory: EngineFactory = loa
         num_cpus=STAGE_CPUS,
         **whole_blocks,
     )
-    completions = prompts.map_batches(
+    # map_batches refuses a stage with GPUs and without a batch size; here a batch is a unit of any size
+    completions = prompts.map_batches_internal(
         GenerateActor,
         compute=strategy,
         fn_constructor_args=(spec, engine_factory),
@@ -135,14 +137,23 @@ def build_dataset(job: Job, spec: ActorSpec, engine_factory: EngineFactory = loa
         commit_unit,
         fn_args=(job.ledger.data_url, job.layout, job.fingerprint),
         fn_kwargs={
-            "policy": RowPolicy(
-                job.ledger.dropped_url, job.config.output.filters, job.repair, job.config.report.group_by
-            ),
+            "policy": _row_policy(job),
             "storage": job.config.storage,
             "on_bad_shard": job.config.input.on_bad_shard,
         },
         num_cpus=STAGE_CPUS,
         **whole_blocks,
+    )
+
+
+def _row_policy(job: Job) -> RowPolicy:
+    """What becomes of rows on their way to the files."""
+    return RowPolicy(
+        job.ledger.dropped_url,
+        job.config.output.filters,
+        job.repair,
+        job.config.report.group_by,
+        job.ledger.manifest_url,
     )
 
 
@@ -176,7 +187,7 @@ def _generate(
     context = DataContext.get_current().copy()
     set_options(context, job.config.run)
     board, num_left = spec.board or open_board(), len(job.units)
-    warnings = RunWarnings(spec.failures, job.config.run.actors)
+    warnings = RunWarnings(spec.failures, job.config.run.most_actors)
     drain = Drain(board.stop, job.config.run.drain_s, progress.note)
     progress.watch(board.look)
     with DataContext.current(context), progress:

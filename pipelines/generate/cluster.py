@@ -109,7 +109,7 @@ def _join_or_start(run: RunConfig) -> bool:
             if asked:
                 raise
             logger.warning("the cluster that `ray start` began at %s is gone: starting a local one", address)
-    needed = math.ceil(run.actors * run.cpus_per_actor + 2 * STAGE_CPUS)
+    needed = math.ceil(run.most_actors * run.cpus_per_actor + 2 * STAGE_CPUS)
     num_cpus = max(os.cpu_count() or 1, needed)
     ray.init(
         address="local",

@@ -225,6 +225,12 @@ class RunConfig(Section):
 
     unit_rows: int = Field(256, ge=1, description="Most rows of one work unit = one output file.")
     actors: int = Field(1, ge=1, description="Engines side by side, each in its own process.")
+    max_actors: int | None = Field(
+        None,
+        ge=1,
+        description="Most engines: the run starts with `actors` and grows up to this while units wait and "
+        "the cluster has room, and shrinks in the tail; none: always `actors`.",
+    )
     cpus_per_actor: float = Field(1.0, gt=0, description="CPUs that Ray reserves for each.")
     gpus_per_actor: float | None = Field(
         None, ge=0, description="GPUs that Ray reserves for each; none: 1 on cuda, 0 on cpu."
@@ -272,6 +278,22 @@ class RunConfig(Section):
         description="Seconds after which a step of an engine is taken to hang: its process is ended, and a "
         "new one does its units again. Loading and compiling at the start do not count.",
     )
+
+    @property
+    def pool(self) -> str:
+        """How many engines, in words."""
+        return f"{self.actors}" if self.most_actors == self.actors else f"{self.actors} to {self.most_actors}"
+
+    @property
+    def most_actors(self) -> int:
+        """Engines that there may be at once."""
+        return self.max_actors or self.actors
+
+    @model_validator(mode="after")
+    def _most_is_at_least_actors(self) -> Self:
+        if self.most_actors < self.actors:
+            raise ValueError(f"must have max_actors >= actors, got {self.max_actors} and {self.actors}")
+        return self
 
 
 class AuditConfig(Section):

@@ -26,6 +26,7 @@ from pipelines.generate.source import column_types, read_unit
 from pipelines.generate.units import Plan, Unit, plan_units
 from pipelines.storage import absolute, check_reachable
 from pipelines.storage_config import use_storage
+from pipelines.working_dir import check_outlives_job
 
 # Options that change neither the rows nor their text: where files are, speed and memory.
 NOT_IDENTITY = (
@@ -127,6 +128,7 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
         ConfigError: inputs, model, tokenizer or output are not as the config says.
     """
     use_storage(config.storage)
+    check_outlives_job(config.output.path, "output.path")
     check_reachable(config.output.path, "output.path")
     needed = needed_columns(config)
     checkpoint = locate(config.model)

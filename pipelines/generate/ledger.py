@@ -33,6 +33,7 @@ class Ledger:
         self.data_url = join(url, DATA)
         self.dropped_url = join(url, DROPPED)
         self.run_url = join(url, RUN)
+        self.manifest_url = join(self.run_url, "manifest.json")
 
     def open(
         self, identity: Mapping[str, Any], listing: Sequence[FileInfo], may_differ: Collection[str] = ()
@@ -93,7 +94,7 @@ class Ledger:
         Raises:
             ConfigError: it is damaged, so that nobody can say which run the output belongs to.
         """
-        url = join(self.run_url, "manifest.json")
+        url = self.manifest_url
         stored = read_bytes(url)
         if stored is None:
             return None
@@ -108,7 +109,7 @@ class Ledger:
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Store the manifest."""
-        put(join(self.run_url, "manifest.json"), json.dumps(manifest, indent=2, default=str).encode())
+        put(self.manifest_url, json.dumps(manifest, indent=2, default=str).encode())
 
     def remaining(self, plan: Plan) -> list[Unit]:
         """Units without an output file.

@@ -18,6 +18,8 @@ def set_options(context: Any, run: RunConfig) -> None:
     context.print_on_execution_start = False
     context.retried_map_errors = True  # storage that fails for a moment; bad rows never raise
     context.max_map_retries = run.retries
+    # A pool whose actors hold all the units they may is full; Ray's 1.75 is above what it can ever reach.
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
 
 
 def _is_not_about_progress_bars(record: logging.LogRecord) -> bool:

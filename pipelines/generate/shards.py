@@ -13,6 +13,7 @@ from orthrus_core.errors import ConfigError
 from pipelines.generate.input_file import BadFileError, WatchedFile, read_file, uncompressed
 from pipelines.storage import FileInfo, list_inputs, map_files
 from pipelines.storage_errors import reason
+from pipelines.working_dir import portable_file
 
 ENDINGS = {
     "parquet": (".parquet", ".pq"),
@@ -104,7 +105,8 @@ def list_shards(paths: Sequence[str], format_name: str) -> list[tuple[FileInfo, 
         ConfigError: nothing found, or an ending that says nothing about the format.
     """
     endings = ENDINGS.get(format_name) or tuple(e for group in ENDINGS.values() for e in group)
-    files = {file.url: file for path in paths for file in list_inputs(path, endings)}
+    found = (portable_file(file) for path in paths for file in list_inputs(path, endings))
+    files = {file.url: file for file in found}
     return [(file, _format_of(file.url, format_name)) for file in files.values()]
 
 

@@ -1,12 +1,14 @@
 """Writing units: one file each, put in one step, which is the commit."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from orthrus_core.errors import ConfigError
 from pipelines.generate.columns import (
     DROPPED_REASON,
     ENGINE,
@@ -24,7 +26,7 @@ from pipelines.generate.row_filters import count_reasons, dropped_reasons
 from pipelines.generate.unit_facts import unit_facts
 from pipelines.generate.unit_file import count_rows, facts_of, read_footer, write_unit_file
 from pipelines.generate.units import unit_file_name
-from pipelines.storage import join
+from pipelines.storage import is_local, join
 from pipelines.storage_config import StorageConfig, use_storage
 
 __all__ = ["SUMMARY", "RowPolicy", "commit_unit", "read_footer"]
@@ -42,12 +44,15 @@ class RowPolicy:
         dropped_url: where rows go that `filters` takes out.
         repair: finished units whose other rows are kept; None: units are written for the first time.
         group_by: carried columns that the report groups by.
+        driver_file: one that the driver wrote; a node that does not see it would write for itself alone.
+            Empty: not looked for.
     """
 
     dropped_url: str
     filters: RowFilters
     repair: Repair | None = None
     group_by: tuple[str, ...] = ()
+    driver_file: str = ""
 
 
 def commit_unit(
@@ -84,6 +89,7 @@ def commit_unit(
         )
     made = json.loads(table.column(ENGINE)[0].as_py())
     policy = policy or RowPolicy("", RowFilters())
+    _check_shared(policy.driver_file)
     output, facts = _unit_rows(table, layout, made, policy.repair, (shard, index))
     reasons = dropped_reasons(output, policy.filters)
     facts |= unit_facts(output, policy.group_by)
@@ -100,6 +106,19 @@ def commit_unit(
     if policy.repair is None:
         summary |= facts | {"counts": counts}
     return pa.table({SUMMARY: [json.dumps(summary)]})
+
+
+def _check_shared(driver_file: str) -> None:
+    """Refuse to write to a local path that is another one on the driver's node.
+
+    Raises:
+        ConfigError: this node does not see what the driver wrote.
+    """
+    if driver_file and is_local(driver_file) and not os.path.exists(driver_file):
+        raise ConfigError(
+            f"output.path: node {os.uname().nodename} does not see {driver_file}, which the driver wrote; "
+            "give a URL such as s3://BUCKET/NAME or a path on storage that all nodes share"
+        )
 
 
 def _input_fault(table: pa.Table, on_bad_shard: str) -> str | None:

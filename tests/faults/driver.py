@@ -6,6 +6,7 @@ As jobs/generate.py, but for the engine: same preparation, same driver, same exi
 
 import json
 import sys
+from typing import Any
 
 from pipelines.command import run_job_command
 from pipelines.signals import StopSignals
@@ -28,11 +29,18 @@ def _run(stop: StopSignals) -> int:
     from pipelines.generate.job import prepare
     from pipelines.generate.progress import Progress
 
+    class NotingProgress(Progress):
+        """Prints which actor did each unit."""
+
+        def add(self, summary: dict[str, Any]) -> None:
+            super().add(summary)
+            print(f"unit_done actor={summary['actor']} rows={summary['rows']}", flush=True)
+
     for module in (tests.fakes, tests.faults.engines):
         ray.cloudpickle.register_pickle_by_value(module)
     job = prepare(load_config(GenerateConfig, sys.argv[1]))
     done = job.plan.num_rows - sum(unit.num_rows for unit in job.units)
-    progress = Progress(total_rows=job.plan.num_rows, done_rows=done, every_s=1.0)
+    progress = NotingProgress(total_rows=job.plan.num_rows, done_rows=done, every_s=1.0)
     engine = tests.faults.engines.Stub(**json.loads(sys.argv[2]))
     return run_job(job, progress, engine, stop=stop).get("exit_code", 0)
 

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.checkpoint import fetch
 from tests.fakes import FakeEngine
+
+NODE_NAME = "ORTHRUS_TEST_NODE"  # in the environment of a simulated node's processes
 
 
 @dataclass
@@ -40,11 +43,15 @@ class Stub:
     """An engine factory.
 
     Attributes:
-        marks: directory; every engine leaves a file there, named by the id of its process.
+        marks: directory; every engine leaves a file there, named by the id of its process, with the name of
+            the simulated node that it is on.
         step_s: seconds of a step.
         load_s: seconds until the engine is there.
         fault, fault_step: as of SlowEngine, for engines that find fewer than `faults` files in `marks`.
         faults: how many engines break; the others are sound.
+        fetches: whether the engine fetches the model, of which it makes nothing.
+        together: an engine is there once so many are: on a laden machine processes come one by one, on
+            machines of their own they come at about the same time.
     """
 
     marks: str
@@ -53,14 +60,20 @@ class Stub:
     fault: str | None = None
     fault_step: int = 20
     faults: int = 0
+    fetches: bool = False
+    together: int = 1
 
     def __call__(self, spec: Any) -> SlowEngine:
         """Build an engine in an actor."""
         marks = Path(self.marks)
         marks.mkdir(parents=True, exist_ok=True)
         is_to_break = len(list(marks.iterdir())) < self.faults
-        (marks / str(os.getpid())).touch()
+        (marks / str(os.getpid())).write_text(os.environ.get(NODE_NAME, ""))
+        if self.fetches:
+            fetch(spec.checkpoint)
         time.sleep(self.load_s)
+        while len(list(marks.iterdir())) < self.together:
+            time.sleep(0.05)
         return SlowEngine(
             max_sequences=spec.decode.max_sequences,
             step_s=self.step_s,

@@ -66,10 +66,17 @@ def compare(url: str, expected: Texts, filesystem: Any = None) -> Outcome:
 class Driver:
     """Drivers of one job, one after the other, each with a Ray of its own unless the config says else."""
 
-    def __init__(self, tree: Mapping[str, Any], directory: Path, engine: Stub | None = None):
+    def __init__(
+        self,
+        tree: Mapping[str, Any],
+        directory: Path,
+        engine: Stub | None = None,
+        environment: Mapping[str, str] | None = None,
+    ):
         """Write the config.
 
         Args:
+            environment: more variables for the drivers.
             engine: a stub, run by tests/faults/driver.py; None: jobs/generate.py with the real engine.
         """
         directory.mkdir(parents=True, exist_ok=True)
@@ -79,14 +86,14 @@ class Driver:
         script, more = ("tests/faults/driver.py", [json.dumps(asdict(engine))]) if engine else (None, [])
         self._command = [sys.executable, str(ROOT / (script or "jobs/generate.py"))]
         self._command += [str(config), *more] if engine else ["--config", str(config)]
-        self._starts = 0
+        self._starts, self._environment = 0, dict(environment or {})
         self._below: set[tuple[int, str]] = set()
         self.process: subprocess.Popen | None = None
 
     def start(self) -> None:
         """Start a driver; what it prints goes to a log of its own."""
         self._starts += 1
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **self._environment}
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(self._command, stdout=log, stderr=log, cwd=ROOT, env=environment)
 

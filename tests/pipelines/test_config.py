@@ -1,5 +1,6 @@
 """Configs: yaml, overrides, and errors of one line."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -155,3 +156,30 @@ def test_every_option_is_described():
                 yield from undescribed(field.annotation)
 
     assert list(undescribed(GenerateConfig)) == []
+
+
+def test_a_config_is_read_from_a_url(s3):
+    url = s3.new_bucket()
+    s3.client().pipe_file(f"{url}/run.yaml", yaml.safe_dump(SMALL).encode())
+    reach = [f"storage.{name}={json.dumps(value)}" for name, value in s3.storage().items()]
+    config = load_config(GenerateConfig, f"{url}/run.yaml", [*reach, "run.unit_rows=9"])
+    assert (config.input.paths, config.run.unit_rows) == (("prompts",), 9)
+
+
+def test_a_config_that_is_not_at_its_url_is_one_line(s3):
+    url = s3.new_bucket()
+    reach = [f"storage.{name}={json.dumps(value)}" for name, value in s3.storage().items()]
+    assert refusal(f"{url}/run.yaml", *reach) == f"cannot read config {url}/run.yaml: no such file"
+
+
+def test_a_config_url_with_credentials_is_refused():
+    message = refusal("s3://key:secret@bucket/run.yaml")
+    assert message.startswith("--config must be a URL without credentials")
+    assert "secret@" not in message
+
+
+def test_most_actors_are_at_least_actors(config_file):
+    assert (
+        refusal(config_file, "run.actors=4", "run.max_actors=2")
+        == "run must have max_actors >= actors, got 2 and 4"
+    )

@@ -180,11 +180,14 @@ def _by_value(groups: Mapping[str, dict[str, int]]) -> list[dict[str, Any]]:
 
 
 def _cost(job: "Job", sums: RunSums, speed: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the completion tokens cost, start-up and audit included; None without a price or tokens."""
+    """What the completion tokens cost, start-up and audit included; None without a price or tokens.
+
+    A pool that grows is counted at its largest: the cost is the most that it can have been.
+    """
     price, tokens = job.config.report.gpu_hour_price, sums.counts.get("completion_tokens", 0)
     if price is None or not tokens or not speed:
         return None
-    hours = speed["bin_s"] * len(speed["tokens_per_s"]) / 3600 * job.config.run.actors
+    hours = speed["bin_s"] * len(speed["tokens_per_s"]) / 3600 * job.config.run.most_actors
     return {
         "currency": job.config.report.currency,
         "hour_price": price,

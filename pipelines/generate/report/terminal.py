@@ -32,7 +32,7 @@ def render_plan(job: "Job", preview: "Preview") -> RenderableType:
         ("units", f"{len(plan.units)} of at most {config.run.unit_rows} rows, {len(job.units)} to do"),
         ("model", f"{config.model.path} (hash {job.checkpoint.model_hash})"),
         ("decode", f"{config.decode.mode}, {config.decode.max_sequences} sequences at once"),
-        ("actors", f"{config.run.actors}, {config.run.cpus_per_actor:g} CPUs each"),
+        ("actors", f"{config.run.pool}, {config.run.cpus_per_actor:g} CPUs each"),
         ("carried columns", ", ".join(job.layout.carried.names) or "none"),
         ("output", f"{job.ledger.url} ({'new' if job.is_new else 'begun'}), fingerprint {job.fingerprint}"),
     ):

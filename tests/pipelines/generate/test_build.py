@@ -17,8 +17,9 @@ from orthrus_core.models.loading import load_model
 from pipelines.checkpoint import load_tokenizer
 from pipelines.generate.actor_spec import decode_options
 from pipelines.generate.build import default_calls_in_flight
-from pipelines.generate.config import GenerateConfig
+from pipelines.generate.config import GenerateConfig, RunConfig
 from pipelines.generate.lock import RunLock
+from pipelines.generate.ray_options import set_options
 from pipelines.generate.report import data_card, render_report
 from pipelines.storage import join, list_directory
 from tests.fakes import broken_engine, disagreeing_engine, refused_engine
@@ -215,6 +216,16 @@ def test_an_engine_that_breaks_again_and_again_ends_the_run_with_its_reason(loca
 def test_enough_units_are_in_flight_to_fill_the_engine():
     calls = [default_calls_in_flight(rows, sequences) for rows, sequences in ((256, 8), (256, 256), (1, 8))]
     assert calls == [3, 4, 18]
+
+
+@pytest.mark.parametrize("calls", [1, 2, 10])
+def test_a_pool_grows_at_a_load_that_its_calls_can_reach(calls):
+    from ray.data import DataContext
+
+    context = DataContext.get_current().copy()
+    set_options(context, RunConfig(actors=1, max_actors=4))
+    reachable = (calls + 1) / calls  # an actor is sent one call more than it works on
+    assert context.autoscaling_config.actor_pool_util_upscaling_threshold <= reachable
 
 
 def test_ray_data_says_nothing_on_the_console(finished, capfd):

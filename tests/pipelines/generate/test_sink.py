@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from orthrus_core.errors import ConfigError
 from pipelines.generate.columns import ENGINE, SHARD, UNIT, TableLayout
 from pipelines.generate.config import RowFilters
 from pipelines.generate.sink import SUMMARY, RowPolicy, commit_unit, read_footer
@@ -102,3 +103,18 @@ def test_the_side_file_is_written_before_the_commit(table, tmp_path, monkeypatch
     policy = RowPolicy(f"{tmp_path}/dropped", RowFilters(regex="y"))
     commit_unit(table, f"{tmp_path}/data", LAYOUT, "f00", policy=policy)
     assert written == [f"{tmp_path}/dropped/{NAME}", f"{tmp_path}/data/{NAME}"]
+
+
+def test_a_node_that_does_not_see_the_drivers_files_writes_nothing(table, tmp_path):
+    policy = RowPolicy("", RowFilters(), driver_file=str(tmp_path / "_run/manifest.json"))
+    with pytest.raises(ConfigError, match=r"output\.path: node \S+ does not see .*/_run/manifest\.json"):
+        commit_unit(table, str(tmp_path / "data"), LAYOUT, "f00", policy=policy)
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_node_that_sees_the_drivers_files_writes(table, tmp_path):
+    (tmp_path / "_run").mkdir()
+    (tmp_path / "_run/manifest.json").touch()
+    policy = RowPolicy("", RowFilters(), driver_file=str(tmp_path / "_run/manifest.json"))
+    commit_unit(table, str(tmp_path / "data"), LAYOUT, "f00", policy=policy)
+    assert len(list_directory(str(tmp_path / "data"))) == 1
