@@ -1,6 +1,7 @@
 """Training a small backbone from scratch: next-token loss on packed documents."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,6 +71,18 @@ class BackboneObjective:
         self._forward = torch.compile(model.model) if compiled else model.model
         self._prompt_weight = config.prompt_weight
         self._autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+    @property
+    def module(self) -> Qwen3ForCausalLM:
+        """The model."""
+        return self._model
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the loss leaves nothing to chance."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
 
     def named_parameters(self) -> list[tuple[str, Parameter]]:
         """All parameters of the model."""

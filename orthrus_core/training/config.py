@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class StrictConfig(BaseModel):
@@ -12,10 +12,13 @@ class StrictConfig(BaseModel):
 
 
 class OptimizerConfig(StrictConfig):
-    """Muon on matrices, AdamW on embeddings and norms, one schedule for both."""
+    """Muon on matrices and AdamW on the rest, or AdamW on all; one schedule, one norm to clip to."""
 
+    kind: Literal["muon", "adamw"] = Field(
+        "muon", description="muon: Muon on matrices, AdamW on embeddings and norms. adamw: AdamW on all."
+    )
     muon_lr: float = Field(4e-3, gt=0, description="Peak learning rate of Muon (matrices but embeddings).")
-    adamw_lr: float = Field(4e-3, gt=0, description="Peak learning rate of AdamW (everything else).")
+    adamw_lr: float = Field(4e-3, gt=0, description="Peak learning rate of AdamW, betas 0.9 and 0.95.")
     weight_decay: float = Field(0.0, ge=0, description="Weight decay of the matrices; nothing else decays.")
     warmup: float = Field(0.02, ge=0, lt=1, description="Share of the run with a rising learning rate.")
     decay: Literal["linear", "cosine"] = Field("linear", description="Shape of the fall after the warm-up.")
@@ -27,12 +30,24 @@ class LoopConfig(StrictConfig):
     """Length, rhythm and precision of a training run."""
 
     max_tokens: int = Field(..., gt=0, description="Budget of document tokens; the schedule follows it.")
+    accumulate: int = Field(1, gt=0, description="Batches per update and process; their gradients add up.")
     precision: Literal["bfloat16", "float32"] = Field(
-        "bfloat16", description="Arithmetic of the linear layers; weights, norms and attention stay FP32."
+        "bfloat16", description="Arithmetic of the linear layers; trained weights and norms stay FP32."
+    )
+    frozen_precision: Literal["bfloat16", "float32"] = Field(
+        "float32", description="How frozen matrices are held; bfloat16 halves their memory."
     )
     log_every_s: float = Field(10.0, gt=0, description="Seconds between log lines.")
     evaluate_every_s: float = Field(120.0, gt=0, description="Seconds between held-out evaluations.")
+    evaluate_every_steps: int | None = Field(None, gt=0, description="Updates between them, if sooner.")
     save_every_s: float = Field(180.0, gt=0, description="Seconds between snapshots of the weights.")
+    save_every_steps: int | None = Field(None, gt=0, description="Updates between them, if sooner.")
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "LoopConfig":
+        if self.precision == "float32" and self.frozen_precision == "bfloat16":
+            raise ValueError("frozen_precision bfloat16 needs precision bfloat16: set both or neither")
+        return self
 
 
 class PackingConfig(StrictConfig):

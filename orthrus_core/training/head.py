@@ -1,7 +1,8 @@
 """Training the diffusion head: its blocks learn what the frozen AR view says over the same tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,6 +57,19 @@ class HeadObjective:
         self._config = config
         self._generator = torch.Generator().manual_seed(seed)
         self._autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+    @property
+    def module(self) -> OrthrusLM:
+        """The model, with its frozen backbone."""
+        return self._model
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the generator that draws the anchors."""
+        return {"generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on drawing where `state_dict` was taken."""
+        self._generator.set_state(state["generator"])
 
     def named_parameters(self) -> list[tuple[str, Parameter]]:
         """The parameters of the head."""

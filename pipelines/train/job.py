@@ -151,7 +151,7 @@ def _run(
         optimizer=config.optimizer,
         loop=config.loop,
         held_out=list(_pack(held_out, config)),
-        save=lambda progress: _save(config, model, tokenizer, progress),
+        save=lambda trainer: _save(config, model, tokenizer, trainer.progress),
     )
     return trainer.run(_pack(documents, config))
 

@@ -173,7 +173,7 @@ def test_training_lowers_the_loss_and_changes_the_head_alone(name):
         optimizer=OptimizerConfig(muon_lr=2e-2, adamw_lr=4e-3),
         loop=LoopConfig(max_tokens=27 * 3 * 8, precision="float32"),
         held_out=[batch],
-        save=lambda progress: None,
+        save=lambda trainer: None,
     )
     trainer.run(itertools.repeat(batch))
     assert objective.evaluate([batch])["loss"] < 0.8 * first

@@ -31,7 +31,7 @@ def train(seed: int, num_tokens: int) -> tuple[Qwen3ForCausalLM, dict[str, float
         optimizer=OptimizerConfig(muon_lr=1e-2, adamw_lr=1e-2),
         loop=LoopConfig(max_tokens=num_tokens),
         held_out=[batch],
-        save=lambda progress: None,
+        save=lambda trainer: None,
     )
     return model, trainer.run(itertools.repeat(batch)).history[-1]
 

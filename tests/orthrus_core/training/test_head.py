@@ -136,7 +136,7 @@ def train(config: HeadConfig = CONFIG, seed: int = 0, num_tokens: int = 33 * 40)
         optimizer=OptimizerConfig(muon_lr=2e-2, adamw_lr=4e-3),
         loop=LoopConfig(max_tokens=num_tokens),
         held_out=[batch()],
-        save=lambda progress: None,
+        save=lambda trainer: None,
     )
     return model, start, trainer.run(itertools.repeat(batch())).history[-1]
 

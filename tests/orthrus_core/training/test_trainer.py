@@ -14,7 +14,8 @@ class Parabola:
     """Minimises x**2 over any batch; counts its evaluations."""
 
     def __init__(self):
-        self.x = Parameter(torch.tensor([3.0]))
+        self.module = torch.nn.Module()
+        self.module.x = self.x = Parameter(torch.tensor([3.0]))
         self.num_evaluations = 0
 
     def named_parameters(self):
@@ -38,7 +39,7 @@ def trainer(objective, saved, *, max_tokens=40, clock=None, **loop):
         optimizer=OptimizerConfig(adamw_lr=0.5, warmup=0.0),
         loop=LoopConfig(max_tokens=max_tokens, **loop),
         held_out=[],
-        save=lambda progress: saved.append(progress.state()),
+        save=lambda trainer: saved.append(trainer.progress.state()),
         **({"clock": clock} if clock else {}),
     )
 
