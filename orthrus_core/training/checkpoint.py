@@ -68,9 +68,19 @@ def bfloat16_state(model: PreTrainedModel) -> dict[str, Tensor]:
     return state
 
 
-def save_model(model: PreTrainedModel, directory: Path, *, state: Mapping[str, Any]) -> None:
-    """Write the weights in BF16, the config and `training.json`; the model in memory stays as it is."""
-    model.save_pretrained(directory, state_dict=bfloat16_state(model))
+def save_model(
+    model: PreTrainedModel,
+    directory: Path,
+    *,
+    state: Mapping[str, Any],
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write the weights in BF16, the config and `training.json`; the model in memory stays as it is.
+
+    Args:
+        weights: the state dict to write, whole and in BF16, of a model that is sharded; None: the model's.
+    """
+    model.save_pretrained(directory, state_dict=dict(weights) if weights else bfloat16_state(model))
     # save_pretrained writes the dtype of the model in memory into config.json, not that of the state dict.
     config = copy.deepcopy(model.config)
     config.dtype = torch.bfloat16

@@ -23,8 +23,8 @@ class OutputConfig(StrictConfig):
     """Where the trained model goes."""
 
     path: Url = Field(
-        description="Model directory, local or any fsspec URL; checkpoints, prepared data and TensorBoard files "
-        "lie in its _run/. The same command goes on from the last checkpoint."
+        description="Model directory, local or any fsspec URL; checkpoints, prepared data and TensorBoard "
+        "files lie in its _run/. The same command goes on from the last checkpoint."
     )
     overwrite: bool = Field(
         False, description="Replace a finished model, or the run of another recipe, that `path` holds."
@@ -87,21 +87,31 @@ class ScalingConfig(StrictConfig):
     """Who trains: this process, or workers of Ray Train."""
 
     workers: int = Field(
-        1, ge=0, description="Workers of Ray Train, each with a copy or a part of the model. 0: this process, without Ray."
+        1,
+        ge=0,
+        description="Workers of Ray Train, each with a copy or a part of the model. 0: this process, "
+        "without Ray.",
     )
-    use_gpu: bool = Field(False, description="One GPU for each worker, and NCCL between them; else CPU and Gloo.")
+    use_gpu: bool = Field(
+        False, description="One GPU for each worker, and NCCL between them; else CPU and Gloo."
+    )
     mode: Literal["ddp", "fsdp2"] = Field(
         "ddp", description="Several workers: a copy of the model each, or its parameters shared out."
     )
     resources_per_worker: dict[str, float] = Field(
         default_factory=dict,
-        description="Ray resources of a worker, such as {CPU: 8, GPU: 1}; none: CPU: num_threads, and a GPU with use_gpu.",
+        description="Ray resources of a worker, such as {CPU: 8, GPU: 1}; not given: CPU: num_threads, "
+        "and a GPU with use_gpu.",
     )
     max_failures: int = Field(
-        3, ge=0, description="Workers lost before the run fails; each time it goes on from the last checkpoint."
+        3,
+        ge=0,
+        description="Workers lost before the run fails; each time it goes on from the last checkpoint.",
     )
     ray_address: str | None = Field(
-        None, description="Cluster to join; none: a running one if there is one, else this machine. local: this machine."
+        None,
+        description="Cluster to join; none: a running one if there is one, else this machine. "
+        "local: this machine.",
     )
 
     @model_validator(mode="after")

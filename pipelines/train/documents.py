@@ -41,7 +41,9 @@ class ShardDocuments:
         self._order: list[int] = []
         left = sum(shard.num_documents - len(shard.held_out) for shard in index.shards)
         if left < world_size:
-            raise ConfigError(f"scaling.workers must be <= {left}, the documents to train on, got {world_size}")
+            raise ConfigError(
+                f"scaling.workers must be <= {left}, the documents to train on, got {world_size}"
+            )
 
     def __iter__(self) -> Iterator[Document]:
         return self
@@ -65,7 +67,7 @@ class ShardDocuments:
         self._open_group()
 
     def _open_group(self) -> None:
-        """Read the group's shards and put this rank's share in order; behind the last one, the next epoch's first."""
+        """Read the group's shards and put this rank's share in order; behind the last, the next epoch's first."""
         groups = self._groups()
         if self._group >= len(groups):
             self._epoch, self._group, self._taken = self._epoch + 1, 0, 0

@@ -60,14 +60,18 @@ def _what(facts: CardFacts) -> str:
         return "A small language model, trained from scratch on generated tasks."
     return (
         f"`{facts.base}` (files {facts.base_hash}) with a diffusion head of block size "
-        f"{facts.config['head']['block_size']}. The backbone's own tensors are unchanged, so that the AR view "
-        "writes what the backbone writes; the head proposes several tokens at a time."
+        f"{facts.config['head']['block_size']}. The backbone's own tensors are unchanged, so that the AR "
+        "view writes what the backbone writes; the head proposes several tokens at a time."
     )
 
 
 def _training(facts: CardFacts) -> str:
     progress = facts.progress
-    rows = [("updates", progress["step"]), ("tokens seen", progress["tokens"]), ("seconds", progress["seconds"])]
+    rows = [
+        ("updates", progress["step"]),
+        ("tokens seen", progress["tokens"]),
+        ("seconds", progress["seconds"]),
+    ]
     if facts.counts is not None:
         left_out = facts.counts.rows - facts.counts.used
         rows += [
@@ -101,13 +105,16 @@ def _figures(facts: CardFacts) -> str:
     plain = {
         name: value
         for name, value in last.items()
-        if not name.startswith((AT_POSITION, AT_LENGTH)) and name not in ("step", "tokens", "acceptance_length")
+        if not name.startswith((AT_POSITION, AT_LENGTH))
+        and name not in ("step", "tokens", "acceptance_length")
     }
     tables = [_table(("figure", "value"), [(name, f"{value:.4f}") for name, value in plain.items()])]
     if lengths:
         tables.append(
             "Acceptance length (drafts that agree with the text before the first that does not, and one):\n\n"
-            + _table(("block size", "acceptance length"), [(k, f"{v:.3f}") for k, v in sorted(lengths.items())])
+            + _table(
+                ("block size", "acceptance length"), [(k, f"{v:.3f}") for k, v in sorted(lengths.items())]
+            )
         )
     if positions:
         tables.append(

@@ -88,7 +88,7 @@ def prepare_data(
         url: directory below the run's.
         with_ray: by Ray Data over the cluster; else in this process, one unit after the other.
     Raises:
-        ConfigError: no usable row, rows that are too long and not to be dropped, or ids outside the vocabulary.
+        ConfigError: no usable row, rows that are too long and not to be dropped, ids outside the vocabulary.
     """
     key = _key(source, config, rules, seed)
     index = read_index(url)
@@ -124,7 +124,9 @@ def collect(
     return shards, counts
 
 
-def prepare_here(source: Source, preparation: Preparation, units: Iterable[Unit] | None = None) -> Iterator[Any]:
+def prepare_here(
+    source: Source, preparation: Preparation, units: Iterable[Unit] | None = None
+) -> Iterator[Any]:
     """Prepare units in this process, one after the other; all of them, or those given."""
     types = column_types(source.plan, _layout(source))
     for unit in source.plan.units if units is None else units:
@@ -164,8 +166,8 @@ def _check(counts: RowCounts, bad_id: int | None, config: RowDataConfig, rules: 
     where = f"data.path {', '.join(config.path)}"
     if bad_id is not None:
         raise ConfigError(
-            f"{where} has token ids outside the backbone's vocabulary of {rules.vocab_size}, such as {bad_id}: "
-            "it was made with another tokenizer; generate it with this backbone"
+            f"{where} has token ids outside the backbone's vocabulary of {rules.vocab_size}, such as "
+            f"{bad_id}: it was made with another tokenizer; generate it with this backbone"
         )
     if counts.too_long and config.too_long == "refuse":
         raise ConfigError(

@@ -79,7 +79,9 @@ def usable_rows(
         counts[name] = int((fine & has_fault).sum())
         if name == "bad_ids" and counts[name]:
             row = int(np.flatnonzero(fine & has_fault)[0])
-            bad_id = _outside(prompt.row(row), rules.vocab_size) or _outside(completion.row(row), rules.vocab_size)
+            bad_id = _outside(prompt.row(row), rules.vocab_size) or _outside(
+                completion.row(row), rules.vocab_size
+            )
             return SHARD_SCHEMA.empty_table(), RowCounts(rows=len(prompts), **counts), bad_id
         fine &= ~has_fault
     keep = pa.array(fine)
@@ -108,7 +110,9 @@ class _Lists:
     """A column of lists as flat numpy arrays."""
 
     def __init__(self, column: pa.Array) -> None:
-        self.lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+        self.lengths = (
+            pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+        )
         flat = pc.fill_null(pc.list_flatten(column).cast(pa.int64()), -1)
         self._values = flat.to_numpy(zero_copy_only=False)
         self._rows = np.repeat(np.arange(len(column)), self.lengths)

@@ -50,7 +50,9 @@ def find_rows(config: RowDataConfig, run_url: str, *, is_begun: bool = False) ->
     """
     with _errors_name_the_option():
         paths, manifests = _without_runs(config.path)
-        entry = InputConfig(paths=paths, format=config.format, prompt=PromptConfig(column=config.prompt_column))
+        entry = InputConfig(
+            paths=paths, format=config.format, prompt=PromptConfig(column=config.prompt_column)
+        )
         directories, identities = exported(entry, run_url, is_begun=is_begun)
         files = list_shards([*plain_paths(entry), *directories], config.format)
         needed = {config.prompt_column: "list", config.completion_column: "list"}

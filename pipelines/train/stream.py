@@ -52,8 +52,8 @@ class PackedStream:
         document = next(self._documents)
         if len(document) > self._sequence_len:
             raise ConfigError(
-                f"packing.sequence_len must be at least the tokens of every document, got {self._sequence_len} "
-                f"and a document of {len(document)}: raise it"
+                f"packing.sequence_len must be at least the tokens of every document, got "
+                f"{self._sequence_len} and a document of {len(document)}: raise it"
             )
         return document
 

@@ -11,6 +11,7 @@ from pipelines.demo.rows import render_task
 from pipelines.demo.tasks import generate_tasks
 from pipelines.demo.tasks.generator import Split
 
+HELD_OUT_SEED = 7
 TASKS_PER_CHUNK = 1000
 CHUNKS_PER_SEED = 1_000_000
 
