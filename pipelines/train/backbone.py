@@ -54,8 +54,8 @@ def find_backbone(config: HeadTrainConfig) -> Backbone:
         )
     if len(tokenizer) > model.vocab_size:
         raise ConfigError(
-            f"backbone: the tokenizer in {name} must have at most the {model.vocab_size} tokens that the model "
-            f"has embeddings for, got {len(tokenizer)}: take the tokenizer that belongs to the model"
+            f"backbone: the tokenizer in {name} must have at most the {model.vocab_size} tokens that the "
+            f"model has embeddings for, got {len(tokenizer)}: take the tokenizer that belongs to the model"
         )
     if config.packing.sequence_len > model.max_position_embeddings:
         raise ConfigError(
@@ -71,8 +71,8 @@ def _mask_token_id(config: HeadTrainConfig, tokenizer: PreTrainedTokenizerBase, 
         mask = tokenizer.mask_token_id
     if mask is None:
         raise ConfigError(
-            f"head.mask_token_id must be set: the tokenizer in {config.backbone} has no mask token; take an id "
-            f"that occurs in no text, such as an unused one between {len(tokenizer)} and {vocab_size - 1}"
+            f"head.mask_token_id must be set: the tokenizer in {config.backbone} has no mask token; take an "
+            f"id that occurs in no text, such as an unused one between {len(tokenizer)} and {vocab_size - 1}"
         )
     if mask >= vocab_size:
         raise ConfigError(f"head.mask_token_id must be < {vocab_size}, the backbone's vocabulary, got {mask}")
@@ -96,8 +96,8 @@ def check_tokenizer_of_data(backbone: Backbone, manifests: Sequence[Mapping[str,
         model = str(manifest.get("model", {}).get("path"))
         if not _has_same_vocabulary(model, backbone.checkpoint.path):
             raise ConfigError(
-                f"data.path: its rows must be made with the backbone's tokenizer, got that of {model}: generate "
-                "them with this backbone, or set data.check_tokenizer=false if both give the same ids"
+                f"data.path: its rows must be made with the backbone's tokenizer, got that of {model}: "
+                "generate them with this backbone, or set data.check_tokenizer=false if the ids are the same"
             )
 
 

@@ -67,7 +67,7 @@ class ShardDocuments:
         self._open_group()
 
     def _open_group(self) -> None:
-        """Read the group's shards and put this rank's share in order; behind the last, the next epoch's first."""
+        """Read the group's shards and put this rank's share in order; behind the last, the next epoch's."""
         groups = self._groups()
         if self._group >= len(groups):
             self._epoch, self._group, self._taken = self._epoch + 1, 0, 0

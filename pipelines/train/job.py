@@ -187,8 +187,8 @@ def _check_resources(config: TrainConfig) -> None:
         wanted, found = each * config.scaling.workers, ray.cluster_resources().get(name, 0.0)
         if wanted > found:
             raise ConfigError(
-                f"scaling.workers={config.scaling.workers} need {wanted:g} {name}, Ray sees {found:g}: lower it, "
-                "or scaling.resources_per_worker or num_threads"
+                f"scaling.workers={config.scaling.workers} need {wanted:g} {name}, Ray sees {found:g}: "
+                "lower it, or scaling.resources_per_worker or num_threads"
             )
 
 

@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 
 from orthrus_core.errors import ConfigError
 from pipelines.generate.columns import OVERWRITTEN, ROW_ERROR, SHARD, UNIT, UNREADABLE, TableLayout
+from pipelines.generate.config import RunConfig
+from pipelines.generate.ray_options import set_options
 from pipelines.generate.source import UnitSource, column_types, read_unit
 from pipelines.generate.units import Unit
 from pipelines.storage import join, put
@@ -113,7 +115,9 @@ def collect(
         ConfigError: as `prepare_data`.
     """
     shards, counts, bad_id = [], RowCounts(), None
-    for result in sorted(results, key=lambda result: result["name"]):
+    found = sorted(results, key=lambda result: result["name"])
+    assert len({result["name"] for result in found}) == len(found), "a unit was cut into several blocks"
+    for result in found:
         if result["damage"]:
             raise ConfigError(f"data.path: {result['damage']}; repair or leave out the file")
         counts += RowCounts(**result["counts"])
@@ -138,12 +142,11 @@ def _with_ray(source: Source, preparation: Preparation) -> Iterator[dict[str, An
     import ray
 
     context = ray.data.DataContext.get_current().copy()
-    context.target_max_block_size = None  # a unit stays one block
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+    set_options(context, RunConfig())
     with ray.data.DataContext.current(context):
         rows = ray.data.read_datasource(
-            UnitSource(source.plan, source.plan.units, _layout(source), preparation.storage)
+            UnitSource(source.plan, source.plan.units, _layout(source), preparation.storage),
+            override_num_blocks=len(source.plan.units),  # else Ray cuts units into smaller blocks
         ).map_batches(partial(_as_batch, preparation), batch_size=None, batch_format="pyarrow")
         yield from rows.iter_rows()
 

@@ -66,8 +66,8 @@ def run_worker(work: Work, *, device: torch.device, parallel: Parallel, post: Po
     Args:
         post: takes the last figures, for whoever watches; called on rank 0.
     Returns:
-        {"progress": state} or, for errors that a new try would meet again, {"error": text, "is_config": bool}:
-        no exceptions, which Ray Train would answer by trying again.
+        {"progress": state}, or {"error": text, "is_config": bool} for an error that a new try would meet
+        again: Ray Train answers exceptions by trying again.
     """
     use_storage(work.config.storage)
     torch.set_num_threads(work.config.num_threads)
