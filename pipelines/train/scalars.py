@@ -1,11 +1,15 @@
 """TensorBoard scalars of a run, written on this machine and copied to the run's store at every save."""
 
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 from pipelines.storage import is_local, join, upload
 
@@ -13,9 +17,10 @@ DIRECTORY = "tensorboard"
 
 
 class Scalars:
-    """Writes event files below the run's directory; a run that goes on adds a file.
+    """Writes an event file below the run's directory; a run that goes on adds another.
 
     Figures behind the checkpoint that a run goes on from are told to be void, so that no step shows twice.
+    tensorboardX's own SummaryWriter hands events to a thread, so that a copy at a save would lack the last.
     """
 
     def __init__(self, run_url: str, *, first_step: int) -> None:
@@ -23,7 +28,12 @@ class Scalars:
         self._url = join(run_url, DIRECTORY)
         self._is_local = is_local(run_url)
         self._path = Path(self._url) if self._is_local else Path(tempfile.mkdtemp(prefix="orthrus-scalars-"))
-        self._writer = SummaryWriter(logdir=str(self._path), purge_step=first_step or None)
+        self._path.mkdir(parents=True, exist_ok=True)
+        # files are read in the order of their names, which begin with the second
+        suffix = f".{first_step:08}.{os.getpid()}"
+        self._writer = EventsWriter(str(self._path / "events"), suffix)
+        start = SessionLog(status=SessionLog.START)
+        self._writer.write_event(Event(wall_time=time.time(), step=first_step, session_log=start))
 
     def add(self, kind: str, step: int, figures: Mapping[str, float]) -> None:
         """Write figures as `KIND/NAME`.
@@ -32,11 +42,12 @@ class Scalars:
             kind: "train" or "held_out".
         """
         for name, value in figures.items():
-            self._writer.add_scalar(f"{kind}/{name}", value, step)
+            summary = scalar(f"{kind}/{name}", value)
+            self._writer.write_event(Event(wall_time=time.time(), step=step, summary=summary))
+        self._writer.flush()
 
     def copy(self) -> None:
         """Bring all that was written to the run's store."""
-        self._writer.flush()
         if self._is_local:
             return
         for file in self._path.iterdir():
