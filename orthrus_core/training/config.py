@@ -29,7 +29,9 @@ class OptimizerConfig(StrictConfig):
 class LoopConfig(StrictConfig):
     """Length, rhythm and precision of a training run."""
 
-    max_tokens: int = Field(..., gt=0, description="Budget of document tokens; the schedule follows it.")
+    max_tokens: int = Field(
+        ..., gt=0, description="Budget of document tokens of all processes; the schedule follows it."
+    )
     accumulate: int = Field(1, gt=0, description="Batches per update and process; their gradients add up.")
     precision: Literal["bfloat16", "float32"] = Field(
         "bfloat16", description="Arithmetic of the linear layers; trained weights and norms stay FP32."

@@ -10,7 +10,7 @@ from orthrus_core.errors import OrthrusError
 from orthrus_core.training.packing import PackedBatch
 
 
-class TrainingDiverged(OrthrusError):
+class TrainingDiverged(OrthrusError):  # noqa: N818 (a fact about the run, as the job reports it)
     """A step's loss or gradient is NaN or infinite; the weights are those of the step before.
 
     Attributes:

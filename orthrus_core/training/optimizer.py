@@ -54,7 +54,7 @@ class ScheduledOptimizer:
         )
 
     def squared_norm(self) -> tuple[Tensor, Tensor]:
-        """Squared norms of the gradients, () FP32 each: of the parts held here, of those all processes hold."""
+        """Squared norms of the gradients, () FP32 each: of the parts held here, of those held everywhere."""
         return self._squared_norm(sharded=True), self._squared_norm(sharded=False)
 
     def _squared_norm(self, *, sharded: bool) -> Tensor:

@@ -43,15 +43,14 @@ class Parallel:
         self._sums: GradientSums | None = None
 
     def prepare(self, module: Module) -> None:
-        """Give every process rank 0's trained weights, and shard the model in place in mode fsdp2.
+        """Give every process rank 0's weights, and shard the model in place in mode fsdp2.
 
         The model's parameters are others afterwards.
         """
         if self.mode == "none":
             return
         for parameter in module.parameters():
-            if parameter.requires_grad:
-                dist.broadcast(parameter.data, src=0)
+            dist.broadcast(parameter.data, src=0)
         if self.mode == "fsdp2":
             _shard(module, self.device)
 
@@ -114,9 +113,9 @@ def _on_cpu(value: Tensor, dtype: torch.dtype | None, *, keep: bool) -> Tensor:
     return whole.cpu() if keep else whole.new_empty(0)
 
 
-def _shard(module: Any, device: torch.device) -> None:
+def _shard(module: Module, device: torch.device) -> None:
     """Shard the decoder layers of a causal LM over all processes."""
-    decoder = getattr(module, "model", None)
+    decoder: Any = getattr(module, "model", None)
     layers: Sequence[Module] = list(getattr(decoder, "layers", ()))
     if not layers:
         raise ConfigError(
