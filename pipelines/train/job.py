@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from orthrus_core.errors import ConfigError
+from orthrus_core.training.checkpoint import STATE_FILE
 from orthrus_core.training.trainer import Progress
 from pipelines.generate.cluster import ray_session
 from pipelines.generate.config import RunConfig
@@ -22,7 +23,7 @@ from pipelines.train.config import BackboneTrainConfig, HeadTrainConfig, TrainCo
 from pipelines.train.launch import run_here, run_on_ray, worker_resources
 from pipelines.train.prepare import prepare_data
 from pipelines.train.progress import TrainProgress
-from pipelines.train.recipe import STATE_FILE, Output, check_recipe, recipe
+from pipelines.train.recipe import Output, check_recipe, recipe
 from pipelines.train.rows import RowRules
 from pipelines.train.snapshots import sweep_scratch
 from pipelines.train.source import Source, find_rows

@@ -8,6 +8,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from orthrus_core.errors import ConfigError
+from orthrus_core.models.checkpoint import CONFIG_FILE
+from orthrus_core.training.checkpoint import STATE_FILE
 from pipelines.generate.job import versions
 from pipelines.generate.ledger import RUN, differences, fingerprint
 from pipelines.storage import join, list_tree, put, read_bytes, remove, remove_tree
@@ -15,8 +17,6 @@ from pipelines.train.config import TrainConfig
 
 MANIFEST = "manifest.json"
 JOB = "train"
-STATE_FILE = "training.json"  # of the model directory, written last
-MODEL_CONFIG = "config.json"
 # Options that change neither the weights nor what is measured, but for rounding.
 NOT_RECIPE = (
     "num_threads",
@@ -114,7 +114,7 @@ class Output:
 
     def clear(self, *, keep: tuple[str, ...] = ("lock",)) -> None:
         """Remove a run and its model; the file that makes a directory a model goes first."""
-        for name in (STATE_FILE, MODEL_CONFIG):
+        for name in (STATE_FILE, CONFIG_FILE):
             remove(join(self.url, name))
         below = {file.url.removeprefix(f"{self.run_url}/").split("/")[0] for file in list_tree(self.run_url)}
         for name in sorted(below - set(keep)):

@@ -12,6 +12,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from orthrus_core.models.checkpoint import CONFIG_FILE
 from orthrus_core.training.checkpoint import STATE_FILE, save_model
 from orthrus_core.training.parallel import Parallel
 from pipelines.checkpoint import TOKENIZER_FILES
@@ -20,18 +21,14 @@ from pipelines.storage import join, remove, upload
 from pipelines.train.backbone import load_tokenizer
 from pipelines.train.config import BackboneTrainConfig
 from pipelines.train.model_card import CardFacts, model_card
-from pipelines.train.recipe import MODEL_CONFIG
 from pipelines.train.snapshots import scratch
 from pipelines.train.tasks import HELD_OUT_SEED
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FILE = "train_config.yaml"
+RECIPE_FILE = "train_config.yaml"
 CARD_FILE = "README.md"
-LAST_FILES = (
-    MODEL_CONFIG,
-    STATE_FILE,
-)  # a directory without the first is no model, without the second unfinished
+LAST_FILES = (CONFIG_FILE, STATE_FILE)  # without the first it is no model, without the second unfinished
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ def write_model(
         if config is not None and config.data.held_out_answers:
             progress["history"].append(_answers(directory, config, progress))
         (directory / STATE_FILE).write_text(json.dumps(progress, indent=1) + "\n")
-        (directory / CONFIG_FILE).write_text(yaml.safe_dump(dict(files.config), sort_keys=False))
+        (directory / RECIPE_FILE).write_text(yaml.safe_dump(dict(files.config), sort_keys=False))
         (directory / CARD_FILE).write_text(model_card(files.card(progress)))
         publish(directory, files.url)
     logger.info("model_written path=%s step=%d tokens=%d", files.url, progress["step"], progress["tokens"])
