@@ -27,17 +27,17 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(
         self,
-        parameters: Iterable[Parameter],
+        parameters: Iterable[Parameter] | Iterable[dict[str, Any]],
         *,
         lr: float,
         weight_decay: float = 0.0,
         momentum: float = 0.95,
     ) -> None:
-        """parameters: matrices."""
+        """parameters: matrices, or groups of them; each group whole or sharded."""
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
         assert closure is None
         for group in self.param_groups:

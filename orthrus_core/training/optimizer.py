@@ -10,7 +10,7 @@ from torch.nn import Parameter
 
 from orthrus_core.training.config import OptimizerConfig
 from orthrus_core.training.muon import Muon
-from orthrus_core.training.sharding import full_tensor, is_sharded, local_part, shard_like
+from orthrus_core.training.sharding import is_sharded, local_part, shard_like, whole_copy
 
 BETAS = (0.9, 0.95)
 
@@ -46,11 +46,11 @@ class ScheduledOptimizer:
         config = self._config
         if config.kind == "adamw":
             return self._adamw(matrices, config.weight_decay), config.adamw_lr
-        return Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay), config.muon_lr
+        return Muon(_groups(matrices), lr=config.muon_lr, weight_decay=config.weight_decay), config.muon_lr
 
     def _adamw(self, parameters: list[Parameter], weight_decay: float) -> torch.optim.Optimizer:
         return torch.optim.AdamW(
-            parameters, lr=self._config.adamw_lr, betas=BETAS, weight_decay=weight_decay, fused=True
+            _groups(parameters), lr=self._config.adamw_lr, betas=BETAS, weight_decay=weight_decay, fused=True
         )
 
     def squared_norm(self) -> tuple[Tensor, Tensor]:
@@ -84,10 +84,14 @@ class ScheduledOptimizer:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-    def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """Whole tensors on the CPU by parameter and name, the same for every number of processes."""
+    def state_dict(self, *, keep: bool = True) -> dict[str, dict[str, Tensor]]:
+        """Whole tensors on the CPU by parameter and name, the same for every number of processes.
+
+        Args:
+            keep: whether this process wants them; all have to call.
+        """
         return {
-            name: {key: full_tensor(value).cpu().clone() for key, value in self._state_of(parameter).items()}
+            name: {key: whole_copy(value, keep=keep) for key, value in self._state_of(parameter).items()}
             for name, parameter in self._named.items()
         }
 
@@ -110,6 +114,12 @@ class ScheduledOptimizer:
 
 def _is_matrix(name: str, parameter: Parameter) -> bool:
     return parameter.ndim == 2 and "embed" not in name and "lm_head" not in name
+
+
+def _groups(parameters: list[Parameter]) -> list[dict[str, Any]]:
+    """Sharded and whole parameters apart: one call of an optimiser's arithmetic cannot take both."""
+    parts = [[p for p in parameters if is_sharded(p) == sharded] for sharded in (True, False)]
+    return [{"params": part} for part in parts if part]
 
 
 def _placed(value: Tensor, parameter: Parameter) -> Any:

@@ -12,7 +12,7 @@ from torch.nn import Module, Parameter
 
 from orthrus_core.errors import ConfigError
 from orthrus_core.training.reduction import GradientSums
-from orthrus_core.training.sharding import full_tensor, is_sharded
+from orthrus_core.training.sharding import is_sharded, whole_copy
 
 Mode = Literal["none", "ddp", "fsdp2"]
 
@@ -103,14 +103,10 @@ class Parallel:
         seen: dict[int, Tensor] = {}
         for name, value in module.state_dict(keep_vars=True).items():
             if id(value) not in seen:
-                seen[id(value)] = _on_cpu(value.detach(), dtype, keep=self.rank == 0)
+                rounded = value.to(dtype) if dtype is not None and value.is_floating_point() else value
+                seen[id(value)] = whole_copy(rounded, keep=self.rank == 0)
             state[name] = seen[id(value)]
         return state if self.rank == 0 else {}
-
-
-def _on_cpu(value: Tensor, dtype: torch.dtype | None, *, keep: bool) -> Tensor:
-    whole = full_tensor(value.to(dtype) if dtype is not None and value.is_floating_point() else value)
-    return whole.cpu() if keep else whole.new_empty(0)
 
 
 def _shard(module: Module, device: torch.device) -> None:

@@ -20,6 +20,12 @@ def full_tensor(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def whole_copy(tensor: Tensor, *, keep: bool) -> Tensor:
+    """A copy of the whole tensor on the CPU; called by all processes, empty where it is not to be kept."""
+    whole = full_tensor(tensor.detach())
+    return whole.cpu().clone() if keep else torch.empty(0)
+
+
 def shard_like(whole: Tensor, like: Tensor) -> Tensor:
     """The part of `whole` that this process holds of `like`; every process has the same `whole`."""
     if not isinstance(like, DTensor):

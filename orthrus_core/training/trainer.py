@@ -18,7 +18,7 @@ from orthrus_core.training.packing import PADDING_DOCUMENT, PackedBatch
 from orthrus_core.training.parallel import Parallel
 from orthrus_core.training.precision import hold_weights
 from orthrus_core.training.progress import Progress, Rhythm
-from orthrus_core.training.sharding import copy_whole, full_tensor
+from orthrus_core.training.sharding import copy_whole, whole_copy
 
 __all__ = ["BatchStream", "Objective", "Progress", "Trainer", "TrainingDiverged"]
 
@@ -144,14 +144,14 @@ class Trainer:
 
         The weights are FP32. Of other processes it holds the states of their objectives, by rank.
         """
-        parameters = {name: full_tensor(p.detach()).cpu().clone() for name, p in self._named.items()}
+        keep = self.parallel.rank == 0
         state = {
-            "parameters": parameters,
-            "optimizer": self._optimizer.state_dict(),
+            "parameters": {name: whole_copy(p, keep=keep) for name, p in self._named.items()},
+            "optimizer": self._optimizer.state_dict(keep=keep),
             "progress": self.progress.state() | {"seconds": self.progress.seconds},
             "objectives": self.parallel.gather(self._objective.state_dict()),
         }
-        return state if self.parallel.rank == 0 else {}
+        return state if keep else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave, with any number of processes and any mode.

@@ -17,8 +17,10 @@ from tests.orthrus_core.training.two_ranks import (
     OPTIMIZERS,
     WORLD_SIZE,
     batches_of,
+    held_in_bfloat16,
     sharded_muon_case,
     trainer,
+    whole_backbone,
 )
 
 ROOT = Path(__file__).parents[3]
@@ -107,6 +109,17 @@ def test_a_state_of_two_processes_is_gone_on_with_by_one(ranks, alone, mode, kin
 def test_two_processes_interrupted_and_resumed_end_with_the_same_bits(ranks, mode, kind):
     whole, resumed = ranks[0][f"{mode} {kind} 0"], ranks[0][f"{mode} {kind} resumed"]
     assert all(torch.equal(resumed["parameters"][name], value) for name, value in whole["parameters"].items())
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("name", "run"), [("bfloat16", held_in_bfloat16), ("backbone", whole_backbone)])
+def test_other_trainings_end_with_the_weights_of_one_process(ranks, mode, name, run):
+    # frozen weights of another dtype beside the trained ones; trained embeddings that are not sharded
+    expected = run(None, batches_of(0, 1), ACCUMULATE * WORLD_SIZE)
+    state = ranks[0][f"{mode} {name}"]
+    for key, value in expected["parameters"].items():
+        moved = (value - expected["before"]["parameters"][key]).norm()
+        assert (state["parameters"][key] - value).norm() < 1e-3 * moved, key
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -13,7 +13,8 @@ from torch.distributed.tensor import Shard, distribute_tensor
 from torch.nn import Parameter
 
 from orthrus_core.errors import OrthrusError
-from orthrus_core.training.config import HeadConfig, LoopConfig, OptimizerConfig
+from orthrus_core.training.backbone import BackboneObjective, new_backbone
+from orthrus_core.training.config import BackboneConfig, HeadConfig, LoopConfig, OptimizerConfig
 from orthrus_core.training.head import HeadObjective
 from orthrus_core.training.losses import LossSum
 from orthrus_core.training.muon import Muon
@@ -23,6 +24,9 @@ from orthrus_core.training.sharding import local_part
 from orthrus_core.training.trainer import Trainer, TrainingDiverged
 from tests.small_models import small_orthrus
 
+BACKBONE = BackboneConfig(
+    hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4, num_key_value_heads=2, head_dim=8
+)
 WORLD_SIZE = 2
 MODES = ("ddp", "fsdp2")
 # more anchors than a row has: which tokens are anchors is then no matter of chance
@@ -96,6 +100,8 @@ def scenarios(rank: int, directory: Path) -> dict[str, Any]:
                 run.run(iter(mine[4:]))
                 results[f"{case} {name}"] = run.state_dict()
             results[f"{case} diverged"] = diverged(kind, Parallel(mode), rank)
+        results[f"{mode} bfloat16"] = held_in_bfloat16(Parallel(mode), mine)
+        results[f"{mode} backbone"] = whole_backbone(Parallel(mode), mine)
     results["no batch"] = without_batches(mine if rank == 0 else [])
     weight = run._objective.module.model.layers[1].mlp.up_proj.weight
     results["fsdp2 share of a layer"] = local_part(weight).numel() / weight.numel()
@@ -123,6 +129,41 @@ def diverged(kind: str, parallel: Parallel, rank: int) -> dict[str, Any]:
         seen = {"step": error.step, "ids": error.batch.input_ids, "is_here": error.is_here}
         return seen | {"saved": saved, "now": run.state_dict()}
     return {}
+
+
+def held_in_bfloat16(
+    parallel: Parallel | None, batches: list[PackedBatch], accumulate: int = ACCUMULATE
+) -> Any:
+    """The head's weights after BF16 arithmetic over a backbone held in BF16."""
+    run = Trainer(
+        HeadObjective(small_orthrus(noise=0.05), HEAD, precision="bfloat16", seed=0),
+        optimizer=OPTIMIZERS["adamw"],
+        loop=LoopConfig(max_tokens=300, accumulate=accumulate, frozen_precision="bfloat16"),
+        held_out=[batch(50)],
+        parallel=parallel,
+        save=lambda trainer: None,
+    )
+    before = run.state_dict()
+    run.run(iter(batches))
+    return run.state_dict() | {"before": before}
+
+
+def whole_backbone(
+    parallel: Parallel | None, batches: list[PackedBatch], accumulate: int = ACCUMULATE
+) -> Any:
+    """A backbone trained from scratch, its embeddings tied to the output head."""
+    model = new_backbone(BACKBONE, vocab_size=97, eos_token_id=2, seed=0)
+    run = Trainer(
+        BackboneObjective(model, BACKBONE, precision="float32"),
+        optimizer=OPTIMIZERS["adamw"],
+        loop=LoopConfig(max_tokens=300, accumulate=accumulate, precision="float32"),
+        held_out=[batch(50)],
+        parallel=parallel,
+        save=lambda trainer: None,
+    )
+    before = run.state_dict()
+    run.run(iter(batches))
+    return run.state_dict() | {"before": before}
 
 
 def without_batches(batches: list[PackedBatch]) -> str:
