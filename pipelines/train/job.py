@@ -25,7 +25,7 @@ from pipelines.train.prepare import prepare_data
 from pipelines.train.progress import TrainProgress
 from pipelines.train.recipe import Output, check_recipe, recipe
 from pipelines.train.rows import RowRules
-from pipelines.train.snapshots import sweep_scratch
+from pipelines.train.snapshots import Snapshots, sweep_scratch
 from pipelines.train.source import Source, find_rows
 from pipelines.train.token_shards import TokenIndex
 from pipelines.train.worker import DATA, Work, raise_error
@@ -60,6 +60,7 @@ def train(
             logger.info("finished before path=%s: nothing to do", output.url)
             return Progress.from_state(json.loads(read_bytes(join(output.url, STATE_FILE)) or b"{}"))
         sweep_scratch(output.run_url)
+        Snapshots(output.run_url, keep=config.output.keep_checkpoints).sweep()
         with _session(config, stop):
             work = Work(config, backbone, _prepare(config, source, backbone, output))
             output.begin(identity, config, _facts(work, source))

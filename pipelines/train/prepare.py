@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orthrus_core.errors import ConfigError
+from orthrus_core.errors import ConfigError, OrthrusError
 from pipelines.generate.columns import OVERWRITTEN, ROW_ERROR, SHARD, UNIT, UNREADABLE, TableLayout
 from pipelines.generate.config import RunConfig
 from pipelines.generate.ray_options import set_options
@@ -143,12 +144,27 @@ def _with_ray(source: Source, preparation: Preparation) -> Iterator[dict[str, An
 
     context = ray.data.DataContext.get_current().copy()
     set_options(context, RunConfig())
-    with ray.data.DataContext.current(context):
+    with ray.data.DataContext.current(context), _failures_in_one_line():
         rows = ray.data.read_datasource(
             UnitSource(source.plan, source.plan.units, _layout(source), preparation.storage),
             override_num_blocks=len(source.plan.units),  # else Ray cuts units into smaller blocks
         ).map_batches(partial(_as_batch, preparation), batch_size=None, batch_format="pyarrow")
         yield from rows.iter_rows()
+
+
+@contextmanager
+def _failures_in_one_line() -> Iterator[None]:
+    """Ray wraps what a stage raised into tracebacks."""
+    try:
+        yield
+    except OrthrusError:
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[-1] if lines else type(error).__name__
+        raise OrthrusError(
+            f"preparing the data failed: {reason:.300}; the same command tries again"
+        ) from error
 
 
 def _as_batch(preparation: Callable[[pa.Table], dict[str, Any]], table: pa.Table) -> pa.Table:

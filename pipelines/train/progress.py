@@ -84,7 +84,7 @@ class TrainProgress:
         if self._bar is not None:
             words = " · ".join(f"{name.replace('_', ' ')} {value}" for name, value in self._figures().items())
             self._bar.update(self._task, completed=self._seen.get("tokens", 0), figures=words)
-        elif self._seen and (line := self.line()) != self._shown:
+        elif (line := self.line()) != self._shown:
             self._shown = line
             logger.info(line)
 

@@ -75,8 +75,7 @@ class Snapshots:
             for name in files:
                 upload(str(directory / name), join(url, name))
         put(join(url, MANIFEST), json.dumps({"step": step, "files": files}, indent=1).encode())
-        for old in self.list()[: -self._keep]:
-            remove_tree(old.url)
+        self._remove_others(step)
         return Snapshot(url, step, files)
 
     def list(self) -> list[Snapshot]:
@@ -93,6 +92,20 @@ class Snapshots:
                     return snapshot, _load(directory)
             logger.warning("checkpoint_damaged url=%s; an older one is taken", snapshot.url)
         return None
+
+    def sweep(self) -> None:
+        """Remove what saves that died have left."""
+        files = [file.url for file in list_tree(self._url)]
+        whole = {url.rsplit("/", 1)[0] for url in files if url.endswith(f"/{MANIFEST}")}
+        for directory in sorted({url.rsplit("/", 1)[0] for url in files} - whole):
+            remove_tree(directory)
+
+    def _remove_others(self, step: int) -> None:
+        """Keep the last ones up to a step; later ones are damaged, or the run would have gone on from them."""
+        found = self.list()
+        earlier = [snapshot for snapshot in found if snapshot.step <= step]
+        for snapshot in (*earlier[: -self._keep], *(later for later in found if later.step > step)):
+            remove_tree(snapshot.url)
 
     def _fetch(self, snapshot: Snapshot, directory: Path) -> bool:
         """Copy a checkpoint's files here; whether they are what was saved."""

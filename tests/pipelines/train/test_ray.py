@@ -191,3 +191,15 @@ def test_a_worker_lost_once_too_often_names_the_last_checkpoint(job):
     last = job.log.read_text().strip().splitlines()[-1]
     assert last.startswith("failed: workers were lost more than scaling.max_failures=0 times")
     assert f"last good checkpoint: {job.path}/_run/checkpoints/step-{job.checkpoints()[-1]:08}" in last
+
+
+@pytest.mark.slow
+def test_a_job_that_is_told_to_stop_goes_on_later(job, undisturbed):
+    job.start()
+    job.wait_until(lambda: bool(job.checkpoints()))
+    job.process.send_signal(signal.SIGTERM)
+    assert job.wait() == 3
+    assert "interrupted: stopped by SIGTERM" in job.log.read_text()
+    job.start()
+    assert job.wait() == 0, job.log.read_text()[-3000:]
+    assert_same(job.path, undisturbed)

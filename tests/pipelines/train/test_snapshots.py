@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.storage import list_tree
+from pipelines.storage import list_tree, put
 from pipelines.train import snapshots
 from pipelines.train.snapshots import RunState, Snapshots, sweep_scratch
 
@@ -36,7 +36,7 @@ def test_there_is_none_in_a_new_place(run_url):
 
 def test_the_last_ones_are_kept(run_url):
     saved = Snapshots(run_url, keep=2)
-    for step in (2, 10, 9, 100):
+    for step in (2, 9, 10, 100):
         saved.save(step, state(step))
     assert [snapshot.step for snapshot in saved.list()] == [10, 100]
     assert {file.url.split("/")[-2] for file in list_tree(f"{run_url}/checkpoints")} == {
@@ -82,6 +82,23 @@ def test_a_damaged_one_is_passed_over(tmp_path, caplog):
     file.write_bytes(content)
     assert saved.load_last()[0].step == 1
     assert "checkpoint_damaged" in caplog.text
+
+
+def test_the_run_that_goes_on_before_a_damaged_one_replaces_it(tmp_path):
+    saved = Snapshots(str(tmp_path), keep=1)
+    saved.save(9, state(9))
+    (tmp_path / "checkpoints" / "step-00000009" / "state.pt").write_bytes(b"")
+    saved.save(4, state(4))
+    assert [snapshot.step for snapshot in saved.list()] == [4]
+    assert saved.load_last()[0].step == 4
+
+
+def test_what_a_save_that_died_has_left_is_swept(run_url):
+    saved = Snapshots(run_url, keep=2)
+    saved.save(1, state(1))
+    put(f"{run_url}/checkpoints/step-00000002/state.pt", b"half")
+    saved.sweep()
+    assert {file.url.split("/")[-2] for file in list_tree(f"{run_url}/checkpoints")} == {"step-00000001"}
 
 
 def test_a_complete_one_is_not_written_again(run_url):
