@@ -101,7 +101,7 @@ class Snapshots:
             remove_tree(directory)
 
     def _remove_others(self, step: int) -> None:
-        """Keep the last ones up to a step; later ones are damaged, or the run would have gone on from them."""
+        """Keep the last ones up to a step; later ones are damaged, else it had gone on from there."""
         found = self.list()
         earlier = [snapshot for snapshot in found if snapshot.step <= step]
         for snapshot in (*earlier[: -self._keep], *(later for later in found if later.step > step)):
