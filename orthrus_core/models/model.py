@@ -68,7 +68,8 @@ class DualViewLM(EngineGenerationMixin):
         Returns:
             (B, N, D), after the last norm.
         """
-        output = (decoder or self.model)(
+        decoder = self.model if decoder is None else decoder  # a compiled one has no truth value
+        output = decoder(
             input_ids=token_ids,
             position_ids=position_ids,
             # transformers takes what has 4 dimensions for a finished mask and makes none; nobody reads it

@@ -22,7 +22,7 @@ class Muon(torch.optim.Optimizer):
 
     The arithmetic of `torch.optim.Muon` with `match_rms_adamw`. That one takes matrices one by one (16 of
     the demo's head: 9.1 ms, here 5.5 ms on one core), and communicates within the iteration where they are
-    sharded; this one gathers a matrix once, in BF16.
+    sharded; this one gathers a matrix once, in BF16. Every process then does the whole iteration.
     """
 
     def __init__(

@@ -125,7 +125,7 @@ class Trainer:
         self._at_log = (progress.tokens, progress.seconds)
         while progress.tokens < self._loop.max_tokens:
             micro_batches, num_tokens, due = self._next(batches, rhythm)
-            if not num_tokens:
+            if not micro_batches:
                 break
             progress.finished = was_finished = False
             self._step(micro_batches)
@@ -178,7 +178,8 @@ class Trainer:
         """This process's micro-batches, and, agreed among all, their tokens and the tasks due by time.
 
         Returns:
-            0 tokens where no process has a batch left. A process that has fewer than others gets padding.
+            No micro-batches where no process has one left. A process that has fewer than others gets padding:
+            all have to run the same forwards, or they would wait for each other forever.
         """
         wanted, taken = self._loop.accumulate, []
         for batch in batches:
@@ -189,11 +190,12 @@ class Trainer:
         num_tokens = sum(batch.num_tokens for batch in taken)
         due = [rhythm.is_due(task, getattr(self._loop, f"{task}_every_s")) for task in TASKS]
         if self.parallel.world_size > 1:
-            mine = [num_tokens, self._last_batch is None, *(d and self.parallel.rank == 0 for d in due)]
-            num_tokens, num_without, *due = self.parallel.sum(torch.tensor(mine, dtype=torch.int64)).tolist()
-            if num_tokens and num_without:
+            by_rank_0 = [is_due and self.parallel.rank == 0 for is_due in due]
+            mine = torch.tensor([num_tokens, len(taken), self._last_batch is None, *by_rank_0])
+            num_tokens, num_taken, num_without, *due = self.parallel.sum(mine).tolist()
+            if num_taken and num_without:
                 raise OrthrusError(f"{num_without} processes have no batch to train on: use fewer processes")
-            if num_tokens:
+            if num_taken:
                 taken += [_padding_like(self._last_batch)] * (wanted - len(taken))
         return taken, num_tokens, dict(zip(TASKS, map(bool, due), strict=True))
 

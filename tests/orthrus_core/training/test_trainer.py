@@ -121,6 +121,12 @@ def test_a_step_takes_as_many_batches_as_it_accumulates_and_the_rest_at_the_end(
     assert (progress.step, progress.tokens) == (3, 20)
 
 
+def test_a_batch_without_documents_does_not_end_the_run():
+    empty = collate([[]], sequence_len=6)
+    progress = trainer(Parabola(), []).run(iter([empty, next(batches())]))
+    assert (progress.step, progress.tokens) == (2, 4)
+
+
 def test_no_batch_is_taken_before_it_is_needed():
     stream, positions = Counted(), []
     run = trainer(Parabola(), [], accumulate=3, save_every_steps=1)
