@@ -1,6 +1,7 @@
 """Atomic writes on a local file system."""
 
 import os
+import shutil
 import uuid
 
 
@@ -40,6 +41,21 @@ def put(path: str, data: bytes) -> None:
         if os.path.exists(temporary):
             os.unlink(temporary)
         raise
+
+
+def move(source: str, path: str) -> None:
+    """Move a file, synced, by way of a hidden temporary one beside its new place."""
+    directory, name = os.path.split(path)
+    os.makedirs(directory, exist_ok=True)
+    temporary = _temporary(directory, name)
+    try:
+        shutil.move(source, temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
 
 
 def create(path: str, data: bytes) -> bool:

@@ -16,6 +16,7 @@ from orthrus_core.errors import ConfigError, OrthrusError
 from pipelines.storage import FileInfo, check_reachable, download, join, list_tree, map_files
 
 SMALL_FILES = ("*.json", "*.txt", "*.jinja", "tokenizer*")
+RUN_FILES = "_run/"  # of the run that trained it: checkpoints and data
 DOWNLOADS = 8  # files at once
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ def list_model(url: str) -> list[FileInfo]:
         ConfigError: the store cannot be reached, or nothing is there.
     """
     check_reachable(url, "model.path")
-    files = list_tree(url)
+    files = [file for file in list_tree(url) if not _below(url, file).startswith(RUN_FILES)]
     if not files:
         raise ConfigError(f"model.path: no files at {url}")
     return files

@@ -207,6 +207,30 @@ def put(url: str, data: bytes) -> None:
     local_files.put(path, data)
 
 
+def upload(path: str, url: str) -> None:
+    """Move a local file to a URL so that readers see all of it or nothing of it; for large files.
+
+    Raises:
+        StorageError: a remote store refused or did not answer.
+    """
+    fs, target = _connect(url)
+    if isinstance(fs, LocalFileSystem):
+        local_files.move(path, target)
+        return
+    with reported(url):
+        fs.put_file(path, target)
+
+
+def remove_tree(url: str) -> None:
+    """Delete a directory and all in it, if it is there."""
+    fs, path = _connect(url)
+    try:
+        with reported(url):
+            fs.rm(path, recursive=True)
+    except FileNotFoundError:
+        return
+
+
 def create(url: str, data: bytes) -> bool:
     """Write a file that must not exist, whole and in one step; whether it was written.
 

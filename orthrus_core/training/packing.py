@@ -108,7 +108,7 @@ def packed_batches(
     Raises:
         ConfigError: a document is longer than `sequence_len`.
     """
-    packer = _Packer(sequence_len, sequences_per_batch)
+    packer = Packer(sequence_len, sequences_per_batch)
     waiting: list[Document] = []
     for document in documents:
         if len(document) > sequence_len:
@@ -127,7 +127,7 @@ def packed_batches(
         waiting = [late for late in waiting if not packer.add(late)]
 
 
-class _Packer:
+class Packer:
     """The open rows of one batch."""
 
     def __init__(self, sequence_len: int, sequences_per_batch: int) -> None:

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from orthrus_core.training.config import (
     BackboneConfig,
@@ -15,13 +15,21 @@ from orthrus_core.training.config import (
     StrictConfig,
 )
 from pipelines.config import load_config
+from pipelines.storage_config import StorageConfig
+from pipelines.urls import Url
 
 
 class OutputConfig(StrictConfig):
     """Where the trained model goes."""
 
-    path: Path = Field(..., description="Model directory; always the last complete snapshot.")
-    overwrite: bool = Field(False, description="Replace a model that an earlier run left at `path`.")
+    path: Url = Field(
+        description="Model directory, local or any fsspec URL; checkpoints, prepared data and TensorBoard "
+        "files lie in its _run/. The same command goes on from the last checkpoint."
+    )
+    overwrite: bool = Field(
+        False, description="Replace a finished model, or the run of another recipe, that `path` holds."
+    )
+    keep_checkpoints: int = Field(2, ge=1, description="Checkpoints kept; older ones are removed.")
 
 
 class TaskDataConfig(StrictConfig):
@@ -35,13 +43,82 @@ class TaskDataConfig(StrictConfig):
 class RowDataConfig(StrictConfig):
     """Prompts and completions as token ids, as the generate job writes them."""
 
-    path: Path = Field(..., description="Directory of Parquet files, or one file.")
+    path: tuple[Url, ...] = Field(
+        description="The output of a generate job, or files, globs or directories (Parquet, JSONL); local or "
+        "any fsspec URL; hf://datasets/owner/name[@revision][/path]."
+    )
+    format: Literal["auto", "parquet", "jsonl"] = Field(
+        "auto", description="auto: by file ending (.parquet .pq, .jsonl .ndjson, the latter also .gz)."
+    )
     prompt_column: str = Field("prompt_token_ids", description="Column with the prompt, list of token ids.")
     completion_column: str = Field("token_ids", description="Column with the completion, final EOS included.")
+    error_column: str = Field(
+        "error", description="Rows with a value in this column are left out; it may be absent."
+    )
     too_long: Literal["refuse", "drop"] = Field(
         "refuse", description="What to do with rows longer than packing.sequence_len."
     )
-    held_out_documents: int = Field(300, gt=0, description="Rows kept out of training, for evaluation.")
+    check_tokenizer: bool = Field(
+        True,
+        description="Refuse the output of a generate job whose tokenizer is not the backbone's.",
+    )
+    held_out_documents: int = Field(
+        300, gt=0, description="Rows kept out of training, for evaluation; drawn by `seed`."
+    )
+    unit_rows: int = Field(4096, gt=0, description="Most rows of one prepared shard.")
+    shuffle_documents: int = Field(
+        32768, ge=1024, description="Documents that are shuffled together, and held in memory, at a time."
+    )
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _one_path_is_a_list_of_one(cls, value: Any) -> Any:
+        return (str(value),) if isinstance(value, str | Path) else value
+
+    @field_validator("path")
+    @classmethod
+    def _names_something(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("must name at least one file or directory")
+        return value
+
+
+class ScalingConfig(StrictConfig):
+    """Who trains: this process, or workers of Ray Train."""
+
+    workers: int = Field(
+        1,
+        ge=0,
+        description="Workers of Ray Train, each with a copy or a part of the model. 0: this process, "
+        "without Ray.",
+    )
+    use_gpu: bool = Field(
+        False, description="One GPU for each worker, and NCCL between them; else CPU and Gloo."
+    )
+    mode: Literal["ddp", "fsdp2"] = Field(
+        "ddp", description="Several workers: a copy of the model each, or its parameters shared out."
+    )
+    resources_per_worker: dict[str, float] = Field(
+        default_factory=dict,
+        description="Ray resources of a worker, such as {CPU: 8, GPU: 1}; not given: CPU: num_threads, "
+        "and a GPU with use_gpu.",
+    )
+    max_failures: int = Field(
+        3,
+        ge=0,
+        description="Workers lost before the run fails; each time it goes on from the last checkpoint.",
+    )
+    ray_address: str | None = Field(
+        None,
+        description="Cluster to join; none: a running one if there is one, else this machine. "
+        "local: this machine.",
+    )
+
+    @model_validator(mode="after")
+    def _modes_fit(self) -> Self:
+        if self.mode == "fsdp2" and self.workers == 0:
+            raise ValueError("mode fsdp2 must have workers >= 1, got 0")
+        return self
 
 
 class _TrainConfig(StrictConfig):
@@ -52,6 +129,8 @@ class _TrainConfig(StrictConfig):
     packing: PackingConfig = PackingConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     loop: LoopConfig
+    scaling: ScalingConfig = ScalingConfig()
+    storage: StorageConfig = Field(default_factory=StorageConfig, description="Object storage.")
 
 
 class BackboneTrainConfig(_TrainConfig):
@@ -67,7 +146,10 @@ class HeadTrainConfig(_TrainConfig):
     """A diffusion head on a frozen backbone."""
 
     kind: Literal["head"]
-    backbone: Path = Field(..., description="Directory of the frozen backbone, with its tokenizer.")
+    backbone: Url = Field(
+        description="The frozen backbone with its tokenizer: a directory, local or s3://, or a hub id."
+    )
+    revision: str | None = Field(None, description="Branch, tag or commit of a hub backbone.")
     head: HeadConfig = HeadConfig()
     data: RowDataConfig
 

@@ -1,178 +1,203 @@
-"""From a train config to a trained model directory."""
+"""From a train config to a trained model directory: check, prepare data, train, go on where a run stopped."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
-import torch
-import yaml
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from rich.console import Console
 
 from orthrus_core.errors import ConfigError
-from orthrus_core.models.head import add_diffusion_head
-from orthrus_core.training.backbone import BackboneObjective, new_backbone
-from orthrus_core.training.checkpoint import (
-    check_output_directory,
-    replace_directory,
-    round_to_bfloat16,
-    save_model,
-)
-from orthrus_core.training.head import HeadObjective
-from orthrus_core.training.packing import Document, PackedBatch, packed_batches
-from orthrus_core.training.trainer import Objective, Progress, Trainer
-from pipelines.demo.answers import share_of_right_answers
+from orthrus_core.training.checkpoint import STATE_FILE
+from orthrus_core.training.trainer import Progress
+from pipelines.generate.cluster import ray_session
+from pipelines.generate.config import RunConfig
+from pipelines.generate.lock import RunLock
+from pipelines.signals import StopSignals
+from pipelines.storage import absolute, check_reachable, join, read_bytes
+from pipelines.storage_config import use_storage
+from pipelines.train.backbone import Backbone, check_tokenizer_of_data, find_backbone, load_tokenizer
 from pipelines.train.config import BackboneTrainConfig, HeadTrainConfig, TrainConfig
-from pipelines.train.data import row_documents, shuffled_epochs, split_documents, task_documents, task_stream
+from pipelines.train.launch import run_here, run_on_ray, worker_resources
+from pipelines.train.prepare import prepare_data
+from pipelines.train.progress import TrainProgress
+from pipelines.train.recipe import Output, check_recipe, recipe
+from pipelines.train.rows import RowRules
+from pipelines.train.snapshots import Snapshots, sweep_scratch
+from pipelines.train.source import Source, find_rows
+from pipelines.train.token_shards import TokenIndex
+from pipelines.train.worker import DATA, Work, raise_error
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FILE = "train_config.yaml"
-HELD_OUT_SEED = 7
 
-
-def train(config: TrainConfig) -> Progress:
-    """Run a train job from start to end; the model directory is `config.output.path`.
-
-    Raises:
-        ConfigError: paths, columns or sizes in the config that cannot work.
-    """
-    check_output_directory(config.output.path, overwrite=config.output.overwrite)
-    torch.set_num_threads(config.num_threads)
-    if isinstance(config, BackboneTrainConfig):
-        return _train_backbone(config)
-    return _train_head(config)
-
-
-def _train_backbone(config: BackboneTrainConfig) -> Progress:
-    tokenizer = load_tokenizer(config.tokenizer)
-    model = new_backbone(
-        config.backbone, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, seed=config.seed
-    )
-    model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
-    )
-    objective = BackboneObjective(
-        model, config.backbone, precision=config.loop.precision, compiled=config.compile
-    )
-    held_out = task_documents(
-        tokenizer, seed=HELD_OUT_SEED, num_tasks=config.data.held_out_documents, split="heldout"
-    )
-    progress = _run(
-        config, objective, model, tokenizer, task_stream(tokenizer, seed=config.data.seed), held_out
-    )
-    if config.data.held_out_answers:
-        round_to_bfloat16(model)
-        model.set_attn_implementation("sdpa")
-        right = share_of_right_answers(
-            model, tokenizer, seed=HELD_OUT_SEED + 1, num_tasks=config.data.held_out_answers
-        )
-        progress.history.append({"step": progress.step, "tokens": progress.tokens, "right_answers": right})
-        logger.info("answers right=%.4f of=%d", right, config.data.held_out_answers)
-        _save(config, model, tokenizer, progress)
-    return progress
-
-
-def _train_head(config: HeadTrainConfig) -> Progress:
-    tokenizer = load_tokenizer(config.backbone)
-    model = add_diffusion_head(
-        load_backbone(config.backbone),
-        block_size=config.head.block_size,
-        mask_token_id=_mask_token_id(config, tokenizer),
-        init=config.head.init,
-        seed=config.seed,
-    )
-    objective = HeadObjective(
-        model, config.head, precision=config.loop.precision, seed=config.seed, compiled=config.compile
-    )
-    rows = row_documents(config.data, sequence_len=config.packing.sequence_len)
-    held_out, documents = split_documents(rows, num_held_out=config.data.held_out_documents, seed=config.seed)
-    return _run(
-        config, objective, model, tokenizer, shuffled_epochs(documents, seed=config.seed), iter(held_out)
-    )
-
-
-def _mask_token_id(config: HeadTrainConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    if config.head.mask_token_id is not None:
-        return config.head.mask_token_id
-    if tokenizer.mask_token_id is None:
-        raise ConfigError(f"the tokenizer in {config.backbone} has no mask token: set head.mask_token_id")
-    return tokenizer.mask_token_id
-
-
-def load_backbone(path: Path) -> PreTrainedModel:
-    """Load a plain causal LM in FP32.
-
-    Raises:
-        ConfigError: there is no loadable model in `path`.
-    """
-    _check_is_directory(path)
-    try:
-        return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"no loadable backbone in {path}: {error}") from error
-
-
-def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """Load a tokenizer directory.
-
-    Raises:
-        ConfigError: there is none, or it lacks an end-of-sequence token.
-    """
-    _check_is_directory(path)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"no tokenizer in {path}: {error}") from error
-    if tokenizer.eos_token_id is None:
-        raise ConfigError(f"the tokenizer in {path} has no end-of-sequence token")
-    return tokenizer
-
-
-def _check_is_directory(path: Path) -> None:
-    # transformers would take any other text for the name of a model on the hub, and ask the network.
-    if not path.is_dir():
-        raise ConfigError(f"{path} is no directory: download or train the model first")
-
-
-def _run(
-    config: TrainConfig,
-    objective: Objective,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    documents: Iterator[Document],
-    held_out: Iterator[Document],
+def train(
+    config: TrainConfig, *, console: Console | None = None, stop: StopSignals | None = None
 ) -> Progress:
-    trainer = Trainer(
-        objective,
-        optimizer=config.optimizer,
-        loop=config.loop,
-        held_out=list(_pack(held_out, config)),
-        save=lambda trainer: _save(config, model, tokenizer, trainer.progress),
+    """Run a train job to its end, from its beginning or from where an earlier try stopped.
+
+    Args:
+        console: where a bar may go.
+        stop: signal handlers that stay in force while Ray runs.
+    Returns:
+        The last state; of a run that had been finished before, the stored one.
+    Raises:
+        ConfigError: paths, columns, sizes or a recipe in the config that cannot work.
+        OrthrusError: the loss was no number, or workers were lost too often.
+    """
+    use_storage(config.storage)
+    config = with_absolute_paths(config)
+    check_reachable(config.output.path, "output.path")
+    output = Output(config.output.path)
+    output.manifest()  # refuses a place of something else, before anything is written there
+    backbone, hashes = check_model(config)
+    with RunLock(output.run_url):
+        source = _find_rows(config, backbone, output)
+        identity = recipe(config, hashes | ({"data.fingerprint": source.fingerprint} if source else {}))
+        if not _is_to_do(config, output, identity):
+            logger.info("finished before path=%s: nothing to do", output.url)
+            return Progress.from_state(json.loads(read_bytes(join(output.url, STATE_FILE)) or b"{}"))
+        sweep_scratch(output.run_url)
+        Snapshots(output.run_url, keep=config.output.keep_checkpoints).sweep()
+        with _session(config, stop):
+            work = Work(config, backbone, _prepare(config, source, backbone, output))
+            output.begin(identity, config, _facts(work, source))
+            return _run(work, console)
+
+
+def with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """The config with local paths from the root: workers have a working directory of their own."""
+    output = config.output.model_copy(update={"path": absolute(config.output.path)})
+    if isinstance(config, BackboneTrainConfig):
+        return config.model_copy(update={"output": output, "tokenizer": config.tokenizer.absolute()})
+    return config.model_copy(update={"output": output})
+
+
+def check_model(config: TrainConfig) -> tuple[Backbone | None, dict[str, str]]:
+    """The backbone that a head is trained for, and the hashes that go into the recipe.
+
+    Raises:
+        ConfigError: there is none, or it does not fit the rest of the config.
+    """
+    if isinstance(config, HeadTrainConfig):
+        backbone = find_backbone(config)
+        hashes = {
+            "backbone.hash": backbone.checkpoint.model_hash,
+            "tokenizer.hash": backbone.checkpoint.tokenizer_hash,
+            "head.mask_token_id": str(backbone.mask_token_id),
+        }
+        return backbone, hashes
+    vocabulary = sorted(load_tokenizer(config.tokenizer).get_vocab().items())
+    return None, {"tokenizer.hash": hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()[:16]}
+
+
+def row_rules(config: HeadTrainConfig, backbone: Backbone) -> RowRules:
+    """What a row must be like."""
+    return RowRules(config.packing.sequence_len, backbone.vocab_size, backbone.mask_token_id)
+
+
+def _find_rows(config: TrainConfig, backbone: Backbone | None, output: Output) -> Source | None:
+    if backbone is None or not isinstance(config, HeadTrainConfig):
+        return None
+    is_begun = output.manifest() is not None and not config.output.overwrite
+    source = find_rows(config.data, output.run_url, is_begun=is_begun)
+    if config.data.check_tokenizer:
+        check_tokenizer_of_data(backbone, source.manifests)
+    return source
+
+
+def _is_to_do(config: TrainConfig, output: Output, identity: dict[str, Any]) -> bool:
+    """Whether anything is left to do; what is to be replaced has gone afterwards.
+
+    Raises:
+        ConfigError: the run that is there has another recipe, and is not to be replaced.
+    """
+    stored = output.manifest()
+    if stored is None:
+        return True
+    if not config.output.overwrite:
+        check_recipe(stored, identity, output)
+        return not output.is_finished()
+    try:
+        check_recipe(stored, identity, output)
+        is_other = False
+    except ConfigError:
+        is_other = True
+    if is_other or output.is_finished():
+        logger.warning("replacing the run in %s", output.url)
+        output.clear(keep=("lock", "input"))
+    return True
+
+
+def _prepare(
+    config: TrainConfig, source: Source | None, backbone: Backbone | None, output: Output
+) -> TokenIndex | None:
+    if source is None or backbone is None or not isinstance(config, HeadTrainConfig):
+        return None
+    return prepare_data(
+        source,
+        config.data,
+        rules=row_rules(config, backbone),
+        seed=config.seed,
+        url=join(output.run_url, DATA),
+        storage=config.storage,
+        with_ray=config.scaling.workers > 0,
     )
-    return trainer.run(_pack(documents, config))
 
 
-def _pack(documents: Iterator[Document], config: TrainConfig) -> Iterator[PackedBatch]:
-    return packed_batches(
-        documents,
-        sequence_len=config.packing.sequence_len,
-        sequences_per_batch=config.packing.sequences_per_batch,
-    )
+def _facts(work: Work, source: Source | None) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    if work.index is not None and source is not None:
+        files = [shard.file.to_dict() for shard in source.plan.shards]
+        facts["data"] = {
+            "fingerprint": work.index.fingerprint,
+            "counts": vars(work.index.counts),
+            "files": files,
+        }
+    return facts
 
 
-def _save(
-    config: TrainConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, progress: Progress
-) -> None:
-    def write(directory: Path) -> None:
-        save_model(model, directory, state=progress.state())
-        tokenizer.save_pretrained(directory)
-        (directory / CONFIG_FILE).write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+@contextmanager
+def _session(config: TrainConfig, stop: StopSignals | None) -> Iterator[None]:
+    """Ray, where workers are asked for.
 
-    replace_directory(config.output.path, write)
-    logger.info("saved path=%s step=%d tokens=%d", config.output.path, progress.step, progress.tokens)
+    Raises:
+        ConfigError: this machine has too few GPUs.
+    """
+    scaling = config.scaling
+    if scaling.workers == 0:
+        with nullcontext():
+            yield
+        return
+    cpus = worker_resources(config)["CPU"]
+    session = RunConfig(ray_address=scaling.ray_address, actors=scaling.workers, cpus_per_actor=cpus)
+    with ray_session(session) as is_local:
+        if stop is not None:
+            stop.install_again()
+        if is_local:
+            _check_resources(config)
+        yield
+
+
+def _check_resources(config: TrainConfig) -> None:
+    """Refuse what this machine can never give; a cluster may still grow."""
+    import ray
+
+    for name, each in worker_resources(config).items():
+        wanted, found = each * config.scaling.workers, ray.cluster_resources().get(name, 0.0)
+        if wanted > found:
+            raise ConfigError(
+                f"scaling.workers={config.scaling.workers} need {wanted:g} {name}, Ray sees {found:g}: "
+                "lower it, or scaling.resources_per_worker or num_threads"
+            )
+
+
+def _run(work: Work, console: Console | None) -> Progress:
+    loop = work.config.loop
+    with TrainProgress(max_tokens=loop.max_tokens, every_s=loop.log_every_s, console=console) as progress:
+        launch = run_here if work.config.scaling.workers == 0 else run_on_ray
+        outcome = launch(work, progress)
+    raise_error(outcome)
+    return Progress.from_state(outcome["progress"])

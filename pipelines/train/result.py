@@ -1,0 +1,105 @@
+"""The end of a run: a normal model directory with tokenizer, recipe, figures and model card."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from orthrus_core.models.checkpoint import CONFIG_FILE
+from orthrus_core.training.checkpoint import STATE_FILE, save_model
+from orthrus_core.training.parallel import Parallel
+from pipelines.checkpoint import TOKENIZER_FILES
+from pipelines.demo.answers import share_of_right_answers
+from pipelines.storage import join, remove, upload
+from pipelines.train.backbone import load_tokenizer
+from pipelines.train.config import BackboneTrainConfig
+from pipelines.train.model_card import CardFacts, model_card
+from pipelines.train.snapshots import scratch
+from pipelines.train.tasks import HELD_OUT_SEED
+
+logger = logging.getLogger(__name__)
+
+RECIPE_FILE = "train_config.yaml"
+CARD_FILE = "README.md"
+LAST_FILES = (CONFIG_FILE, STATE_FILE)  # without the first it is no model, without the second unfinished
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """What goes into the model directory beside the weights.
+
+    Attributes:
+        url: `output.path`. run_url: its `_run`.
+        tokenizer: directory whose tokenizer files are copied as they are.
+        config: as it is stored, without credentials.
+        card: the model card for a state of progress.
+    """
+
+    url: str
+    run_url: str
+    tokenizer: str
+    config: Mapping[str, Any]
+    card: Callable[[Mapping[str, Any]], CardFacts]
+
+
+def write_model(
+    model: PreTrainedModel,
+    parallel: Parallel,
+    files: ModelFiles,
+    progress: dict[str, Any],
+    *,
+    config: BackboneTrainConfig | None,
+) -> None:
+    """Write the trained model; called by every process, rank 0 writes.
+
+    Args:
+        progress: last state; gets the share of right answers, where they are asked for.
+        config: of a backbone, whose answers can be checked.
+    """
+    weights = parallel.whole_state(model, dtype=torch.bfloat16)
+    if parallel.rank:
+        return
+    with scratch(files.run_url) as directory:
+        save_model(model, directory, state=progress, weights=weights)
+        copy_tokenizer(files.tokenizer, directory)
+        if config is not None and config.data.held_out_answers:
+            progress["history"].append(_answers(directory, config, progress))
+        (directory / STATE_FILE).write_text(json.dumps(progress, indent=1) + "\n")
+        (directory / RECIPE_FILE).write_text(yaml.safe_dump(dict(files.config), sort_keys=False))
+        (directory / CARD_FILE).write_text(model_card(files.card(progress)))
+        publish(directory, files.url)
+    logger.info("model_written path=%s step=%d tokens=%d", files.url, progress["step"], progress["tokens"])
+
+
+def copy_tokenizer(source: str, directory: Path) -> None:
+    """Copy a tokenizer's files byte for byte, so that its hash stays what it is."""
+    for name in TOKENIZER_FILES:
+        if (Path(source) / name).is_file():
+            shutil.copy(Path(source) / name, directory / name)
+
+
+def publish(directory: Path, url: str) -> None:
+    """Move a directory's files to a URL, those that say it is complete at the end."""
+    for name in LAST_FILES:
+        remove(join(url, name))
+    names = [file.name for file in sorted(directory.iterdir()) if file.name not in LAST_FILES]
+    for name in (*names, *LAST_FILES):
+        upload(str(directory / name), join(url, name))
+
+
+def _answers(directory: Path, config: BackboneTrainConfig, progress: Mapping[str, Any]) -> dict[str, float]:
+    """The share of right answers of the model as it was written: rounded to BF16, run in FP32."""
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    num_tasks = config.data.held_out_answers
+    right = share_of_right_answers(
+        model, load_tokenizer(directory), seed=HELD_OUT_SEED + 1, num_tasks=num_tasks
+    )
+    logger.info("answers right=%.4f of=%d", right, num_tasks)
+    return {"step": progress["step"], "tokens": progress["tokens"], "right_answers": right}

@@ -1,0 +1,61 @@
+"""The demo's generated tasks as an endless stream of documents with a position."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from orthrus_core.training.packing import Document
+from pipelines.demo.rows import render_task
+from pipelines.demo.tasks import generate_tasks
+from pipelines.demo.tasks.generator import Split
+
+HELD_OUT_SEED = 7
+TASKS_PER_CHUNK = 1000
+CHUNKS_PER_SEED = 1_000_000
+
+
+def task_documents(
+    tokenizer: PreTrainedTokenizerBase, *, seed: int, num_tasks: int, split: Split
+) -> Iterator[Document]:
+    """Rendered tasks of one seed."""
+    for task in generate_tasks(seed, num_tasks, split):
+        yield Document(*render_task(tokenizer, task))
+
+
+class TaskDocuments:
+    """Training tasks without end, in chunks with a seed each; rank r of w takes every w-th chunk."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, *, seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        """Stand at the beginning."""
+        self._tokenizer = tokenizer
+        self._seed = seed
+        self._world_size = world_size
+        self._chunk, self._taken = rank, 0
+        self._tasks = self._open()
+
+    def __iter__(self) -> Iterator[Document]:
+        return self
+
+    def __next__(self) -> Document:
+        while (document := next(self._tasks, None)) is None:
+            self._chunk, self._taken = self._chunk + self._world_size, 0
+            self._tasks = self._open()
+        self._taken += 1
+        return document
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position."""
+        return {"chunk": self._chunk, "taken": self._taken}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a position."""
+        self._chunk, self._taken = state["chunk"], state["taken"]
+        self._tasks = islice(self._open(), self._taken, None)
+
+    def _open(self) -> Iterator[Document]:
+        seed = self._seed * CHUNKS_PER_SEED + self._chunk
+        return task_documents(self._tokenizer, seed=seed, num_tasks=TASKS_PER_CHUNK, split="train")
