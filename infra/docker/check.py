@@ -1,4 +1,4 @@
-"""Run a Dockerfile's install steps without Docker: `python infra/docker/check.py --target cpu`.
+"""Run a Dockerfile's install steps without Docker: `python -m infra.docker.check --target cpu`.
 
 The RUN pip lines of the image's package stage are run in a clean virtual environment, with the files that its
 COPY lines bring; then the code that the image would hold is laid out in a directory, and the jobs are started
@@ -16,8 +16,7 @@ import tempfile
 import venv
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-from dockerfile import Dockerfile, read_dockerfile  # noqa: E402
+from infra.docker.dockerfile import Dockerfile, read_dockerfile
 
 ROOT = Path(__file__).parents[2]
 FILE = Path(__file__).with_name("Dockerfile")
