@@ -2,8 +2,8 @@
 
 Kubernetes runs it (preStop) and waits for it, at most terminationGracePeriodSeconds.
 A worker's node is drained: Ray Data sends it no further unit, and what its engines have is finished and
-committed elsewhere. On the head the running jobs are stopped, which drains them; the workers, which mostly end at
-the same time, then only wait: on drained nodes alone nothing could be committed.
+committed elsewhere. On the head the running jobs are stopped, which drains them; the workers, which mostly
+end at the same time, then only wait: on drained nodes alone nothing could be committed.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def stop_worker(limit_s: float) -> None:
     time.sleep(NOTICE_S)
     import ray
 
-    ray.init(address="auto", log_to_driver=False, logging_level="error")
+    ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
     if not _head_is_stopping():
         drain_node(ray.get_runtime_context().get_node_id(), limit_s)
     ray.shutdown()
@@ -115,7 +115,7 @@ def stop_head(limit_s: float) -> None:
     from ray.experimental.internal_kv import _internal_kv_put
     from ray.job_submission import JobSubmissionClient
 
-    ray.init(address="auto", log_to_driver=False, logging_level="error")
+    ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
     _internal_kv_put(STOPPING, b"1")
     stop_jobs(JobSubmissionClient(DASHBOARD_URL), deadline)
 

@@ -3,7 +3,8 @@
 The RUN pip lines of the image's package stage are run in a clean virtual environment, with the files that its
 COPY lines bring; then the code that the image would hold is laid out in a directory, and the jobs are started
 from it with that environment. A dependency that is missing, or a file that is not copied, shows.
-Takes minutes and about 1.5 GB in a temporary directory, which is removed. Exit codes: 0 fine, 1 a step failed.
+Takes minutes and about 1.5 GB in a temporary directory, which is removed. Exit codes: 0 fine, 1 a step
+failed.
 """
 
 import argparse

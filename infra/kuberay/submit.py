@@ -1,6 +1,6 @@
 """Create a RayJob from a suspended one, its output stamped with the time it was scheduled for.
 
-Runs in a pod of the CronJob (schedules/cronjob): `python submit.py --template orthrus-generate --output-prefix URL`.
+Runs in a pod of the CronJob: `python submit.py --template orthrus-generate --output-prefix URL`.
 The name of the RayJob holds the time too, so that a second try of the same pod, or a second pod for the same
 time, creates nothing. Standard library alone. Exit codes: 0 created or already there, 1 the API refused.
 """

@@ -36,7 +36,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def overlays() -> list[Path]:
     """What a user would apply."""
-    return sorted(path.parent for part in ("overlays", "schedules") for path in (KUBERAY / part).glob("*/kustomization.yaml"))
+    return sorted(
+        path.parent
+        for part in ("overlays", "schedules")
+        for path in (KUBERAY / part).glob("*/kustomization.yaml")
+    )
 
 
 if __name__ == "__main__":

@@ -146,7 +146,10 @@ def own_parser(program: Path, arguments: tuple[str, ...]) -> argparse.Namespace:
 
     said = io.StringIO()
     try:
-        with mock.patch.object(argparse.ArgumentParser, "parse_args", leave), contextlib.redirect_stderr(said):
+        with (
+            mock.patch.object(argparse.ArgumentParser, "parse_args", leave),
+            contextlib.redirect_stderr(said),
+        ):
             module.main(list(arguments))
     except _ParsedError as parsed:
         return parsed.args[0]
@@ -166,7 +169,7 @@ def mounted_config(bundle: Bundle, job: JobSpec, path: str) -> str:
     directory, _, name = path.rpartition("/")
     for mount in spec["containers"][0].get("volumeMounts", []):
         if mount["mountPath"] == directory:
-            source = (volumes.get(mount["name"], {}).get("configMap") or {}).get("name")
+            source = (volumes.get(mount["name"], {}).get("configMap") or {}).get("name", "")
             files = bundle.named("ConfigMap").get(source, {}).get("data") or {}
             if name in files:
                 return files[name]
@@ -196,16 +199,16 @@ def load(program: str, text: str, overrides: list[str]) -> Any:
 
 def misfits(job: JobSpec, config: Any, image: Dockerfile) -> Iterator[str]:
     """What a config asks for and the cluster does not have."""
-    paths = {"output.path": str(config.output.path)}
+    paths = [("output.path", str(config.output.path))]
     if hasattr(config, "input"):
-        paths |= {"model.path": config.model.path}
-        paths |= {"input.paths": path for path in config.input.paths}
+        paths += [("model.path", config.model.path)]
+        paths += [("input.paths", path) for path in config.input.paths]
         yield from _engines_fit(job, config)
         if stop_wait_s(job) < config.run.drain_s + 10:
             yield f"RAY_JOB_STOP_WAIT_TIME_S must be >= run.drain_s + 10 = {config.run.drain_s + 10:g}"
     elif hasattr(config, "backbone") and not hasattr(config.backbone, "model_fields"):
-        paths |= {"backbone": str(config.backbone)}
-    for name, path in paths.items():
+        paths += [("backbone", str(config.backbone))]
+    for name, path in paths:
         yield from _path_faults(name, path, image)
 
 

@@ -1,4 +1,4 @@
-"""Rules about Ray jobs that no schema can say: what KubeRay's operator refuses, and what this project relies on."""
+"""Rules about Ray jobs: what KubeRay refuses beyond its schema, and what this project relies on."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -24,12 +24,16 @@ def lifetimes_fit(bundle: Bundle) -> Iterator[str]:
         if spec.get("suspend") and not shuts_down:
             yield f"{job.where}: suspend needs shutdownAfterJobFinishes: true"
         if strategy.get("deletionRules") and shuts_down:
-            yield f"{job.where}: deletionStrategy.deletionRules and shutdownAfterJobFinishes exclude each other"
+            yield f"{job.where}: deletionRules and shutdownAfterJobFinishes exclude each other"
         if strategy.get("deletionRules") and (strategy.get("onSuccess") or strategy.get("onFailure")):
-            yield f"{job.where}: deletionStrategy.deletionRules and onSuccess/onFailure exclude each other"
+            yield f"{job.where}: deletionRules and onSuccess/onFailure exclude each other"
         if not shuts_down and not strategy:
             yield f"{job.where}: nothing removes its cluster; set shutdownAfterJobFinishes: true"
-        for name, least in (("activeDeadlineSeconds", 1), ("backoffLimit", 0), ("ttlSecondsAfterFinished", 0)):
+        for name, least in (
+            ("activeDeadlineSeconds", 1),
+            ("backoffLimit", 0),
+            ("ttlSecondsAfterFinished", 0),
+        ):
             if spec.get(name, least) < least:
                 yield f"{job.where}: {name} must be >= {least}, got {spec[name]}"
 
@@ -128,7 +132,7 @@ def schedules_and_stamps_fit(bundle: Bundle) -> Iterator[str]:
         if job.schedule.get("timeZone") not in ("Etc/UTC", "UTC"):
             yield f"{job.where}: timeZone must be Etc/UTC, since the date is in UTC"
         if job.spec.get("activeDeadlineSeconds", DAY_S) >= DAY_S:
-            yield f"{job.where}: activeDeadlineSeconds must be below {DAY_S}, or a late try takes the next date"
+            yield f"{job.where}: activeDeadlineSeconds must be below {DAY_S}, or a late try has the next date"
 
 
 JOB_RULES: tuple[Callable[[Bundle], Iterator[str]], ...] = (

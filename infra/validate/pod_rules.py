@@ -8,7 +8,7 @@ HARDENING = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True}
 
 
 def names_resolve(bundle: Bundle) -> Iterator[str]:
-    """Every volume, ConfigMap, Secret and service account that a pod names is there, unless it is optional."""
+    """Volumes, ConfigMaps, Secrets, service accounts that a pod names are there, unless they are optional."""
     accounts = bundle.named("ServiceAccount")
     for pod in bundle.pods:
         volumes = {volume["name"]: volume for volume in pod.spec.get("volumes", [])}

@@ -1,4 +1,4 @@
-"""What the API server would say of an object: schemas of KubeRay's CRDs, of Kubernetes, and of the PodMonitor."""
+"""What the API server would say of an object, by schemas: of KubeRay's CRDs, Kubernetes, the PodMonitor."""
 
 import gzip
 import json
@@ -21,8 +21,8 @@ class Schemas:
         """Read all schemas.
 
         Args:
-            crd_directory: holds CRDs as *.yaml, as KubeRay's release or `kubectl get crd -o yaml` have them, or
-                as *.json.gz.
+            crd_directory: holds CRDs as *.yaml, as KubeRay's release or `kubectl get crd -o yaml` have
+                them, or as *.json.gz.
         """
         kubernetes = json.loads(gzip.decompress((HERE / KUBERNETES).read_bytes()))
         definitions = kubernetes["definitions"]

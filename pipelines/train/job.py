@@ -111,7 +111,9 @@ def load_backbone(path: Path) -> PreTrainedModel:
     """
     _check_is_directory(path)
     try:
-        return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        return AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise ConfigError(f"no loadable backbone in {path}: {error}") from error
 
@@ -124,7 +126,7 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     """
     _check_is_directory(path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(f"no tokenizer in {path}: {error}") from error
     if tokenizer.eos_token_id is None:
