@@ -2,12 +2,14 @@
 
 Kubernetes runs it (preStop) and waits for it, at most terminationGracePeriodSeconds.
 A worker's node is drained: Ray Data sends it no further unit, and what its engines have is finished and
-committed elsewhere. On the head the running jobs are stopped, which drains them; the workers, which mostly
-end at the same time, then only wait: on drained nodes alone nothing could be committed.
+committed elsewhere. On the head the drivers of running jobs are told to drain; the workers, which mostly end
+at the same time, then only wait: on drained nodes alone nothing could be committed.
 """
 
 import argparse
 import logging
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -25,6 +27,7 @@ DASHBOARD_URL = "http://127.0.0.1:8265"
 STOPPING = b"orthrus_head_is_stopping"  # a key in the cluster's own store
 NOTICE_S = 8.0  # that the head gets to leave its note, when all pods end at once
 LOOK_S = 15.0  # above the 10 s after which Ray offers new figures
+SEEN_S = 10.0  # in which KubeRay sees that a job has failed, and makes a new cluster for the next try
 QUIET_LOOKS = 2  # after the engine's last row its unit is still to be written
 
 
@@ -33,10 +36,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Let units in progress finish before a pod ends.")
     parser.add_argument("role", choices=["worker", "head"])
     parser.add_argument("--limit-s", type=float, default=330.0, help="seconds after which it gives up")
+    parser.add_argument("--dashboard", default=DASHBOARD_URL, help="of the head, where jobs are stopped")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
     try:
-        (stop_worker if options.role == "worker" else stop_head)(options.limit_s)
+        if options.role == "worker":
+            stop_worker(options.limit_s)
+        else:
+            stop_head(options.limit_s, options.dashboard)
     except Exception as error:
         logger.warning("units in progress may be lost and made again: %s: %s", type(error).__name__, error)
     return 0
@@ -108,8 +115,8 @@ def read_metrics(url: str = METRICS_URL) -> str | None:
         return None
 
 
-def stop_head(limit_s: float) -> None:
-    """Stop the cluster's running jobs and wait until they have ended."""
+def stop_head(limit_s: float, dashboard: str) -> None:
+    """Let the drivers of the cluster's running jobs drain, and wait until they have ended."""
     deadline = time.monotonic() + limit_s
     import ray
     from ray.experimental.internal_kv import _internal_kv_put
@@ -117,24 +124,37 @@ def stop_head(limit_s: float) -> None:
 
     ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
     _internal_kv_put(STOPPING, b"1")
-    stop_jobs(JobSubmissionClient(DASHBOARD_URL), deadline)
+    if stop_jobs(JobSubmissionClient(dashboard), deadline):
+        time.sleep(SEEN_S)
 
 
-def stop_jobs(client: Any, deadline: float, *, look_s: float = 1.0) -> bool:
-    """Send every running job the signal to drain; whether all have ended before the deadline.
+def stop_jobs(
+    client: Any, deadline: float, *, look_s: float = 1.0, send: Callable[[int, int], None] = os.kill
+) -> bool:
+    """Send every running job's driver the signal to drain, and wait.
+
+    A job that is stopped through Ray counts as ended on purpose, and KubeRay does not try it again; one whose
+    driver ends with an exit code has failed, and gets a new cluster, where it goes on. So Ray's own way is
+    taken only for a job whose driver has not joined the cluster yet.
 
     Args:
         client: a `JobSubmissionClient`.
+        send: sends a process a signal.
+    Returns:
+        Whether jobs ran and all of them have ended before the deadline.
     """
-    running = [job.submission_id for job in client.list_jobs() if job.submission_id and _runs(job.status)]
+    running = [job for job in client.list_jobs() if job.submission_id and _runs(job.status)]
     for job in running:
-        logger.info("stopping job %s", job)
-        client.stop_job(job)
-    while any(_runs(client.get_job_status(job)) for job in running):
+        logger.info("stopping job %s", job.submission_id)
+        if job.driver_info is None:
+            client.stop_job(job.submission_id)
+        else:
+            send(int(job.driver_info.pid), signal.SIGTERM)
+    while any(_runs(client.get_job_status(job.submission_id)) for job in running):
         if time.monotonic() + look_s > deadline:
             return False
         time.sleep(look_s)
-    return True
+    return bool(running)
 
 
 def _runs(status: Any) -> bool:

@@ -294,6 +294,16 @@ def test_the_dashboard_is_let_in_for_the_operator_alone(rendered):
     ]
 
 
+def test_the_component_for_kueue_puts_jobs_into_a_queue(tmp_path, schemas):
+    (tmp_path / "kustomization.yaml").write_text(
+        f"resources: [{KUBERAY / 'overlays/demo-cpu'}]\ncomponents: [{KUBERAY / 'components/kueue'}]\n"
+    )
+    things = build(tmp_path)
+    for name in (GENERATE, "RayJob/orthrus-train"):
+        assert find(things, name)["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "orthrus"}
+    assert faults(things, schemas) == []
+
+
 def test_the_grafana_dashboard_comes_as_a_config_map(rendered):
     dashboard = find(rendered["gpu-spot"], "ConfigMap/orthrus-dashboard")
     assert dashboard["data"]["orthrus.json"] == (KUBERAY.parent / "grafana/orthrus.json").read_text()

@@ -1,5 +1,6 @@
 """What a pod waits for before it ends, with metrics and jobs that the tests make up."""
 
+import signal
 import threading
 import time
 from dataclasses import dataclass
@@ -101,16 +102,22 @@ class Status:
 
 
 @dataclass
+class Driver:
+    pid: str
+
+
+@dataclass
 class Job:
     submission_id: str | None
     status: Status
+    driver_info: Driver | None
 
 
 class Client:
     """Jobs that end some looks after they were told to stop."""
 
     def __init__(self, jobs, looks):
-        self.jobs = [Job(name, Status(ended)) for name, ended in jobs]
+        self.jobs = [Job(name, Status(ended), pid and Driver(pid)) for name, ended, pid in jobs]
         self.looks = looks
         self.stopped = []
 
@@ -125,15 +132,28 @@ class Client:
         return Status(self.looks < 0)
 
 
-def test_the_head_stops_jobs_that_run_and_waits_for_them():
-    client = Client([("run", False), ("old", True), (None, False)], looks=3)
-    assert stop_jobs(client, time.monotonic() + 10, look_s=0.01)
-    assert client.stopped == ["run"]
+def test_the_head_signals_drivers_of_jobs_that_run_and_waits_for_them():
+    client = Client([("run", False, "71"), ("old", True, "72"), (None, False, "73")], looks=3)
+    sent = []
+    assert stop_jobs(client, time.monotonic() + 10, look_s=0.01, send=lambda *to: sent.append(to))
+    assert sent == [(71, signal.SIGTERM)]
+    assert client.stopped == []
     assert client.looks == -1
 
 
+def test_a_job_whose_driver_has_not_joined_yet_is_stopped_through_ray():
+    client = Client([("young", False, None)], looks=0)
+    assert stop_jobs(client, time.monotonic() + 10, look_s=0.01)
+    assert client.stopped == ["young"]
+
+
+def test_where_no_job_runs_there_is_nothing_to_wait_for():
+    assert not stop_jobs(Client([("old", True, "72")], looks=0), time.monotonic() + 10)
+
+
 def test_the_head_gives_up_at_its_limit():
-    assert not stop_jobs(Client([("run", False)], looks=10**6), time.monotonic() + 0.05, look_s=0.01)
+    client = Client([("run", False, None)], looks=10**6)
+    assert not stop_jobs(client, time.monotonic() + 0.05, look_s=0.01)
 
 
 def test_a_pod_ends_even_when_nothing_can_be_done(monkeypatch, caplog):
@@ -148,6 +168,6 @@ def test_a_pod_ends_even_when_nothing_can_be_done(monkeypatch, caplog):
 @pytest.mark.parametrize("role", ["worker", "head"])
 def test_each_role_gets_its_limit(role, monkeypatch):
     limits = []
-    monkeypatch.setattr(pod_stop, f"stop_{role}", limits.append)
+    monkeypatch.setattr(pod_stop, f"stop_{role}", lambda limit_s, *_: limits.append(limit_s))
     assert main([role, "--limit-s", "12"]) == 0
     assert limits == [12.0]
