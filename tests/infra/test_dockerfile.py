@@ -66,6 +66,13 @@ def test_images_run_as_a_user_with_a_number_that_is_not_root(image, target):
     assert all(re.fullmatch(r"[1-9]\d*:[1-9]\d*", user) for user in users)
 
 
+@pytest.mark.parametrize("target", IMAGES)
+def test_a_login_shell_finds_the_packages_too(image, target):
+    first = image.environment(target)["PATH"].split(":")[0]
+    assert first == "/opt/orthrus/bin"
+    assert f'echo "export PATH={first}:\\$PATH" > /etc/profile.d/orthrus.sh' in shell(image, target)
+
+
 def test_every_pip_install_takes_its_versions_from_the_lock_file(image):
     steps = [i.text for stage in image.stages.values() for i in stage.instructions if "pip install" in i.text]
     assert len(steps) == 5

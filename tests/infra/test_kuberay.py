@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -292,6 +293,27 @@ def test_the_dashboard_is_let_in_for_the_operator_alone(rendered):
             "podSelector": {"matchLabels": {"app.kubernetes.io/name": "kuberay-operator"}},
         }
     ]
+
+
+@pytest.mark.parametrize(
+    ("begins", "night"),
+    [
+        ("22 01:00:00", "22"),
+        ("22 01:07:31", "22"),
+        ("22 23:59", "22"),
+        ("23 00:59", "22"),
+        ("23 01:00", "23"),
+    ],
+)
+def test_tries_of_one_night_have_one_date(begins, night, rendered):
+    entrypoint = find(rendered["raycronjob"], "RayCronJob/orthrus-nightly")["spec"]["jobTemplate"][
+        "entrypoint"
+    ]
+    command = entrypoint[entrypoint.index("$(") + 2 : -1].replace(
+        "--date '", f"--date '2026-11-{begins} UTC "
+    )
+    date = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True).stdout
+    assert date == f"2026-11-{night}\n"
 
 
 def test_the_component_for_kueue_puts_jobs_into_a_queue(tmp_path, schemas):
