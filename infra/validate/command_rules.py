@@ -16,6 +16,7 @@ from unittest import mock
 from infra.docker.dockerfile import Dockerfile, read_dockerfile
 from infra.validate.bundle import Bundle, JobSpec, Pod, quantity
 from infra.validate.job_rules import stop_wait_s
+from infra.validate.pod_rules import pre_stop_limit_s
 from orthrus_core.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -204,8 +205,13 @@ def misfits(job: JobSpec, config: Any, image: Dockerfile) -> Iterator[str]:
         paths += [("model.path", config.model.path)]
         paths += [("input.paths", path) for path in config.input.paths]
         yield from _engines_fit(job, config)
-        if stop_wait_s(job) < config.run.drain_s + 10:
-            yield f"RAY_JOB_STOP_WAIT_TIME_S must be >= run.drain_s + 10 = {config.run.drain_s + 10:g}"
+        least = config.run.drain_s + 10
+        if stop_wait_s(job) < least:
+            yield f"RAY_JOB_STOP_WAIT_TIME_S must be >= run.drain_s + 10 = {least:g}"
+        for group in (job.head, *job.workers):
+            limit = pre_stop_limit_s(group["template"]["spec"]["containers"][0])
+            if limit < least:
+                yield f"preStop's --limit-s must be >= run.drain_s + 10 = {least:g}, got {limit:g}"
     elif hasattr(config, "backbone") and not hasattr(config.backbone, "model_fields"):
         paths += [("backbone", str(config.backbone))]
     for name, path in paths:

@@ -123,11 +123,16 @@ def ray_pods_are_probed(bundle: Bundle) -> Iterator[str]:
 def pods_wait_for_their_units(bundle: Bundle) -> Iterator[str]:
     """A pod's grace period is longer than what its preStop may take."""
     for pod in _ray_pods(bundle):
-        command = _pre_stop(pod.spec["containers"][0])
         grace = pod.spec.get("terminationGracePeriodSeconds", 30)
-        limit = float(command[command.index("--limit-s") + 1]) if "--limit-s" in command else 330.0
+        limit = pre_stop_limit_s(pod.spec["containers"][0])
         if grace < limit + 15:
             yield f"{pod.where}: terminationGracePeriodSeconds must be >= {limit + 15:g}, got {grace}"
+
+
+def pre_stop_limit_s(container: Tree) -> float:
+    """Seconds that a container's preStop waits at most."""
+    command = _pre_stop(container)
+    return float(command[command.index("--limit-s") + 1]) if "--limit-s" in command else 330.0
 
 
 def _pre_stop(container: Tree) -> list[str]:

@@ -163,6 +163,12 @@ BROKEN = [
     (GENERATE, f"{WORKER}.containers.0.livenessProbe", GONE, "has no livenessProbe"),
     (GENERATE, f"{WORKER}.containers.0.lifecycle", GONE, "preStop must run"),
     (GENERATE, f"{WORKER}.terminationGracePeriodSeconds", 30, "terminationGracePeriodSeconds must be >= 345"),
+    (
+        GENERATE,
+        f"{WORKER}.containers.0.lifecycle.preStop.exec.command",
+        ["python", "-m", "pipelines.pod_stop", "worker", "--limit-s", "60"],
+        "preStop's --limit-s must be >= run.drain_s + 10 = 310, got 60",
+    ),
     (GENERATE, f"{WORKERS}.template.metadata.labels", {}, "no NetworkPolicy selects"),
     (GENERATE, f"{WORKER}.containers.0.ports", [], "does not find the port metrics"),
     ("RoleBinding/orthrus-scheduler", "roleRef.name", "other", "names the Role other"),
