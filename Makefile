@@ -24,7 +24,7 @@ TEST_PROCESSES ?= 2
 ACTORS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo local-head dry-run test test-slow test-faults lint bench bench-peers bench-gpu bench-overhead bench-scale bench-train demo-model clean
+.PHONY: help install demo local-head dry-run test test-slow test-faults lint bench bench-peers bench-gpu bench-overhead bench-scale bench-train check-infra check-docker demo-model clean
 
 help:
 	@echo "make demo        generate completions for the shipped prompts with the shipped model"
@@ -42,6 +42,8 @@ help:
 	@echo "                 AUTHORS=CHECKOUT adds the authors' code, a checkout of chiennv2000/orthrus"
 	@echo "make bench-scale 5,000 shards and 5 million rows with a stub engine: time and memory of the driver (about 5 minutes)"
 	@echo "                 SCALE_OPTIONS='--run-units all' sends every unit through Ray"
+	@echo "make check-infra check the manifests of infra/kuberay against schemas and rules (CRDS=DIRECTORY: your operator's CRDs)"
+	@echo "make check-docker run the Dockerfile's install steps without Docker, start the jobs (about 5 minutes; TARGET=cpu|cuda)"
 	@echo "make demo-model  train the shipped demo model again, from text to head (about an hour on 2 cores)"
 
 $(INSTALLED): pyproject.toml infra/constraints.txt
@@ -88,6 +90,17 @@ bench-train: $(INSTALLED)
 
 bench-overhead: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks.overhead --rows $(ROWS) --actors $(ACTORS)
+
+# make check-infra CRDS=DIRECTORY OVERLAYS='my-overlay'
+OVERLAYS ?=
+check-infra: $(INSTALLED)
+	$(BIN)/python -m infra.validate $(if $(CRDS),--crds $(CRDS)) $(OVERLAYS)
+
+# make check-docker TARGET=cuda CHECK_DOCKER_OPTIONS='--torch-index https://my-mirror/simple'
+TARGET ?= cpu
+CHECK_DOCKER_OPTIONS ?=
+check-docker:
+	$(PYTHON) -m infra.docker.check --target $(TARGET) $(CHECK_DOCKER_OPTIONS)
 
 # vLLM comes without the packages beside torch: other versions than its torch's break its import, and it needs none here.
 $(VLLM)/.installed: infra/peers/vllm.txt

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 WHOLE_FILE_BYTES = 64 * 2**20
 SAMPLE_BYTES = 2**16
 SAMPLES = 64
+UNREAD_FILES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.py")  # of a hub model: pickles and code
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -75,6 +77,8 @@ def locate(model: ModelConfig) -> Checkpoint:
         raise ConfigError(f"model.path: no directory {model.path} (looked in {os.getcwd()})")
     if not (Path(path) / "config.json").is_file():
         raise ConfigError(f"model.path: {model.path} has no config.json, so it is no model directory")
+    if hub_id is None:
+        _refuse_pickle(model.path, [file.name for file in Path(path).iterdir()])
     model_hash = revision or _hash_files(_model_files(Path(path)))
     tokenizer_hash = _hash_files([Path(path) / name for name in TOKENIZER_FILES])
     return Checkpoint(path, hub_id, revision, model_hash, tokenizer_hash)
@@ -88,7 +92,9 @@ def fetch(checkpoint: Checkpoint) -> str:
         return checkpoint.path
     from huggingface_hub import snapshot_download
 
-    return snapshot_download(checkpoint.hub_id, revision=checkpoint.revision)
+    return snapshot_download(
+        checkpoint.hub_id, revision=checkpoint.revision, ignore_patterns=list(UNREAD_FILES)
+    )
 
 
 def load_tokenizer(path: str) -> "PreTrainedTokenizerBase":
@@ -103,7 +109,7 @@ def load_tokenizer(path: str) -> "PreTrainedTokenizerBase":
     if mark and not is_local(url):
         path = local_copy(url, key, weights=False)
     try:
-        return AutoTokenizer.from_pretrained(path)
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds for a bad directory
         reason = " ".join(str(error).split())
         raise ConfigError(f"model.path: no usable tokenizer in {path}: {reason:.300}") from error
@@ -115,6 +121,7 @@ def _locate_remote(url: str) -> Checkpoint:
     names = {file.url.rsplit("/", 1)[-1] for file in files}
     if "config.json" not in names:
         raise ConfigError(f"model.path: {url} has no config.json, so it is no model directory")
+    _refuse_pickle(url, names)
     key = listing_key(files)
     path = local_copy(url, key, weights=False)
     tokenizer_hash = _hash_files([Path(path) / name for name in TOKENIZER_FILES])
@@ -129,6 +136,15 @@ def _hash_listing(files: list[FileInfo], url: str) -> str:
         if name in ("config.json", "generation_config.json") or name.endswith((".safetensors", ".bin")):
             digest.update(f"{name}:{file.size}:{file.etag}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def _refuse_pickle(path: str, names: Iterable[str]) -> None:
+    """Refuse weights that run code where they are read, here rather than minutes later in the actors."""
+    from orthrus_core.models.checkpoint import (
+        refuse_pickle,
+    )  # late: importing the core's models takes seconds
+
+    refuse_pickle(path, names)
 
 
 def _may_be_hub_id(path: str) -> bool:

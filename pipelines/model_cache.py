@@ -103,5 +103,12 @@ def _name(file: FileInfo) -> str:
 
 
 def _below(url: str, file: FileInfo) -> str:
-    """Path of a file within the model directory."""
-    return file.url.removeprefix(join(url, ""))
+    """Path of a file within the model directory.
+
+    Raises:
+        ConfigError: its name leads out of the directory; in an object store any text can be a name.
+    """
+    name = file.url.removeprefix(join(url, ""))
+    if name.startswith("/") or ".." in name.split("/"):
+        raise ConfigError(f"model.path: {url} holds a file whose name leads out of it: {name!r}; remove it")
+    return name

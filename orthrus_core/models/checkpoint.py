@@ -23,6 +23,7 @@ WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 IGNORED_SUFFIX = "rotary_emb.inv_freq"  # a constant that old checkpoints carry
 TIED = {"lm_head.weight": "model.embed_tokens.weight"}
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")  # endings of weights that run code when they are read
 MAX_NAMED = 3
 
 Shape = tuple[int, ...]
@@ -122,12 +123,31 @@ def _weight_files(directory: Path) -> list[Path]:
         return [directory / WEIGHTS_FILE]
     index = directory / INDEX_FILE
     if not index.is_file():
+        refuse_pickle(directory, [file.name for file in directory.iterdir()])
         raise CheckpointError(f"{directory}: has no weights, neither {WEIGHTS_FILE} nor {INDEX_FILE}")
     try:
         names = set(json.loads(index.read_text())["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{index}: is no safetensors index ({one_line(error)})") from error
     return [directory / name for name in sorted(names)]
+
+
+def refuse_pickle(path: str | Path, names: Iterable[str]) -> None:
+    """Refuse a checkpoint whose weights are pickles only: whoever wrote one runs code where it is read.
+
+    Args:
+        path: named in the error.
+        names: of its files.
+    Raises:
+        CheckpointError: no safetensors among them, but pickles.
+    """
+    names = sorted(names)
+    pickled = [name for name in names if name.endswith(PICKLED)]
+    if pickled and not any(name.endswith(".safetensors") for name in names):
+        raise CheckpointError(
+            f"{path}: has its weights as pickles ({_first_few(pickled)}), which run code when they are read; "
+            "only safetensors are loaded: convert it once where that does no harm (docs/security.md)"
+        )
 
 
 def check_directory(path: str | Path, skeleton: PreTrainedModel) -> None:

@@ -34,7 +34,7 @@ def main() -> None:
     elif options.kind == "prompts":
         write_prompts(options.directory, num_rows=options.rows, seed=options.seed)
     elif options.kind == "given-text":
-        tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
+        tokenizer = AutoTokenizer.from_pretrained(options.tokenizer, trust_remote_code=False)
         write_given_text(options.directory, tokenizer, options.rows, num_shards=4, seed=options.seed)
     else:
         write_training_prompts(options.directory, num_rows=options.rows, num_shards=4, seed=options.seed)

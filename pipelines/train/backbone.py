@@ -11,6 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from orthrus_core.errors import ConfigError
 from orthrus_core.models.checkpoint import is_plain_backbone, load_config
+from orthrus_core.models.head import remove_diffusion_head
+from orthrus_core.models.loading import load_model
 from pipelines.checkpoint import Checkpoint, fetch, locate
 from pipelines.checkpoint import load_tokenizer as load_model_tokenizer
 from pipelines.config import ModelConfig
@@ -43,11 +45,6 @@ def find_backbone(config: HeadTrainConfig) -> Backbone:
         model = load_config(checkpoint.path, needs_head=False)
         tokenizer = load_model_tokenizer(checkpoint.path)
     name = config.backbone
-    if not is_plain_backbone(checkpoint.path):
-        raise ConfigError(
-            f"backbone must be a plain model, {name} has a diffusion head: name the model it was made from, "
-            "or take the head off by orthrus_core.remove_diffusion_head"
-        )
     if tokenizer.eos_token_id is None:
         raise ConfigError(
             f"backbone: the tokenizer in {name} must have an end-of-sequence token, it has none"
@@ -113,12 +110,18 @@ def _has_same_vocabulary(model: str, path: str) -> bool:
 def load_backbone(checkpoint: Checkpoint) -> PreTrainedModel:
     """Load a plain causal LM in FP32; a hub or remote one is fetched to this machine.
 
+    Of a model with a diffusion head the head is left out: another one is trained in its place.
+
     Raises:
         ConfigError: no loadable weights.
     """
     path = fetch(checkpoint)
     try:
-        return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        if not is_plain_backbone(path):
+            return remove_diffusion_head(load_model(path, dtype=torch.float32))
+        return AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise ConfigError(f"backbone: cannot load {path}: {' '.join(str(error).split()):.300}") from error
 
@@ -133,7 +136,7 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     if not path.is_dir():
         raise ConfigError(f"tokenizer: {path} is no directory: download it, or make it first")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(f"tokenizer: none in {path}: {' '.join(str(error).split()):.300}") from error
     if tokenizer.eos_token_id is None:

@@ -10,6 +10,7 @@ from orthrus_core.models.attention import DIFFUSION_SUFFIX
 from orthrus_core.models.checkpoint import load_config
 from orthrus_core.models.model import model_class
 from orthrus_core.training.backbone import new_backbone
+from orthrus_core.training.losses import BYTES_PER_LOGIT, chunk_rows
 from pipelines.storage import check_reachable, join
 from pipelines.storage_config import use_storage
 from pipelines.train.backbone import Backbone, check_tokenizer_of_data, load_tokenizer
@@ -95,7 +96,9 @@ def _memory(config: TrainConfig, backbone: Backbone | None) -> Iterator[tuple[st
     share = "" if config.scaling.mode == "ddp" else " over all workers together"
     yield "memory", f"{weights / GIB:.2f} GiB for weights, gradients and optimiser{share}"
     if isinstance(config, HeadTrainConfig):
-        logits = 3 * config.head.rows_per_chunk * vocab_size * 4  # both views, and the gradient
+        head = config.head
+        rows = head.rows_per_chunk or chunk_rows(vocab_size, head.loss_chunk_mib * 2**20)
+        logits = BYTES_PER_LOGIT * rows * vocab_size
         yield "", f"{logits / GIB:.2f} GiB for a chunk of logits; activations come on top"
 
 

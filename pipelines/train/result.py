@@ -96,7 +96,9 @@ def publish(directory: Path, url: str) -> None:
 
 def _answers(directory: Path, config: BackboneTrainConfig, progress: Mapping[str, Any]) -> dict[str, float]:
     """The share of right answers of the model as it was written: rounded to BF16, run in FP32."""
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(
+        directory, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    )
     num_tasks = config.data.held_out_answers
     right = share_of_right_answers(
         model, load_tokenizer(directory), seed=HELD_OUT_SEED + 1, num_tasks=num_tasks
