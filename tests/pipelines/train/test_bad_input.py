@@ -5,9 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from jobs.train import main
 from orthrus_core.errors import ConfigError
+from orthrus_core.models.loading import load_model
+from pipelines.train.backbone import find_backbone, load_backbone
 from pipelines.train.job import train
 from tests.pipelines.train.conftest import write_rows
 from tests.small_models import small_backbone
@@ -42,10 +45,12 @@ def test_a_tokenizer_larger_than_the_embeddings_is_refused(make_config, plain_ba
     assert "must have at most the 200 tokens that the model has embeddings for, got 1024" in message
 
 
-def test_a_model_with_a_head_is_no_backbone(make_config, model_dir, tmp_path):
-    message = refused(make_config(tmp_path / "out", f"backbone={model_dir}"))
-    assert "must be a plain model" in message
-    assert "remove_diffusion_head" in message
+def test_of_a_model_with_a_head_the_backbone_alone_is_taken(make_config, model_dir, tmp_path):
+    found = find_backbone(make_config(tmp_path / "out", f"backbone={model_dir}"))
+    backbone = load_backbone(found.checkpoint)
+    with_head = load_model(model_dir).state_dict()
+    assert all(torch.equal(with_head[name], value) for name, value in backbone.state_dict().items())
+    assert not any("_diff" in name for name in backbone.state_dict())
 
 
 def test_a_tokenizer_without_mask_needs_one_named(make_config, plain_backbone, tmp_path):
