@@ -12,8 +12,8 @@ of a query and a key: of the text, of the slots with text and own block, of the 
 A product of (m, k) and (k, n) counts 2 m k n. The backward makes the gradient of every product's input (not
 of the first layer's projections, whose input is frozen), and weight gradients of the head alone. The recorded
 keys and values of the text get no gradient, so a pair of slot and text counts half of what a pair of two
-slots does. Not counted: all that is no matrix product, and what a kernel computes again; layers computed again
-count as `recomputed`, apart.
+slots does. Not counted: all that is no matrix product, and what a kernel computes again; layers computed
+again count as `recomputed`, apart.
 """
 
 from dataclasses import dataclass
