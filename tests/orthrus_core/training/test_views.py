@@ -169,6 +169,7 @@ def test_the_model_is_as_before_once_the_diffusion_pass_is_over():
     assert not any("forward" in vars(layer) for layer in head.module.model.layers)
 
 
+@pytest.mark.slow
 def test_a_compiled_head_has_the_same_gradients_and_is_compiled_once_per_view():
     model = with_head("llama", noise=0.05, num_hidden_layers=1)
     eager, compiled = objective(model), objective(model, checkpoint_layers=True)
