@@ -131,7 +131,8 @@ def test_credentials_have_no_place_in_paths(make_config, tmp_path):
     assert "secret@" not in str(caught.value)
 
 
-def test_a_mistake_is_one_line_and_exit_code_2(capsys):
-    arguments = ["--config", "configs/train/demo-head.yaml", "--set", "backbone=no-such-place"]
+def test_a_mistake_is_one_line_and_exit_code_2(capsys, tmp_path):
+    values = ("backbone=no-such-place", f"output.path={tmp_path / 'out'}")
+    arguments = ["--config", "configs/train/demo-head.yaml", *(w for v in values for w in ("--set", v))]
     assert main(arguments) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("config error: backbone: no directory")
