@@ -41,7 +41,7 @@ def ranks(tmp_path_factory):
         for rank in range(WORLD_SIZE)
     ]
     try:
-        assert [process.wait(timeout=180) for process in processes] == [0] * WORLD_SIZE
+        assert [process.wait(timeout=220) for process in processes] == [0] * WORLD_SIZE
     finally:
         for process in processes:
             process.kill()
@@ -148,6 +148,12 @@ def test_a_nan_on_one_rank_stops_both_in_the_same_step_with_nothing_updated(rank
 def test_muon_on_shards_is_muon_on_whole_matrices(ranks):
     expected = sharded_muon_case(None)
     assert all(torch.equal(a, b) for a, b in zip(ranks[0]["muon on shards"], expected, strict=True))
+
+
+def test_gradients_of_all_backwards_and_ranks_add_up_whichever_are_missing(ranks):
+    # rank 0 gives 1 + 10 to a and b, rank 1 gives 2 + 20 to b and c
+    expected = [torch.full((2,), value) for value in (11.0, 33.0, 22.0)]
+    assert all(torch.equal(torch.stack(rank["sums"]), torch.stack(expected)) for rank in ranks)
 
 
 def test_a_rank_without_any_batch_is_an_error_on_both(ranks):

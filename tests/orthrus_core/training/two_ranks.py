@@ -20,6 +20,7 @@ from orthrus_core.training.losses import LossSum
 from orthrus_core.training.muon import Muon
 from orthrus_core.training.packing import Document, PackedBatch, collate
 from orthrus_core.training.parallel import Parallel
+from orthrus_core.training.reduction import GradientSums
 from orthrus_core.training.sharding import local_part
 from orthrus_core.training.trainer import Trainer, TrainingDiverged
 from tests.small_models import small_orthrus
@@ -102,6 +103,7 @@ def scenarios(rank: int, directory: Path) -> dict[str, Any]:
             results[f"{case} diverged"] = diverged(kind, Parallel(mode), rank)
         results[f"{mode} bfloat16"] = held_in_bfloat16(Parallel(mode), mine)
         results[f"{mode} backbone"] = whole_backbone(Parallel(mode), mine)
+    results["sums"] = sums_of_gradients(rank)
     results["no batch"] = without_batches(mine if rank == 0 else [])
     weight = run._objective.module.model.layers[1].mlp.up_proj.weight
     results["fsdp2 share of a layer"] = local_part(weight).numel() / weight.numel()
@@ -166,6 +168,19 @@ def whole_backbone(
     return run.state_dict() | {"before": before}
 
 
+def sums_of_gradients(rank: int) -> list[Tensor]:
+    """Gradients summed in three buckets after two backwards; each rank leaves one parameter out."""
+    a, b, c = parameters = [Parameter(torch.ones(2)) for _ in range(3)]
+    sums = GradientSums(parameters, bucket_bytes=1)
+    for factor in (1.0, 10.0):
+        if factor == 10.0:  # the last backward of the step
+            sums.start()
+        used = a if rank == 0 else c
+        (factor * (rank + 1) * (used + b)).sum().backward()
+    sums.finish()
+    return [parameter.grad for parameter in parameters]
+
+
 def without_batches(batches: list[PackedBatch]) -> str:
     """The error of a run in which a rank has nothing."""
     try:
@@ -201,7 +216,7 @@ def main(rank: int, directory: Path) -> None:
         init_method=f"file://{directory}/store",
         rank=rank,
         world_size=WORLD_SIZE,
-        timeout=timedelta(seconds=60),
+        timeout=timedelta(seconds=120),
     )
     torch.save(scenarios(rank, directory), directory / f"rank{rank}.pt")
     dist.destroy_process_group()
