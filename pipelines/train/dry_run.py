@@ -85,7 +85,7 @@ def _steps(config: TrainConfig) -> Iterator[tuple[str, str]]:
 
 
 def _memory(config: TrainConfig, backbone: Backbone | None) -> Iterator[tuple[str, str]]:
-    model, vocab_size = _skeleton(config, backbone)
+    model = _skeleton(config, backbone)
     is_head = isinstance(config, HeadTrainConfig)
     trained = sum(p.numel() for n, p in model.named_parameters() if not is_head or DIFFUSION_SUFFIX in n)
     total = sum(p.numel() for p in model.parameters())
@@ -93,24 +93,27 @@ def _memory(config: TrainConfig, backbone: Backbone | None) -> Iterator[tuple[st
     frozen = 2 if config.loop.frozen_precision == "bfloat16" else 4
     weights = trained * each + (total - trained) * frozen
     yield "parameters", f"{total:,}, trained {trained:,}"
-    share = "" if config.scaling.mode == "ddp" else " over all workers together"
+    share = "" if config.scaling.mode == "ddp" else ", that of the layers shared out over the workers"
     yield "memory", f"{weights / GIB:.2f} GiB for weights, gradients and optimiser{share}"
     if isinstance(config, HeadTrainConfig):
         head = config.head
+        vocab_size = model.config.vocab_size
         rows = head.rows_per_chunk or chunk_rows(vocab_size, head.loss_chunk_mib * 2**20)
         logits = BYTES_PER_LOGIT * rows * vocab_size
         yield "", f"{logits / GIB:.2f} GiB for a chunk of logits; activations come on top"
 
 
-def _skeleton(config: TrainConfig, backbone: Backbone | None) -> tuple[Any, int]:
-    """The model without weights, and its vocabulary."""
+def _skeleton(config: TrainConfig, backbone: Backbone | None) -> Any:
+    """The model without weights."""
     with torch.device("meta"):
         if isinstance(config, BackboneTrainConfig):
             tokenizer = load_tokenizer(config.tokenizer)
-            size = len(tokenizer)
             return new_backbone(
-                config.backbone, vocab_size=size, eos_token_id=tokenizer.eos_token_id, seed=config.seed
-            ), size
+                config.backbone,
+                vocab_size=len(tokenizer),
+                eos_token_id=tokenizer.eos_token_id,
+                seed=config.seed,
+            )
         assert backbone is not None
         model = load_config(backbone.checkpoint.path, needs_head=False)
-        return model_class(model.backbone_type)._from_config(model), model.vocab_size
+        return model_class(model.backbone_type)._from_config(model)

@@ -143,6 +143,6 @@ def _lost_workers(error: Exception, work: Work) -> OrthrusError:
     kept = f"last good checkpoint: {last[-1].url}" if last else "there was no checkpoint yet"
     reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
     return OrthrusError(
-        f"workers were lost more often than scaling.max_failures={work.config.scaling.max_failures} allows "
-        f"({reason.strip():.300}); {kept}; the same command goes on from there"
+        f"workers failed or were lost more than scaling.max_failures={work.config.scaling.max_failures} "
+        f"times ({reason.strip():.300}); {kept}; the same command goes on from there"
     )

@@ -97,7 +97,9 @@ def _reasons(counts: RowCounts) -> str:
 
 def _figures(facts: CardFacts) -> str:
     """Last held-out figures; acceptance by position and by block length as tables."""
-    last = facts.progress["history"][-1] if facts.progress["history"] else {}
+    last: dict[str, float] = {}
+    for figures in facts.progress["history"]:
+        last |= figures
     positions = {int(n.removeprefix(AT_POSITION)): v for n, v in last.items() if n.startswith(AT_POSITION)}
     lengths = {int(n.removeprefix(AT_LENGTH)): v for n, v in last.items() if n.startswith(AT_LENGTH)}
     if "acceptance_length" in last:

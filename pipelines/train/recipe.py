@@ -28,6 +28,7 @@ NOT_RECIPE = (
     "data.format",
     "data.check_tokenizer",
     "head.rows_per_chunk",
+    "head.loss_chunk_mib",
     "head.checkpoint_layers",
     "head.attention",
     "loop.log_every_s",

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 import orthrus_core
 from orthrus_core.errors import ConfigError
+from orthrus_core.models.attention import DIFFUSION_SUFFIX
 from pipelines.train.job import train
 from pipelines.train.snapshots import Snapshots
 from tests.pipelines.conftest import ROOT, generate_tree, run_tree
@@ -41,6 +42,19 @@ def test_two_workers_share_the_data_out(make_config, tmp_path, local_ray):
     assert all(position["taken"] <= 11 - rank for rank, position in enumerate(positions))
     assert state.streams[0]["waiting"] != state.streams[1]["waiting"]
     assert orthrus_core.load_model(tmp_path / "head").config.block_size == 8
+
+
+@pytest.mark.slow
+def test_sharded_models_are_written_whole(make_config, tmp_path, local_ray):
+    both = ("scaling.workers=2", "scaling.resources_per_worker={CPU: 0.5}", "loop.max_tokens=1200")
+    for mode in ("ddp", "fsdp2"):
+        train(make_config(tmp_path / mode, *both, f"scaling.mode={mode}"))
+    copied, sharded = (load_file(tmp_path / mode / "model.safetensors") for mode in ("ddp", "fsdp2"))
+    assert copied.keys() == sharded.keys()
+    for name, weights in copied.items():
+        # sums in another order, then rounded to BF16
+        torch.testing.assert_close(sharded[name], weights, rtol=2e-2, atol=2e-3)
+        assert DIFFUSION_SUFFIX in name or torch.equal(sharded[name], weights)
 
 
 @pytest.mark.slow
