@@ -59,6 +59,11 @@ class EngineConfig(BaseModel):
         0, ge=0, description="tokens that this engine will about emit, for compile: auto"
     )
 
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _yaml_reads_on_and_off_as_booleans(cls, value: object) -> object:
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
     @field_validator("budgets")
     @classmethod
     def _ascending(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:

@@ -176,3 +176,6 @@ def test_a_submitted_job_finds_its_model_and_prompts_on_nodes_with_other_directo
     assert done.returncode == 0, done.stdout[-4000:]
     report = json.loads((tmp_path / "out/_run/report.json").read_text())
     assert (report["status"], report["rows"]) == ("done", 500)
+    # on this machine every node could read the head's copy too; other machines need a path from its root
+    manifest = json.loads((tmp_path / "out/_run/manifest.json").read_text())
+    assert manifest["inputs"][0]["url"] == "pipelines/demo/prompts/prompts-00000.parquet"

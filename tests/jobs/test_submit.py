@@ -62,6 +62,8 @@ def test_a_job_runs_from_the_copy_with_its_config_from_a_bucket(jobs, head, buck
     table = ds.dataset(f"{bucket}/out/data".removeprefix("s3://"), filesystem=s3.client()).to_table()
     assert table.num_rows == ds.dataset(ROOT / SMALL["input"]["paths"]).count_rows()
     assert table.column("error").null_count == table.num_rows
+    manifest = json.loads(s3.client().cat_file(f"{bucket}/out/_run/manifest.json"))
+    assert [file["url"] for file in manifest["inputs"]] == [SMALL["input"]["paths"]]  # on every node
 
 
 def test_the_submitting_terminal_follows_the_log(jobs):

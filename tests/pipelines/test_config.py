@@ -183,3 +183,9 @@ def test_most_actors_are_at_least_actors(config_file):
         refusal(config_file, "run.actors=4", "run.max_actors=2")
         == "run must have max_actors >= actors, got 2 and 4"
     )
+
+
+@pytest.mark.parametrize("word", ["on", "off", "auto", "'off'"])
+def test_compile_takes_yamls_on_and_off(config_file, word):
+    config = load_config(GenerateConfig, config_file, [f"decode.compile={word}"])
+    assert config.decode.compile == word.strip("'")
