@@ -7,7 +7,6 @@ a mismatch that the audit found among them.
 
 import argparse
 import contextlib
-import functools
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,10 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace, console: Console, stop: StopSignals) -> int:
     from pipelines.config import load_config
     from pipelines.generate.config import GenerateConfig
-    from pipelines.generate.ray_session import RaySession, import_engine
+    from pipelines.generate.ray_session import RaySession
 
     config = load_config(GenerateConfig, options.config, options.set)
-    session = RaySession(config.run, functools.partial(import_engine, config.decode.compile != "off"))
+    session = RaySession(config.run)
     with contextlib.closing(session):
         if not options.dry_run and not Path(config.output.path, "_run/_SUCCESS").exists():
             session.begin()  # Ray starts while the rest is imported and planned

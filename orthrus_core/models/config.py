@@ -7,6 +7,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, Qwen3Conf
 
 from orthrus_core.errors import CheckpointError
 
+DIFFUSION_SUFFIX = "_diff"
 MIN_BLOCK_SIZE = 2
 MODEL_TYPE = "orthrus"
 PUBLISHED_BACKBONE = "qwen3"  # of checkpoints whose config does not name it

@@ -38,7 +38,6 @@ class ActorSpec:
         audit: which rows are decoded again.
         session: when the driver started, seconds since 1970; units of one session have the same.
         step_timeout_s: seconds after which a step of the engine is taken to hang; None: never.
-        environment: `runtime_env` of the actor; None: the job's.
     """
 
     checkpoint: Checkpoint
@@ -57,7 +56,6 @@ class ActorSpec:
     audit: AuditPlan = AuditPlan()
     session: float = 0.0
     step_timeout_s: float | None = None
-    environment: dict[str, Any] | None = None
 
 
 def new_actor_spec(job: Job, *, is_local: bool) -> ActorSpec:

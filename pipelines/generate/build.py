@@ -75,8 +75,6 @@ def run_job(
                         raise Interrupted("stopped before it began")
                     spec = new_actor_spec(job, is_local=is_local)
                     spec = replace(spec, board=spec.board or open_board(), run=job.fingerprint)
-                    spec = replace(spec, environment=session.engine_environment)
-                    session.wait_for_workers()
                     _generate(job, spec, progress, times, engine_factory, lock, stop)
             return _finish(job, times, started_at)
         except (OrthrusError, OSError) as error:  # OSError: storage that fails under the driver's own hands
@@ -137,7 +135,6 @@ def build_dataset(job: Job, spec: ActorSpec, engine_factory: EngineFactory = loa
         fn_constructor_args=(spec, engine_factory),
         num_cpus=run.cpus_per_actor,
         num_gpus=gpus_per_actor(run, spec.device),
-        **({"runtime_env": spec.environment} if spec.environment else {}),
         **whole_blocks,
     )
     return completions.map_batches(

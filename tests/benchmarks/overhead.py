@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +59,10 @@ def measure(overrides: list[str]) -> float:
     """Run the job and print where its time went; the share of wall time outside the engines."""
     from pipelines.config import load_config
     from pipelines.generate.config import GenerateConfig
-    from pipelines.generate.ray_session import RaySession, import_engine
+    from pipelines.generate.ray_session import RaySession
 
     config = load_config(GenerateConfig, ROOT / "configs/generate/demo.yaml", overrides)
-    session = RaySession(config.run, partial(import_engine, config.decode.compile != "off"))
+    session = RaySession(config.run)
     session.begin()
     begun_at = time.perf_counter()
     from pipelines.generate.build import run_job
