@@ -18,7 +18,6 @@ from pipelines.signals import StopSignals
 
 if TYPE_CHECKING:
     from pipelines.generate.config import GenerateConfig
-    from pipelines.generate.ray_session import RaySession
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,13 +51,8 @@ def _run(options: argparse.Namespace, console: Console, stop: StopSignals) -> in
         return _run_job(config, options, console, stop, session)
 
 
-def _run_job(
-    config: "GenerateConfig",
-    options: argparse.Namespace,
-    console: Console,
-    stop: StopSignals,
-    session: "RaySession",
-) -> int:
+def _run_job(config: "GenerateConfig", options, console: Console, stop: StopSignals, session) -> int:
+    """Prepare and run; Ray starts meanwhile."""
     from pipelines.generate.job import prepare, preview
     from pipelines.generate.report import render_plan, render_report
 
