@@ -6,12 +6,18 @@ a mismatch that the audit found among them.
 """
 
 import argparse
+import contextlib
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from pipelines.command import job_parser, run_job_command
 from pipelines.signals import StopSignals
+
+if TYPE_CHECKING:
+    from pipelines.generate.config import GenerateConfig
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,10 +41,21 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace, console: Console, stop: StopSignals) -> int:
     from pipelines.config import load_config
     from pipelines.generate.config import GenerateConfig
+    from pipelines.generate.ray_session import RaySession
+
+    config = load_config(GenerateConfig, options.config, options.set)
+    session = RaySession(config.run)
+    with contextlib.closing(session):
+        if not options.dry_run and not Path(config.output.path, "_run/_SUCCESS").exists():
+            session.begin()  # Ray starts while the rest is imported and planned
+        return _run_job(config, options, console, stop, session)
+
+
+def _run_job(config: "GenerateConfig", options, console: Console, stop: StopSignals, session) -> int:
+    """Prepare and run; Ray starts meanwhile."""
     from pipelines.generate.job import prepare, preview
     from pipelines.generate.report import render_plan, render_report
 
-    config = load_config(GenerateConfig, options.config, options.set)
     job = prepare(config, only_failed=options.only_failed)
     if options.dry_run:
         console.print(render_plan(job, preview(job)))
@@ -50,7 +67,7 @@ def _run(options: argparse.Namespace, console: Console, stop: StopSignals) -> in
     done = rows - sum(unit.num_rows for unit in (*job.units, *job.left))
     every_s = job.config.run.progress_every_s
     progress = Progress(total_rows=rows, done_rows=done, every_s=every_s, console=console)
-    report = run_job(job, progress, stop=stop)
+    report = run_job(job, progress, stop=stop, session=session)
     console.print(render_report(job, report))
     return int(report["exit_code"])
 

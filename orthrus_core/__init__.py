@@ -1,18 +1,25 @@
-"""Orthrus: exact parallel decoding with a dual-view language model. Tensors in, tokens out."""
+"""Orthrus: exact parallel decoding with a dual-view language model. Tensors in, tokens out.
 
-from orthrus_core.decoding.engine import (
-    Completion,
-    CompletionStats,
-    Engine,
-    EngineConfig,
-    Request,
-    SamplingParams,
-)
-from orthrus_core.errors import CheckpointError, ConfigError, EngineError, OrthrusError, RequestError
-from orthrus_core.models.config import OrthrusConfig
-from orthrus_core.models.head import add_diffusion_head
-from orthrus_core.models.loading import load_model
-from orthrus_core.models.model import OrthrusLM, register
+Names are imported when they are first asked for, and with the models transformers' Auto classes learn of
+`model_type: orthrus`. Imported on its own, as a library, the package does that at once; within the pipelines,
+most of whose processes plan, read or write rows, nobody waits for torch who does not use it.
+"""
+
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from orthrus_core.decoding.config import EngineConfig
+    from orthrus_core.decoding.engine import Engine
+    from orthrus_core.decoding.sampling import Request, SamplingParams
+    from orthrus_core.decoding.sequence import Completion
+    from orthrus_core.decoding.stats import CompletionStats
+    from orthrus_core.errors import CheckpointError, ConfigError, EngineError, OrthrusError, RequestError
+    from orthrus_core.models.config import OrthrusConfig
+    from orthrus_core.models.head import add_diffusion_head
+    from orthrus_core.models.loading import load_model
+    from orthrus_core.models.model import OrthrusLM
 
 __all__ = [
     "CheckpointError",
@@ -32,4 +39,30 @@ __all__ = [
     "load_model",
 ]
 
-register()
+HOMES = {
+    "orthrus_core.decoding.config": ("EngineConfig",),
+    "orthrus_core.decoding.engine": ("Engine",),
+    "orthrus_core.decoding.sampling": ("Request", "SamplingParams"),
+    "orthrus_core.decoding.sequence": ("Completion",),
+    "orthrus_core.decoding.stats": ("CompletionStats",),
+    "orthrus_core.errors": ("CheckpointError", "ConfigError", "EngineError", "OrthrusError", "RequestError"),
+    "orthrus_core.models.config": ("OrthrusConfig",),
+    "orthrus_core.models.head": ("add_diffusion_head",),
+    "orthrus_core.models.loading": ("load_model",),
+    "orthrus_core.models.model": ("OrthrusLM",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(home), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+if "pipelines" not in sys.modules:
+    importlib.import_module("orthrus_core.models.model")  # which registers

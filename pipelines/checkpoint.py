@@ -105,6 +105,8 @@ def load_tokenizer(path: str) -> "PreTrainedTokenizerBase":
     """
     from transformers import AutoTokenizer
 
+    import orthrus_core.models.config  # noqa: F401  AutoTokenizer reads the model's config too
+
     url, mark, key = path.partition("#")
     if mark and not is_local(url):
         path = local_copy(url, key, weights=False)

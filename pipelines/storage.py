@@ -1,6 +1,5 @@
 """Files anywhere fsspec reaches: list, open, and put in one atomic step."""
 
-import functools
 import os
 import time
 from collections.abc import Sequence
@@ -9,17 +8,15 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import IO, Any
 
-import fsspec.config
 from fsspec import AbstractFileSystem
 from fsspec.core import split_protocol, url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from orthrus_core.errors import ConfigError
 from pipelines import local_files
+from pipelines.s3 import S3FS_TRIES, is_s3, look_at_bucket, use_listing
 from pipelines.storage_errors import StorageError, error_code, is_taken, reason, reported
 
-LOOK_ATTEMPTS = 3  # of the check before a run starts: a wrong endpoint is known in seconds
-S3FS_TRIES = 3  # around botocore's own: for answers that break off, and SlowDown
 CONFLICT_TRIES = 5  # conditional puts that race are answered 409: try again
 
 
@@ -75,8 +72,8 @@ def open_file(url: str, *, info: FileInfo | None = None, cache: str = "readahead
     size = {} if info is None else {"size": info.size}
     with reported(url):
         handle = fs.open(path, "rb", cache_type=cache, **size)
-    if info is not None and _is_s3(fs):
-        _use_listing(handle, path, info)
+    if info is not None and is_s3(fs):
+        use_listing(handle, path, info)
     return handle
 
 
@@ -92,7 +89,7 @@ def read_bytes(url: str) -> bytes | None:
             return fs.cat_file(path)
         except FileNotFoundError:
             return None
-    one_request = {"max_concurrency": 1} if _is_s3(fs) else {}
+    one_request = {"max_concurrency": 1} if is_s3(fs) else {}
     try:
         with reported(url):
             return fs.cat_file(path, **one_request)
@@ -112,8 +109,8 @@ def check_reachable(url: str, where: str) -> None:
         return
     try:
         fs, path = _connect(url)
-        if _is_s3(fs):
-            _look_at_bucket(type(fs), path)
+        if is_s3(fs):
+            look_at_bucket(type(fs), path)
         else:
             fs.exists(path)
     except ConfigError:
@@ -294,34 +291,11 @@ def map_files(function, items: Sequence, threads: int = 16) -> list:
 def _connect(url: str) -> tuple[AbstractFileSystem, str]:
     try:
         fs, path = url_to_fs(absolute(url))
-        if _is_s3(fs):
+        if is_s3(fs):
             fs.retries = S3FS_TRIES
         return fs, path
     except (ImportError, ValueError) as error:
         raise ConfigError(f"cannot open {url}: {error}") from None
-
-
-def _is_s3(fs: AbstractFileSystem) -> bool:
-    return "s3" in (fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,))
-
-
-def _use_listing(handle: Any, path: str, info: FileInfo) -> None:
-    """Let an open file of s3fs ask for nothing but bytes, and only those of the version listed."""
-    handle.details = {"name": path, "size": info.size, "ETag": info.etag, "type": "file"}
-    if info.etag:
-        handle.read_kw = {**handle.read_kw, "IfMatch": info.etag}
-
-
-def _look_at_bucket(kind: type[AbstractFileSystem], path: str) -> None:
-    """List one name, with few tries; raises what s3fs raises."""
-    configured = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
-    retries = {"mode": "standard", "total_max_attempts": LOOK_ATTEMPTS}
-    fs = kind(config_kwargs={**configured, "retries": retries, "connect_timeout": 5, "read_timeout": 10})
-    fs.retries = 1  # s3fs repeats what botocore repeats already
-    bucket, _, prefix = path.partition("/")
-    # of a glob, the part without marks; a bucket's policy may allow one prefix only
-    prefix = functools.reduce(lambda text, mark: text.split(mark)[0], "*?[", prefix)
-    fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=1)
 
 
 def _find(fs: AbstractFileSystem, path: str) -> tuple[dict[str, dict], bool]:

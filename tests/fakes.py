@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orthrus_core.decoding.engine import Completion, Request
+from orthrus_core.decoding.sampling import Request
+from orthrus_core.decoding.sequence import Completion
 from orthrus_core.decoding.stats import CompletionStats
 
 TOKENS_PER_STEP = 4

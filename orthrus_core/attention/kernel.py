@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from orthrus_core.attention.rows import LINES
+from orthrus_core.disk_cache import disk_cache
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def build_kernel(shape: KernelShape) -> str:
     command = [compiler, *FLAGS, *shape.macros]
     source = SOURCE.read_bytes()
     key = hashlib.sha256(b"\0".join([source, *map(str.encode, command), _target(compiler)])).hexdigest()
-    path = _cache_directory() / f"paged_attend-{key[:32]}.so"
+    path = disk_cache("kernels") / f"paged_attend-{key[:32]}.so"
     if not path.exists():
         _compile([*command, str(SOURCE)], path)
     return str(path)
@@ -97,12 +98,6 @@ def _find_compiler() -> str:
         if path := shutil.which(name):
             return path
     raise KernelError(f"no C++ compiler found: tried {named or ', '.join(COMPILERS)}")
-
-
-def _cache_directory() -> Path:
-    """`$ORTHRUS_CACHE_DIR`, or orthrus/ in the user's cache directory."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(os.environ.get("ORTHRUS_CACHE_DIR") or Path(base, "orthrus")) / "kernels"
 
 
 def _target(compiler: str) -> bytes:

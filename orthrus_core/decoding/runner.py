@@ -14,6 +14,7 @@ from orthrus_core.attention.paged import PagedAttend
 from orthrus_core.attention.rows import TokenRows
 from orthrus_core.cache import PageTables
 from orthrus_core.decoding.choice import Readout, read_out
+from orthrus_core.decoding.compiler import get_compiler_ready
 from orthrus_core.decoding.graphs import GraphedForward
 from orthrus_core.decoding.rows import RowBuffer, Span, fill, span_rows
 from orthrus_core.models.attention import View
@@ -142,6 +143,7 @@ class ModelRunner:
             return False
         eager = self._forwards
         started_at = time.perf_counter()
+        get_compiler_ready()
         try:
             self._forwards = eager | {view: _compiled(eager[view]) for view in views}
             self.is_compiled = True

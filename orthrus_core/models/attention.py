@@ -13,9 +13,10 @@ from typing import Any, Literal, Protocol
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from orthrus_core.models.config import DIFFUSION_SUFFIX
+
 View = Literal["ar", "diffusion"]
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
-DIFFUSION_SUFFIX = "_diff"
 ATTENTION_NAME = "orthrus_attend"
 
 

@@ -3,20 +3,24 @@
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from orthrus_core.errors import CheckpointError
-from orthrus_core.models.attention import DIFFUSION_SUFFIX
 from orthrus_core.models.config import (
+    DIFFUSION_SUFFIX,
     MIN_BLOCK_SIZE,
     MODEL_TYPE,
     PUBLISHED_BACKBONE,
     DualViewConfig,
     config_class,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -150,7 +154,7 @@ def refuse_pickle(path: str | Path, names: Iterable[str]) -> None:
         )
 
 
-def check_directory(path: str | Path, skeleton: PreTrainedModel) -> None:
+def check_directory(path: str | Path, skeleton: "PreTrainedModel") -> None:
     """Refuse a directory whose safetensors are not exactly the tensors of a model.
 
     Args:

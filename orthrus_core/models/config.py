@@ -3,10 +3,11 @@
 import functools
 from typing import TYPE_CHECKING, Any
 
-from transformers import CONFIG_MAPPING, PreTrainedConfig, Qwen3Config
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, Qwen3Config
 
 from orthrus_core.errors import CheckpointError
 
+DIFFUSION_SUFFIX = "_diff"
 MIN_BLOCK_SIZE = 2
 MODEL_TYPE = "orthrus"
 PUBLISHED_BACKBONE = "qwen3"  # of checkpoints whose config does not name it
@@ -35,14 +36,18 @@ class DualViewConfig(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         """Build the config of the backbone that `config_dict` names, whichever of these classes is asked.
 
-        The Auto classes come here, and know the backbone's model class afterwards.
+        The Auto classes come here, and know the backbone's model class afterwards; that of the published
+        one they know from the start, so that tokenizers are to be had without importing models.
 
         Raises:
             CheckpointError: the backbone is of an unknown type.
         """
-        from orthrus_core.models.model import model_class  # it imports this module
+        own_class: Any = OrthrusConfig
+        backbone_type = config_dict.get("backbone_type", PUBLISHED_BACKBONE)
+        if backbone_type != PUBLISHED_BACKBONE:
+            from orthrus_core.models.model import model_class  # it imports this module
 
-        own_class = model_class(config_dict.get("backbone_type", PUBLISHED_BACKBONE)).config_class
+            own_class = model_class(backbone_type).config_class
         if cls is own_class:
             return super().from_dict(config_dict, **kwargs)
         return own_class.from_dict(config_dict, **kwargs)
@@ -120,3 +125,6 @@ def plain_fields(config: PreTrainedConfig) -> dict[str, Any]:
 def head_dim(config: Any) -> int:
     """Return Dh, the size of an attention head; not every architecture's config names it."""
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+AutoConfig.register(OrthrusConfig.model_type, OrthrusConfig, exist_ok=True)

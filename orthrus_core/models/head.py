@@ -8,8 +8,7 @@ from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from orthrus_core.errors import CheckpointError, ConfigError
-from orthrus_core.models.attention import DIFFUSION_SUFFIX
-from orthrus_core.models.config import plain_config_class, plain_fields
+from orthrus_core.models.config import DIFFUSION_SUFFIX, plain_config_class, plain_fields
 from orthrus_core.models.model import DualViewLM, OrthrusLM, model_class, plain_model_class
 from orthrus_core.models.requirements import check_backbone
 from orthrus_core.models.trial import check_agreement

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
 
@@ -178,7 +178,4 @@ def plain_model_class(backbone_type: str) -> type[PreTrainedModel]:
     return own_class
 
 
-def register() -> None:
-    """Make transformers' Auto classes know `model_type: orthrus`."""
-    AutoConfig.register(OrthrusConfig.model_type, OrthrusConfig, exist_ok=True)
-    AutoModelForCausalLM.register(OrthrusConfig, OrthrusLM, exist_ok=True)
+AutoModelForCausalLM.register(OrthrusConfig, OrthrusLM, exist_ok=True)

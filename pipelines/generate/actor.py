@@ -15,7 +15,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from orthrus_core.decoding.engine import Completion, Request
+from orthrus_core.decoding.sampling import Request
+from orthrus_core.decoding.sequence import Completion
 from orthrus_core.decoding.stats import CompletionStats
 from pipelines.checkpoint import fetch, load_tokenizer
 from pipelines.generate.actor_spec import ActorSpec

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orthrus_core.decoding.config import EngineConfig
-from orthrus_core.decoding.engine import Completion, Request
+from orthrus_core.decoding.sampling import Request
+from orthrus_core.decoding.sequence import Completion
 from orthrus_core.decoding.stats import CompletionStats
 from orthrus_core.decoding.stop import FinishReason
 from pipelines.generate.audit_plan import AuditPlan

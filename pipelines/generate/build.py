@@ -1,5 +1,6 @@
 """From a checked job to a Ray dataset, and the run of it."""
 
+import contextlib
 import logging
 import math
 import time
@@ -11,7 +12,7 @@ from pipelines.generate.accounts import settle
 from pipelines.generate.actor import EngineFactory, GenerateActor, load_engine
 from pipelines.generate.actor_spec import ActorSpec, new_actor_spec
 from pipelines.generate.board import open_board
-from pipelines.generate.cluster import STAGE_CPUS, gpus_per_actor, ray_session
+from pipelines.generate.cluster import STAGE_CPUS, gpus_per_actor
 from pipelines.generate.drain import Drain, summaries
 from pipelines.generate.failures import explain_failure
 from pipelines.generate.interruption import interrupted
@@ -21,6 +22,7 @@ from pipelines.generate.manifest import note_engine, open_manifest
 from pipelines.generate.progress import Progress
 from pipelines.generate.prompts import render_unit
 from pipelines.generate.ray_options import set_options
+from pipelines.generate.ray_session import RaySession
 from pipelines.generate.report import RunTimes, finish_run, run_report, store_failure, store_report
 from pipelines.generate.run_warnings import RunWarnings
 from pipelines.generate.sink import RowPolicy, commit_unit
@@ -39,6 +41,7 @@ def run_job(
     progress: Progress,
     engine_factory: EngineFactory = load_engine,
     stop: StopSignals | None = None,
+    session: RaySession | None = None,
 ) -> dict[str, Any]:
     """Do what is left of a job, check that rows out = rows in, and store the report.
 
@@ -46,6 +49,7 @@ def run_job(
         progress: told of every unit.
         engine_factory: another engine, for tests.
         stop: asks for the run to be drained.
+        session: begun already, to save its time; None: one is begun here.
     Returns:
         The report, as stored in `_run/report.json`; its exit code is not 0 where the audit found a mismatch.
     Raises:
@@ -60,15 +64,17 @@ def run_job(
     started_at = time.perf_counter()
     stop = stop or StopSignals()
     times = RunTimes()
-    with RunLock(job.ledger.run_url) as lock:
+    session = session or RaySession(job.config.run)
+    with contextlib.closing(session), RunLock(job.ledger.run_url) as lock:
         try:
             if job.units:
-                with stop.deferred(), ray_session(job.config.run) as is_local:
-                    stop.install_again()  # Ray has put handlers of its own
+                with stop.deferred(), session as is_local:
+                    stop.install_again()  # for Ray may have put handlers of its own
                     times.ray_s = time.perf_counter() - started_at
                     if stop.requested.is_set():
                         raise Interrupted("stopped before it began")
                     spec = new_actor_spec(job, is_local=is_local)
+                    spec = replace(spec, board=spec.board or open_board(), run=job.fingerprint)
                     _generate(job, spec, progress, times, engine_factory, lock, stop)
             return _finish(job, times, started_at)
         except (OrthrusError, OSError) as error:  # OSError: storage that fails under the driver's own hands
@@ -186,13 +192,14 @@ def _generate(
     job.ledger.start(job.plan, manifest)
     context = DataContext.get_current().copy()
     set_options(context, job.config.run)
-    board, num_left = spec.board or open_board(), len(job.units)
+    board, num_left = spec.board, len(job.units)
+    assert board is not None
     warnings = RunWarnings(spec.failures, job.config.run.most_actors)
     drain = Drain(board.stop, job.config.run.drain_s, progress.note)
     progress.watch(board.look)
     with DataContext.current(context), progress:
         unreadable: list[str] = []
-        dataset = build_dataset(job, replace(spec, board=board, run=job.fingerprint), engine_factory)
+        dataset = build_dataset(job, spec, engine_factory)
         try:
             for summary in summaries(dataset, drain, stop.requested):
                 lock.check()

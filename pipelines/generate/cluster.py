@@ -1,17 +1,14 @@
 """The Ray cluster of a job: joining or starting it, and what it has to offer."""
 
-import contextlib
 import logging
 import math
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from orthrus_core.errors import ConfigError
 from pipelines.generate.config import RunConfig
-from pipelines.signals import Interrupted
 
 logger = logging.getLogger(__name__)
 
@@ -26,29 +23,6 @@ ENVIRONMENT = {
     "RAY_idle_worker_killing_time_threshold_ms": "600000",
     "TOKENIZERS_PARALLELISM": "false",
 }
-
-
-@contextlib.contextmanager
-def ray_session(run: RunConfig) -> Iterator[bool]:
-    """Join the cluster, or start a local one, and leave it at the end; one that is there already stays.
-
-    Yields:
-        Whether the cluster is this machine alone, so that it will not grow.
-    Raises:
-        ConfigError: the address does not answer.
-        Interrupted: SIGTERM came while Ray was starting.
-    """
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    import ray
-
-    if ray.is_initialized():
-        yield True
-        return
-    try:
-        yield _start(run)
-    finally:
-        ray.shutdown()
 
 
 def resolve_device(asked: str) -> str:
@@ -84,14 +58,17 @@ def check_gpus(run: RunConfig, device: str, *, is_local: bool) -> None:
     logger.warning("%s; waiting for the cluster to grow", fault)
 
 
-def _start(run: RunConfig) -> bool:
-    """Join or start a cluster; whether it is local."""
+def start_cluster(run: RunConfig) -> bool:
+    """Join or start a cluster; whether it is local.
+
+    Raises:
+        ConfigError: the address does not answer.
+    """
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it says so when a thread starts it
     try:
         return _join_or_start(run)
     except (ConnectionError, ValueError) as error:
         raise ConfigError(f"run.ray_address {run.ray_address}: {' '.join(str(error).split())}") from error
-    except SystemExit:  # of the SIGTERM handlers that Ray puts while it starts
-        raise Interrupted("stopped by SIGTERM while Ray was starting") from None
 
 
 def _join_or_start(run: RunConfig) -> bool:

@@ -1,6 +1,5 @@
 """Options of the generate job: the only place where they live."""
 
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import pyarrow as pa
@@ -8,8 +7,8 @@ import pyarrow.compute as pc
 from pydantic import Field, field_validator, model_validator
 
 from orthrus_core.decoding.config import EngineConfig
-from orthrus_core.decoding.sampling import SamplingParams
 from pipelines.config import ModelConfig, Section
+from pipelines.generate.sampling_config import SamplingConfig
 from pipelines.storage_config import StorageConfig
 from pipelines.urls import Url
 
@@ -113,57 +112,6 @@ class InputConfig(Section):
     @classmethod
     def _one_path_is_a_list_of_one(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
-
-
-class SamplingColumns(Section):
-    """Columns whose value replaces an option for its row, where it is not null."""
-
-    max_new_tokens: str | None = Field(None, description="Column with the row's own max_new_tokens.")
-    temperature: str | None = Field(None, description="Column with the row's own temperature.")
-    top_k: str | None = Field(None, description="Column with the row's own top_k.")
-    top_p: str | None = Field(None, description="Column with the row's own top_p.")
-    min_p: str | None = Field(None, description="Column with the row's own min_p.")
-    seed: str | None = Field(None, description="Column with the row's own seed.")
-    stop: str | None = Field(
-        None, description="Column with the row's own stop strings: text, or a list of texts (empty: none)."
-    )
-    n: str | None = Field(None, description="Column with the row's own number of completions.")
-
-    @property
-    def given(self) -> dict[str, str]:
-        """Option to column, of those that are set."""
-        return {name: column for name, column in self.model_dump().items() if column is not None}
-
-
-class SamplingConfig(SamplingParams):
-    """How each completion is chosen and where it ends; per-row values from columns."""
-
-    columns: SamplingColumns = Field(
-        default_factory=SamplingColumns, description="Per-row values, by option name."
-    )
-    n: int = Field(
-        1,
-        ge=1,
-        le=1024,
-        description="Completions of each prompt, numbered by the column sample; they share its cache pages. "
-        "At temperature 0 they are all the same.",
-    )
-
-    @field_validator("json_schema", mode="before")
-    @classmethod
-    def _read_schema_file(cls, value: Any) -> Any:
-        """A path that ends in .json stands for the file's text: the run's identity holds the schema."""
-        if not isinstance(value, str) or not value.endswith(".json"):
-            return value
-        try:
-            return Path(value).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"cannot be read from {value}: {error}") from None
-
-    @property
-    def params(self) -> SamplingParams:
-        """What the engine takes."""
-        return SamplingParams(**self.model_dump(exclude={"columns", "n"}))
 
 
 class RowFilters(Section):

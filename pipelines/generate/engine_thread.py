@@ -7,7 +7,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from orthrus_core.decoding.engine import Completion, Request
+from orthrus_core.decoding.sampling import Request
+from orthrus_core.decoding.sequence import Completion
 from pipelines.generate.watchdog import Watchdog
 
 

@@ -2,7 +2,7 @@
 
 from orthrus_core.decoding.grammar_compiler import GrammarCompiler
 from orthrus_core.errors import ConfigError, RequestError
-from orthrus_core.models.loading import load_config as load_model_config
+from orthrus_core.models.checkpoint import load_config as load_model_config
 from pipelines.checkpoint import Checkpoint, load_tokenizer
 from pipelines.generate.config import GenerateConfig
 

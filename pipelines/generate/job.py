@@ -11,7 +11,7 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from orthrus_core.errors import ConfigError
-from orthrus_core.models.loading import load_config as load_model_config
+from orthrus_core.models.checkpoint import load_config as load_model_config
 from pipelines.checkpoint import Checkpoint, load_tokenizer, locate
 from pipelines.generate.columns import OVERWRITTEN, ROW_ERROR, UNREADABLE, TableLayout, choose_layout
 from pipelines.generate.config import GenerateConfig

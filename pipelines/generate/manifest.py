@@ -45,13 +45,23 @@ def note_engine(job: Job, manifest: dict[str, Any], report: dict[str, Any]) -> N
     if manifest["engine"] == facts:
         return
     if manifest["engine"] is not None:
-        logger.warning("engines differ, texts could: %s", _differences(manifest["engine"], facts))
+        _note_other_engine(job, manifest, facts)
         return
     manifest["engine"] = facts
     manifest["engine_costs"] = {name: report.get(name) for name in ENGINE_COSTS}
     job.ledger.write_manifest(manifest)
     if facts["exactness"] != "exact":
         logger.warning("exactness=%s: texts may differ from AR decoding on this machine", facts["exactness"])
+
+
+def _note_other_engine(job: Job, manifest: dict[str, Any], facts: dict[str, Any]) -> None:
+    """Keep the facts of an engine that is unlike the run's first, and warn, once for each kind."""
+    others = manifest.setdefault("other_engines", [])
+    if facts in others:
+        return
+    others.append(facts)
+    job.ledger.write_manifest(manifest)
+    logger.warning("engines differ, texts could: %s", _differences(manifest["engine"], facts))
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:

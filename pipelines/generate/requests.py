@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from orthrus_core.decoding.engine import Request
-from orthrus_core.decoding.sampling import SamplingParams
+from orthrus_core.decoding.sampling import Request, SamplingParams
 from pipelines.generate.columns import PARAMS, PROMPT_IDS, ROW_ERROR, SAMPLES
 from pipelines.generate.config import SamplingConfig
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console
@@ -12,7 +12,7 @@ from rich.console import Console
 from orthrus_core.errors import ConfigError
 from orthrus_core.training.checkpoint import STATE_FILE
 from orthrus_core.training.trainer import Progress
-from pipelines.generate.cluster import ray_session
+from pipelines.generate.ray_session import RaySession
 from pipelines.generate.config import RunConfig
 from pipelines.generate.lock import RunLock
 from pipelines.signals import StopSignals
@@ -172,8 +172,8 @@ def _session(config: TrainConfig, stop: StopSignals | None) -> Iterator[None]:
             yield
         return
     cpus = worker_resources(config)["CPU"]
-    session = RunConfig(ray_address=scaling.ray_address, actors=scaling.workers, cpus_per_actor=cpus)
-    with ray_session(session) as is_local:
+    run = RunConfig(ray_address=scaling.ray_address, actors=scaling.workers, cpus_per_actor=cpus)
+    with closing(RaySession(run)) as session, session as is_local:
         if stop is not None:
             stop.install_again()
         if is_local:

@@ -12,6 +12,7 @@ where it was with the same command; `--fresh` starts again.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -77,8 +78,8 @@ def run_phase(options: argparse.Namespace) -> dict[str, Any]:
 
     import tests.fakes
     from pipelines.generate.build import run_job
-    from pipelines.generate.cluster import ray_session
     from pipelines.generate.progress import Progress
+    from pipelines.generate.ray_session import RaySession
 
     job = _job(options)
     if options.run_units != "all":
@@ -89,7 +90,7 @@ def run_phase(options: argparse.Namespace) -> dict[str, Any]:
         )
     ray.cloudpickle.register_pickle_by_value(tests.fakes)
     curve = _Curve(Progress(total_rows=job.plan.num_rows, done_rows=0, every_s=30), len(job.units))
-    with ray_session(job.config.run):
+    with contextlib.closing(RaySession(job.config.run)) as session, session:
         run_job(job, curve, tests.fakes.fake_engine)
     return {"units": len(job.units), **curve.figures()}
 

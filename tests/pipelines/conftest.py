@@ -1,5 +1,6 @@
 """A small model with the demo's tokenizer, prompts in Parquet, and one local Ray for all ray tests."""
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -49,12 +50,12 @@ def local_ray():
     """A local Ray that all tests of a session share; workers get the fakes by value."""
     import ray
 
-    from pipelines.generate.cluster import ray_session
     from pipelines.generate.config import RunConfig
+    from pipelines.generate.ray_session import RaySession
 
     os.environ.setdefault("RAY_metrics_report_interval_ms", "1000")  # of 10,000, for the tests of metrics
     ray.cloudpickle.register_pickle_by_value(tests.fakes)
-    with ray_session(RunConfig(ray_address="local")):
+    with contextlib.closing(RaySession(RunConfig(ray_address="local"))) as session, session:
         yield
 
 

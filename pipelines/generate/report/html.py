@@ -59,7 +59,7 @@ def _headline(report: Report) -> str:
     alarm = (
         "<p class='reason'>Drafts hardly ever stood: see drafter_alarm.</p>" if run["drafter_alarm"] else ""
     )
-    covers = f"<p>Figures of {escape(report['covers'])} only.</p>" if report.get("covers") else ""
+    covers = "<p>Figures of this session only.</p>" if report.get("covers") == "this session" else ""
     return (
         f"<header><h1>Generation run <span class='status {status}'>{status}</span></h1>"
         f"<p class='path'>{escape(report['output'])}</p>{reason}{covers}{alarm}</header>"

@@ -1,5 +1,6 @@
 """The end of a run: its figures gathered, its status decided, its report written."""
 
+import copy
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -8,12 +9,14 @@ from pipelines.generate.report.card import data_card
 from pipelines.generate.report.figures import RunTimes, is_mismatch, mismatch_reason, run_report
 from pipelines.generate.report.html import html_report
 from pipelines.generate.report.sums import RunSums
-from pipelines.storage import join, put
+from pipelines.generate.unit_file import read_footer
+from pipelines.storage import join, map_files, put
 
 if TYPE_CHECKING:
     from pipelines.generate.job import Job
 
 REPORT_PAGE = "report.html"
+MOST_READ = 2000  # footers that a run reads before it stops: a second on a disk, up to 20 s of a store
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +46,8 @@ def partial_report(
 ) -> dict[str, Any]:
     """The report of a run that did not get to its end.
 
-    Its sums are those of this session: a run that has to stop reads no files. `units` and `rows` say how far
-    the session got, `covers` that it is not the whole run.
+    Units of earlier sessions are added from their files' footers, where they are few enough to be read by one
+    who has to stop; `covers` says whether they are.
 
     Args:
         status: "failed" or "interrupted".
@@ -56,8 +59,27 @@ def partial_report(
     except Exception as error:  # storage may be what failed
         logger.warning("report without the manifest: %r", error)
         manifest = None
-    report = run_report(job, times.sums, times, manifest, status=status, exit_code=exit_code, reason=reason)
-    return report | {"covers": "this session"}
+    sums = _sums_of_all_sessions(job, times)
+    report = run_report(
+        job, sums or times.sums, times, manifest, status=status, exit_code=exit_code, reason=reason
+    )
+    return report | {"covers": "this session" if sums is None else "all sessions"}
+
+
+def _sums_of_all_sessions(job: "Job", times: RunTimes) -> RunSums | None:
+    """This session's sums and those of the units that were there before it; None: not to be had quickly."""
+    now = {*job.units, *job.left}
+    earlier = [unit for unit in job.plan.units if unit not in now]
+    if job.repair is not None or len(earlier) > MOST_READ:
+        return None
+    sums = copy.deepcopy(times.sums)
+    try:
+        for footer in map_files(read_footer, [job.ledger.unit_url(unit) for unit in earlier]):
+            sums.add(footer)
+    except Exception as error:  # the store may be what failed, a file may be damaged
+        logger.warning("report of this session only: %s", error)
+        return None
+    return sums
 
 
 def store_report(job: "Job", report: dict[str, Any]) -> None:

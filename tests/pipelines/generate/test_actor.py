@@ -13,8 +13,9 @@ from pipelines.checkpoint import load_tokenizer, locate
 from pipelines.generate.actor import GenerateActor, load_engine
 from pipelines.generate.actor_spec import ActorSpec
 from pipelines.generate.columns import ENGINE, PLACE, SHARD, UNIT, TableLayout
-from pipelines.generate.config import GenerateConfig, SamplingColumns
+from pipelines.generate.config import GenerateConfig
 from pipelines.generate.failures import FailureNotes
+from pipelines.generate.sampling_config import SamplingColumns
 from tests.fakes import FakeEngine, fake_completion, fake_engine
 from tests.pipelines.unit_tables import unit
 

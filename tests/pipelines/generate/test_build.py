@@ -195,7 +195,7 @@ def test_a_refused_checkpoint_is_a_config_error_of_one_line(local_ray, tree):
     assert str(caught.value) == "model.layers.0.self_attn.q_proj_diff.weight is missing"
     report = json.loads(Path(tree["output"]["path"], "_run/report.json").read_text())
     assert (report["status"], report["exit_code"], report["reason"]) == ("failed", 2, str(caught.value))
-    assert (report["rows"], report["rows_planned"], report["covers"]) == (0, 17, "this session")
+    assert (report["rows"], report["rows_planned"], report["covers"]) == (0, 17, "all sessions")
 
 
 def test_a_gpu_that_is_not_there_is_a_config_error(local_ray, tree):

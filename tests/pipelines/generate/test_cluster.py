@@ -6,7 +6,7 @@ import pytest
 import ray
 
 from orthrus_core.errors import ConfigError
-from pipelines.generate.cluster import ray_session
+from pipelines.generate.cluster import start_cluster
 from pipelines.generate.config import RunConfig
 
 
@@ -34,22 +34,19 @@ def _leave_address(tmp_path: Path, address: str) -> None:
 
 
 def test_without_a_started_cluster_the_job_has_its_own(inits: list[str]) -> None:
-    with ray_session(RunConfig()) as is_local:
-        assert is_local
+    assert start_cluster(RunConfig())
     assert inits == ["local"]  # never "auto", which joins another program's private cluster
 
 
 def test_the_cluster_of_ray_start_is_joined(inits: list[str], tmp_path: Path) -> None:
     _leave_address(tmp_path, "127.0.0.1:6379")
-    with ray_session(RunConfig()) as is_local:
-        assert not is_local
+    assert not start_cluster(RunConfig())
     assert inits == ["127.0.0.1:6379"]
 
 
 def test_a_started_cluster_that_is_gone_makes_way_for_a_local_one(inits: list[str], tmp_path: Path) -> None:
     _leave_address(tmp_path, "gone:6379")
-    with ray_session(RunConfig()) as is_local:
-        assert is_local
+    assert start_cluster(RunConfig())
     assert inits == ["gone:6379", "local"]
 
 
@@ -58,22 +55,17 @@ def test_the_environment_goes_before_the_file(
 ) -> None:
     _leave_address(tmp_path, "127.0.0.1:6379")
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    with ray_session(RunConfig()) as is_local:
-        assert not is_local
+    assert not start_cluster(RunConfig())
     assert inits == ["10.0.0.1:6379"]
 
 
 def test_an_address_that_was_asked_for_and_is_gone_is_an_error(inits: list[str]) -> None:
-    with (
-        pytest.raises(ConfigError, match="run.ray_address gone:1"),
-        ray_session(RunConfig(ray_address="gone:1")),
-    ):
-        pass
+    with pytest.raises(ConfigError, match="run.ray_address gone:1"):
+        start_cluster(RunConfig(ray_address="gone:1"))
     assert inits == ["gone:1"]
 
 
 def test_local_is_local_even_beside_a_started_cluster(inits: list[str], tmp_path: Path) -> None:
     _leave_address(tmp_path, "127.0.0.1:6379")
-    with ray_session(RunConfig(ray_address="local")) as is_local:
-        assert is_local
+    assert start_cluster(RunConfig(ray_address="local"))
     assert inits == ["local"]

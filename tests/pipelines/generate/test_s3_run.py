@@ -1,5 +1,6 @@
 """A whole run in object storage: model, prompts and output; and where its credentials went."""
 
+import importlib.util
 import json
 import logging
 from pathlib import Path
@@ -17,7 +18,7 @@ from pipelines.generate.job import prepare
 from pipelines.model_cache import list_model, listing_key, local_copy
 from pipelines.storage_config import StorageConfig, use_storage
 from tests.fakes import fake_engine
-from tests.pipelines.conftest import generate_tree, run_tree
+from tests.pipelines.conftest import ROOT, generate_tree, run_tree
 from tests.pipelines.generate.test_bad_shards import damage_pages
 from tests.pipelines.generate.test_types import COLUMNS
 from tests.pipelines.s3 import KEY, SECRET
@@ -120,6 +121,25 @@ def test_a_run_in_a_bucket_is_whole_and_shows_no_credential(
         assert not any(secret.encode() in text for text in shown)
     job, again = run_tree(tree, fake_engine)
     assert (job.units, again) == ((), report)
+    capfd.readouterr()
+    assert inspect_main([f"{bucket}/out", "--json", "--errors", "9"]) == 0
+    state = json.loads(capfd.readouterr().out)
+    assert (state["status"], state["units_done"], state["rows_done"]) == ("done", 4, 6)
+    assert sorted(row["id"] for row in state["error_rows"]) == ["1:2", "b", "b"]
+    storage.remove(f"{bucket}/out/_run/_SUCCESS")
+    storage.remove(f"{bucket}/out/_run/report.json")
+    storage.remove(f"{bucket}/out/data/part-00001-00000.parquet")
+    assert inspect_main([f"{bucket}/out"]) == 0
+    assert "goes on with it" in capfd.readouterr().out
+
+
+def inspect_main(arguments: list[str]) -> int:
+    """jobs/inspect_run.py in this process, which knows how to reach the server."""
+    spec = importlib.util.spec_from_file_location("inspect_run", ROOT / "jobs/inspect_run.py")
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    return module.main(arguments)
 
 
 @pytest.mark.ray

@@ -2,8 +2,11 @@
 
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import yaml
 from rich.console import Console
@@ -13,6 +16,7 @@ from pipelines.generate.job import prepare
 from pipelines.generate.report import RunTimes, data_card, partial_report, run_report
 from pipelines.generate.report.html import html_report
 from pipelines.generate.report.terminal import audit_line, figures_table
+from pipelines.generate.unit_file import write_unit_file
 from tests.pipelines.generate.report.conftest import NASTY, facts, summary, sums_of
 
 VOID = {"meta", "br", "img"}
@@ -110,8 +114,34 @@ def test_a_partial_report_says_what_it_covers(job):
     times.add(summary("a", 1.0, 2.0))
     report = partial_report(job, times, "interrupted", "SIGTERM", exit_code=3)
     assert (report["status"], report["exit_code"], report["reason"]) == ("interrupted", 3, "SIGTERM")
-    assert (report["rows"], report["rows_planned"], report["covers"]) == (4, 17, "this session")
+    assert (report["rows"], report["rows_planned"], report["covers"]) == (4, 17, "all sessions")
     parsed(html_report(report))
+
+
+@pytest.fixture
+def resumed(job):
+    """A job whose first unit was done by an earlier session, whose file says so."""
+    unit = job.plan.units[0]
+    write_unit_file(job.ledger.unit_url(unit), pa.table({"id": ["a", "b", "c", "d"]}), facts())
+    return replace(job, units=job.plan.units[1:])
+
+
+def test_a_partial_report_adds_the_units_of_earlier_sessions(resumed):
+    times = RunTimes(wall_s=5.0)
+    times.add(summary("a", 1.0, 2.0, number=1))
+    report = partial_report(resumed, times, "interrupted", "SIGTERM", exit_code=3)
+    assert (report["rows"], report["units"], report["completion_tokens"]) == (8, 2, 60)
+    assert (report["this_run"]["rows"], report["covers"]) == (4, "all sessions")
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1 and then nothing"])
+def test_a_partial_report_covers_its_session_where_an_earlier_file_is_damaged(resumed, damage):
+    Path(resumed.ledger.unit_url(resumed.plan.units[0])).write_bytes(damage)
+    times = RunTimes(wall_s=5.0)
+    times.add(summary("a", 1.0, 2.0))
+    report = partial_report(resumed, times, "failed", "disk full")
+    assert (report["rows"], report["covers"]) == (4, "this session")
+    assert "Figures of this session only." in html_report(report)
 
 
 def test_the_card_begins_with_a_header_that_names_the_data_files(job, report):
