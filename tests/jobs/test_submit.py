@@ -11,7 +11,7 @@ import yaml
 
 from pipelines.storage import list_directory
 from tests.jobs.submitting import ROOT, finish, local_head
-from tests.pipelines.conftest import _own_model_cache, s3  # noqa: F401  fixtures
+from tests.pipelines.conftest import s3  # noqa: F401  fixture
 from tests.pipelines.s3 import KEY, SECRET
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(420)]
