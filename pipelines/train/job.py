@@ -12,9 +12,9 @@ from rich.console import Console
 from orthrus_core.errors import ConfigError
 from orthrus_core.training.checkpoint import STATE_FILE
 from orthrus_core.training.trainer import Progress
-from pipelines.generate.ray_session import RaySession
 from pipelines.generate.config import RunConfig
 from pipelines.generate.lock import RunLock
+from pipelines.generate.ray_session import RaySession
 from pipelines.signals import StopSignals
 from pipelines.storage import absolute, check_reachable, join, read_bytes
 from pipelines.storage_config import use_storage
