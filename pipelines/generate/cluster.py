@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import socket
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pipelines.generate.config import RunConfig
 logger = logging.getLogger(__name__)
 
 STAGE_CPUS = 0.25  # of reading and writing; small, so that a machine with 2 CPUs runs all stages at once
+CONNECT_S = 2.0
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
@@ -76,16 +78,10 @@ def _join_or_start(run: RunConfig) -> bool:
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-    asked = run.ray_address or os.environ.get("RAY_ADDRESS")
-    address = asked or _started_cluster()
+    address = run.ray_address or os.environ.get("RAY_ADDRESS") or _started_cluster()
     if address is not None and address != "local":
-        try:
-            ray.init(address=address, **quiet)
-            return False
-        except ConnectionError:
-            if asked:
-                raise
-            logger.warning("the cluster that `ray start` began at %s is gone: starting a local one", address)
+        ray.init(address=address, **quiet)
+        return False
     needed = math.ceil(run.most_actors * run.cpus_per_actor + 2 * STAGE_CPUS)
     num_cpus = max(os.cpu_count() or 1, needed)
     ray.init(
@@ -101,11 +97,17 @@ def _join_or_start(run: RunConfig) -> bool:
 def _started_cluster() -> str | None:
     """Address of the cluster that `ray start` began on this machine, from the file that it leaves.
 
-    Ray's own "auto" would do but for one thing: it also joins the private cluster of any other program here,
-    which has no CPU to spare and ends with that program.
+    Ray's own "auto" would do but for two things: it also joins the private cluster of any other program here,
+    which has no CPU to spare and ends with that program, and it waits for minutes for one that was killed.
+
+    Returns:
+        None where there is no such file, or nobody listens at its address.
     """
     file = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray" / "ray_current_cluster"
     try:
-        return file.read_text().strip() or None
-    except OSError:
+        address = file.read_text().strip()
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except (OSError, ValueError):
         return None
+    return address

@@ -1,5 +1,7 @@
 """Which Ray cluster a job uses; `ray.init` is recorded, not run."""
 
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,15 @@ def inits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     return addresses
 
 
+@pytest.fixture
+def listening() -> Iterator[str]:
+    """An address where somebody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
 def _leave_address(tmp_path: Path, address: str) -> None:
+    """As `ray start` does."""
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray" / "ray_current_cluster").write_text(address + "\n")
 
@@ -38,22 +48,25 @@ def test_without_a_started_cluster_the_job_has_its_own(inits: list[str]) -> None
     assert inits == ["local"]  # never "auto", which joins another program's private cluster
 
 
-def test_the_cluster_of_ray_start_is_joined(inits: list[str], tmp_path: Path) -> None:
-    _leave_address(tmp_path, "127.0.0.1:6379")
+def test_the_cluster_of_ray_start_is_joined(inits: list[str], tmp_path: Path, listening: str) -> None:
+    _leave_address(tmp_path, listening)
     assert not start_cluster(RunConfig())
-    assert inits == ["127.0.0.1:6379"]
+    assert inits == [listening]
 
 
-def test_a_started_cluster_that_is_gone_makes_way_for_a_local_one(inits: list[str], tmp_path: Path) -> None:
-    _leave_address(tmp_path, "gone:6379")
+@pytest.mark.parametrize("left", ["127.0.0.1:1", "", "no address"])
+def test_a_started_cluster_that_is_gone_makes_way_for_a_local_one(
+    inits: list[str], tmp_path: Path, left: str
+) -> None:
+    _leave_address(tmp_path, left)
     assert start_cluster(RunConfig())
-    assert inits == ["gone:6379", "local"]
+    assert inits == ["local"]
 
 
 def test_the_environment_goes_before_the_file(
-    inits: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inits: list[str], tmp_path: Path, listening: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _leave_address(tmp_path, "127.0.0.1:6379")
+    _leave_address(tmp_path, listening)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert not start_cluster(RunConfig())
     assert inits == ["10.0.0.1:6379"]
@@ -65,7 +78,9 @@ def test_an_address_that_was_asked_for_and_is_gone_is_an_error(inits: list[str])
     assert inits == ["gone:1"]
 
 
-def test_local_is_local_even_beside_a_started_cluster(inits: list[str], tmp_path: Path) -> None:
-    _leave_address(tmp_path, "127.0.0.1:6379")
+def test_local_is_local_even_beside_a_started_cluster(
+    inits: list[str], tmp_path: Path, listening: str
+) -> None:
+    _leave_address(tmp_path, listening)
     assert start_cluster(RunConfig(ray_address="local"))
     assert inits == ["local"]
