@@ -17,8 +17,8 @@ GPU_OPTIONS ?=
 # make bench-scale SCALE_OPTIONS='--shards 100 --rows 100000 --run-units all'
 SCALE_OPTIONS ?=
 
-# make test TEST_PROCESSES=1; each takes about one core and 4 GB
-TEST_PROCESSES ?= 2
+# make test TEST_PROCESSES=1; each takes about half a core and 2 GB
+TEST_PROCESSES ?= 3
 
 # make bench-overhead ROWS=20000 ACTORS=2
 ACTORS ?= 1
