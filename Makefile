@@ -18,7 +18,7 @@ GPU_OPTIONS ?=
 SCALE_OPTIONS ?=
 
 # make test TEST_PROCESSES=1; each takes about half a core and 2 GB
-TEST_PROCESSES ?= 3
+TEST_PROCESSES ?= 2
 
 # make bench-overhead ROWS=20000 ACTORS=2
 ACTORS ?= 1
