@@ -11,8 +11,8 @@ from pipelines.generate.config import RunConfig
 class RaySession:
     """Joins the cluster, or starts a local one, and leaves it; one that is there already stays.
 
-    Both take seconds in which the driver can do better than wait: `begin` starts Ray in a thread, leaving the
-    `with` block lets it end, and `close` waits for that.
+    The start takes seconds in which the driver can do better than wait: `begin` starts Ray in a thread. The
+    end is waited for: Ray ends a process, exit code 1, in which anything touches it while it shuts down.
     """
 
     def __init__(self, run: RunConfig):
@@ -56,7 +56,7 @@ class RaySession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._is_over.set()
+        self.close()
 
     def close(self) -> None:
         """Wait until Ray has ended, ending it first where that was not done."""
