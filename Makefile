@@ -31,7 +31,7 @@ help:
 	@echo "make local-head  a Ray head on loopback with token auth, for ray job submit (docs/cluster.md); Ctrl-C ends it"
 	@echo "make test        run the tests (under 8 minutes on 2 cores)"
 	@echo "make test-slow   the long ones: compiled forwards, the block policy over many seeds (a few minutes)"
-	@echo "make test-faults kill, break and starve runs, compare what comes out (under 20 minutes), table in build/faults.md"
+	@echo "make test-faults kill, break and starve runs, compare what comes out (46 minutes beside other work), table in build/faults.md"
 	@echo "make lint        ruff and mypy"
 	@echo "make bench       measure exactness, acceptance, memory, and speed against AR and transformers (under 10 minutes)"
 	@echo "                 PROMPTS=FILE COLUMN=NAME ROWS=100 adds prompts of your own, Parquet or JSONL"
