@@ -91,6 +91,22 @@ def _yaml_fault(error: yaml.YAMLError) -> str:
     return f"{getattr(error, 'problem', None) or 'cannot be read'} in line {mark.line + 1}"
 
 
+def flat_options(section: BaseModel, prefix: str = "") -> dict[str, Any]:
+    """All options of a section and of those inside it: dotted name to value.
+
+    Args:
+        prefix: put before every name, its dot included.
+    """
+    flat: dict[str, Any] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            flat |= flat_options(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
 def _apply_override(tree: dict[str, Any], override: str) -> None:
     """Set one `a.b=value` in a tree of dicts, in place."""
     name, equals, text = override.partition("=")

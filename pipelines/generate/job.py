@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
-from pydantic import BaseModel
 
 from orthrus_core.errors import ConfigError
 from orthrus_core.models.checkpoint import load_config as load_model_config
 from pipelines.checkpoint import Checkpoint, load_tokenizer, locate
+from pipelines.config import flat_options
 from pipelines.generate.columns import OVERWRITTEN, ROW_ERROR, UNREADABLE, TableLayout, choose_layout
 from pipelines.generate.config import GenerateConfig
 from pipelines.generate.datasets import exported, plain_paths
@@ -219,7 +219,7 @@ def run_identity(config: GenerateConfig, checkpoint: Checkpoint) -> dict[str, An
         "tokenizer.hash": checkpoint.tokenizer_hash,
     }
     for name in ("input", "decode", "sampling", "output"):
-        identity |= _flat(getattr(config, name), name)
+        identity |= flat_options(getattr(config, name), f"{name}.")
     for name in [name for name in identity if name.startswith("input.dataset.")]:
         del identity[name]  # "input.datasets" says more
     for name in NOT_IDENTITY:
@@ -290,14 +290,3 @@ def _first_rows(job: Job, unit: Unit, count: int) -> pa.Table:
     if shard.format == "parquet":
         return read_unit(shard, Unit(unit.shard, 0, 0, min(count, unit.num_rows)), types)
     return read_unit(shard, unit, types).slice(0, count)
-
-
-def _flat(section: BaseModel, prefix: str) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name in type(section).model_fields:
-        value = getattr(section, name)
-        if isinstance(value, BaseModel):
-            flat |= _flat(value, f"{prefix}.{name}")
-        else:
-            flat[f"{prefix}.{name}"] = value
-    return flat

@@ -5,11 +5,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel
-
 from orthrus_core.errors import ConfigError
 from orthrus_core.models.checkpoint import CONFIG_FILE
 from orthrus_core.training.checkpoint import STATE_FILE
+from pipelines.config import flat_options
 from pipelines.generate.job import versions
 from pipelines.generate.ledger import RUN, differences, fingerprint
 from pipelines.storage import join, list_tree, put, read_bytes, remove, remove_tree
@@ -46,7 +45,7 @@ def recipe(config: TrainConfig, hashes: Mapping[str, str]) -> dict[str, Any]:
     Args:
         hashes: of backbone, tokenizer and data.
     """
-    flat = _flat(config)
+    flat = flat_options(config)
     kept = {
         name: value
         for name, value in flat.items()
@@ -54,17 +53,6 @@ def recipe(config: TrainConfig, hashes: Mapping[str, str]) -> dict[str, Any]:
     }
     # every worker has a share of the data of its own
     return kept | dict(hashes) | {"scaling.workers": max(1, config.scaling.workers)}
-
-
-def _flat(section: BaseModel, prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name in type(section).model_fields:
-        value = getattr(section, name)
-        if isinstance(value, BaseModel):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
 
 
 class Output:
