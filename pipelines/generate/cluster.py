@@ -70,7 +70,7 @@ def start_cluster(run: RunConfig) -> bool:
     try:
         return _join_or_start(run)
     except (ConnectionError, ValueError) as error:
-        raise ConfigError(f"run.ray_address {run.ray_address}: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{_named_by(run)}: {' '.join(str(error).split())}") from error
 
 
 def _join_or_start(run: RunConfig) -> bool:
@@ -92,6 +92,15 @@ def _join_or_start(run: RunConfig) -> bool:
         **quiet,
     )
     return True
+
+
+def _named_by(run: RunConfig) -> str:
+    """Who said which cluster to join, for error texts."""
+    if run.ray_address:
+        return f"run.ray_address {run.ray_address}"
+    if address := os.environ.get("RAY_ADDRESS"):
+        return f"RAY_ADDRESS {address}"
+    return "Ray on this machine"
 
 
 def _started_cluster() -> str | None:

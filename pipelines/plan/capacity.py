@@ -41,9 +41,9 @@ class Fleet:
 
     Attributes:
         gpus: devices (machines, where actors run on CPUs).
-        actors: engines on them.
-        hours: from the first actor's start to the end.
-        price: of these hours; None without a price.
+        actors: engines on them; 0 where one needs more devices.
+        hours: from the first actor's start to the end; infinite without actors.
+        price: of these hours; None without a price or actors.
     """
 
     gpus: int
@@ -160,9 +160,11 @@ def _completion_tokens(section: JobSection, job: Job, before: EarlierRun | None)
 
 def _fleet(section: JobSection, job: Job, time: WorkTime, gpus: int) -> Fleet:
     """Hours of a fleet: the work is shared, the start and an actor's last unit are not."""
-    actors = max(1, math.floor(gpus / (job.config.run.gpus_per_actor or 1)))
+    actors = math.floor(gpus / (job.config.run.gpus_per_actor or 1))
+    if not actors:
+        return Fleet(gpus, 0, math.inf, None)
     units = max(1, len(job.units))
-    busy = min(actors, units)
+    busy = min(actors, units, gpus)  # actors on one device share its time
     tail_s = time.total_s / units if busy > 1 else 0.0
     hours = (section.startup_s + time.total_s / busy + tail_s / 2) / SECONDS_PER_HOUR
     price = section.price_per_gpu_hour

@@ -1,5 +1,6 @@
 """What a plan shows in a terminal."""
 
+import math
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
@@ -19,8 +20,8 @@ def render_plan(config: PlanConfig, throughputs: Sequence[Throughput]) -> Render
     parts: list[RenderableType] = [
         Text(
             f"{config.model} on {config.hardware}, text: {traffic}. Simulated, not measured: decoding only, "
+            "prefill left out. Tokens/s of all sequences together."
         )
-        + Text("prefill left out. Tokens/s of all sequences together.")
     ]
     for context in config.contexts:
         parts.append(_table(config, context, [t for t in throughputs if t.context == context]))
@@ -107,7 +108,9 @@ def _price(fleet: Fleet) -> str:
 
 
 def _hours(hours: float) -> str:
-    """0.004 -> 14 s, 0.5 -> 30 min, 12 -> 12.0 h, 60 -> 2.5 days."""
+    """0.004 -> 14 s, 0.5 -> 30 min, 12 -> 12.0 h, 60 -> 2.5 days, infinity -> -."""
+    if math.isinf(hours):
+        return "-"
     if hours < 1 / 30:
         return f"{3600 * hours:.0f} s"
     if hours < 2:

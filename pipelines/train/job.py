@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -29,6 +29,7 @@ from pipelines.train.snapshots import Snapshots, sweep_scratch
 from pipelines.train.source import Source, find_rows
 from pipelines.train.token_shards import TokenIndex
 from pipelines.train.worker import DATA, Work, raise_error
+from pipelines.working_dir import check_outlives_job
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ def train(
     """
     use_storage(config.storage)
     config = with_absolute_paths(config)
+    check_outlives_job(config.output.path, "output.path")
     check_reachable(config.output.path, "output.path")
     output = Output(config.output.path)
     output.manifest()  # refuses a place of something else, before anything is written there
@@ -168,8 +170,7 @@ def _session(config: TrainConfig, stop: StopSignals | None) -> Iterator[None]:
     """
     scaling = config.scaling
     if scaling.workers == 0:
-        with nullcontext():
-            yield
+        yield
         return
     cpus = worker_resources(config)["CPU"]
     run = RunConfig(ray_address=scaling.ray_address, actors=scaling.workers, cpus_per_actor=cpus)

@@ -78,6 +78,14 @@ def test_an_address_that_was_asked_for_and_is_gone_is_an_error(inits: list[str])
     assert inits == ["gone:1"]
 
 
+def test_an_address_of_the_environment_that_is_gone_is_named_as_such(
+    inits: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "gone:2")
+    with pytest.raises(ConfigError, match=r"^RAY_ADDRESS gone:2: nobody answers"):
+        start_cluster(RunConfig())
+
+
 def test_local_is_local_even_beside_a_started_cluster(
     inits: list[str], tmp_path: Path, listening: str
 ) -> None:

@@ -1,6 +1,7 @@
 import io
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,7 +122,19 @@ def test_a_deadline_before_the_start_is_over_is_met_by_nobody(plan_of):
 
 def test_several_gpus_of_an_actor_are_counted(plan_of, tree):
     tree["run"]["gpus_per_actor"] = 2.0
-    assert [fleet.actors for fleet in capacity(plan_of()).fleets] == [1, 1, 32]
+    config = plan_of(price_per_gpu_hour=2.0)
+    found = capacity(config)
+    assert [fleet.actors for fleet in found.fleets] == [0, 1, 32]
+    assert (found.fleets[0].hours, found.fleets[0].price) == (math.inf, None)
+    assert re.search(r"1\W+0\W+-\W+-\W", _text(config, found))
+
+
+def test_actors_on_one_gpu_share_its_time(plan_of, tree):
+    alone = capacity(plan_of()).fleets
+    tree["run"]["gpus_per_actor"] = 0.5
+    shared = capacity(plan_of()).fleets
+    assert [fleet.actors for fleet in shared] == [2, 4, 128]
+    assert [fleet.hours for fleet in shared] == [fleet.hours for fleet in alone]
 
 
 def _text(config: PlanConfig, found) -> str:

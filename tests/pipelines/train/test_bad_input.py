@@ -125,6 +125,13 @@ def test_an_output_that_holds_something_else_is_left_alone(make_config, tmp_path
     assert [file for file in (tmp_path / "out").rglob("*") if file.is_file()] == [path]
 
 
+def test_an_output_in_rays_copy_of_the_working_directory_is_refused(make_config, tmp_path):
+    copy = tmp_path / "runtime_resources/working_dir_files/_ray_pkg_1"
+    copy.mkdir(parents=True)
+    assert "lies in Ray's copy of the working directory" in refused(make_config(copy / "out"))
+    assert not list(copy.iterdir())
+
+
 def test_credentials_have_no_place_in_paths(make_config, tmp_path):
     with pytest.raises(ConfigError, match="must be a URL without credentials") as caught:
         make_config("s3://user:secret@bucket/out")
