@@ -13,7 +13,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from orthrus_core.errors import ConfigError, OrthrusError
-from pipelines.storage import FileInfo, check_reachable, download, join, list_tree, map_files
+from pipelines.listing import list_tree
+from pipelines.storage import FileInfo, check_reachable, download, join, map_files
 
 SMALL_FILES = ("*.json", "*.txt", "*.jinja", "tokenizer*")
 RUN_FILES = "_run/"  # of the run that trained it: checkpoints and data

@@ -1,11 +1,10 @@
-"""Files anywhere fsspec reaches: list, open, and put in one atomic step."""
+"""Files anywhere fsspec reaches: open, and put in one atomic step; `listing.py` finds them."""
 
 import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from typing import IO, Any
 
 from fsspec import AbstractFileSystem
@@ -66,7 +65,7 @@ def open_file(url: str, *, info: FileInfo | None = None, cache: str = "readahead
             of the file where the store has etags.
         cache: fsspec's read cache; "none" for a reader that asks for just what it needs, as Parquet's does.
     """
-    fs, path = _connect(url)
+    fs, path = connect(url)
     if isinstance(fs, LocalFileSystem):
         return fs.open(path, "rb")
     size = {} if info is None else {"size": info.size}
@@ -83,7 +82,7 @@ def read_bytes(url: str) -> bytes | None:
     Raises:
         StorageError: a remote store refused or did not answer.
     """
-    fs, path = _connect(url)
+    fs, path = connect(url)
     if isinstance(fs, LocalFileSystem):
         try:
             return fs.cat_file(path)
@@ -108,7 +107,7 @@ def check_reachable(url: str, where: str) -> None:
     if is_local(url):
         return
     try:
-        fs, path = _connect(url)
+        fs, path = connect(url)
         if is_s3(fs):
             look_at_bucket(type(fs), path)
         else:
@@ -121,36 +120,9 @@ def check_reachable(url: str, where: str) -> None:
         raise ConfigError(f"{where}: cannot reach {url}: {reason(error)}") from None
 
 
-def list_inputs(pattern: str, endings: Sequence[str]) -> list[FileInfo]:
-    """Files that a path, glob or directory names, sorted.
-
-    Hidden files and names that begin with `_` below a directory are left out, as Parquet readers do.
-
-    Args:
-        pattern: local path or fsspec URL.
-        endings: endings that a directory's files must have; files named directly need none.
-    Raises:
-        ConfigError: nothing there, or the store cannot be reached.
-    """
-    check_reachable(pattern, "input.paths")
-    fs, path = _connect(pattern)
-    try:
-        found, from_directory = _find(fs, path)
-    except FileNotFoundError:
-        found, from_directory = {}, False
-    except Exception as error:  # fsspec raises what each store's client raises
-        raise ConfigError(f"input.paths: cannot list {pattern}: {reason(error)}") from None
-    if from_directory:
-        found = {name: info for name, info in found.items() if _is_data(name, path, endings)}
-    if not found:
-        hint = f" (looked in {os.getcwd()})" if not os.path.isabs(pattern) and is_local(pattern) else ""
-        raise ConfigError(f"input.paths: no file at {pattern}{hint}")
-    return [_file_info(fs, name, found[name]) for name in sorted(found)]
-
-
 def list_directory(url: str) -> dict[str, int]:
     """Name to size in bytes of the files directly in a directory; empty where it does not exist."""
-    fs, path = _connect(url)
+    fs, path = connect(url)
     if isinstance(fs, LocalFileSystem):
         return local_files.list_directory(path)
     fs.invalidate_cache()
@@ -162,24 +134,13 @@ def list_directory(url: str) -> dict[str, int]:
     return {e["name"].rstrip("/").rsplit("/", 1)[-1]: e["size"] for e in entries if e["type"] == "file"}
 
 
-def list_tree(url: str) -> list[FileInfo]:
-    """All files below a directory, at any depth, sorted; empty where it does not exist."""
-    fs, path = _connect(url)
-    try:
-        with reported(url):
-            found = fs.find(path, detail=True)
-    except FileNotFoundError:
-        return []
-    return [_file_info(fs, name, found[name]) for name in sorted(found)]
-
-
 def download(url: str, path: str) -> None:
     """Copy a file to a local path.
 
     Raises:
         StorageError: a remote store refused or did not answer.
     """
-    fs, remote = _connect(url)
+    fs, remote = connect(url)
     with reported(url):
         fs.get_file(remote, path)
 
@@ -193,7 +154,7 @@ def put(url: str, data: bytes) -> None:
     Raises:
         StorageError: a remote store refused or did not answer.
     """
-    fs, path = _connect(url)
+    fs, path = connect(url)
     if not isinstance(fs, LocalFileSystem):
         try:
             with reported(url):
@@ -210,7 +171,7 @@ def upload(path: str, url: str) -> None:
     Raises:
         StorageError: a remote store refused or did not answer.
     """
-    fs, target = _connect(url)
+    fs, target = connect(url)
     if isinstance(fs, LocalFileSystem):
         local_files.move(path, target)
         return
@@ -220,7 +181,7 @@ def upload(path: str, url: str) -> None:
 
 def remove_tree(url: str) -> None:
     """Delete a directory and all in it, if it is there."""
-    fs, path = _connect(url)
+    fs, path = connect(url)
     try:
         with reported(url):
             fs.rm(path, recursive=True)
@@ -236,7 +197,7 @@ def create(url: str, data: bytes) -> bool:
     Raises:
         StorageError: a remote store refused or did not answer.
     """
-    fs, path = _connect(url)
+    fs, path = connect(url)
     if not isinstance(fs, LocalFileSystem):
         return _create_remotely(fs, path, url, data)
     return local_files.create(path, data)
@@ -263,7 +224,7 @@ def _create_remotely(fs: AbstractFileSystem, path: str, url: str, data: bytes) -
 
 def remove(url: str) -> None:
     """Delete a file, if it is there."""
-    fs, path = _connect(url)
+    fs, path = connect(url)
     try:
         with reported(url):
             fs.rm_file(path)
@@ -274,7 +235,7 @@ def remove(url: str) -> None:
 def sweep(url: str) -> int:
     """Remove temporary files that a killed `put` left in a directory; returns how many."""
     names = [name for name in list_directory(url) if name.startswith(".") and name.endswith(".tmp")]
-    fs, path = _connect(url)
+    fs, path = connect(url)
     for name in names:
         fs.rm_file(join(path, name))
     return len(names)
@@ -288,7 +249,12 @@ def map_files(function, items: Sequence, threads: int = 16) -> list:
         return list(pool.map(function, items))
 
 
-def _connect(url: str) -> tuple[AbstractFileSystem, str]:
+def connect(url: str) -> tuple[AbstractFileSystem, str]:
+    """The file system of a path or URL, and the path in it.
+
+    Raises:
+        ConfigError: no such protocol, or its library is not installed.
+    """
     try:
         fs, path = url_to_fs(absolute(url))
         if is_s3(fs):
@@ -296,27 +262,3 @@ def _connect(url: str) -> tuple[AbstractFileSystem, str]:
         return fs, path
     except (ImportError, ValueError) as error:
         raise ConfigError(f"cannot open {url}: {error}") from None
-
-
-def _find(fs: AbstractFileSystem, path: str) -> tuple[dict[str, dict], bool]:
-    """Files by name with their fsspec entries, and whether they come from walking a directory."""
-    if any(mark in path for mark in "*?["):
-        matches = fs.glob(path, detail=True)
-        return {name: info for name, info in matches.items() if info["type"] == "file"}, False
-    info = fs.info(path)
-    if info["type"] == "directory":
-        return fs.find(path, detail=True), True
-    return {path: info}, False
-
-
-def _is_data(name: str, directory: str, endings: Sequence[str]) -> bool:
-    below = name.removeprefix(directory).strip("/").split("/")
-    return name.endswith(tuple(endings)) and not any(part.startswith((".", "_")) for part in below)
-
-
-def _file_info(fs: AbstractFileSystem, name: str, info: dict[str, Any]) -> FileInfo:
-    url = name if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(name)
-    etag = info.get("ETag") or info.get("etag") or info.get("md5Hash")
-    changed = info.get("mtime") or info.get("LastModified") or info.get("created")
-    mtime = changed.timestamp() if isinstance(changed, datetime) else changed
-    return FileInfo(url, int(info["size"]), etag, mtime)

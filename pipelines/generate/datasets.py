@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from orthrus_core.errors import ConfigError
 from pipelines.generate.config import DatasetConfig, InputConfig
-from pipelines.storage import join, list_directory, list_tree, put, read_bytes
+from pipelines.listing import list_tree
+from pipelines.storage import join, list_directory, put, read_bytes
 from pipelines.storage_errors import reason
 
 SHARD_ROWS = 8192

@@ -13,12 +13,12 @@ from pipelines.generate.ledger import SUCCESS, Ledger
 from pipelines.generate.lock import watch_owner
 from pipelines.generate.sink import read_footer
 from pipelines.generate.units import Plan
+from pipelines.listing import list_inputs
 from pipelines.storage import (
     FileInfo,
     absolute,
     join,
     list_directory,
-    list_inputs,
     map_files,
     open_file,
     read_bytes,

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from orthrus_core.errors import ConfigError
 from pipelines.generate.input_file import BadFileError, WatchedFile, read_file, uncompressed
-from pipelines.storage import FileInfo, list_inputs, map_files
+from pipelines.listing import list_inputs
+from pipelines.storage import FileInfo, map_files
 from pipelines.storage_errors import reason
 from pipelines.working_dir import portable_file
 

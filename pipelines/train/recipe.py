@@ -11,7 +11,8 @@ from orthrus_core.training.checkpoint import STATE_FILE
 from pipelines.config import flat_options
 from pipelines.generate.job import versions
 from pipelines.generate.ledger import RUN, differences, fingerprint
-from pipelines.storage import join, list_tree, put, read_bytes, remove, remove_tree
+from pipelines.listing import list_tree
+from pipelines.storage import join, put, read_bytes, remove, remove_tree
 from pipelines.train.config import TrainConfig
 
 MANIFEST = "manifest.json"

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from pipelines.storage import download, is_local, join, list_tree, put, read_bytes, remove_tree, upload
+from pipelines.listing import list_tree
+from pipelines.storage import download, is_local, join, put, read_bytes, remove_tree, upload
 
 logger = logging.getLogger(__name__)
 

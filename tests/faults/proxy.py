@@ -92,8 +92,7 @@ class FaultProxy:
 def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
     """Run a proxy before a server; it ends with the block."""
     proxy = FaultProxy()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(proxy, urlsplit(upstream).netloc))
-    server.daemon_threads = True
+    server = _Server(proxy, urlsplit(upstream).netloc)
     proxy.endpoint = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, name="fault-proxy", daemon=True)
     thread.start()
@@ -104,81 +103,86 @@ def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
         server.server_close()
 
 
-def _handler(proxy: FaultProxy, upstream: str) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        timeout = 60
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
 
-        def handle_one_request(self) -> None:
-            """One request; a client that has gone is no matter."""
-            with contextlib.suppress(ConnectionError, TimeoutError):
-                super().handle_one_request()
+    def __init__(self, proxy: FaultProxy, upstream: str):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.proxy = proxy
+        self.upstream = upstream  # host:port
 
-        def answer(self) -> None:
-            """Read a request and do with it as the rules say."""
-            body = self._body()
-            rule = proxy.rule_for(f"{self.command} {self.path}")
-            kind = rule.kind if rule else None
-            if kind == "reset":
+
+class _Handler(BaseHTTPRequestHandler):
+    server: "_Server"
+    protocol_version = "HTTP/1.1"
+    timeout = 60
+
+    def handle_one_request(self) -> None:
+        """One request; a client that has gone is no matter."""
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            super().handle_one_request()
+
+    def answer(self) -> None:
+        """Read a request and do with it as the rules say."""
+        body = self._body()
+        rule = self.server.proxy.rule_for(f"{self.command} {self.path}")
+        kind = rule.kind if rule else None
+        if kind == "reset":
+            self._reset()
+        elif kind == "status":
+            self._send(rule.status, {"Content-Type": "application/xml"}, _error(rule.status))
+        else:
+            status, headers, content = self._forward(body)
+            if kind == "slow":
+                time.sleep(rule.seconds)
+            if kind == "lost":
                 self._reset()
-            elif kind == "status":
-                self._send(rule.status, {"Content-Type": "application/xml"}, _error(rule.status))
             else:
-                status, headers, content = self._forward(body)
-                if kind == "slow":
-                    time.sleep(rule.seconds)
-                if kind == "lost":
-                    self._reset()
-                else:
-                    self._send(status, headers, content, is_cut=kind == "truncate")
+                self._send(status, headers, content, is_cut=kind == "truncate")
 
-        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer  # noqa: N815  names that http.server calls
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer  # noqa: N815  names that http.server calls
 
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
 
-        def _body(self) -> bytes:
-            if "chunked" not in self.headers.get("Transfer-Encoding", ""):
-                return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            content = b""
-            while size := int(self.rfile.readline().split(b";")[0], 16):
-                content += self.rfile.read(size)
-                self.rfile.readline()
+    def _body(self) -> bytes:
+        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        content = b""
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            content += self.rfile.read(size)
             self.rfile.readline()
-            return content
+        self.rfile.readline()
+        return content
 
-        def _forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
-            connection = http.client.HTTPConnection(upstream, timeout=FORWARD_S)
-            headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP_BY_HOP}
-            try:
-                connection.request(
-                    self.command, self.path, body, headers | {"Content-Length": str(len(body))}
-                )
-                response = connection.getresponse()
-                return response.status, dict(response.getheaders()), response.read()
-            finally:
-                connection.close()
+    def _forward(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPConnection(self.server.upstream, timeout=FORWARD_S)
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP_BY_HOP}
+        try:
+            connection.request(self.command, self.path, body, headers | {"Content-Length": str(len(body))})
+            response = connection.getresponse()
+            return response.status, dict(response.getheaders()), response.read()
+        finally:
+            connection.close()
 
-        def _send(self, status: int, headers: dict[str, str], body: bytes, is_cut: bool = False) -> None:
-            self.send_response_only(status)
-            names = (*HOP_BY_HOP, "content-length") if self.command != "HEAD" else HOP_BY_HOP
-            for name, value in headers.items():
-                if name.lower() not in names:
-                    self.send_header(name, value)
-            if self.command != "HEAD":
-                self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body[: len(body) // 2] if is_cut else body)
-            self.close_connection = is_cut
+    def _send(self, status: int, headers: dict[str, str], body: bytes, is_cut: bool = False) -> None:
+        self.send_response_only(status)
+        names = (*HOP_BY_HOP, "content-length") if self.command != "HEAD" else HOP_BY_HOP
+        for name, value in headers.items():
+            if name.lower() not in names:
+                self.send_header(name, value)
+        if self.command != "HEAD":
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body[: len(body) // 2] if is_cut else body)
+        self.close_connection = is_cut
 
-        def _reset(self) -> None:
-            """Break the connection so that the client sees a reset."""
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.close_connection = True
-            self.connection.close()
-
-    return Handler
+    def _reset(self) -> None:
+        """Break the connection so that the client sees a reset."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close_connection = True
+        self.connection.close()
 
 
 def _error(status: int) -> bytes:

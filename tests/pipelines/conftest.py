@@ -59,6 +59,16 @@ def local_ray():
         yield
 
 
+@pytest.fixture
+def by_value(local_ray, request):
+    """Ray's workers get what the test's module defines by value: they cannot import it."""
+    import ray
+
+    ray.cloudpickle.register_pickle_by_value(request.module)
+    yield
+    ray.cloudpickle.unregister_pickle_by_value(request.module)
+
+
 @pytest.fixture(scope="session")
 def many_prompts(tmp_path_factory) -> Path:
     """Shards of 100, 0 and 120 prompts, and one of a null, a too long and a good one."""

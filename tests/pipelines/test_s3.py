@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from orthrus_core.errors import ConfigError
-from pipelines import storage
+from pipelines import listing, storage
 from pipelines.generate.lock import RunLock
 from pipelines.generate.shards import inspect_shards, list_shards
 from pipelines.storage_config import StorageConfig, use_storage
@@ -150,7 +150,7 @@ def test_a_missing_bucket_is_one_line(bucket):
         storage.check_reachable("s3://no-such-bucket/out", "output.path")
     assert str(caught.value) == "output.path: no bucket no-such-bucket for s3://no-such-bucket/out"
     with pytest.raises(ConfigError, match="no bucket no-such-bucket"):
-        storage.list_inputs("s3://no-such-bucket/*.parquet", (".parquet",))
+        listing.list_inputs("s3://no-such-bucket/*.parquet", (".parquet",))
     with pytest.raises(ConfigError, match="no bucket no-such-bucket"):
         storage.create("s3://no-such-bucket/lock", b"")
 

@@ -6,7 +6,7 @@ import uuid
 import pytest
 
 from orthrus_core.errors import ConfigError
-from pipelines import storage
+from pipelines import listing, storage
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -49,20 +49,20 @@ def test_a_directory_lists_data_files_only(root):
         "sub/d.parquet",
     ):
         storage.put(f"{root}/{name}", b"x")
-    assert names(storage.list_inputs(root, (".parquet",))) == ["a.parquet", "b.parquet", "d.parquet"]
+    assert names(listing.list_inputs(root, (".parquet",))) == ["a.parquet", "b.parquet", "d.parquet"]
 
 
 def test_a_glob_lists_what_it_matches(root):
     for name in ("a.parquet", "b.txt"):
         storage.put(f"{root}/{name}", b"12")
-    files = storage.list_inputs(f"{root}/*.parquet", (".parquet",))
+    files = listing.list_inputs(f"{root}/*.parquet", (".parquet",))
     assert names(files) == ["a.parquet"]
     assert files[0].size == 2
 
 
 def test_listed_urls_can_be_opened(root):
     storage.put(f"{root}/a.parquet", b"12")
-    [file] = storage.list_inputs(root, (".parquet",))
+    [file] = listing.list_inputs(root, (".parquet",))
     with storage.open_file(file.url) as handle:
         assert handle.read() == b"12"
 
@@ -70,13 +70,13 @@ def test_listed_urls_can_be_opened(root):
 def test_nothing_found_says_where_it_looked(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as caught:
-        storage.list_inputs("prompts/*.parquet", (".parquet",))
+        listing.list_inputs("prompts/*.parquet", (".parquet",))
     assert str(caught.value) == f"input.paths: no file at prompts/*.parquet (looked in {tmp_path})"
 
 
 def test_an_unknown_protocol_is_a_config_error():
     with pytest.raises(ConfigError, match="cannot open nosuch://x"):
-        storage.list_inputs("nosuch://x", (".parquet",))
+        listing.list_inputs("nosuch://x", (".parquet",))
 
 
 def test_a_failing_write_leaves_the_old_file_and_no_temporary(tmp_path, monkeypatch):

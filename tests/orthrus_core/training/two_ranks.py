@@ -135,30 +135,34 @@ def diverged(kind: str, parallel: Parallel, rank: int) -> dict[str, Any]:
 
 def held_in_bfloat16(
     parallel: Parallel | None, batches: list[PackedBatch], accumulate: int = ACCUMULATE
-) -> Any:
+) -> dict[str, Any]:
     """The head's weights after BF16 arithmetic over a backbone held in BF16."""
-    run = Trainer(
-        HeadObjective(small_orthrus(noise=0.05), HEAD, precision="bfloat16", seed=0),
-        optimizer=OPTIMIZERS["adamw"],
-        loop=LoopConfig(max_tokens=300, accumulate=accumulate, frozen_precision="bfloat16"),
-        held_out=[batch(50)],
-        parallel=parallel,
-        save=lambda trainer: None,
-    )
-    before = run.state_dict()
-    run.run(iter(batches))
-    return run.state_dict() | {"before": before}
+    objective = HeadObjective(small_orthrus(noise=0.05), HEAD, precision="bfloat16", seed=0)
+    loop = LoopConfig(max_tokens=300, accumulate=accumulate, frozen_precision="bfloat16")
+    return before_and_after(objective, loop, parallel, batches)
 
 
 def whole_backbone(
     parallel: Parallel | None, batches: list[PackedBatch], accumulate: int = ACCUMULATE
-) -> Any:
+) -> dict[str, Any]:
     """A backbone trained from scratch, its embeddings tied to the output head."""
     model = new_backbone(BACKBONE, vocab_size=97, eos_token_id=2, seed=0)
+    objective = BackboneObjective(model, BACKBONE, precision="float32")
+    loop = LoopConfig(max_tokens=300, accumulate=accumulate, precision="float32")
+    return before_and_after(objective, loop, parallel, batches)
+
+
+def before_and_after(
+    objective: HeadObjective | BackboneObjective,
+    loop: LoopConfig,
+    parallel: Parallel | None,
+    batches: list[PackedBatch],
+) -> dict[str, Any]:
+    """The state after a run by AdamW, and in it, as "before", the one that it began with."""
     run = Trainer(
-        BackboneObjective(model, BACKBONE, precision="float32"),
+        objective,
         optimizer=OPTIMIZERS["adamw"],
-        loop=LoopConfig(max_tokens=300, accumulate=accumulate, precision="float32"),
+        loop=loop,
         held_out=[batch(50)],
         parallel=parallel,
         save=lambda trainer: None,

@@ -76,19 +76,6 @@ def _fetching_engine(spec):
     return Slow(max_sequences=1)
 
 
-@pytest.fixture
-def by_value(local_ray):
-    """Workers get this module's engine by value."""
-    import sys
-
-    import ray
-
-    module = sys.modules[__name__]
-    ray.cloudpickle.register_pickle_by_value(module)
-    yield
-    ray.cloudpickle.unregister_pickle_by_value(module)
-
-
 @pytest.mark.ray
 def test_a_run_in_a_bucket_is_whole_and_shows_no_credential(
     tree, bucket, s3, by_value, caplog, capfd, tmp_path

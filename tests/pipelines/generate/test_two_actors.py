@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import sys
 import threading
 import time
 import urllib.request
@@ -57,17 +56,6 @@ class Lingering(GenerateActor):
         output = await super().__call__(table)
         await asyncio.sleep(4 * REPORTS_EVERY_S)
         return output
-
-
-@pytest.fixture
-def by_value(local_ray):
-    """Workers get this module by value."""
-    import ray
-
-    module = sys.modules[__name__]
-    ray.cloudpickle.register_pickle_by_value(module)
-    yield
-    ray.cloudpickle.unregister_pickle_by_value(module)
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.storage import list_tree, put
+from pipelines.listing import list_tree
+from pipelines.storage import put
 from pipelines.train import snapshots
 from pipelines.train.snapshots import RunState, Snapshots, sweep_scratch
 
