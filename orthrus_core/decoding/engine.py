@@ -217,8 +217,7 @@ class Engine:
 
     def report(self) -> dict:
         """Return what a manifest or a run report says about this engine."""
-        stats = self.stats
-        return {
+        return self.stats.to_dict() | {
             "mode": self.config.mode,
             "exactness": self.exactness,
             "token_budget": self.costs.budgets[-1],
@@ -233,19 +232,9 @@ class Engine:
             "cache_bytes_per_token": self.cache.bytes_per_token,
             "dtype": str(self._model.dtype).removeprefix("torch."),
             "device": str(self._model.device),
-            "steps": stats.steps,
-            "forwards": stats.verify_forwards + stats.draft_forwards,
-            "draft_forwards": stats.draft_forwards,
-            "emitted_tokens": stats.emitted_tokens,
-            "token_rows": stats.token_rows,
-            "acceptance_length": stats.step_tokens / stats.sequence_steps if stats.sequence_steps else None,
-            "drafted_by_position": list(stats.drafted_by_position),
-            "accepted_by_position": list(stats.accepted_by_position),
             "preemptions": self._scheduler.num_preemptions,
             "prefix_tokens": self._scheduler.num_prefix_tokens,
             "drafter_alarm": self._draft_alarm.is_on,
-            "busy_s": stats.busy_s,
-            "seconds": {"draft": stats.draft_s, "verify": stats.verify_s, "prefill": stats.prefill_s},
             "slots": {"total": self.config.max_sequences, "busy": len(self._scheduler.running)},
             "pages": {"total": self.config.total_pages - 1, "free": self._tables.pool.num_available},
             "waiting": len(self._scheduler.waiting),

@@ -1,6 +1,7 @@
 """What is counted, per request and per run."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -78,6 +79,26 @@ class EngineStats:
     draft_s: float = 0.0
     verify_s: float = 0.0
     prefill_s: float = 0.0
+
+    @property
+    def acceptance_length(self) -> float | None:
+        """Tokens emitted per step of a request that drafts; None before the first one."""
+        return self.step_tokens / self.sequence_steps if self.sequence_steps else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a report of a run says of these counters."""
+        return {
+            "steps": self.steps,
+            "forwards": self.verify_forwards + self.draft_forwards,
+            "draft_forwards": self.draft_forwards,
+            "emitted_tokens": self.emitted_tokens,
+            "token_rows": self.token_rows,
+            "acceptance_length": self.acceptance_length,
+            "drafted_by_position": list(self.drafted_by_position),
+            "accepted_by_position": list(self.accepted_by_position),
+            "busy_s": self.busy_s,
+            "seconds": {"draft": self.draft_s, "verify": self.verify_s, "prefill": self.prefill_s},
+        }
 
     def count_seconds(self, draft_s: float, verify_s: float, *, num_prefill: int, num_rows: int) -> None:
         """Add the seconds of a step's draft and verify calls.
