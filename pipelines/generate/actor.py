@@ -177,8 +177,12 @@ class GenerateActor:
             ready_s = time.perf_counter() - self._ready_at
             return readings(self._engine.report(), self._tally.totals(queue_units=gate.waiting), ready_s)
 
-        metrics = RayMetrics(tags)
-        self._reporter = EngineReporter(read, metrics.update, lambda now: board.post(self._name, live(now)))
+        def post(now: Readings) -> None:
+            board.post(self._name, live(now))
+            if board.is_closed():
+                _end_actor()
+
+        self._reporter = EngineReporter(read, RayMetrics(tags).update, post)
 
     def _unit_times(self) -> dict[str, float]:
         """When this unit was done and the one before it, seconds since 1970: its tokens are of that time."""
@@ -248,6 +252,13 @@ def _count_copies(batch: SharedBatch) -> dict[str, int]:
     copies = [c for c, is_copy in zip(batch.completions, batch.is_copy, strict=True) if is_copy]
     tokens = sum(len(completion.token_ids) for completion in copies)
     return {"deduplicated": len(copies), "deduplicated_tokens": tokens}
+
+
+def _end_actor() -> None:
+    """End this actor for good: Ray does not start it again."""
+    import ray
+
+    ray.kill(ray.get_runtime_context().current_actor)
 
 
 def _is_restart() -> bool:

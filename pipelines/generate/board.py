@@ -3,6 +3,7 @@
 Rows do not travel here: one question for every unit that begins, a few figures of every actor a second.
 """
 
+import contextlib
 import logging
 from typing import Any
 
@@ -21,7 +22,7 @@ class BoardState:
 
     def __init__(self) -> None:
         self._begun: set[UnitKey] = set()
-        self._is_stopped = False
+        self._is_stopped = self._is_closed = False
         self._figures: dict[str, dict[str, Any]] = {}
 
     def begin(self, unit: UnitKey) -> bool:
@@ -35,6 +36,14 @@ class BoardState:
         """Let no further unit begin; returns those that did."""
         self._is_stopped = True
         return self._begun
+
+    def close(self) -> None:
+        """Nobody waits for the engines any more."""
+        self._is_closed = True
+
+    def is_closed(self) -> bool:
+        """Whether the run is over."""
+        return self._is_closed
 
     def post(self, actor: str, figures: dict[str, Any]) -> None:
         """Keep the last figures of an actor."""
@@ -69,6 +78,19 @@ class Board:
         """Let no further unit begin; the units that did, or None where the board does not answer."""
         return self._ask("stop")
 
+    def close(self) -> None:
+        """Tell engines that are still there to end; does not wait.
+
+        Ray Data drops its engines when a dataset fails, but now and then keeps the record of a call to one of
+        them, and with it the engine and its CPU or GPU, until the driver ends.
+        """
+        with contextlib.suppress(Exception):  # Ray may be gone already, and the engines with it
+            self._state.close.remote()
+
+    def is_closed(self) -> bool:
+        """Whether the run is over; false where the board does not answer."""
+        return bool(self._ask("is_closed"))
+
     def look(self) -> dict[str, Any]:
         """As `BoardState.look`; empty where the board does not answer."""
         return self._ask("look") or {}
@@ -84,7 +106,7 @@ class Board:
             return ray.get(getattr(self._state, name).remote(), timeout=ANSWER_S)
         except (ray.exceptions.RayError, TimeoutError) as error:
             # while the machine is busy starting workers nobody answers for a while; that is nothing to report
-            logger.log(logging.DEBUG if name == "look" else logging.WARNING, "board: no answer: %r", error)
+            logger.log(logging.WARNING if name == "stop" else logging.DEBUG, "board: no answer: %r", error)
             return None
 
 

@@ -217,6 +217,8 @@ def _generate(
             raise
         except Exception as error:  # Ray wraps whatever a stage raised
             raise explain_failure(error, spec.failures) from error
+        finally:
+            board.close()
     if unreadable:
         raise OrthrusError(
             f"{len(unreadable)} unit(s) not done, all others are: {'; '.join(unreadable[:5])}. Repair the "

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.05  # between two looks of a unit at the engine that it waits for
 TICK_S = 0.5  # between two looks of the driver at signals and board
+END_S = 5.0  # for a dataset to end
 EXECUTOR = "StreamingExecutor-"  # Ray Data's name of the thread that runs a dataset
 
 
@@ -88,9 +89,13 @@ class SummaryStream:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End what is left of the dataset, and its actors."""
-        if self.is_over:
-            return
+        """End what is left of the dataset, and its actors; one that is only starting has to start first."""
+        deadline = time.monotonic() + END_S
+        while self._thread.is_alive() and not self.is_over and time.monotonic() < deadline:
+            self._shut_down()
+            self._thread.join(LOOK_S)
+
+    def _shut_down(self) -> None:
         for thread in set(threading.enumerate()) - self._others:
             if thread.name.startswith(EXECUTOR) and hasattr(thread, "shutdown"):
                 with contextlib.suppress(Exception):  # ray.shutdown ends what this cannot

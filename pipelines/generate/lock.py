@@ -50,15 +50,19 @@ class RunLock:
         try:
             if not create(self._url, self._content()):
                 self._take_over()
+            self._thread.start()
+            return self
         except StorageError as error:
             raise ConfigError(f"output.path: cannot write {error}") from None
-        self._thread.start()
-        return self
+        except KeyboardInterrupt:  # a signal, when the file may be there already
+            self.__exit__()
+            raise
 
     def __exit__(self, *_: object) -> None:
         """Give it back, unless another driver has it."""
         self._stop.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         if not self._is_lost and _owner_id(self._read()) == self._owner["id"]:
             remove(self._url)
 

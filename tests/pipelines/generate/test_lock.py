@@ -8,6 +8,7 @@ import pytest
 
 from orthrus_core.errors import ConfigError, OrthrusError
 from pipelines.generate.lock import RunLock, _this_process
+from pipelines.signals import Interrupted
 from pipelines.storage import create, join, put, read_bytes, remove
 
 QUICK = {"beat_s": 0.05, "stale_s": 0.6, "settle_s": 0.05}
@@ -62,6 +63,17 @@ def test_the_lock_is_given_back(run_url):
     assert read_bytes(join(run_url, "lock")) is None
     with RunLock(run_url, **QUICK) as lock:
         lock.check()
+
+
+def test_a_signal_while_the_lock_is_taken_leaves_none(run_url, monkeypatch):
+    def create_and_stop(url, content):
+        assert create(url, content)
+        raise Interrupted("stopped by SIGTERM")
+
+    monkeypatch.setattr("pipelines.generate.lock.create", create_and_stop)
+    with pytest.raises(Interrupted), RunLock(run_url):
+        pytest.fail("the lock was entered")
+    assert read_bytes(join(run_url, "lock")) is None
 
 
 def test_a_lock_without_heartbeat_is_taken_over(run_url):
