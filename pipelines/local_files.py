@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 import uuid
 
 
@@ -44,12 +45,18 @@ def put(path: str, data: bytes) -> None:
 
 
 def move(source: str, path: str) -> None:
-    """Move a file, synced, by way of a hidden temporary one beside its new place."""
+    """Move a file, synced, by way of a hidden temporary one beside its new place.
+
+    It is open to whom any new file there is open; safetensors, for one, writes files for their owner alone.
+    """
     directory, name = os.path.split(path)
     os.makedirs(directory, exist_ok=True)
     temporary = _temporary(directory, name)
     try:
+        with open(temporary, "wb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
         shutil.move(source, temporary)
+        os.chmod(temporary, mode)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -23,6 +23,16 @@ def test_what_is_put_is_read_back(root):
     assert storage.read_bytes(f"{root}/deep/er/file.txt") == b"text"
 
 
+def test_an_uploaded_file_is_as_open_as_any_new_one(tmp_path):
+    (tmp_path / "source").write_bytes(b"weights")
+    (tmp_path / "source").chmod(0o600)  # as safetensors writes them
+    storage.upload(str(tmp_path / "source"), f"{tmp_path}/deep/target")
+    (tmp_path / "new").touch()
+    assert (tmp_path / "deep/target").stat().st_mode == (tmp_path / "new").stat().st_mode
+    assert storage.read_bytes(f"{tmp_path}/deep/target") == b"weights"
+    assert not (tmp_path / "source").exists()
+
+
 def test_a_put_replaces_the_old_file(root):
     storage.put(f"{root}/file", b"old and longer")
     storage.put(f"{root}/file", b"new")
