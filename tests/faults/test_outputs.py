@@ -1,6 +1,5 @@
 """Outputs that are full, damaged, or in use by another driver."""
 
-import gc
 import json
 import shutil
 import subprocess
@@ -32,16 +31,8 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(path)], check=True)
 
 
-@pytest.fixture
-def no_collector():
-    """Python's cycle collector never runs by itself, as in a driver that waits: it counts allocations."""
-    gc.disable()
-    yield
-    gc.enable()
-
-
 def test_a_full_disk_fails_clearly_and_the_rest_is_done_once_there_is_room(
-    stub_ray, small_disk, few_prompts, few_texts, tmp_path, table, no_collector
+    stub_ray, small_disk, few_prompts, few_texts, tmp_path, table
 ):
     tree = stub_tree(few_prompts, small_disk / "out")
     ballast = small_disk / "ballast"
