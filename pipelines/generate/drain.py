@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.05  # between two looks of a unit at the engine that it waits for
 TICK_S = 0.5  # between two looks of the driver at signals and board
-END_S = 5.0  # for a dataset to end
+START_S = 5.0  # for a dataset to start
 EXECUTOR = "StreamingExecutor-"  # Ray Data's name of the thread that runs a dataset
 
 
@@ -90,16 +90,23 @@ class SummaryStream:
 
     def __exit__(self, *_: object) -> None:
         """End what is left of the dataset, and its actors; one that is only starting has to start first."""
-        deadline = time.monotonic() + END_S
-        while self._thread.is_alive() and not self.is_over and time.monotonic() < deadline:
-            self._shut_down()
+        if self.is_over:
+            return
+        deadline = time.monotonic() + START_S
+        while self._thread.is_alive() and not self._shut_down() and time.monotonic() < deadline:
             self._thread.join(LOOK_S)
 
-    def _shut_down(self) -> None:
-        for thread in set(threading.enumerate()) - self._others:
-            if thread.name.startswith(EXECUTOR) and hasattr(thread, "shutdown"):
-                with contextlib.suppress(Exception):  # ray.shutdown ends what this cannot
-                    thread.shutdown(force=True)
+    def _shut_down(self) -> bool:
+        """End what runs the dataset; whether there was anything."""
+        executors = [
+            thread
+            for thread in set(threading.enumerate()) - self._others
+            if thread.name.startswith(EXECUTOR) and hasattr(thread, "shutdown")
+        ]
+        for executor in executors:
+            with contextlib.suppress(Exception):  # ray.shutdown ends what this cannot
+                executor.shutdown(force=True)
+        return bool(executors)
 
     def next(self, timeout_s: float) -> dict[str, Any] | None:
         """The summary of a committed unit; None if there is none yet, or `is_over`.

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from pipelines.generate.board import BoardState
-from pipelines.generate.drain import Drain, UnitGate, summaries
+from pipelines.generate.drain import EXECUTOR, Drain, UnitGate, summaries
 from pipelines.generate.sink import SUMMARY
 from pipelines.signals import Interrupted
 from tests.pipelines.conftest import ROOT, generate_tree, run_tree
@@ -31,18 +31,38 @@ class FakeBoard(BoardState):
         return super().begin(unit)
 
 
-class FakeDataset:
-    """Units 0, 1, 2, ... of shard 0, a hundred a second; one that may not begin waits for good."""
+class FakeExecutor(threading.Thread):
+    """What runs a dataset, to be found by its name."""
 
-    def __init__(self, board, count):
-        self.board, self.count = board, count
+    def __init__(self):
+        super().__init__(name=f"{EXECUTOR}fake", daemon=True)
+        self.ended = threading.Event()
+
+    def run(self):
+        self.ended.wait()
+
+    def shutdown(self, force):
+        assert force
+        self.ended.set()
+
+
+class FakeDataset:
+    """Units 0, 1, 2, ... of shard 0, a hundred a second; one that may not begin waits for the end."""
+
+    def __init__(self, board, count, start_s=0.0):
+        self.board, self.count, self.start_s = board, count, start_s
+        self.executor = FakeExecutor()
 
     def iter_batches(self, **_):
+        time.sleep(self.start_s)
+        self.executor.start()
         for unit in range(self.count):
             if not BoardState.begin(self.board, (0, unit)):
-                threading.Event().wait()
+                self.executor.ended.wait()
+                return
             time.sleep(0.01)
             yield {SUMMARY: [json.dumps({"shard": 0, "unit": unit})]}
+        self.executor.shutdown(force=True)
 
 
 def units_taken(dataset, drain, stop, stop_at):
@@ -65,9 +85,11 @@ def test_a_drain_ends_when_every_unit_that_was_begun_is_committed():
     board, told = FakeBoard(), []
     drain = Drain(board.stop, limit_s=9, tell=told.append)
     started_at = time.monotonic()
-    taken = units_taken(FakeDataset(board, 10**6), drain, threading.Event(), 2)
+    dataset = FakeDataset(board, 10**6)
+    taken = units_taken(dataset, drain, threading.Event(), 2)
     assert {(0, unit) for unit in taken} == board.stop() >= {(0, 0), (0, 1), (0, 2)}
     assert time.monotonic() - started_at < 5
+    assert dataset.executor.ended.is_set()
     assert "a second signal stops at once" in told[0]
 
 
@@ -83,6 +105,15 @@ def test_a_stop_when_nothing_was_begun_ends_at_once():
     stop = threading.Event()
     stop.set()
     assert list(summaries(FakeDataset(FakeBoard(), 0), Drain(lambda: set(), 9, str), stop)) == []
+
+
+def test_a_dataset_that_is_only_starting_is_ended_once_it_has_started():
+    board, stop = FakeBoard(), threading.Event()
+    board.stop()
+    stop.set()
+    dataset = FakeDataset(board, 10**6, start_s=0.5)
+    assert list(summaries(dataset, Drain(board.stop, 9, str), stop)) == []
+    assert dataset.executor.ended.is_set()
 
 
 def test_what_a_stage_raises_reaches_the_driver():

@@ -30,7 +30,7 @@ def run(s3, model_dir, tmp_path_factory):
     tree["run"] |= {"actors": 2, "cpus_per_actor": 0.25, "gpus_per_actor": 1}
     with simulated_nodes(path / "cluster", {"head": {"num_cpus": 0}, "nodes": [NODE, NODE]}) as nodes:
         tree["run"]["ray_address"] = nodes.known["address"]
-        engine = Stub(str(path / "marks"), step_s=0.03, fetches=True, together=2)
+        engine = Stub(str(path / "marks"), step_s=0.1, fetches=True, together=2)
         driver = Driver(tree, path / "driver", engine, nodes.environment)
         driver.start()
         try:
