@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -69,8 +70,16 @@ class Head:
             return json.load(answer)
 
     def job(self, name: str) -> dict[str, Any]:
-        """What the job server knows of a job: status, message, driver_exit_code, ..."""
-        return self.ask(f"/api/jobs/{name}")
+        """What the job server knows of a job: status, message, driver_exit_code, ...
+
+        One that it does not know yet is pending: `ray job submit` packs the working directory first.
+        """
+        try:
+            return self.ask(f"/api/jobs/{name}")
+        except urllib.error.HTTPError as error:
+            if error.code != 404:
+                raise
+            return {"status": "PENDING", "message": "not submitted yet"}
 
     def wait_until_ended(self, name: str) -> dict[str, Any]:
         """The job, once it has ended."""

@@ -148,7 +148,7 @@ def test_of_two_jobs_on_one_output_the_second_is_refused(head, tmp_path):
     code, output = finish(head.submit("second", *job, env_vars=PATIENT))
     assert code == 1
     assert head.job("second")["driver_exit_code"] == 2
-    assert "another driver" in output
+    assert "another run is at work there" in output
     assert finish(first)[0] == 0
     assert ds.dataset(tmp_path / "out/data").count_rows() == 500
 
