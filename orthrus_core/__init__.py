@@ -10,16 +10,16 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orthrus_core.decoding.config import EngineConfig
-    from orthrus_core.decoding.engine import Engine
-    from orthrus_core.decoding.sampling import Request, SamplingParams
-    from orthrus_core.decoding.sequence import Completion
-    from orthrus_core.decoding.stats import CompletionStats
+    from orthrus_core.engine.config import EngineConfig
+    from orthrus_core.engine.sequence import Completion
+    from orthrus_core.engine.stats import CompletionStats
     from orthrus_core.errors import CheckpointError, ConfigError, EngineError, OrthrusError, RequestError
     from orthrus_core.models.config import OrthrusConfig
     from orthrus_core.models.head import add_diffusion_head
     from orthrus_core.models.loading import load_model
     from orthrus_core.models.model import OrthrusLM
+    from orthrus_core.readiness.engine import Engine
+    from orthrus_core.request import Request, SamplingParams
 
 __all__ = [
     "CheckpointError",
@@ -40,11 +40,11 @@ __all__ = [
 ]
 
 HOMES = {
-    "orthrus_core.decoding.config": ("EngineConfig",),
-    "orthrus_core.decoding.engine": ("Engine",),
-    "orthrus_core.decoding.sampling": ("Request", "SamplingParams"),
-    "orthrus_core.decoding.sequence": ("Completion",),
-    "orthrus_core.decoding.stats": ("CompletionStats",),
+    "orthrus_core.engine.config": ("EngineConfig",),
+    "orthrus_core.readiness.engine": ("Engine",),
+    "orthrus_core.request": ("Request", "SamplingParams"),
+    "orthrus_core.engine.sequence": ("Completion",),
+    "orthrus_core.engine.stats": ("CompletionStats",),
     "orthrus_core.errors": ("CheckpointError", "ConfigError", "EngineError", "OrthrusError", "RequestError"),
     "orthrus_core.models.config": ("OrthrusConfig",),
     "orthrus_core.models.head": ("add_diffusion_head",),
@@ -65,4 +65,4 @@ def __dir__() -> list[str]:
 
 
 if "pipelines" not in sys.modules:
-    importlib.import_module("orthrus_core.models.model")  # which registers
+    importlib.import_module("orthrus_core.hf.generation")  # which registers

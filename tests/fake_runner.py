@@ -7,9 +7,9 @@ import torch
 
 from orthrus_core.attention.rows import TokenRows
 from orthrus_core.cache import PageTables
-from orthrus_core.decoding.choice import Readout, read_out
-from orthrus_core.decoding.engine import Engine
-from orthrus_core.decoding.rows import RowBuffer, Span, fill, span_rows
+from orthrus_core.engine.runner import Readout, read_out
+from orthrus_core.readiness.engine import Engine
+from orthrus_core.attention.rows import RowBuffer, Span, fill, span_rows
 
 
 def next_token(prefix: tuple[int, ...], vocab_size: int) -> int:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orthrus_core.decoding.sampling import Request
-from orthrus_core.decoding.sequence import Completion
-from orthrus_core.decoding.stats import CompletionStats
+from orthrus_core.request import Request
+from orthrus_core.engine.sequence import Completion
+from orthrus_core.engine.stats import CompletionStats
 
 TOKENS_PER_STEP = 4
 

@@ -9,8 +9,8 @@ import llguidance
 import torch
 
 from orthrus_core import SamplingParams
-from orthrus_core.decoding.filters import Filters, filter_logits
-from orthrus_core.decoding.noise import gumbel_noise
+from orthrus_core.choosers.filters import Filters, filter_logits
+from orthrus_core.choosers.noise import gumbel_noise
 from tests.small_models import small_orthrus
 from tests.tokenizers import fast_tokenizer
 

@@ -1,22 +1,13 @@
 """Who does the attention: one call behind which each device has its own kernel and K/V layout."""
 
-import logging
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from orthrus_core.attention.cuda import cuda_backend
-from orthrus_core.attention.kernel import KernelError, KernelShape, build_kernel
-from orthrus_core.attention.native import NativeAttention
 from orthrus_core.attention.rows import SpanRows
-from orthrus_core.attention.spec import AttentionSpec
-from orthrus_core.attention.tiled import TiledAttention
+from orthrus_core.attention.view import AttentionLayer
 from orthrus_core.cache import KVCache
-from orthrus_core.errors import ConfigError
-from orthrus_core.models.config import head_dim as head_dim_of
-
-logger = logging.getLogger(__name__)
 
 
 class AttentionBackend(Protocol):
@@ -49,15 +40,13 @@ class AttentionBackend(Protocol):
         q: Tensor,
         k: Tensor,
         v: Tensor,
+        layer: AttentionLayer,
         *,
         keys: Tensor,
         values: Tensor,
         packed: Tensor,
         page_tables: Tensor,
         arrangement: Any,
-        scaling: float,
-        window: int | None,
-        softcap: float | None = None,
     ) -> Tensor:
         """Write T rows' K/V to their cells, then let every row attend up to its limit.
 
@@ -65,43 +54,45 @@ class AttentionBackend(Protocol):
             q: (T, H, Dh).
             k: (T, Hkv, Dh).
             v: (T, Hkv, Dh).
+            layer: whose scaling, sliding window and softcap count.
             keys: one layer's pages, laid out as `new_cache` made them; so are `values`.
             packed: (5, T) int64, see `TokenRows`.
             page_tables: (slots, pages per sequence) int64.
             arrangement: from `arrange`.
-            scaling: factor on the scores.
-            window: cells up to its own that a row sees; None: all.
-            softcap: c in c * tanh(score / c), taken before the softmax; None: not taken.
         Returns:
             (T, H, Dh); what rows left over get means nothing.
         """
         ...
 
 
-def choose_backend(
-    config: Any, *, page_size: int, max_context: int, device: torch.device, dtype: torch.dtype
-) -> AttentionBackend:
-    """Return the fastest backend that this device, model and machine can have.
+class PagedAttend:
+    """Write-then-attend: hands each layer's queries, keys and values to the backend, with that layer's pages.
 
-    Args:
-        config: of the model; its head counts, head size and softcap are read.
-        page_size: cells of a page.
-        max_context: most cells of a sequence.
-        device: where the model is.
-        dtype: of the model.
+    The `Attend` of one forward; the model calls it once per layer.
     """
-    num_kv_heads, head_dim = config.num_key_value_heads, head_dim_of(config)
-    if device.type == "cpu":
-        shape = KernelShape(head_dim, config.num_attention_heads // num_kv_heads, page_size, dtype)
-        try:
-            return NativeAttention(build_kernel(shape), shape, num_kv_heads=num_kv_heads)
-        except KernelError as error:
-            logger.warning("attention=tiled, slower than the compiled kernel, because %s", error)
-    if device.type == "cuda":
-        heads = (config.num_attention_heads, num_kv_heads, head_dim)
-        has_softcap = getattr(config, "attn_logit_softcapping", None) is not None
-        try:
-            return cuda_backend(AttentionSpec(*heads, page_size, max_context, dtype, device, has_softcap))
-        except ConfigError as error:
-            logger.warning("attention=tiled, slower and without CUDA graphs, because %s", error)
-    return TiledAttention(num_kv_heads=num_kv_heads, head_dim=head_dim, dtype=dtype)
+
+    def __init__(
+        self, backend: AttentionBackend, cache: KVCache, packed: Tensor, page_tables: Tensor, arrangement: Any
+    ):
+        """Args: as in `AttentionBackend.attend`."""
+        self._backend = backend
+        self._cache = cache
+        self._packed = packed
+        self._page_tables = page_tables
+        self._arrangement = arrangement
+
+    def __call__(self, layer: AttentionLayer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See `Attend`; here B = 1 and N = T."""
+        q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))  # (T, heads, Dh)
+        out = self._backend.attend(
+            q,
+            k,
+            v,
+            layer,
+            keys=self._cache.keys[layer.layer_idx],
+            values=self._cache.values[layer.layer_idx],
+            packed=self._packed,
+            page_tables=self._page_tables,
+            arrangement=self._arrangement,
+        )
+        return out[None]

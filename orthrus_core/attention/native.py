@@ -5,6 +5,7 @@ from torch import Tensor
 
 from orthrus_core.attention.kernel import KernelShape, paged_attend
 from orthrus_core.attention.rows import SpanRows
+from orthrus_core.attention.view import AttentionLayer
 from orthrus_core.cache import KVCache
 
 torch.library.define(
@@ -49,20 +50,19 @@ class NativeAttention:
 
     def attend(
         self,
-        q,
-        k,
-        v,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        layer: AttentionLayer,
         *,
-        keys,
-        values,
-        packed,
-        page_tables,
-        arrangement,
-        scaling: float,
-        window: int | None,
-        softcap: float | None = None,
+        keys: Tensor,
+        values: Tensor,
+        packed: Tensor,
+        page_tables: Tensor,
+        arrangement: None,
     ) -> Tensor:
         """See `AttentionBackend.attend`."""
+        window, softcap = layer.sliding_window or 0, layer.softcap or 0.0
         return torch.ops.orthrus.paged_attend(
-            q, k, v, keys, values, packed, page_tables, scaling, window or 0, softcap or 0.0, self._kernel
+            q, k, v, keys, values, packed, page_tables, layer.scaling, window, softcap, self._kernel
         )

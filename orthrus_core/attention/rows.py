@@ -1,13 +1,32 @@
 """The T token rows of a forward as attention sees them: where each row's K/V goes and what it may see."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
+
+from orthrus_core.attention.view import View
 
 LINES = ("token_ids", "cells", "slots", "limits", "positions")
 SEES_NOTHING = -1
+
+
+@dataclass(frozen=True)
+class Span:
+    """Consecutive positions of one sequence that run in one forward.
+
+    Attributes:
+        slot: the sequence's row in the page tables.
+        start: position of the first token.
+        token_ids: one token per position.
+    """
+
+    slot: int
+    start: int
+    token_ids: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -77,3 +96,63 @@ class TokenRows:
 def count_up(counts: np.ndarray) -> np.ndarray:
     """Return 0 .. count-1 for each count, one after the other."""
     return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+class RowBuffer:
+    """The T packed rows of one forward, allocated once: host memory and, on another device, its copy.
+
+    Whoever fills it again must be done with the forward before.
+    """
+
+    def __init__(self, num_rows: int, device: torch.device):
+        self.num_rows = num_rows
+        self._host = torch.zeros(len(LINES), num_rows, dtype=torch.int64, pin_memory=device.type == "cuda")
+        self._device = self._host if device.type == "cpu" else self._host.to(device)
+        self.array = self._host.numpy()
+
+    def to_device(self) -> torch.Tensor:
+        """Return (5, T) on the device, always at the same address."""
+        if self._device is not self._host:
+            self._device.copy_(self._host, non_blocking=True)
+        return self._device
+
+
+def span_rows(spans: Sequence[Span], *, view: View, page_tables: np.ndarray, page_size: int) -> SpanRows:
+    """Say which positions run and what they see.
+
+    The limit is the one rule on what a row may see: its own cell in the AR view (causal), the last cell of
+    its span in the diffusion view (the whole block, both directions).
+
+    Args:
+        page_tables: (slots, pages per sequence) int64.
+        page_size: cells per page.
+    """
+    counts = np.array([len(span.token_ids) for span in spans], dtype=np.int64)
+    starts = np.array([span.start for span in spans], dtype=np.int64)
+    slots = np.array([span.slot for span in spans], dtype=np.int64)
+    positions = np.repeat(starts, counts) + count_up(counts)
+    limits = positions if view == "ar" else np.repeat(starts + counts - 1, counts)
+    return SpanRows(counts, slots, positions, limits, page_tables, page_size, causal=view == "ar")
+
+
+def fill(buffer: RowBuffer, spans: Sequence[Span], rows: SpanRows) -> int:
+    """Write the rows into a buffer, in the order of the spans, the rows left over behind them.
+
+    Returns:
+        The number of rows in use.
+    Raises:
+        ValueError: there are none, or more than the buffer has.
+    """
+    num_used, T = len(rows.positions), buffer.num_rows
+    if not 0 < num_used <= T:
+        raise ValueError(f"spans hold {num_used} token rows, the token budget is {T}")
+    token_ids, cells, slots, limits, positions = buffer.array
+    np.concatenate([span.token_ids for span in spans], out=token_ids[:num_used])
+    slots[:num_used] = np.repeat(rows.span_slots, rows.counts)
+    pages = rows.page_tables[slots[:num_used], rows.positions // rows.page_size]
+    cells[:num_used] = pages * rows.page_size + rows.positions % rows.page_size
+    limits[:num_used], positions[:num_used] = rows.limits, rows.positions
+    buffer.array[:, num_used:] = 0
+    cells[num_used:] = np.arange(T - num_used) % rows.page_size
+    limits[num_used:] = SEES_NOTHING
+    return num_used

@@ -2,20 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from orthrus_core.attention.rows import SpanRows
+from orthrus_core.attention.backend import AttentionBackend
+from orthrus_core.attention.plain import attend_row, first_seen
+from orthrus_core.attention.rows import RowBuffer, Span, SpanRows, fill, span_rows
 from orthrus_core.attention.spec import AttentionSpec
-from orthrus_core.decoding.rows import RowBuffer, Span, fill, span_rows
-from orthrus_core.models.attention import View
-
-if TYPE_CHECKING:  # it imports this module, by way of `cuda`
-    from orthrus_core.attention.backend import AttentionBackend
+from orthrus_core.attention.view import AttentionLayer, View
 
 TRIAL_CELLS = 300  # two splits of the Triton kernel
+TRIAL_TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 
 
 @dataclass(frozen=True)
@@ -47,41 +45,32 @@ class Trial:
         """Rows that are not left over."""
         return len(self.spans.positions)
 
-    def run(self, backend: "AttentionBackend", *, scaling: float, window: int | None = None) -> Tensor:
+    def run(self, backend: AttentionBackend, *, scaling: float, window: int | None = None) -> Tensor:
         """Return a backend's answer (T, H, Dh); the trial's own cache stays as it is."""
         return backend.attend(
             self.q,
             self.k,
             self.v,
+            AttentionLayer(0, scaling, window),
             keys=self.keys.clone(),
             values=self.values.clone(),
             packed=self.packed,
             page_tables=self.page_tables,
             arrangement=backend.arrange(self.spans, len(self.q), self.q.device),
-            scaling=scaling,
-            window=window,
         )
 
     def answer(self, *, scaling: float, window: int | None = None) -> Tensor:
-        """Return (rows in use, H, Dh) float32, by softmax over all cells of a row's sequence."""
-        _, cells, slots, limits, positions = self.packed
-        page_size = self.keys.shape[1]
+        """Return (rows in use, H, Dh) float32, each row attending in plain words."""
+        page_size, layer = self.keys.shape[1], AttentionLayer(0, scaling)
         keys, values = (
-            cache.flatten(0, 1).index_copy(0, cells, new).float()
+            cache.flatten(0, 1).index_copy(0, self.packed[1], new)
             for cache, new in ((self.keys, self.k), (self.values, self.v))
         )
-        offsets = torch.arange(page_size, device=keys.device)
         out = torch.empty(self.num_used, *self.q.shape[1:], device=keys.device)
-        for row in range(self.num_used):
-            own = (self.page_tables[slots[row]][:, None] * page_size + offsets).flatten()
-            place = torch.arange(len(own), device=keys.device)
-            seen = place <= limits[row]
-            if window is not None:
-                seen &= place > positions[row] - window
-            k, v = keys[own[seen]], values[own[seen]]
-            q = self.q[row].float().view(k.shape[1], -1, k.shape[2])
-            weights = (torch.einsum("hrd,chd->hrc", q, k) * scaling).softmax(-1)
-            out[row] = torch.einsum("hrc,chd->hrd", weights, v).flatten(0, 1)
+        for row, (slot, limit, position) in enumerate(self.packed[2:, : self.num_used].T.tolist()):
+            seen = torch.arange(first_seen(position, window), limit + 1, device=keys.device)
+            own = self.page_tables[slot][seen // page_size] * page_size + seen % page_size
+            out[row] = attend_row(self.q[row], keys[own], values[own], layer)
         return out
 
 
@@ -134,7 +123,7 @@ def random_trial(
     return Trial(q_rows, k_rows, v_rows, keys, values, buffer.to_device(), pages.to(spec.device), rows)
 
 
-def trial_error(backend: "AttentionBackend", spec: AttentionSpec) -> float:
+def trial_error(backend: AttentionBackend, spec: AttentionSpec) -> float:
     """Return a backend's largest error on two short spans and rows left over, in both views."""
     spec = replace(spec, max_context=min(spec.max_context, TRIAL_CELLS))
     spans = [Span(0, max(0, spec.max_context - 3), [0] * 3), Span(1, 0, [0])]

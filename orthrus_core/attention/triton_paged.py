@@ -16,6 +16,7 @@ from orthrus_core.attention.plans import PlanBuffers
 from orthrus_core.attention.rows import SpanRows
 from orthrus_core.attention.spec import AttentionSpec
 from orthrus_core.attention.tiling import Tiling
+from orthrus_core.attention.view import AttentionLayer
 from orthrus_core.cache import KVCache
 from orthrus_core.errors import ConfigError
 
@@ -123,34 +124,16 @@ class TritonBackend:
         q: Tensor,
         k: Tensor,
         v: Tensor,
+        layer: AttentionLayer,
         *,
         keys: Tensor,
         values: Tensor,
         packed: Tensor,
         page_tables: Tensor,
         arrangement: Tensor,
-        scaling: float,
-        window: int | None,
-        softcap: float | None = None,
     ) -> Tensor:
-        """Write T rows' keys and values to their cells, then let every row attend up to its limit.
-
-        Args:
-            q: (T, H, Dh), any strides over rows and heads.
-            k: (T, Hkv, Dh), likewise.
-            v: (T, Hkv, Dh), likewise.
-            keys: (pages, page_size, Hkv, Dh), contiguous, one layer's.
-            values: likewise.
-            packed: (5, T) int64, see `TokenRows`.
-            page_tables: (slots, pages per sequence) int64.
-            arrangement: from `arrange`.
-            scaling: factor on the scores.
-            window: cells up to its own position that a row of a sliding-window layer sees, or None.
-            softcap: None: the kernels have none.
-        Returns:
-            (T, H, Dh), contiguous; zeros for rows left over.
-        """
-        assert softcap is None, "cuda_backend refuses models with a softcap"
+        """See `AttentionBackend.attend`; q, k and v may have any strides over rows and heads."""
+        assert layer.softcap is None, "choose_backend refuses models with a softcap"
         sizes = self.sizes
         return write_then_attend(
             q,
@@ -161,8 +144,8 @@ class TritonBackend:
             packed,
             page_tables,
             arrangement,
-            scaling,
-            window or 0,
+            layer.scaling,
+            layer.sliding_window or 0,
             self.tiling.max_splits,
             [sizes.queries, sizes.tile_cells, sizes.split_length, sizes.programs],
             [sizes.num_warps, sizes.num_stages],

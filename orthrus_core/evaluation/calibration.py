@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from orthrus_core.attention.rows import Span
 from orthrus_core.cache import PagePool, PageTables
-from orthrus_core.decoding.rows import Span
-from orthrus_core.decoding.runner import ModelRunner
+from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.evaluation.cost import Hardware, ModelShape, forward_s
 from orthrus_core.models.model import OrthrusLM
 

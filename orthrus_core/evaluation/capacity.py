@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from orthrus_core.decoding.config import EngineConfig
-from orthrus_core.decoding.ladder import choose_token_budget
+from orthrus_core.engine.config import EngineConfig
 from orthrus_core.evaluation.cost import Hardware, ModelShape, forward_s
 from orthrus_core.evaluation.curve import AcceptanceCurve
 from orthrus_core.evaluation.throughput import Load, adaptive_rate, fixed_rate
+from orthrus_core.readiness.ladder import choose_token_budget
 
 FP32_BYTES = 4
 LOGIT_COPIES = 2  # in FP32 beside the model's own: the readout's, and a filtered or normalised one

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, Literal
 
-from orthrus_core.decoding.config import EngineConfig
-from orthrus_core.decoding.engine import Completion, Engine
-from orthrus_core.decoding.sampling import SamplingParams
+from orthrus_core.engine.config import EngineConfig
+from orthrus_core.engine.sequence import Completion
 from orthrus_core.errors import ConfigError
 from orthrus_core.models.model import OrthrusLM
+from orthrus_core.readiness.engine import Engine
+from orthrus_core.request import SamplingParams
 
 NAMED_DIFFERENCES = 5
 

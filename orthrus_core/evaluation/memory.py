@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 
-from orthrus_core.decoding.config import EngineConfig
-from orthrus_core.decoding.engine import Engine
-from orthrus_core.decoding.sampling import SamplingParams
+from orthrus_core.engine.config import EngineConfig
 from orthrus_core.evaluation.speed import Prompts
 from orthrus_core.models.loading import load_model
+from orthrus_core.readiness.engine import Engine
+from orthrus_core.request import SamplingParams
 
 STATUS = Path("/proc/self/status")
 

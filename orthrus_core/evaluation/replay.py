@@ -7,13 +7,15 @@ with a set probability, else a wrong token. So a step costs what a real one cost
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from orthrus_core.decoding.draft import draft
-from orthrus_core.decoding.noise import gumbel_noise
-from orthrus_core.decoding.runner import ModelRunner
-from orthrus_core.decoding.scheduler import Work
+from orthrus_core.attention.rows import count_up
+from orthrus_core.choosers.noise import gumbel_noise
+from orthrus_core.engine.layout import StepLayout, Work
+from orthrus_core.engine.runner import ModelRunner
+from orthrus_core.engine.step import Chooser, DiffusionDrafts
 from orthrus_core.evaluation.curve import AcceptanceCurve
 
 Continuations = Mapping[tuple[int, ...], Sequence[int]]
@@ -69,16 +71,15 @@ class ReplayedDraft:
         self._replay = replay
         self._line_of_request: dict[int, int] = {}
 
-    def __call__(
-        self, runner: ModelRunner, works: list[Work], mask_token_id: int, *, token_budget: int
-    ) -> Tensor:
-        """Run the diffusion view and return replayed proposals, (S, K) int64 as `draft` does."""
-        draft_ids = draft(runner, works, mask_token_id, token_budget=token_budget)
+    def propose(self, runner: ModelRunner, step: StepLayout, chooser: Chooser) -> Tensor:
+        """Run the diffusion view and return replayed proposals (D,), see `DraftSource`."""
+        DiffusionDrafts().propose(runner, step, chooser)
         known = self._replay.proposals
-        lines = [self._line(work) if work.num_drafts else 0 for work in works]
-        places = [min(work.sequence.num_emitted, known.shape[1] - 1) for work in works]
-        index = torch.tensor([lines, places]).to(known.device)
-        return known[index[0], index[1], : draft_ids.shape[1]]
+        lines = np.array([self._line(work) if work.num_drafts else 0 for work in step.works])
+        places = np.array([min(work.sequence.num_emitted, known.shape[1] - 1) for work in step.works])
+        index = np.stack([np.repeat(lines, step.num_drafts), np.repeat(places, step.num_drafts)])
+        line, place, offset = torch.from_numpy(np.vstack([index, count_up(step.num_drafts)])).to(known.device)
+        return known[line, place, offset]
 
     def _line(self, work: Work) -> int:
         sequence = work.sequence

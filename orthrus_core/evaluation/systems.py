@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
-from orthrus_core.decoding.config import EngineConfig
-from orthrus_core.decoding.draft import Draft, draft
-from orthrus_core.decoding.engine import Engine
-from orthrus_core.decoding.sampling import SamplingParams
+from orthrus_core.engine.config import EngineConfig
+from orthrus_core.engine.step import DiffusionDrafts, DraftSource
 from orthrus_core.errors import ConfigError
 from orthrus_core.evaluation.speed import Outputs, Prompts, System, Work
 from orthrus_core.models.model import OrthrusLM
+from orthrus_core.readiness.engine import Engine
+from orthrus_core.request import SamplingParams
 
 LOOKUP_TOKENS = 10  # transformers' documentation shows this value
 PAGE_SIZE = 32  # of generate_batch's cache; its default of 256 leaves most of a short sequence's page empty
@@ -33,9 +33,9 @@ class EngineSystem:
         *,
         params: SamplingParams,
         config: EngineConfig,
-        make_draft: Callable[[], Draft] = lambda: draft,
+        make_draft: Callable[[], DraftSource] = DiffusionDrafts,
     ):
-        """Args: make_draft gives the engine its draft step."""
+        """Args: make_draft gives the engine its source of drafts."""
         self._model, self._params, self._config, self._make_draft = model, params, config, make_draft
         self.engine: Engine | None = None
 

@@ -7,51 +7,16 @@ whose attention function is an `Attend`.
 
 import copy
 import functools
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from orthrus_core.attention.view import Attend, AttentionLayer, View
 from orthrus_core.models.config import DIFFUSION_SUFFIX
 
-View = Literal["ar", "diffusion"]
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 ATTENTION_NAME = "orthrus_attend"
-
-
-@dataclass(frozen=True)
-class AttentionLayer:
-    """What one layer's attention depends on beside queries, keys and values.
-
-    Attributes:
-        layer_idx: which layer.
-        scaling: factor on the scores.
-        sliding_window: cells up to its own position that a row sees; None: all. See `docs/backbones.md`.
-        softcap: c in c * tanh(score / c), taken of scaled scores before the softmax; None: not taken.
-    """
-
-    layer_idx: int
-    scaling: float
-    sliding_window: int | None = None
-    softcap: float | None = None
-
-
-class Attend(Protocol):
-    """Where the keys and values of a forward go, and what its queries see."""
-
-    def __call__(self, layer: AttentionLayer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend with one layer's projections, after norm and rotary embedding.
-
-        Args:
-            layer: the layer.
-            q: (B, H, N, Dh).
-            k: (B, Hkv, N, Dh).
-            v: (B, Hkv, N, Dh).
-        Returns:
-            (B, N, H, Dh).
-        """
-        ...
 
 
 class DualViewAttention(nn.Module):

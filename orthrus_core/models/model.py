@@ -4,16 +4,17 @@ import copy
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
 
-from orthrus_core.errors import CheckpointError
-from orthrus_core.models.attention import Attend, View, add_second_view, attend_config
+from orthrus_core.attention.view import Attend, View
+from orthrus_core.errors import CheckpointError, OrthrusError
+from orthrus_core.models.attention import add_second_view, attend_config
 from orthrus_core.models.checkpoint import check_directory, load_config, refuse_tensors
 from orthrus_core.models.config import (
     PUBLISHED_BACKBONE,
@@ -22,13 +23,12 @@ from orthrus_core.models.config import (
     config_class,
     plain_config_class,
 )
-from orthrus_core.models.generation import EngineGenerationMixin
 from orthrus_core.models.requirements import check_backbone
 
 ELSEWHERE = {"state_dict", "gguf_file", "subfolder", "variant"}  # options that take weights from other files
 
 
-class DualViewLM(EngineGenerationMixin):
+class DualViewLM(GenerationMixin):
     """A frozen backbone plus the diffusion head; goes before the backbone's class among the bases.
 
     `forward` is the backbone's own and takes two keyword arguments more, `view` and `attend`, which reach
@@ -39,6 +39,8 @@ class DualViewLM(EngineGenerationMixin):
         config: DualViewConfig
         model: Any
         lm_head: nn.Linear
+
+    engine_generate: ClassVar[Callable[..., Tensor] | None] = None  # set by `orthrus_core.hf`
 
     def __init__(self, config: DualViewConfig):
         config.check_head()
@@ -79,6 +81,19 @@ class DualViewLM(EngineGenerationMixin):
             attend=attend,
         )
         return output.last_hidden_state
+
+    def generate(self, *args, use_diffusion_mode: bool | None = None, **kwargs):  # type: ignore[override]
+        """Generate as transformers does, or with the decoding engine: see `orthrus_core.hf.generation.generate`.
+
+        Args:
+            use_diffusion_mode: True: consensus decoding; False: plain AR decoding by the same engine, the
+                same tokens bit for bit; None: transformers' own `generate` with everything it offers.
+        """
+        if use_diffusion_mode is None:
+            return super().generate(*args, **kwargs)
+        if self.engine_generate is None:
+            raise OrthrusError("use_diffusion_mode needs the engine: import orthrus_core.hf.generation")
+        return type(self).engine_generate(self, *args, use_diffusion_mode=use_diffusion_mode, **kwargs)
 
     @property
     def logit_softcap(self) -> float | None:

@@ -1,11 +1,12 @@
 """A short forward of both kinds, by which an architecture shows that its attention goes through `attend`."""
 
-import math
+import itertools
 
 import torch
 from torch import Tensor
 
-from orthrus_core.models.attention import AttentionLayer
+from orthrus_core.attention.plain import attend_row, first_seen
+from orthrus_core.attention.view import AttentionLayer
 from orthrus_core.models.requirements import UnsupportedBackboneError
 
 # Architectures whose every promise the tests check; others must agree with transformers in a trial forward.
@@ -28,18 +29,12 @@ class DenseAttend:
     def __call__(self, layer: AttentionLayer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See `Attend`."""
         self.layers[layer.layer_idx] = layer
-        repeats = q.shape[1] // k.shape[1]
-        k, v = k.repeat_interleave(repeats, dim=1), v.repeat_interleave(repeats, dim=1)
-        scores = (q @ k.transpose(-1, -2)).float() * layer.scaling
-        if layer.softcap is not None:
-            scores = torch.tanh(scores / layer.softcap) * layer.softcap
-        place = torch.arange(q.shape[2], device=q.device)
-        distance = place[:, None] - place
-        unseen = distance < 0
-        if layer.sliding_window is not None:
-            unseen |= distance >= layer.sliding_window
-        weights = scores.masked_fill(unseen, -math.inf).softmax(-1)
-        return (weights.to(v.dtype) @ v).transpose(1, 2)
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, N, heads, Dh)
+        out = torch.empty_like(q)
+        for line, row in itertools.product(range(q.shape[0]), range(q.shape[1])):
+            seen = slice(first_seen(row, layer.sliding_window), row + 1)
+            out[line, row] = attend_row(q[line, row], k[line, seen], v[line, seen], layer)
+        return out
 
 
 @torch.no_grad()

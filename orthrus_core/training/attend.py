@@ -6,7 +6,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from orthrus_core.models.attention import Attend, AttentionLayer
+from orthrus_core.attention.view import Attend, AttentionLayer
 from orthrus_core.training.masks import Sight
 
 T = TypeVar("T")

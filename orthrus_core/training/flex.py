@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from orthrus_core.models.attention import Attend, AttentionLayer
+from orthrus_core.attention.view import Attend, AttentionLayer
 from orthrus_core.training.attend import ByWindow, KeysAndValues
 from orthrus_core.training.masks import TILE, Sight, block_mask
 

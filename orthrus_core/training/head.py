@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.functional import pad
 
+from orthrus_core.attention.view import Attend, View
 from orthrus_core.errors import ConfigError
-from orthrus_core.models.attention import DIFFUSION_SUFFIX, Attend, View
+from orthrus_core.models.attention import DIFFUSION_SUFFIX
 from orthrus_core.models.model import OrthrusLM
 from orthrus_core.training.acceptance import BlockLengths
 from orthrus_core.training.anchors import Blocks, block_ids, block_positions, sample_blocks

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from orthrus_core.decoding.config import EngineConfig
-from orthrus_core.decoding.sampling import SamplingParams
+from orthrus_core.engine.config import EngineConfig
+from orthrus_core.request import SamplingParams
 from pipelines.config import ModelConfig, Section
 from pipelines.evaluate.speed_config import MemoryConfig, ReplayConfig, SpeedConfig
 from pipelines.generate.config import (

@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from orthrus_core.decoding.sampling import SamplingParams
+from orthrus_core.request import SamplingParams
 from orthrus_core.evaluation.random_model import random_model, random_prompts
 from orthrus_core.evaluation.replay import Replay
 from orthrus_core.evaluation.speed import Measured, Outputs, Prompts, time_systems

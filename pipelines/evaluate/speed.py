@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from orthrus_core.decoding.config import EngineConfig
+from orthrus_core.engine.config import EngineConfig
 from orthrus_core.errors import ConfigError, OrthrusError
 from orthrus_core.evaluation.speed import System, Timing, rows_in_common, time_systems
 from orthrus_core.evaluation.systems import (

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orthrus_core.decoding.config import EngineConfig
+from orthrus_core.engine.config import EngineConfig
 from orthrus_core.errors import ConfigError
 from pipelines.checkpoint import Checkpoint
 from pipelines.generate.audit_plan import AuditPlan, plan_audit

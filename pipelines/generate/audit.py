@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from orthrus_core.decoding.config import EngineConfig
-from orthrus_core.decoding.sampling import Request
-from orthrus_core.decoding.sequence import Completion
-from orthrus_core.decoding.stats import CompletionStats
-from orthrus_core.decoding.stop import FinishReason
+from orthrus_core.engine.config import EngineConfig
+from orthrus_core.request import Request
+from orthrus_core.engine.sequence import Completion
+from orthrus_core.engine.stats import CompletionStats
+from orthrus_core.engine.stop import FinishReason
 from pipelines.generate.audit_plan import AuditPlan
 from pipelines.generate.audit_speed import SpeedSample, time_pairs
 from pipelines.generate.engine_thread import EngineThread

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from orthrus_core.decoding.sampling import Request
+from orthrus_core.request import Request
 from pipelines.generate.engine_thread import EngineThread
 
 PAIRS = 3

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, field_validator, model_validator
 
-from orthrus_core.decoding.config import EngineConfig
+from orthrus_core.engine.config import EngineConfig
 from pipelines.config import ModelConfig, Section
 from pipelines.generate.sampling_config import SamplingConfig
 from pipelines.storage_config import StorageConfig

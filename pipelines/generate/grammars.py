@@ -1,6 +1,6 @@
 """The grammar of a config, tried out before anything starts."""
 
-from orthrus_core.decoding.grammar_compiler import GrammarCompiler
+from orthrus_core.choosers.grammar_compiler import GrammarCompiler
 from orthrus_core.errors import ConfigError, RequestError
 from orthrus_core.models.checkpoint import load_config as load_model_config
 from pipelines.checkpoint import Checkpoint, load_tokenizer

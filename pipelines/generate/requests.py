@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from orthrus_core.decoding.sampling import Request, SamplingParams
+from orthrus_core.request import Request, SamplingParams
 from pipelines.generate.columns import PARAMS, PROMPT_IDS, ROW_ERROR, SAMPLES
 from pipelines.generate.config import SamplingConfig
 

@@ -5,8 +5,8 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from orthrus_core.decoding.sequence import Completion
-from orthrus_core.decoding.stop import cut_text
+from orthrus_core.engine.sequence import Completion
+from orthrus_core.engine.stop import cut_text
 from pipelines.generate.columns import COUNTERS, PLACE, PROMPT_IDS, SHARD, TRUNCATED, UNIT, TableLayout
 from pipelines.generate.requests import SampleRow
 

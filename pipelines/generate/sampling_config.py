@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from orthrus_core.decoding.sampling import SamplingParams
+from orthrus_core.request import SamplingParams
 from pipelines.config import Section
 
 

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from orthrus_core.attention.cuda import TRIAL_TOLERANCE, BackendName, CudaBackend, cuda_backend
+from orthrus_core.attention.rows import Span
 from orthrus_core.attention.spec import AttentionSpec
 from orthrus_core.attention.trial import random_trial
-from orthrus_core.decoding.engine import Engine, EngineConfig
-from orthrus_core.decoding.rows import Span
-from orthrus_core.decoding.sampling import SamplingParams
+from orthrus_core import Engine, EngineConfig
 from orthrus_core.errors import ConfigError
 from orthrus_core.evaluation.cost import ModelShape
 from orthrus_core.evaluation.gpu.shapes import random_model
+from orthrus_core.request import SamplingParams
 
 Row = dict[str, Any]
 BACKENDS: tuple[BackendName, ...] = ("triton", "varlen")

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from orthrus_core.attention.kernel import KernelShape, build_kernel
 from orthrus_core.attention.native import NativeAttention
-from orthrus_core.attention.reference import ReferenceAttention
+from orthrus_core.attention.plain import PlainAttention
 from orthrus_core.attention.rows import LINES
 from orthrus_core.attention.tiled import TiledAttention
 from orthrus_core.cache import PagePool, PageTables
-from orthrus_core.decoding.rows import RowBuffer, Span, fill, span_rows
+from orthrus_core.attention.rows import RowBuffer, Span, fill, span_rows
 
 CPU = torch.device("cpu")
 
@@ -20,7 +20,7 @@ def new_backend(name: str, *, H: int, Hkv: int, Dh: int, page_size: int, dtype: 
     if name == "native":
         shape = KernelShape(Dh, H // Hkv, page_size, dtype)
         return NativeAttention(build_kernel(shape), shape, num_kv_heads=Hkv)
-    kind = TiledAttention if name == "tiled" else ReferenceAttention
+    kind = TiledAttention if name == "tiled" else PlainAttention
     return kind(num_kv_heads=Hkv, head_dim=Dh, dtype=dtype)
 
 

@@ -6,7 +6,7 @@ import torch
 from orthrus_core import Engine, EngineConfig, SamplingParams
 from orthrus_core.attention.spec import AttentionSpec
 from orthrus_core.attention.triton_paged import KernelSizes, TritonBackend
-from orthrus_core.decoding import runner
+from orthrus_core.engine import runner
 from tests.small_models import small_orthrus
 
 PROMPTS = [[5, 6, 7, 8, 9] * 5, [11, 12]]

@@ -1,8 +1,8 @@
 import pytest
 
 from orthrus_core.cache import KVCache
-from orthrus_core.decoding.config import EngineConfig
-from orthrus_core.decoding.engine import Engine
+from orthrus_core.engine.config import EngineConfig
+from orthrus_core.readiness.engine import Engine
 from orthrus_core.evaluation.capacity import Work, actor_memory, sequences_that_fit, work_time
 from orthrus_core.evaluation.cost import Hardware, ModelShape
 from orthrus_core.evaluation.curve import AcceptanceCurve

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from orthrus_core import Engine, EngineConfig
-from orthrus_core.decoding import runner as runner_module
+from orthrus_core.engine import runner as runner_module
 from orthrus_core.models.experts import make_experts_row_wise, row_wise_experts
 from tests.orthrus_core.models.backbones import new_backbone, with_head
 from tests.small_models import small_orthrus

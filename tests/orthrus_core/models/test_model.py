@@ -7,8 +7,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, Qwen3ForCausalLM
 
 import orthrus_core
 from orthrus_core.cache import PagePool, PageTables
-from orthrus_core.decoding.rows import Span
-from orthrus_core.decoding.runner import ModelRunner
+from orthrus_core.attention.rows import Span
+from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.errors import CheckpointError
 from orthrus_core.models.config import OrthrusConfig
 from tests.orthrus_core.models.reference import ar_logits, diffusion_logits

@@ -11,8 +11,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.decoding.draft import draft_spans
-from orthrus_core.decoding.rows import Span
-from orthrus_core.decoding.runner import ModelRunner
+from orthrus_core.attention.rows import Span
+from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.models.attention import DIFFUSION_SUFFIX
 from orthrus_core.training.anchors import sample_blocks
 from orthrus_core.training.config import HeadConfig

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-import orthrus_core.decoding.engine as engine_module
-from orthrus_core.decoding.engine import Completion, Request, SamplingParams
-from orthrus_core.decoding.stats import CompletionStats
-from orthrus_core.decoding.verify import verify
+import orthrus_core.readiness.engine as engine_module
+from orthrus_core import Completion, Request, SamplingParams
+from orthrus_core.engine.stats import CompletionStats
+from orthrus_core.engine.step import verify
 from pipelines.generate.actor import GenerateActor, load_engine
 from pipelines.generate.audit import Findings, compare
 from pipelines.generate.audit_plan import HASHES, AuditPlan, plan_audit, row_hash

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from orthrus_core.decoding.engine import Engine
+from orthrus_core.readiness.engine import Engine
 from orthrus_core.errors import ConfigError, OrthrusError
 from orthrus_core.models.loading import load_model
 from pipelines.checkpoint import load_tokenizer

@@ -5,8 +5,8 @@ from concurrent.futures import Future
 
 import pytest
 
-from orthrus_core.decoding.engine import Completion, Request, SamplingParams
-from orthrus_core.decoding.stats import CompletionStats
+from orthrus_core import Completion, Request, SamplingParams
+from orthrus_core.engine.stats import CompletionStats
 from pipelines.generate.dedup import CompletionMemo, Deduplicator, request_key
 
 

@@ -6,7 +6,7 @@ from concurrent.futures import wait
 
 import pytest
 
-from orthrus_core.decoding.engine import Request, SamplingParams
+from orthrus_core import Request, SamplingParams
 from pipelines.generate.engine_thread import EngineThread
 from tests.fakes import FakeEngine, fake_completion
 

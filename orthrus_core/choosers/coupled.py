@@ -1,0 +1,49 @@
+"""Coupled sampling: both views draw with the same noise, and the longest agreeing prefix stands.
+
+A row with a temperature takes the largest of filtered logits plus noise; the noise is a function of seed,
+sample, position and token. So drafts agree with what plain AR decoding would draw, as greedy ones do.
+"""
+
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from orthrus_core.choosers.choice import RowSampling, choose, sampling_of
+from orthrus_core.choosers.masks import RowMasks
+from orthrus_core.engine.layout import ChoosingRows, StepLayout
+from orthrus_core.engine.runner import Readout
+from orthrus_core.engine.step import Choices
+
+
+class Coupled:
+    """A `Chooser` of steps in which some requests sample; the others are greedy.
+
+    Attributes:
+        sampling: the rows of the last forward that sample.
+        scores: (R, V) float32 that those drew from, -inf where a token is excluded.
+    """
+
+    sampling: RowSampling | None = None
+    scores: Tensor | None = None
+
+    def propose(self, step: StepLayout, readout: Readout, positions: Tensor) -> Tensor:
+        """See `Chooser`."""
+        return self.draw(step.drafting(), readout, positions).ids[: len(step.target_rows)]
+
+    def choose(
+        self, step: StepLayout, readout: Readout, positions: Tensor, draft_ids: Tensor | None
+    ) -> Choices:
+        """See `Chooser`."""
+        return self.draw(step.verifying(), readout, positions)
+
+    def draw(
+        self,
+        choosing: Iterable[ChoosingRows],
+        readout: Readout,
+        positions: Tensor,
+        masks: RowMasks | None = None,
+    ) -> Choices:
+        """Return what the rows of a forward choose; see `choice.choose`."""
+        self.sampling = sampling_of(choosing, token_budget=len(positions), device=positions.device)
+        ids, logprobs, self.scores = choose(readout, positions, self.sampling, masks)
+        return Choices(ids, logprobs)

@@ -1,0 +1,38 @@
+"""Forwards behind torch.compile: one graph for every T."""
+
+import types
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def compiled(function: Any) -> Any:
+    """Return the function behind torch.compile, without guards.
+
+    None is needed, since only T ever changes and it is dynamic; checking them cost 0.5 ms a call (demo
+    model). But compiled graphs are found by code object and guards, so that every runner and view needs a
+    code object of its own.
+    """
+    own_copy = types.FunctionType(
+        function.__code__.replace(),
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    return torch.compile(
+        own_copy, fullgraph=True, options={"guard_filter_fn": _drop_all, "size_asserts": False}
+    )
+
+
+def mark_budget_dynamic(packed: Tensor, arrangement: Any) -> None:
+    """Tell the compiler which dimensions depend on T: that of the rows (5, T), and the length of a plan."""
+    torch._dynamo.mark_dynamic(packed, 1)
+    if isinstance(arrangement, Tensor):
+        torch._dynamo.mark_dynamic(arrangement, 0)
+
+
+def _drop_all(guards: Sequence[Any]) -> list[bool]:
+    return [False] * len(guards)

@@ -1,0 +1,198 @@
+"""The engine: requests in, completions out, in steps that many sequences share."""
+
+import itertools
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
+from typing import Protocol
+
+from orthrus_core.engine.layout import StepLayout, Work
+from orthrus_core.engine.runner import ModelRunner
+from orthrus_core.engine.scheduler import Scheduler
+from orthrus_core.engine.sequence import Completion, Sequence
+from orthrus_core.engine.stats import EngineStats
+from orthrus_core.engine.step import Chooser, DiffusionDrafts, DraftSource, Greedy, Verdict, verify
+from orthrus_core.engine.stop import cut_at_stop
+from orthrus_core.request import Request
+
+
+class Admission(Protocol):
+    """Turns requests into sequences and says what is wrong with those that cannot run."""
+
+    def new_sequence(self, request_id: int, request: Request) -> Sequence:
+        """Return the request as a sequence that has not run."""
+        ...
+
+    def reason_to_reject(self, sequence: Sequence) -> str | None:
+        """Return why the sequence cannot run; None if it can."""
+        ...
+
+
+class Observer(Protocol):
+    """Watches the steps of an engine: counters, alarms."""
+
+    def saw(self, step: StepLayout, verdicts: SequenceOf[Verdict]) -> None:
+        """A step ran; nothing of it is emitted yet, and nothing will be if this raises."""
+        ...
+
+
+class EngineCore:
+    """Decodes many requests over one model and one paged cache.
+
+    Every forward has one of a few budgets of rows that are known to agree bit for bit, so a token's logits
+    depend on its own sequence alone: the text of a request is the same in both modes, alone or in traffic,
+    whatever its neighbours do.
+
+    Attributes:
+        cache: keys and values.
+        stats: counters since the start.
+    """
+
+    def __init__(
+        self,
+        runner: ModelRunner,
+        scheduler: Scheduler,
+        admission: Admission,
+        *,
+        max_context: int,
+        drafts: DraftSource | None = None,
+        chooser: Callable[[SequenceOf[Work]], Chooser] = lambda works: Greedy(),
+        observers: SequenceOf[Observer] = (),
+    ):
+        """Put the parts together.
+
+        Args:
+            runner: runs the model.
+            scheduler: over the page tables of the runner.
+            admission: of requests.
+            max_context: most tokens of a sequence.
+            drafts: proposes tokens; None: the diffusion view.
+            chooser: makes the chooser of a step.
+            observers: told of every step, in this order.
+        """
+        self._runner = runner
+        self._scheduler = scheduler
+        self._admission = admission
+        self._max_context = max_context
+        self._drafts = drafts or DiffusionDrafts()
+        self._chooser = chooser
+        self._observers = tuple(observers)
+        self._ids = itertools.count()
+        self._rejected: list[Completion] = []
+        self.cache = runner.cache
+        self.stats = EngineStats()
+
+    def submit(self, request: Request) -> int:
+        """Queue a request and return its id.
+
+        A request that cannot run does not raise: it comes back from the next `step` with finish_reason
+        "error".
+        """
+        request_id = next(self._ids)
+        sequence = self._admission.new_sequence(request_id, request)
+        error = self._admission.reason_to_reject(sequence)
+        if error is None:
+            self._scheduler.add(sequence)
+        else:
+            self._rejected.append(sequence.complete("error", error))
+        return request_id
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has anything to do or to return."""
+        return bool(self._rejected or self._scheduler.num_sequences)
+
+    def cancel(self, request_id: int) -> bool:
+        """Drop a request that has not finished; whether there was one."""
+        return self._scheduler.remove(request_id)
+
+    def forget_prompts(self) -> None:
+        """Share no page with prompts from before, so that repeated work costs the same again."""
+        self._runner.tables.pool.forget_prefixes()
+
+    def step(self) -> list[Completion]:
+        """Advance all running sequences by one step and return the requests that ended.
+
+        Raises:
+            EngineError: the logits of all of them are NaN or infinite, and not for one prompt's sake.
+        """
+        started_at = time.perf_counter()
+        finished, self._rejected = self._rejected, []
+        step = self._scheduler.plan()
+        if step.works:
+            verdicts = self._judge(step)
+            for observer in self._observers:
+                observer.saw(step, verdicts)
+            num_accepted = [verdict.num_accepted for verdict in verdicts]
+            self._scheduler.observe(step, num_accepted, seconds=time.perf_counter() - started_at)
+            completions = map(self._commit, step.works, verdicts)
+            finished += [completion for completion in completions if completion is not None]
+            self._scheduler.index_prompts(step.works)
+        self.stats.busy_s += time.perf_counter() - started_at
+        return finished
+
+    def _judge(self, step: StepLayout) -> list[Verdict]:
+        """Draft where works ask for it, and verify."""
+        started_at = time.perf_counter()
+        chooser, draft_ids = self._chooser(step.works), None
+        if step.draft_budget:
+            draft_ids = self._drafts.propose(self._runner, step, chooser)
+        drafted_at = time.perf_counter()
+        verdicts = verify(self._runner, step, chooser, draft_ids)
+        self.stats.count_step(step, drafted_at - started_at, time.perf_counter() - drafted_at)
+        return verdicts
+
+    def _commit(self, work: Work, verdict: Verdict) -> Completion | None:
+        """Append what the step emitted to its sequence; return the completion if it ended."""
+        sequence = work.sequence
+        first_position = sequence.num_committed
+        sequence.num_committed += work.num_prefill
+        if not work.has_anchor and verdict.broken_row is None:
+            return None
+        emitted, reason = cut_at_stop(
+            sequence.admitted(verdict.token_ids),
+            stop_ids=sequence.stop_ids,
+            length_left=sequence.params.max_new_tokens - sequence.num_emitted,
+            context_left=self._max_context - len(sequence.token_ids),
+            stop_strings=sequence.stop_strings,
+        )
+        error = sequence.dead_end if reason is None else None
+        if error is None and reason is None and verdict.broken_row is not None:
+            error = self._break_off(sequence, first_position + verdict.broken_row)
+        self._emit(work, verdict, emitted)
+        if reason is None and error is None:
+            return None
+        self._scheduler.finish(sequence)
+        return sequence.complete(reason or "error", error)
+
+    def _break_off(self, sequence: Sequence, position: int) -> str:
+        """Return why no token follows a position whose logits are NaN or infinite.
+
+        No page from there on is shared or indexed, since those hold sound rows only; they are erased.
+        """
+        self.cache.erase(self._scheduler.pages_from(sequence, position))
+        return (
+            f"the logits after position {position} are NaN or infinite, so no token can be chosen there: the "
+            "model overflows on this text in its dtype; try bfloat16 or float32, or leave the prompt out"
+        )
+
+    def _emit(self, work: Work, verdict: Verdict, emitted: list[int]) -> None:
+        sequence = work.sequence
+        sequence.emit(emitted, verdict.logit_gaps, verdict.logprobs)
+        if work.num_prefill:
+            self.stats.emitted_tokens += len(emitted)
+        else:
+            sequence.stats.count_block(work.num_drafts, verdict.num_accepted, len(emitted))
+            self.stats.count_block(
+                work.num_drafts, verdict.num_accepted, len(emitted), drafts=sequence.drafts
+            )
+        if sequence.on_tokens is not None and emitted:
+            sequence.on_tokens(emitted)
+
+    def run(self, requests: SequenceOf[Request]) -> list[Completion]:
+        """Submit requests and step until all of them ended; completions in the order given."""
+        ids = [self.submit(request) for request in requests]
+        done: dict[int, Completion] = {}
+        while len(done) < len(ids):
+            done.update((completion.request_id, completion) for completion in self.step())
+        return [done[request_id] for request_id in ids]

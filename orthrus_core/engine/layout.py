@@ -1,0 +1,129 @@
+"""Who runs in a step, and in which token rows: worked out once, for both of its forwards."""
+
+from collections.abc import Iterator
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from orthrus_core.attention.rows import Span, count_up
+from orthrus_core.engine.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One sequence's share of a step.
+
+    Attributes:
+        sequence: whose rows these are.
+        num_prefill: positions before the anchor that run in the verify forward.
+        has_anchor: whether the anchor's row runs too, so that the sequence emits at least one token.
+        num_drafts: proposals to draft and verify, 0 for a plain AR step.
+    """
+
+    sequence: Sequence
+    num_prefill: int
+    has_anchor: bool
+    num_drafts: int = 0
+
+    @property
+    def num_verify_rows(self) -> int:
+        """Rows in the verify forward; the draft forward has `num_drafts`."""
+        return self.num_prefill + self.has_anchor + self.num_drafts
+
+
+@dataclass(frozen=True, slots=True)
+class ChoosingRows:
+    """Token rows of the work in one line of a step, one after the other, that choose a token each."""
+
+    line: int
+    sequence: Sequence
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
+class StepLayout:
+    """The token rows of a step; S works, D drafts of all of them together.
+
+    In the draft forward row d is draft d, work after work; a row proposes the token of the next position. In
+    the verify forward each work has its prefill rows, its anchor and its drafts, work after work.
+
+    Attributes:
+        works: each sequence's share; empty when nothing runs.
+        draft_budget: T of the draft forward, 0 when nobody drafts.
+        verify_budget: T of the verify forward.
+        num_drafts: (S,) int64.
+        draft_rows: (S,) int64, first row of each work in the draft forward.
+        anchor_rows: (S,) int64, row of each anchor in the verify forward.
+        target_rows: (D,) int64, row of each draft in the verify forward.
+        num_verify_rows: rows in use of the verify forward.
+    """
+
+    works: list[Work]
+    draft_budget: int
+    verify_budget: int
+    num_drafts: np.ndarray
+    draft_rows: np.ndarray
+    anchor_rows: np.ndarray
+    target_rows: np.ndarray
+    num_verify_rows: int
+
+    @classmethod
+    def of(cls, works: SequenceOf[Work], *, draft_budget: int = 0, verify_budget: int = 0) -> "StepLayout":
+        """Lay the works out in order."""
+        num_drafts = np.array([work.num_drafts for work in works], dtype=np.int64)
+        num_known = np.array([work.num_prefill + work.has_anchor for work in works], dtype=np.int64)
+        ends = np.cumsum(num_known + num_drafts)
+        anchor_rows = ends - num_drafts - np.minimum(num_known, 1)
+        return cls(
+            works=list(works),
+            draft_budget=draft_budget,
+            verify_budget=verify_budget,
+            num_drafts=num_drafts,
+            draft_rows=np.cumsum(num_drafts) - num_drafts,
+            anchor_rows=anchor_rows,
+            target_rows=np.repeat(anchor_rows, num_drafts) + 1 + count_up(num_drafts),
+            num_verify_rows=int(ends[-1]) if len(ends) else 0,
+        )
+
+    def draft_spans(self, mask_token_id: int) -> list[Span]:
+        """Return a block [anchor, MASK, ...] per work that drafts."""
+        return [
+            Span(
+                work.sequence.slot,
+                work.sequence.anchor_position,
+                [work.sequence.token_ids[-1]] + [mask_token_id] * (work.num_drafts - 1),
+            )
+            for work in self.works
+            if work.num_drafts
+        ]
+
+    def verify_spans(self) -> list[Span]:
+        """Return each work's prefill chunk, anchor and room for its drafts as one causal span."""
+        spans = []
+        for work in self.works:
+            start = work.sequence.num_committed
+            known = work.sequence.token_ids[start : start + work.num_prefill + work.has_anchor]
+            spans.append(Span(work.sequence.slot, start, known + [0] * work.num_drafts))
+        return spans
+
+    def drafting(self) -> Iterator[ChoosingRows]:
+        """The rows of the draft forward, by work; none of works without drafts."""
+        for line, (work, first) in enumerate(zip(self.works, self.draft_rows.tolist(), strict=True)):
+            if work.num_drafts:
+                yield ChoosingRows(line, work.sequence, first, work.num_drafts)
+
+    def verifying(self) -> Iterator[ChoosingRows]:
+        """The rows of the verify forward that choose: anchors and drafts; prefill rows choose nothing."""
+        for line, (work, anchor_row) in enumerate(zip(self.works, self.anchor_rows.tolist(), strict=True)):
+            if work.has_anchor:
+                yield ChoosingRows(line, work.sequence, anchor_row, 1 + work.num_drafts)
+
+    def drafts_of(self, line: int, draft_ids: Tensor | None) -> list[int]:
+        """Return one work's drafts of all (D,), on the host."""
+        if draft_ids is None:
+            return []
+        first = int(self.draft_rows[line])
+        return draft_ids[first : first + self.works[line].num_drafts].tolist()

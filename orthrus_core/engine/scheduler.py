@@ -1,0 +1,251 @@
+"""Which sequences run in the next step, and in how many token rows."""
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Sequence as SequenceOf
+
+import numpy as np
+
+from orthrus_core.cache import PageTables
+from orthrus_core.engine.blocks import BlockPolicy, Costs, FixedBlocks
+from orthrus_core.engine.config import EngineConfig
+from orthrus_core.engine.layout import StepLayout, Work
+from orthrus_core.engine.sequence import NO_SLOT, Sequence
+
+
+class Scheduler:
+    """Holds waiting and running sequences and fills each step's token budgets.
+
+    Every running sequence that decodes gets a row for its anchor; how many rows go to prompts and to drafts
+    is up to the block policy. When pages run out, the sequence admitted last gives its pages back and waits
+    to be prefilled again, which changes no text. Requests without drafts wait in a line of their own, which
+    is served while the other is empty. Touches no tensor.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        tables: PageTables,
+        *,
+        block_size: int,
+        costs: Costs,
+        policy: BlockPolicy | None = None,
+    ):
+        """Start with nothing to do.
+
+        Args:
+            block_size: K, 0 for plain AR decoding.
+            costs: of forwards, by budget.
+            policy: shares the rows of a step; None: whole blocks.
+        """
+        self._config = config
+        self._tables = tables
+        self._block_size = block_size
+        self._costs = costs
+        self._policy = policy or FixedBlocks(costs)
+        self._free_slots = list(range(config.max_sequences - 1, -1, -1))
+        self.waiting: deque[Sequence] = deque()
+        self.waiting_plain: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        self.num_preemptions = 0
+        self.num_prefix_tokens = 0
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a new sequence."""
+        self._line(sequence).append(sequence)
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences in both lines."""
+        return len(self.waiting) + len(self.waiting_plain)
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences that run or wait."""
+        return len(self.running) + self.num_waiting
+
+    def finish(self, sequence: Sequence) -> None:
+        """Forget a running sequence and give its pages back."""
+        self.running.remove(sequence)
+        self._leave(sequence)
+
+    def remove(self, request_id: int) -> bool:
+        """Drop a request wherever it stands; whether it was here."""
+        for sequence in self.running:
+            if sequence.request_id == request_id:
+                self.finish(sequence)
+                return True
+        for sequence in (*self.waiting, *self.waiting_plain):
+            if sequence.request_id == request_id:
+                self._line(sequence).remove(sequence)
+                return True
+        return False
+
+    def pages_from(self, sequence: Sequence, position: int) -> list[int]:
+        """Return the pages of a running sequence from that of a position on."""
+        return self._tables.held(sequence.slot)[position // self._config.page_size :]
+
+    def index_prompts(self, works: SequenceOf[Work]) -> None:
+        """Offer the prompt pages that a step completed to later prompts."""
+        for work in works:
+            sequence = work.sequence
+            if work.num_prefill and sequence.slot != NO_SLOT:
+                self._tables.pool.index_prefix(
+                    self._tables.held(sequence.slot),
+                    sequence.token_ids[: sequence.num_prompt],
+                    sequence.num_committed,
+                )
+
+    def plan(self) -> StepLayout:
+        """Decide the next step. Every sequence that gets rows has the pages for them."""
+        self._admit()
+        decoding = self._secure_anchors()
+        prompts = [sequence for sequence in self.running if sequence.is_prefilling]
+        if not decoding and not prompts:
+            return StepLayout.of([])
+        remaining = np.array([self._tokens_left(sequence) for sequence in decoding], dtype=np.int64)
+        most = np.array([self._block_size * sequence.drafts for sequence in decoding], dtype=np.int64)
+        deal = self._policy.deal(
+            np.array([sequence.slot for sequence in decoding], dtype=np.int64),
+            np.minimum(remaining - 1, most).clip(0),
+            sum(sequence.anchor_position - sequence.num_committed + 1 for sequence in prompts),
+            remaining=None if self.num_waiting else remaining,
+        )
+        drafts = self._fit_pages(decoding, deal.num_drafts.tolist())
+        works = [
+            Work(sequence, num_prefill=0, has_anchor=True, num_drafts=count)
+            for sequence, count in zip(decoding, drafts, strict=True)
+        ]
+        works += _share_prefill(prompts, deal.num_prefill)
+        return StepLayout.of(
+            works,
+            draft_budget=self._costs.draft_budget(sum(drafts)),
+            verify_budget=self._costs.verify_budget(len(decoding) + sum(drafts) + deal.num_prefill),
+        )
+
+    def observe(
+        self, step: StepLayout, num_accepted: SequenceOf[int], *, seconds: float | None = None
+    ) -> None:
+        """Tell the block policy how many drafts of each work were accepted.
+
+        Called while the sequences still hold their slots, after steps without drafts too.
+
+        Args:
+            seconds: that the step took so far; None: not to be learnt from.
+        """
+        if not self._block_size:
+            return
+        drafts = np.flatnonzero(step.num_drafts)
+        slots = np.array([work.sequence.slot for work in step.works], dtype=np.int64)
+        accepted = np.array(num_accepted, dtype=np.int64)
+        self._policy.observe(slots[drafts], step.num_drafts[drafts], accepted[drafts])
+        if seconds is not None and self._costs.is_measured:
+            rows = step.num_verify_rows - len(step.target_rows)
+            self._policy.time(tokens=rows + sum(num_accepted), seconds=seconds)
+
+    def _admit(self) -> None:
+        """Start waiting sequences while there are slots, and pages for them and a spare one per running one.
+
+        The spare pages keep a sequence that was just preempted from coming back only to be preempted again.
+        """
+        while self._free_slots and (sequence := self._next_waiting()) is not None:
+            shared = self._tables.pool.match_prefix(sequence.token_ids)
+            page_size = self._config.page_size
+            needed = -(-len(sequence.token_ids) // page_size) - len(shared)
+            if needed + len(self.running) > self._tables.pool.num_available:
+                for page in reversed(shared):
+                    self._tables.pool.release(page)
+                return
+            self._line(sequence).remove(sequence)
+            self._enter(sequence, shared)
+
+    def _next_waiting(self) -> Sequence | None:
+        """Return the first waiting sequence whose prompt no running one is just prefilling for it too.
+
+        Samples of one prompt that come together so wait for its pages instead of each making their own.
+        Only the first `max_sequences` are looked at: a long queue costs no more than a short one.
+        """
+        prefilling = [sequence for sequence in self.running if sequence.is_prefilling]
+        line = self.waiting or self.waiting_plain
+        for sequence in itertools.islice(line, self._config.max_sequences):
+            if not any(self._will_share(sequence, other) for other in prefilling):
+                return sequence
+        return None
+
+    def _will_share(self, sequence: Sequence, other: Sequence) -> bool:
+        """Whether `other` has yet to make full pages of the prompt that both have."""
+        prompt_len = sequence.num_prompt
+        num_shared = (prompt_len - 1) // self._config.page_size * self._config.page_size
+        return (
+            other.num_prompt == prompt_len
+            and other.num_committed < num_shared
+            and other.token_ids[:prompt_len] == sequence.token_ids[:prompt_len]
+        )
+
+    def _enter(self, sequence: Sequence, shared: list[int]) -> None:
+        sequence.slot = self._free_slots.pop()
+        sequence.num_committed = len(shared) * self._config.page_size
+        self.num_prefix_tokens += sequence.num_committed
+        self._tables.adopt(sequence.slot, shared)
+        self._tables.grow(sequence.slot, len(sequence.token_ids))
+        if sequence.started_at is None:
+            sequence.started_at = time.perf_counter()
+        self.running.append(sequence)
+
+    def _leave(self, sequence: Sequence) -> None:
+        self._tables.clear(sequence.slot)
+        self._policy.forget(sequence.slot, is_limited=self._tokens_left(sequence) <= 0)
+        self._free_slots.append(sequence.slot)
+        sequence.slot = NO_SLOT
+
+    def _secure_anchors(self) -> list[Sequence]:
+        """Give every decoding sequence the cell of its anchor, preempting the youngest where pages lack."""
+        secured: list[Sequence] = []
+        for sequence in list(self.running):
+            if sequence.slot == NO_SLOT or sequence.is_prefilling:
+                continue
+            while self._tables.grow(sequence.slot, len(sequence.token_ids)) < len(sequence.token_ids):
+                victim = self.running[-1]
+                self._preempt(victim)
+                if victim is sequence:
+                    break
+            else:
+                secured.append(sequence)
+        return secured
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.finish(sequence)
+        self._line(sequence).appendleft(sequence)
+        self.num_preemptions += 1
+
+    def _line(self, sequence: Sequence) -> deque[Sequence]:
+        return self.waiting if sequence.drafts else self.waiting_plain
+
+    def _fit_pages(self, decoding: list[Sequence], num_drafts: list[int]) -> list[int]:
+        """Take pages for the drafts; return how many drafts of each sequence they hold."""
+        fitting = []
+        for sequence, count in zip(decoding, num_drafts, strict=True):
+            if count:
+                length = len(sequence.token_ids)
+                count = min(count, self._tables.grow(sequence.slot, length + count) - length)
+            fitting.append(count)
+        return fitting
+
+    def _tokens_left(self, sequence: Sequence) -> int:
+        """Return how many tokens the sequence may still emit, at least 1 while it runs."""
+        length_left = sequence.params.max_new_tokens - sequence.num_emitted
+        return min(length_left, self._config.max_context - len(sequence.token_ids))
+
+
+def _share_prefill(prompts: list[Sequence], num_rows: int) -> list[Work]:
+    """Give rows to prompts in order of admission."""
+    works = []
+    for sequence in prompts:
+        if num_rows <= 0:
+            break
+        left = sequence.anchor_position - sequence.num_committed
+        rows = min(left + 1, num_rows)
+        works.append(Work(sequence, num_prefill=min(left, rows), has_anchor=rows > left))
+        num_rows -= rows
+    return works

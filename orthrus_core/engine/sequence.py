@@ -1,0 +1,142 @@
+"""A sequence: one request in flight."""
+
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from orthrus_core.engine.stats import CompletionStats
+from orthrus_core.engine.stop import FinishReason, StopStrings
+from orthrus_core.request import SamplingParams
+
+NO_SLOT = -1
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What became of a request.
+
+    Attributes:
+        request_id: as `Engine.submit` returned it.
+        token_ids: emitted tokens; the EOS that ended them included.
+        finish_reason: stop (an EOS, a stop id or a stop string), length (max_new_tokens), context
+            (max_context) or error.
+        error: what was wrong with the request; None if nothing was.
+        stats: counters.
+        stop_string: the one that ended it, which the last token completed; None if none did.
+        logprobs: log-probability of each token under the AR view, before temperature and filters; None if
+            the request did not ask for them.
+    """
+
+    request_id: int
+    token_ids: list[int]
+    finish_reason: FinishReason
+    error: str | None
+    stats: CompletionStats
+    stop_string: str | None = None
+    logprobs: list[float] | None = None
+
+
+class Constraint(Protocol):
+    """What a completion may say, beside where it stops: where in its grammar it stands, for instance.
+
+    Attributes:
+        error: why no token can come next; None: some can.
+    """
+
+    error: str | None
+
+    def advance(self, token_ids: SequenceOf[int]) -> int:
+        """Follow tokens; return how many of them the completion may emit."""
+        ...
+
+
+@dataclass
+class Sequence:
+    """The state of a request that runs or waits.
+
+    Attributes:
+        token_ids: the prompt and then every emitted token; the last one is the anchor.
+        sample: number of the completion for its prompt.
+        num_prompt: how many of them are the prompt.
+        num_committed: positions whose K/V in the cache is final, at most len(token_ids) - 1.
+        slot: row in the page tables while running.
+        stop_strings: looks for those of the request; None: it has none.
+        constraint: that the request has put on the text; None: any text will do. The chooser that knows it
+            reads more of it than the engine does.
+        drafts: whether steps may draft for it.
+        logprobs: of the emitted tokens; stays empty unless the request asks for them.
+    """
+
+    request_id: int
+    token_ids: list[int]
+    params: SamplingParams
+    stop_ids: frozenset[int]
+    on_tokens: Callable[[list[int]], None] | None
+    submitted_at: float = field(default_factory=time.perf_counter)
+    started_at: float | None = None
+    sample: int = 0
+    num_prompt: int = 0
+    num_committed: int = 0
+    slot: int = NO_SLOT
+    stop_strings: StopStrings | None = None
+    constraint: Any = None  # a Constraint
+    drafts: bool = True
+    logprobs: list[float] = field(default_factory=list)
+    stats: CompletionStats = field(default_factory=CompletionStats)
+
+    def __post_init__(self) -> None:
+        self.num_prompt = self.stats.prompt_tokens = len(self.token_ids)
+
+    @property
+    def anchor_position(self) -> int:
+        """Position of the last token, the only one that may be emitted without K/V."""
+        return len(self.token_ids) - 1
+
+    @property
+    def is_prefilling(self) -> bool:
+        """Whether positions before the anchor still lack K/V."""
+        return self.num_committed < self.anchor_position
+
+    @property
+    def num_emitted(self) -> int:
+        """Completion tokens so far."""
+        return len(self.token_ids) - self.num_prompt
+
+    def admitted(self, token_ids: list[int]) -> list[int]:
+        """Return the chosen tokens that the request's constraint lets stand; it follows them."""
+        return token_ids if self.constraint is None else token_ids[: self.constraint.advance(token_ids)]
+
+    @property
+    def dead_end(self) -> str | None:
+        """Why the constraint lets no token follow; None: it does, or there is none."""
+        return None if self.constraint is None else self.constraint.error
+
+    def emit(self, token_ids: list[int], logit_gaps: list[float], logprobs: list[float]) -> None:
+        """Append tokens; gaps and log-probabilities of accepted tokens that stop rules cut may follow."""
+        count = len(token_ids)
+        self.token_ids += token_ids
+        self.num_committed += count
+        self.stats.logprob += sum(logprobs[:count])
+        known = [] if self.stats.min_logit_gap is None else [self.stats.min_logit_gap]
+        self.stats.min_logit_gap = min(known + logit_gaps[:count], default=None)
+        if self.params.logprobs:
+            self.logprobs += logprobs[:count]
+
+    def complete(self, reason: FinishReason, error: str | None = None) -> Completion:
+        """Close the counters and return the completion."""
+        now = time.perf_counter()
+        started_at = now if self.started_at is None else self.started_at
+        self.stats.completion_tokens = self.num_emitted
+        self.stats.queued_s = started_at - self.submitted_at
+        self.stats.running_s = now - started_at
+        return Completion(
+            self.request_id,
+            self.token_ids[self.num_prompt :],
+            reason,
+            error,
+            self.stats,
+            stop_string=self.stop_strings.found if self.stop_strings else None,
+            logprobs=self.logprobs if self.params.logprobs else None,
+        )

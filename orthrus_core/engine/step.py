@@ -1,0 +1,191 @@
+"""One step: draft, verify, accept.
+
+The diffusion view proposes a block per sequence, the AR view runs over all blocks at once, and the longest
+prefix on which both agree stands, with one more token of the AR view's own.
+"""
+
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from orthrus_core.engine.layout import StepLayout
+from orthrus_core.engine.runner import ModelRunner, Readout
+
+NO_TOKEN = -1
+
+
+class Choices(NamedTuple):
+    """What T token rows choose, on the device.
+
+    Attributes:
+        ids: (T,) int64. NO_TOKEN behind a choice says that the block ends there, be it with the draft's id.
+        logprobs: (T,) float32, their log-probabilities before temperature, filters and grammar; not finite
+            where a row is broken.
+    """
+
+    ids: Tensor
+    logprobs: Tensor
+
+
+class Chooser(Protocol):
+    """How the rows of one step choose tokens, and so which drafts stand. Made anew for every step."""
+
+    def propose(self, step: StepLayout, readout: Readout, positions: Tensor) -> Tensor:
+        """Return what the rows of a draft forward propose, (D,) int64.
+
+        Args:
+            step: what runs.
+            readout: of the draft forward.
+            positions: (T,) int64, of its rows; each proposes the token of the next position.
+        """
+        ...
+
+    def choose(
+        self, step: StepLayout, readout: Readout, positions: Tensor, draft_ids: Tensor | None
+    ) -> Choices:
+        """Return what the rows of a verify forward choose: behind an accepted draft stands the next choice.
+
+        Args:
+            step: what runs.
+            readout: of the verify forward.
+            positions: (T,) int64, of its rows.
+            draft_ids: (D,) int64, in the order of the draft forward's rows; None: nothing was drafted.
+        """
+        ...
+
+
+class Greedy:
+    """Every row takes its likeliest token."""
+
+    def propose(self, step: StepLayout, readout: Readout, positions: Tensor) -> Tensor:
+        """See `Chooser`."""
+        return readout.ids[: len(step.target_rows)]
+
+    def choose(
+        self, step: StepLayout, readout: Readout, positions: Tensor, draft_ids: Tensor | None
+    ) -> Choices:
+        """See `Chooser`."""
+        return Choices(readout.ids, readout.logprobs)
+
+
+class DraftSource(Protocol):
+    """Where the drafts of a step come from. Whatever they are, they change the speed and never the text."""
+
+    def propose(self, runner: ModelRunner, step: StepLayout, chooser: Chooser) -> Tensor:
+        """Return (D,) int64, the drafts of each work one after the other."""
+        ...
+
+
+class DiffusionDrafts:
+    """Drafts by the diffusion view: one forward over the blocks of all works."""
+
+    @torch.inference_mode()
+    def propose(self, runner: ModelRunner, step: StepLayout, chooser: Chooser) -> Tensor:
+        """See `DraftSource`."""
+        spans = step.draft_spans(runner.mask_token_id)
+        rows = runner.lay_out(spans, "diffusion", token_budget=step.draft_budget)
+        return chooser.propose(step, runner.run(rows, "diffusion"), rows.positions)
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What the AR view says about one work, on the host.
+
+    Attributes:
+        token_ids: accepted drafts plus one correction or bonus token; empty without an anchor row.
+        logit_gaps: difference of the two largest logits behind each of them.
+        logprobs: log-probability of each of them at temperature 1.
+        broken_row: the work's first row of NaN or infinite logits, counted from its first prefill row; None:
+            all are sound. The tokens are those before it.
+    """
+
+    token_ids: list[int]
+    logit_gaps: list[float]
+    logprobs: list[float]
+    broken_row: int | None = None
+
+    @property
+    def num_accepted(self) -> int:
+        """Drafts that stand."""
+        return max(0, len(self.token_ids) - 1)
+
+    def broken_at(self, row: int, num_prefill: int) -> "Verdict":
+        """Return what stands before a broken row of the work."""
+        count = max(0, row - num_prefill)
+        return Verdict(self.token_ids[:count], self.logit_gaps[:count], self.logprobs[:count], row)
+
+
+@torch.inference_mode()
+def verify(
+    runner: ModelRunner, step: StepLayout, chooser: Chooser, draft_ids: Tensor | None
+) -> list[Verdict]:
+    """Run the AR view and keep the drafts that stand.
+
+    Args:
+        runner: runs the model.
+        step: what runs.
+        chooser: of this step.
+        draft_ids: (D,) int64; None when nothing was drafted.
+    Returns:
+        One verdict per work, brought to the host in one transfer.
+    """
+    rows = runner.lay_out(step.verify_spans(), "ar", token_budget=step.verify_budget)
+    if draft_ids is not None:
+        rows.token_ids.index_copy_(0, torch.from_numpy(step.target_rows).to(runner.device), draft_ids)
+    readout = runner.run(rows, "ar")
+    choices = chooser.choose(step, readout, rows.positions, draft_ids)
+    ids = torch.stack([rows.token_ids, choices.ids]).int()
+    numbers = torch.stack([readout.gaps, choices.logprobs])
+    table = torch.cat([ids, numbers.view(torch.int32)]).cpu().numpy()  # the bits of both, in one transfer
+    return _verdicts(step, table[:2], table[2:].view(np.float32))
+
+
+def longest_agreeing_prefix(
+    token_ids: np.ndarray, choice_ids: np.ndarray, anchor_rows: np.ndarray, num_drafts: np.ndarray
+) -> np.ndarray:
+    """Count the drafts that the AR view agrees with before the first mismatch.
+
+    Args:
+        token_ids: (T,) integers, tokens of a verify forward's rows: each block's anchor, then its drafts.
+        choice_ids: (T,) integers, what follows each row, see `Choices`.
+        anchor_rows: (S,) int64, the row of each block's anchor.
+        num_drafts: (S,) int64.
+    Returns:
+        (S,) int64 `num_accepted`, each in [0, num_drafts].
+    """
+    agrees = (choice_ids[:-1] == token_ids[1:]) & (choice_ids[1:] != NO_TOKEN)
+    mismatches = np.append(np.flatnonzero(~agrees), len(choice_ids))
+    return np.minimum(mismatches[np.searchsorted(mismatches, anchor_rows)] - anchor_rows, num_drafts)
+
+
+def _verdicts(step: StepLayout, ids: np.ndarray, numbers: np.ndarray) -> list[Verdict]:
+    """Accept, on the host.
+
+    Args:
+        ids: (2, T) int32, tokens of the verify forward's rows and their choices.
+        numbers: (2, T) float32, logit gaps and log-probabilities.
+    """
+    accepted = longest_agreeing_prefix(*ids, step.anchor_rows, step.num_drafts)
+    choices, (gaps, logprobs) = ids[1].tolist(), numbers.tolist()
+    verdicts = []
+    for work, first, num_accepted in zip(
+        step.works, step.anchor_rows.tolist(), accepted.tolist(), strict=True
+    ):
+        end = first + num_accepted + 1 if work.has_anchor else first
+        verdicts.append(Verdict(choices[first:end], gaps[first:end], logprobs[first:end]))
+    is_sound = np.isfinite(numbers[1])
+    return verdicts if is_sound.all() else _mark_broken(step, verdicts, is_sound.tolist())
+
+
+def _mark_broken(step: StepLayout, verdicts: SequenceOf[Verdict], is_sound: list[bool]) -> list[Verdict]:
+    """End every verdict before its first row of NaN or infinite logits, prefill rows included."""
+    marked, first = [], 0
+    for work, verdict in zip(step.works, verdicts, strict=True):
+        rows = is_sound[first : first + work.num_prefill + len(verdict.token_ids)]
+        marked.append(verdict if all(rows) else verdict.broken_at(rows.index(False), work.num_prefill))
+        first += work.num_verify_rows
+    return marked

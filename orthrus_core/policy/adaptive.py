@@ -1,0 +1,117 @@
+"""Adaptive blocks: drafts where they pay, by estimated acceptance and measured costs."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from orthrus_core.engine.blocks import Costs, Deal
+from orthrus_core.policy.dealer import Dealer, Demand, PricedDeal
+from orthrus_core.policy.record import Prediction, TrackRecord
+from orthrus_core.policy.survival import SurvivalEstimates
+from orthrus_core.policy.tail import Tail
+
+FREE_BLOCKS = 8  # a bad beginning alone shall not decide for the rest of a run
+TRIAL_STEPS = 8  # a trial is thought of this often: it costs a second deal
+EXPLORATION = 0.005  # share of the time that may go into trying drafts that do not seem to pay
+
+
+class AdaptiveBlocks:
+    """A `BlockPolicy` that deals by estimated survival and measured costs.
+
+    A sequence that gets no drafts would not be learnt about any more, so the one left out for longest gets a
+    draft all the same once the time saved up for trials, a share of all time, covers what that is expected to
+    lose. Where nobody drafts, this happens only if sure drafts would pay. Trials are free until a run has
+    seen some blocks. When nobody drafts, the next steps of the same sequences are not dealt anew until a
+    trial may be due: thinking takes as long as a tenth of a small model's forward.
+    """
+
+    def __init__(self, costs: Costs, *, num_slots: int, block_size: int):
+        """Args: block_size is K, 0 for plain AR decoding."""
+        self._dealer = Dealer(costs)
+        self._tail = Tail(costs)
+        self._estimates = SurvivalEstimates(num_slots, block_size)
+        self._saved_s = 0.0
+        self._num_blocks = 0
+        self._num_steps = 0
+        self._drafted_at = np.zeros(num_slots, dtype=np.int64)  # number of the last step with a draft
+        self._record = TrackRecord()
+        self._predicted: Prediction | None = None
+        self._resting: np.ndarray | None = None  # slots of the last step, if nobody drafted or waited in it
+
+    def deal(
+        self, slots: np.ndarray, caps: np.ndarray, num_waiting: int, *, remaining: np.ndarray | None
+    ) -> Deal:
+        """As in `BlockPolicy`."""
+        self._num_steps += 1
+        self._predicted = None
+        if not num_waiting and self._may_rest(slots, caps):
+            return Deal(np.zeros_like(caps), 0)
+        worth = self._tail.worth(remaining) if remaining is not None and len(caps) else np.ones(len(caps))
+        demand = Demand(self._estimates.survival(slots), caps, worth, num_waiting)
+        best = self._draft_or_not(demand)
+        if self._num_steps % TRIAL_STEPS == 1:
+            best = self._trial(best, demand, slots) or best
+        if remaining is None or not len(caps):
+            self._predicted = Prediction(bool(best.num_drafts.any()), best.value, best.seconds)
+        self._drafted_at[slots[best.num_drafts > 0]] = self._num_steps
+        self._resting = None if num_waiting or best.num_drafts.any() else slots
+        return best
+
+    def _draft_or_not(self, demand: Demand) -> PricedDeal:
+        """Return the best deal, drafting held back by what it turned out to bring so far."""
+        best = self._dealer.deal(demand)
+        if not best.num_drafts.any():
+            return best
+        plain = self._dealer.deal(replace(demand, caps=np.zeros_like(demand.caps)))
+        is_worth_it = self._record.handicap * best.value / best.seconds >= plain.value / plain.seconds
+        return best if is_worth_it else plain
+
+    def _may_rest(self, slots: np.ndarray, caps: np.ndarray) -> bool:
+        """Whether nobody drafts without asking again: nothing was learnt since, and no trial is due."""
+        if not caps.any():
+            return True
+        return (
+            self._num_steps % TRIAL_STEPS != 1
+            and self._resting is not None
+            and np.array_equal(slots, self._resting)
+        )
+
+    def observe(self, slots: np.ndarray, num_drafts: np.ndarray, num_accepted: np.ndarray) -> None:
+        """As in `BlockPolicy`."""
+        self._num_blocks += len(slots)
+        self._estimates.observe(slots, num_drafts, num_accepted)
+
+    def time(self, *, tokens: int, seconds: float) -> None:
+        """As in `BlockPolicy`."""
+        if self._predicted is not None:
+            self._record.note(self._predicted, tokens=tokens, seconds=seconds)
+            self._predicted = None
+
+    def forget(self, slot: int, *, is_limited: bool) -> None:
+        """As in `BlockPolicy`."""
+        self._estimates.forget(slot)
+        self._tail.count_end(is_limited)
+        self._drafted_at[slot] = self._num_steps
+
+    def _trial(self, best: PricedDeal, demand: Demand, slots: np.ndarray) -> PricedDeal | None:
+        """Return the best deal that drafts for the sequence left out for longest, if it was saved up for."""
+        left_out = np.flatnonzero((best.num_drafts == 0) & (demand.caps > 0))
+        if not len(left_out) or not (best.num_drafts.any() or self._could_pay(demand)):
+            return None
+        self._saved_s += TRIAL_STEPS * EXPLORATION * best.seconds
+        tried = int(left_out[self._drafted_at[slots[left_out]].argmin()])
+        boost = 1 + demand.worth.max() / demand.worth[tried]  # enough to be ranked first
+        survival = demand.survival.copy()
+        survival[tried, 0] += boost
+        trial = self._dealer.deal(replace(demand, survival=survival), must_draft=True)
+        value = trial.value - boost * demand.worth[tried] * (trial.num_drafts[tried] > 0)
+        loss_s = trial.seconds - value * best.seconds / best.value
+        if loss_s > self._saved_s and self._num_blocks >= FREE_BLOCKS:
+            return None
+        self._saved_s = 0.0
+        return replace(trial, value=value)
+
+    def _could_pay(self, demand: Demand) -> bool:
+        """Whether anybody would draft if every draft were sure."""
+        sure = replace(demand, survival=np.ones_like(demand.survival))
+        return bool(self._dealer.deal(sure).num_drafts.any())

@@ -1,0 +1,48 @@
+"""What a position of each sequence is worth when no sequence is left to take a free slot."""
+
+import numpy as np
+
+from orthrus_core.engine.blocks import Costs
+
+SPREAD = 8.0  # tokens within which lengths count as equal
+
+
+class Tail:
+    """Weighs sequences by how likely each is to end last.
+
+    While others wait for a slot, all positions are worth the same. At the end of a job only two things save
+    time: that the last sequence ends sooner, and that forwards get cheaper as sequences end. A sequence that
+    others outlast anyhow gains nothing by drafting. How far limits on the length tell who is last is learnt
+    from how many sequences reach theirs.
+    """
+
+    def __init__(self, costs: Costs):
+        self._costs = costs
+        self._num_ended = 2
+        self._num_limited = 1
+
+    def count_end(self, is_limited: bool) -> None:
+        """A sequence ended, at its limit or before."""
+        self._num_ended += 1
+        self._num_limited += is_limited
+
+    def worth(self, remaining: np.ndarray) -> np.ndarray:
+        """Return (S,) worth of a position, 1 on average.
+
+        Args:
+            remaining: (S,) tokens that each sequence may still emit.
+        """
+        S = len(remaining)
+        trust = self._num_limited / self._num_ended
+        is_last = np.exp((remaining - remaining.max()) / SPREAD)
+        is_last = trust * is_last / is_last.sum() + (1 - trust) / S
+        rows_share = self._rows_share(S)
+        return rows_share + (1 - rows_share) * S * is_last
+
+    def _rows_share(self, S: int) -> float:
+        """Return the share of a plain step's time that is owed to the number of its rows."""
+        costs = self._costs
+        seconds = dict(zip(costs.budgets, costs.verify_s, strict=True))
+        alone_s = costs.step_s + costs.sequence_s + seconds[costs.verify_budget(1)]
+        all_s = costs.step_s + costs.sequence_s * S + seconds[costs.verify_budget(S)]
+        return 1 - alone_s / all_s

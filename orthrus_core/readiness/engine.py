@@ -1,0 +1,165 @@
+"""The engine of a model: its parts, chosen for the model and for the machine."""
+
+from collections.abc import Sequence
+
+from orthrus_core.cache import PagePool, PageTables
+from orthrus_core.choosers.choose import chooser_by
+from orthrus_core.compilation.worth import should_compile
+from orthrus_core.engine.blocks import BlockPolicy, FixedBlocks
+from orthrus_core.engine.config import EngineConfig
+from orthrus_core.engine.engine import EngineCore
+from orthrus_core.engine.runner import VIEWS, ModelRunner
+from orthrus_core.engine.scheduler import Scheduler
+from orthrus_core.engine.sequence import Completion
+from orthrus_core.engine.step import DraftSource
+from orthrus_core.engine.stop import Decoder
+from orthrus_core.errors import ConfigError
+from orthrus_core.models.model import OrthrusLM
+from orthrus_core.policy.adaptive import AdaptiveBlocks
+from orthrus_core.readiness.admission import RequestAdmission, check_context, drafted_block_size
+from orthrus_core.readiness.health import DraftAlarm, LogitHealth
+from orthrus_core.readiness.startup import Readiness, get_ready
+from orthrus_core.request import Request, SamplingParams
+
+ALARM_STEPS = 200  # few, since adaptive blocks hardly ever try a head that drafts badly
+
+
+class Engine(EngineCore):
+    """Decodes many requests over one model and one paged cache.
+
+    Every forward has one of a few budgets of rows that are known to agree bit for bit, so a token's logits
+    depend on its own sequence alone: the text of a request is the same in both modes, alone or in traffic,
+    whatever its neighbours do.
+
+    Attributes:
+        config: as given.
+        block_size: K, 0 in AR mode.
+        exactness: "exact" when permuted token rows agreed bit for bit at start-up, else "unverified".
+        costs: the budgets that forwards may have, and the seconds that they take.
+        cache: keys and values.
+        stats: counters since the start.
+    """
+
+    def __init__(
+        self,
+        model: OrthrusLM | ModelRunner,
+        config: EngineConfig | None = None,
+        tokenizer: Decoder | None = None,
+        *,
+        draft: DraftSource | None = None,
+        policy: BlockPolicy | None = None,
+        ready: Readiness | None = None,
+    ):
+        """Allocate the cache and check exactness.
+
+        Args:
+            model: a model, or a runner of one over page tables as `config` wants them.
+            config: None: the defaults.
+            tokenizer: decodes the text in which stop strings are looked for, and has the `backend_tokenizer`
+                of a fast tokenizer where requests have a grammar; without it, those requests are refused.
+            draft: where drafts come from; None: the diffusion view.
+            policy: shares the rows of a step; None: as `config` says.
+            ready: budgets, their costs and exactness; None: found out here.
+        Raises:
+            ConfigError: the config does not fit the model.
+        """
+        self.config = config = config or EngineConfig()
+        runner = model if isinstance(model, ModelRunner) else new_runner(model, config)
+        model = runner.model
+        self.block_size = drafted_block_size(config, model)
+        ready = ready or get_ready(runner, config, head_block_size=model.config.block_size)
+        self.exactness, self.costs = ready.exactness, ready.costs
+        if policy is None and config.block_policy == "fixed":
+            policy = FixedBlocks(ready.costs)
+        policy = policy or AdaptiveBlocks(
+            ready.costs, num_slots=config.max_sequences, block_size=self.block_size
+        )
+        scheduler = Scheduler(
+            config, runner.tables, block_size=self.block_size, costs=ready.costs, policy=policy
+        )
+        self._draft_alarm = DraftAlarm(num_steps=ALARM_STEPS)
+        super().__init__(
+            runner,
+            scheduler,
+            RequestAdmission(model, config, tokenizer),
+            max_context=config.max_context,
+            drafts=draft,
+            chooser=chooser_by(config.consensus),
+            observers=[LogitHealth(scheduler), self._draft_alarm],
+        )
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        num_samples: int = 1,
+    ) -> list[Completion]:
+        """Complete prompts, given as token ids, in order.
+
+        Args:
+            prompts: one list of token ids each.
+            params: one for all or one per prompt; None: the defaults.
+            num_samples: completions per prompt, which differ where a temperature is asked for. They share the
+                prompt's pages.
+        Returns:
+            All samples of the first prompt, then those of the second, and so on.
+        """
+        if params is None or isinstance(params, SamplingParams):
+            params = [params or SamplingParams()] * len(prompts)
+        if len(params) != len(prompts):
+            raise ConfigError(f"got {len(prompts)} prompts but {len(params)} sampling params")
+        if num_samples < 1:
+            raise ConfigError(f"num_samples must be >= 1, got {num_samples}")
+        return self.run(
+            [
+                Request(prompt, one, sample=sample)
+                for prompt, one in zip(prompts, params, strict=True)
+                for sample in range(num_samples)
+            ]
+        )
+
+    def report(self) -> dict:
+        """Return what a manifest or a run report says about this engine."""
+        runner, scheduler, pool = self._runner, self._scheduler, self._runner.tables.pool
+        return self.stats.to_dict() | {
+            "mode": self.config.mode,
+            "exactness": self.exactness,
+            "token_budget": self.costs.budgets[-1],
+            "budgets": list(self.costs.budgets),
+            "draft_s": list(self.costs.draft_s),
+            "verify_s": list(self.costs.verify_s),
+            "compiled": runner.is_compiled,
+            "block_size": self.block_size,
+            "attention": runner.backend.name,
+            "page_size": pool.page_size,
+            "num_pages": pool.num_pages,
+            "cache_bytes_per_token": self.cache.bytes_per_token,
+            "dtype": str(runner.model.dtype).removeprefix("torch."),
+            "device": str(runner.device),
+            "preemptions": scheduler.num_preemptions,
+            "prefix_tokens": scheduler.num_prefix_tokens,
+            "drafter_alarm": self._draft_alarm.is_on,
+            "slots": {"total": self.config.max_sequences, "busy": len(scheduler.running)},
+            "pages": {"total": pool.num_pages - 1, "free": pool.num_available},
+            "waiting": len(scheduler.waiting),
+        }
+
+
+def new_runner(model: OrthrusLM, config: EngineConfig) -> ModelRunner:
+    """Return a model's runner over a cache of the config's size, compiled where that pays.
+
+    Raises:
+        ConfigError: the config does not fit the model.
+    """
+    check_context(config, model)
+    tables = PageTables(
+        PagePool(config.total_pages, config.page_size),
+        num_slots=config.max_sequences,
+        pages_per_sequence=config.pages_per_sequence,
+    )
+    runner = ModelRunner(model.eval(), tables)
+    num_layers = model.config.num_hidden_layers
+    if should_compile(config, device_type=model.device.type, num_layers=num_layers):
+        runner.compile(("ar",) if config.mode == "autoregressive" else VIEWS)
+    return runner

@@ -1,0 +1,166 @@
+"""The start-up check behind `Engine.exactness`: the same positions, run in many arrangements, bit for bit."""
+
+import itertools
+import logging
+import random
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from orthrus_core.attention.rows import Span
+from orthrus_core.engine.runner import ModelRunner
+
+logger = logging.getLogger(__name__)
+
+Exactness = Literal["exact", "unverified"]
+CHECKED_TOKENS = 640  # past 512 cells, where CPU attention starts a second tile of keys
+CHECKED_ENDS = (48, 250)  # windows of compared positions end here and at the end of the sequence
+CHECKED_WINDOW = 12  # positions of a window
+LONGEST_ODD_CHUNK = 96
+Forward = tuple[int, list[Span]]  # T and what runs in it
+
+
+def check_exactness(
+    runner: ModelRunner, budgets: Sequence[int], *, least: int = 1
+) -> tuple[Exactness, tuple[int, ...]]:
+    """Run one random sequence in several arrangements of token rows and compare the logits' bits.
+
+    First each rung of the ladder of budgets is tried against the others; those that disagree are left out.
+    Then single rows and odd chunks beside other traffic, on rungs picked at random, must agree in what
+    stays. A disagreement is logged as a warning: the engine works, but its text may depend on the batch.
+
+    Args:
+        runner: idle; its page tables are empty, and empty again afterwards.
+        budgets: rungs to try.
+        least: rows that the largest rung must have.
+    Returns:
+        The outcome, and the largest set of rungs that agree, ascending; the largest rung alone if unverified.
+    """
+    checker = _Checker(runner)
+    try:
+        agreeing = checker.agreeing_budgets(budgets, least=least)
+        disagreeing = checker.disagreeing_arrangements(agreeing)
+    finally:
+        checker.close()
+    if left_out := sorted(set(budgets) - set(agreeing)):
+        logger.info("budgets=%s agree bit for bit, left_out=%s", agreeing, left_out)
+    if disagreeing:
+        logger.warning(
+            "exactness=unverified: token rows differ in bits when run as %s; text may depend on the batch",
+            ", ".join(disagreeing),
+        )
+        return "unverified", agreeing[-1:]
+    return "exact", agreeing
+
+
+def _size_and_top(rungs: list[int]) -> tuple[int, int]:
+    return len(rungs), rungs[-1]
+
+
+class _Checker:
+    """Two random sequences in slots 0 and (where there is one) 1, and ways to run them."""
+
+    def __init__(self, runner: ModelRunner):
+        self._runner = runner
+        self._tables = tables = runner.tables
+        self._random = random.Random(0)
+        num_slots = len(tables.num_held)
+        room = (
+            min(tables.pages.shape[1], tables.pool.num_available // min(num_slots, 2)) * tables.pool.page_size
+        )
+        self._tokens = self._random_tokens(min(CHECKED_TOKENS, room))
+        self._other = self._random_tokens(max(1, len(self._tokens) // 3)) if num_slots > 1 else []
+        tables.grow(0, len(self._tokens))
+        if self._other:
+            tables.grow(1, len(self._other))
+        ends = {min(end, len(self._tokens)) for end in (*CHECKED_ENDS, len(self._tokens))}
+        self._windows = [(max(0, end - CHECKED_WINDOW), end) for end in sorted(ends)]
+
+    def close(self) -> None:
+        """Give the pages back."""
+        self._tables.clear(0)
+        if self._other:
+            self._tables.clear(1)
+
+    def agreeing_budgets(self, budgets: Sequence[int], *, least: int) -> tuple[int, ...]:
+        """Return the largest set of rungs whose rows have the same bits and that reaches `least` rows.
+
+        All rungs run the windows over the same keys and values; only the windows' own are written anew.
+        """
+        self._logits(self._even_chunks(max(budgets)))
+        sets: list[tuple[Tensor, list[int]]] = []
+        for T in sorted(budgets):
+            logits = self._logits(self._windows_in_chunks(min(CHECKED_WINDOW, T), T))
+            for bits, members in sets:
+                if torch.equal(bits, logits):
+                    members.append(T)
+                    break
+            else:
+                sets.append((logits, [T]))
+        reaching = [members for _, members in sets if members[-1] >= least]
+        best = max(reaching, key=_size_and_top)
+        return tuple(best)
+
+    def disagreeing_arrangements(self, budgets: Sequence[int]) -> list[str]:
+        """Return the names of the arrangements whose bits differ."""
+        T = budgets[-1]
+        reference = self._logits(self._even_chunks(T))
+        arrangements: dict[str, Iterator[Forward]] = {
+            "single rows": self._windows_in_chunks(1, budgets[0]),
+            "odd chunks beside other traffic": self._odd_chunks(budgets),
+            "single rows after odd chunks": self._windows_in_chunks(1, budgets[0]),
+        }
+        return [
+            name
+            for name, forwards in arrangements.items()
+            if not torch.equal(self._logits(forwards), reference)
+        ]
+
+    def _logits(self, forwards: Iterator[Forward]) -> Tensor:
+        """Run forwards and return slot 0's logits at the positions of all windows, in order."""
+        wanted = {position for start, end in self._windows for position in range(start, end)}
+        found: dict[int, Tensor] = {}
+        for T, spans in forwards:
+            logits = self._runner.run(self._runner.lay_out(spans, "ar", token_budget=T), "ar").logits
+            first = 0
+            for span in spans:
+                for offset in range(len(span.token_ids)):
+                    if span.slot == 0 and span.start + offset in wanted:
+                        found[span.start + offset] = logits[first + offset].clone()
+                first += len(span.token_ids)
+        return torch.stack([found[position] for position in sorted(found)])
+
+    def _even_chunks(self, T: int) -> Iterator[Forward]:
+        for first in range(0, len(self._tokens), T):
+            yield T, [Span(0, first, self._tokens[first : first + T])]
+
+    def _windows_in_chunks(self, size: int, T: int) -> Iterator[Forward]:
+        """Only the windows, over the keys and values that an earlier arrangement left in the cache."""
+        for start, end in self._windows:
+            for first in range(start, end, size):
+                yield T, [Span(0, first, self._tokens[first : min(first + size, end)])]
+
+    def _odd_chunks(self, budgets: Sequence[int]) -> Iterator[Forward]:
+        """Slot 0 from its beginning, on one rung after the other, in chunks of random length.
+
+        The other sequence runs before or behind it.
+        """
+        first = 0
+        for T in itertools.cycle(self._random.sample(budgets, len(budgets))):
+            size = self._random.randint(1, max(1, min(T * 2 // 3, LONGEST_ODD_CHUNK)))
+            spans = [Span(0, first, self._tokens[first : first + size])]
+            first += size
+            rows_left = T - len(spans[0].token_ids)
+            if self._other and rows_left:
+                start = self._random.randrange(len(self._other))
+                ids = self._other[start : start + self._random.randint(1, rows_left)]
+                spans.insert(self._random.randint(0, 1), Span(1, start, ids))
+            yield T, spans
+            if first >= len(self._tokens):
+                return
+
+    def _random_tokens(self, count: int) -> list[int]:
+        V = self._runner.model.config.vocab_size
+        return [self._random.randrange(V) for _ in range(count)]

@@ -1,0 +1,289 @@
+"""Structured output through the engine: the text of AR decoding under the grammar, bit for bit."""
+
+import random
+from collections import Counter
+
+import pytest
+import torch
+
+import orthrus_core.choosers.choice as choice_module
+import orthrus_core.engine.step as step_module
+import orthrus_core.readiness.engine as engine_module
+import orthrus_core.engine.step as step_module
+from orthrus_core import Engine, EngineConfig, Request, SamplingParams
+from orthrus_core.choosers.masks import RowMasks
+from tests.grammars import EOS, GRAMMARS, MASK, PERSON, V, grammar_model, obeys, slow_decoding, tokenizer
+
+TOKENIZER = tokenizer()
+BOUND = SamplingParams(json_schema=PERSON, max_new_tokens=60)
+
+
+def random_params(source: random.Random, **fields) -> SamplingParams:
+    fields = {"max_new_tokens": source.choice([6, 24, 60]), "logprobs": True} | fields
+    if source.random() < 0.8:
+        fields |= source.choice(GRAMMARS)
+    if source.random() < 0.2:
+        fields["stop"] = source.choice([("a",), ('":',), ("12", "e")])
+    if source.random() < 0.5:
+        return SamplingParams(**fields)
+    return SamplingParams(
+        temperature=source.choice([0.3, 1.0, 1.5]),
+        top_k=source.choice([0, 0, 1, 5]),
+        top_p=source.choice([1.0, 1.0, 0.7]),
+        min_p=source.choice([0.0, 0.0, 0.1]),
+        seed=source.choice([0, 2**63 - 1]),
+        **fields,
+    )
+
+
+def random_requests(source: random.Random, count: int, **fields) -> list[Request]:
+    return [
+        Request(
+            [source.randrange(95) for _ in range(source.randint(1, 40))],
+            random_params(source, **fields),
+            sample=source.choice([0, 0, 1]),
+        )
+        for _ in range(count)
+    ]
+
+
+def alone(model, requests, *, token_budget: int):
+    """Plain AR decoding, each request with an engine of its own."""
+    config = EngineConfig(
+        mode="autoregressive", token_budget=token_budget, max_sequences=1, max_context=128, self_check=False
+    )
+    return [Engine(model, config, TOKENIZER).run([request])[0] for request in requests]
+
+
+def outcome(completion):
+    return (
+        completion.token_ids,
+        completion.finish_reason,
+        completion.error,
+        completion.stop_string,
+        completion.logprobs,
+        completion.stats.min_logit_gap,
+    )
+
+
+def random_engine(model, source: random.Random, *, token_budget: int, **fields) -> Engine:
+    options = {
+        "token_budget": token_budget,
+        "block_size": source.choice([1, 2, 5, 8]),
+        "block_policy": source.choice(["fixed", "fixed", "adaptive"]),
+        "max_sequences": source.choice([1, 3, 8, 16]),
+        "max_context": 128,
+        "num_pages": source.choice([None, 9, 14]),
+        "self_check": False,
+    }
+    return Engine(model, EngineConfig(**options | fields), TOKENIZER)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("seed", range(5))
+def test_consensus_equals_ar_bit_for_bit_under_grammars_in_random_traffic(dtype, seed):
+    source = random.Random(seed)
+    token_budget = source.choice([16, 24, 64])
+    model = grammar_model(seed, dtype=dtype, sameness=source.choice([0.2, 1.0]))
+    requests = random_requests(source, source.choice([4, 9, 16]))
+    engine = random_engine(model, source, token_budget=token_budget)
+    completions = engine.run(requests)
+    assert [outcome(c) for c in completions] == [
+        outcome(r) for r in alone(model, requests, token_budget=token_budget)
+    ]
+    if engine.config.block_policy == "fixed":
+        assert sum(c.stats.accepted for c in completions) > 0
+    for request, completion in zip(requests, completions, strict=True):
+        if request.params.grammar and completion.finish_reason == "stop" and completion.stop_string is None:
+            assert obeys(TOKENIZER.decode(completion.token_ids[:-1]), request.params)
+
+
+@pytest.mark.parametrize("grammar", GRAMMARS, ids=str)
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0, "top_k": 20, "top_p": 0.9, "seed": 7}], ids=str)
+def test_the_engine_equals_a_slow_decoder_that_asks_about_every_token(grammar, options):
+    model = grammar_model(1)
+    prompts = [[5, 9, 60], [33]]
+    params = SamplingParams(max_new_tokens=40, **grammar, **options)
+    completions = Engine(model, EngineConfig(max_context=128), TOKENIZER).generate(prompts, params)
+    assert [c.token_ids for c in completions] == [slow_decoding(model, prompt, params) for prompt in prompts]
+
+
+def test_all_samples_of_a_prompt_obey_and_equal_ar():
+    model = grammar_model(2)
+    params = SamplingParams(json_schema=PERSON, temperature=1.2, max_new_tokens=90, logprobs=True)
+    prompt = list(range(20))
+    engine = Engine(model, EngineConfig(max_context=128, block_policy="fixed"), TOKENIZER)
+    completions = engine.generate([prompt], params, num_samples=6)
+    requests = [Request(prompt, params, sample=sample) for sample in range(6)]
+    references = alone(model, requests, token_budget=engine.costs.budgets[-1])
+    assert [outcome(c) for c in completions] == [outcome(r) for r in references]
+    finished = [c for c in completions if c.finish_reason == "stop"]
+    assert len(finished) >= 3
+    assert all(obeys(TOKENIZER.decode(c.token_ids[:-1]), params) for c in finished)
+    assert len({tuple(c.token_ids) for c in completions}) == 6
+
+
+def test_preempted_sequences_go_on_where_their_grammar_stood():
+    model = grammar_model(3)
+    requests = [
+        Request([n, n + 1], SamplingParams(json_schema=PERSON, max_new_tokens=70, temperature=1.0, seed=n))
+        for n in range(8)
+    ]
+    config = EngineConfig(max_sequences=8, max_context=128, num_pages=16, token_budget=64, self_check=False)
+    engine = Engine(model, config, TOKENIZER)
+    completions = engine.run(requests)
+    assert engine.report()["preemptions"] > 0
+    assert [outcome(c) for c in completions] == [outcome(r) for r in alone(model, requests, token_budget=64)]
+
+
+def test_ordinary_neighbours_are_unchanged_bit_for_bit():
+    model = grammar_model(4)
+    source = random.Random(4)
+    ordinary = [
+        Request(r.prompt_ids, SamplingParams(max_new_tokens=30, temperature=t, seed=3, logprobs=True))
+        for r, t in zip(random_requests(source, 6), [0.0, 0.8] * 3, strict=True)
+    ]
+    config = EngineConfig(max_sequences=12, max_context=128, token_budget=64, self_check=False)
+    without = Engine(model, config, TOKENIZER).run(ordinary)
+    bound = [Request(r.prompt_ids, BOUND) for r in ordinary]
+    mixed = [r for pair in zip(ordinary, bound, strict=True) for r in pair]
+    together = Engine(model, config, TOKENIZER).run(mixed)
+    assert [outcome(c) for c in together[::2]] == [outcome(c) for c in without]
+
+
+def test_runs_without_a_grammar_do_no_work_for_grammars(monkeypatch):
+    def never(*args, **kwargs):
+        raise AssertionError("masks in a run without a grammar")
+
+    monkeypatch.setattr(choice_module, "_choose_masked", never)
+    monkeypatch.setattr(draft_module, "MaskedDraft", never)
+    monkeypatch.setattr(RowMasks, "of", never)
+    engine = Engine(grammar_model(), EngineConfig(max_context=128, block_policy="fixed"), TOKENIZER)
+    assert engine.generate([[1, 2]], SamplingParams(max_new_tokens=20))[0].stats.drafted > 0
+    with pytest.raises(AssertionError, match="masks in a run"):
+        engine.generate([[1, 2]], BOUND)
+
+
+def anchor_masks_only(works, anchor_rows, draft_ids, device):
+    """`verify._masks` with a planted bug: no mask reaches the rows of drafts."""
+    masks = verify_masks(works, anchor_rows, draft_ids, device)
+    if masks is None:
+        return None
+    keep = torch.isin(masks.rows, torch.tensor(anchor_rows))
+    return RowMasks(masks.rows[keep], masks.bits[keep])
+
+
+verify_masks = verify_module._masks
+
+
+def test_a_verify_row_left_without_its_mask_would_be_seen(monkeypatch):
+    model = grammar_model(1, sameness=1.0)
+    requests = [Request([n], BOUND) for n in range(6)]
+    references = alone(model, requests, token_budget=64)
+    config = EngineConfig(max_context=128, token_budget=64, block_policy="fixed", self_check=False)
+    assert [outcome(c) for c in Engine(model, config, TOKENIZER).run(requests)] == [
+        outcome(r) for r in references
+    ]
+    monkeypatch.setattr(verify_module, "_masks", anchor_masks_only)
+    broken = Engine(model, config, TOKENIZER).run(requests)
+    assert [c.token_ids for c in broken] != [r.token_ids for r in references]
+
+
+def test_drafts_that_know_no_grammar_change_nothing(monkeypatch):
+    model = grammar_model(5)
+    source = random.Random(5)
+    requests = random_requests(source, 8)
+    references = alone(model, requests, token_budget=64)
+    real = draft_module.draft
+
+    def junk(runner, works, mask_token_id, *, token_budget):
+        draft_ids = real(runner, works, mask_token_id, token_budget=token_budget)
+        for work in works:
+            work.masks = None
+        return torch.tensor([[source.choice([EOS, MASK, V - 1, 0, 40]) for _ in row] for row in draft_ids])
+
+    monkeypatch.setattr(engine_module, "draft", junk)
+    engine = random_engine(model, source, token_budget=64, block_policy="fixed", block_size=8)
+    assert [outcome(c) for c in engine.run(requests)] == [outcome(r) for r in references]
+
+
+def test_drafts_under_the_masks_of_their_places_stand_more_often(monkeypatch):
+    """A head that copies the backbone drafts what the backbone chooses only if it follows the grammar."""
+    model = grammar_model(1, sameness=1.0, noise=0.0)
+    requests = [Request([n], BOUND) for n in range(6)]
+
+    def acceptance() -> float:
+        config = EngineConfig(max_context=128, block_policy="fixed", self_check=False)
+        completions = Engine(model, config, TOKENIZER).run(requests)
+        return sum(c.stats.accepted for c in completions) / sum(c.stats.steps for c in completions)
+
+    masked = acceptance()
+    monkeypatch.setattr(draft_module, "bound_blocks", lambda works, first_rows: [])
+    assert masked > 3 * acceptance()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_rejection_rule_writes_what_the_grammar_admits(temperature):
+    model = grammar_model(6, sameness=1.0)
+    requests = [
+        Request([n], SamplingParams(temperature=temperature, max_new_tokens=100, seed=n, **grammar))
+        for n, grammar in enumerate(GRAMMARS * 4)
+    ]
+    config = EngineConfig(max_context=128, consensus="rejection", block_policy="fixed", self_check=False)
+    completions = Engine(model, config, TOKENIZER).run(requests)
+    texts = [TOKENIZER.decode(c.token_ids, skip_special_tokens=True) for c in completions]
+    finished = [
+        obeys(text, request.params)
+        for request, completion, text in zip(requests, completions, texts, strict=True)
+        if completion.finish_reason == "stop"
+    ]
+    assert len(finished) > 10
+    assert all(finished)
+
+
+def test_the_rejection_rule_keeps_the_distribution_of_ar_under_a_grammar():
+    model = grammar_model(6, noise=0.05)
+    counts = {}
+    for consensus in ("coupled", "rejection"):
+        config = EngineConfig(max_context=32, max_sequences=64, consensus=consensus, self_check=False)
+        config = config.model_copy(update={"block_policy": "fixed", "block_size": 4})
+        params = SamplingParams(regex="[abc]{3}", temperature=1.5)
+        completions = Engine(model, config, TOKENIZER).generate([[7, 8]], params, num_samples=700)
+        counts[consensus] = Counter(TOKENIZER.decode(c.token_ids[:-1]) for c in completions)
+    texts = set(counts["coupled"]) | set(counts["rejection"])
+    chi_square = sum(
+        (counts["coupled"][t] - counts["rejection"][t]) ** 2 / (counts["coupled"][t] + counts["rejection"][t])
+        for t in texts
+    )
+    assert chi_square < len(texts) + 5 * (2 * len(texts)) ** 0.5
+    assert len(texts) > 5
+
+
+def test_masks_go_before_filters():
+    """top_k 1 of what the grammar admits: greedy decoding under the grammar."""
+    model = grammar_model(7)
+    engine = Engine(model, EngineConfig(max_context=128), TOKENIZER)
+    prompts = [[n, 3] for n in range(4)]
+    greedy = engine.generate(prompts, BOUND)
+    narrow = engine.generate(prompts, BOUND.model_copy(update={"temperature": 1.0, "top_k": 1}))
+    assert [c.token_ids for c in narrow] == [c.token_ids for c in greedy]
+
+
+def test_log_probabilities_are_those_of_the_model_without_the_grammar():
+    model = grammar_model(8)
+    [completion] = Engine(model, EngineConfig(max_context=128), TOKENIZER).generate(
+        [[4, 5]], SamplingParams(regex="ab[.]", max_new_tokens=9, logprobs=True)
+    )
+    tokens = torch.tensor([[4, 5, *completion.token_ids]])
+    with torch.inference_mode():
+        logits = model(input_ids=tokens, use_cache=False).logits[0, 1:-1]
+    expected = logits.log_softmax(-1).gather(1, tokens[0, 2:, None])[:, 0]
+    assert completion.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
+
+
+def test_a_completion_cut_by_its_length_says_so():
+    [completion] = Engine(grammar_model(), EngineConfig(max_context=128), TOKENIZER).generate(
+        [[1]], SamplingParams(json_schema=PERSON, max_new_tokens=3)
+    )
+    assert completion.finish_reason == "length"
+    assert not obeys(TOKENIZER.decode(completion.token_ids), BOUND)

@@ -1,0 +1,244 @@
+"""Sampling: the probabilities of the model, and one text per (prompt, parameters, seed) in every traffic."""
+
+import random
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+import orthrus_core.choosers.choice as choice_module
+import orthrus_core.readiness.engine as engine_module
+from orthrus_core import Engine, EngineConfig, Request, SamplingParams
+from orthrus_core.choosers.choice import choose, sampling_of
+from orthrus_core.engine.runner import read_out
+from orthrus_core.engine.step import DiffusionDrafts
+from orthrus_core.choosers.noise import gumbel_noise
+from orthrus_core.engine.sequence import Sequence
+from tests.small_models import small_orthrus
+
+V = 97
+CPU = torch.device("cpu")
+
+
+def random_params(source: random.Random, **fields) -> SamplingParams:
+    """Greedy in one case of four, else any mix of filters."""
+    if source.random() < 0.25:
+        return SamplingParams(**fields)
+    return SamplingParams(
+        temperature=source.choice([0.3, 0.7, 1.0, 1.5]),
+        top_k=source.choice([0, 0, 1, 5, 40]),
+        top_p=source.choice([1.0, 1.0, 0.5, 0.95]),
+        min_p=source.choice([0.0, 0.0, 0.02, 0.3]),
+        seed=source.choice([0, 1, 2**63 - 1]),
+        **fields,
+    )
+
+
+def random_requests(source: random.Random, count: int, *, longest: int, **fields) -> list[Request]:
+    return [
+        Request(
+            [source.randrange(V) for _ in range(source.randint(1, longest))],
+            random_params(source, **fields),
+            sample=source.choice([0, 0, 1]),
+        )
+        for _ in range(count)
+    ]
+
+
+def alone(model, requests, *, token_budget: int):
+    """Plain AR decoding, each request with an engine of its own."""
+    config = EngineConfig(
+        mode="autoregressive", token_budget=token_budget, max_sequences=1, max_context=640, self_check=False
+    )
+    return [Engine(model, config).run([request])[0] for request in requests]
+
+
+def outcome(completion):
+    stats = completion.stats
+    return completion.token_ids, completion.finish_reason, stats.logprob, stats.min_logit_gap
+
+
+def oracle_drafts(requests, references, right_share: float, source: random.Random):
+    """A draft step that runs the real one, K/V included, and then proposes mostly right tokens."""
+    truths = {
+        (tuple(request.prompt_ids), request.params, request.sample): reference.token_ids
+        for request, reference in zip(requests, references, strict=True)
+    }
+
+    def mostly_right(runner, works, mask_token_id, *, token_budget):
+        draft_ids = draft(runner, works, mask_token_id, token_budget=token_budget).clone()
+        for line, work in enumerate(works):
+            sequence = work.sequence
+            prompt = tuple(sequence.token_ids[: sequence.num_prompt])
+            truth = truths[prompt, sequence.params, sequence.sample][sequence.num_emitted :]
+            for offset, token_id in enumerate(truth[: work.num_drafts]):
+                if source.random() < right_share:
+                    draft_ids[line, offset] = token_id
+        return draft_ids
+
+    return mostly_right
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("drafts", ["own", "oracle"])
+def test_consensus_equals_ar_bit_for_bit_in_random_traffic(dtype, seed, drafts, monkeypatch):
+    source = random.Random(seed)
+    token_budget = source.choice([16, 24, 64])
+    model = small_orthrus(seed=seed, dtype=dtype, block_size=16, sameness=0.2)
+    longest = source.choice([20, 120, 300])
+    requests = random_requests(source, source.choice([2, 5, 9, 16]), longest=longest, max_new_tokens=24)
+    references = alone(model, requests, token_budget=token_budget)
+    if drafts == "oracle":
+        oracle = oracle_drafts(requests, references, source.choice([0.5, 0.9]), source)
+        monkeypatch.setattr(engine_module, "draft", oracle)
+    engine = Engine(
+        model,
+        EngineConfig(
+            token_budget=token_budget,
+            block_size=source.choice([2, 5, 8, 16]),
+            block_policy="fixed",
+            max_sequences=min(source.choice([1, 3, 8, 16]), token_budget),
+            max_context=640,
+            num_pages=source.choice([None, 42]),
+            self_check=False,
+        ),
+    )
+    completions = run_with_arrivals(engine, requests, source)
+    assert [outcome(c) for c in completions] == [outcome(r) for r in references]
+    assert sum(c.stats.accepted for c in completions) > 0
+
+
+def run_with_arrivals(engine, requests, source):
+    """Submit requests in random order between steps; completions in the order of `requests`."""
+    order = list(range(len(requests)))
+    source.shuffle(order)
+    index_of_id, done = {}, {}
+    while order or engine.has_work:
+        while order and source.random() < 0.6:
+            index = order.pop()
+            index_of_id[engine.submit(requests[index])] = index
+        done.update((index_of_id[c.request_id], c) for c in engine.step())
+    return [done[index] for index in range(len(requests))]
+
+
+def test_shared_noise_lets_drafts_stand():
+    """A head that copies the backbone drafts what the backbone draws, but only with the same noise."""
+    model = small_orthrus(sameness=1.0, noise=0.0)
+    params = SamplingParams(temperature=1.0, max_new_tokens=40)
+
+    def accepted_share(position_shift: int) -> float:
+        with pytest.MonkeyPatch.context() as patch:
+            if position_shift:
+                patch.setattr(engine_module, "draft", shifted(position_shift))
+            engine = Engine(model, EngineConfig(max_context=64, self_check=False))
+            [completion] = engine.generate([[1, 2, 3]], params)
+        return completion.stats.accepted / completion.stats.drafted
+
+    def shifted(shift):
+        def draft_with_other_noise(runner, works, mask_token_id, *, token_budget):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(
+                    choice_module,
+                    "gumbel_noise",
+                    lambda seeds, samples, positions, vocab_size: gumbel_noise(
+                        seeds, samples, positions + shift, vocab_size
+                    ),
+                )
+                return draft(runner, works, mask_token_id, token_budget=token_budget)
+
+        return draft_with_other_noise
+
+    assert accepted_share(0) > 2 * accepted_share(1)
+
+
+def drawn(logits, params: SamplingParams, count: int):
+    """Draw `count` tokens from one row of logits, at as many positions."""
+    sequence = Sequence(0, [1], params, frozenset(), None)
+    sampling = sampling_of([(sequence, 0, count)], token_budget=count, device=CPU)
+    return choose(read_out(logits.expand(count, -1)), torch.arange(count), sampling)[0]
+
+
+def chi_square(ids, probabilities) -> float:
+    expected = probabilities * len(ids)
+    counts = torch.bincount(ids, minlength=len(probabilities))
+    return float(((counts - expected) ** 2 / expected).sum())
+
+
+LOGITS = torch.tensor([2.0, 1.0, 1.0, 0.0, -0.5, 0.7, -1.5, 1.8, 0.2, -0.1, 0.4])
+BOUND = 29.6  # chi-square with 10 degrees of freedom, 0.1 %
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7])
+def test_choices_follow_the_softmax(temperature):
+    ids = drawn(LOGITS, SamplingParams(temperature=temperature, seed=4), 20_000)
+    assert chi_square(ids, (LOGITS / temperature).softmax(0)) < BOUND
+    assert chi_square(ids, (LOGITS / (temperature * 1.1)).softmax(0)) > BOUND
+
+
+def test_filtered_choices_follow_the_softmax_of_what_is_left():
+    ids = drawn(LOGITS, SamplingParams(temperature=1.0, top_k=3, seed=4), 20_000)
+    left = [0, 1, 2, 7]  # 1 and 2 tie
+    assert ids.unique().tolist() == left
+    counts = torch.bincount(ids, minlength=11)[left]
+    expected = LOGITS[left].softmax(0) * 20_000
+    assert float(((counts - expected) ** 2 / expected).sum()) < 16.3  # 3 degrees of freedom, 0.1 %
+
+
+def test_logprob_and_gap_stay_those_of_the_ar_logits():
+    model = small_orthrus()
+    params = SamplingParams(max_new_tokens=9, temperature=1.5, top_k=30, seed=1)
+    [completion] = Engine(model, EngineConfig(max_context=64)).generate([[5, 6, 7]], params)
+    ids = torch.tensor([[5, 6, 7] + completion.token_ids])
+    logits = model(ids).logits.detach()[0, 2:-1]
+    expected = logits.log_softmax(-1).gather(1, ids[0, 3:, None]).sum()
+    top = logits.topk(2).values
+    assert completion.token_ids != logits.argmax(-1).tolist()
+    assert completion.stats.logprob == pytest.approx(float(expected), abs=1e-4)
+    assert completion.stats.min_logit_gap == pytest.approx(float((top[:, 0] - top[:, 1]).min()), abs=1e-4)
+
+
+def text(model, prompt, *, sample=0, **params) -> list[int]:
+    engine = Engine(model, EngineConfig(max_context=64, self_check=False))
+    request = Request(prompt, SamplingParams(max_new_tokens=16, **params), sample=sample)
+    return engine.run([request])[0].token_ids
+
+
+def test_a_seed_gives_its_text_again_and_another_seed_or_sample_another():
+    model = small_orthrus()
+    first = text(model, [1, 2, 3], temperature=1.0, seed=1)
+    assert text(model, [1, 2, 3], temperature=1.0, seed=1) == first
+    assert text(model, [1, 2, 3], temperature=1.0, seed=2) != first
+    assert text(model, [1, 2, 3], temperature=1.0, seed=1, sample=1) != first
+
+
+def test_top_k_of_one_is_greedy():
+    model = small_orthrus()
+    assert text(model, [1, 2, 3], temperature=1.0, top_k=1) == text(model, [1, 2, 3])
+
+
+def test_no_noise_is_computed_while_every_row_is_greedy(monkeypatch):
+    monkeypatch.setattr(choice_module, "gumbel_noise", None)
+    monkeypatch.setattr(choice_module, "filter_logits", None)
+    assert len(text(small_orthrus(), [1, 2, 3], temperature=0.0, top_k=5, seed=9)) == 16
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", -0.1),
+        ("temperature", 1e-6),
+        ("temperature", float("inf")),
+        ("temperature", float("nan")),
+        ("top_k", -1),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+        ("min_p", -0.1),
+        ("min_p", 1.1),
+        ("seed", -1),
+        ("seed", 2**63),
+    ],
+)
+def test_values_out_of_bounds_are_refused(field, value):
+    with pytest.raises(ValidationError, match=field):
+        SamplingParams(**{field: value})

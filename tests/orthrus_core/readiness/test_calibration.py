@@ -1,0 +1,52 @@
+from orthrus_core.cache import PagePool, PageTables
+from orthrus_core.readiness import calibration
+from orthrus_core.readiness.calibration import measure_forwards, spread_out
+from orthrus_core.engine.runner import ModelRunner
+from tests.small_models import small_orthrus
+
+
+def tables_of(*, num_slots: int, cells: int) -> PageTables:
+    pages = cells // 16
+    return PageTables(PagePool(num_slots * pages + 1, 16), num_slots=num_slots, pages_per_sequence=pages)
+
+
+def seconds_when_forwards_take(monkeypatch, taken: dict[int, float], budgets) -> tuple[float, ...]:
+    monkeypatch.setattr(calibration, "_measure", lambda runner, spans, T, view: taken[T])
+    return measure_forwards(None, tables_of(num_slots=2, cells=64), budgets, "ar")
+
+
+def test_every_rung_gets_its_seconds():
+    tables = tables_of(num_slots=4, cells=64)
+    runner = ModelRunner(small_orthrus(), tables)
+    seconds = measure_forwards(runner, tables, (8, 16, 32), "ar")
+    assert len(seconds) == 3
+    assert 0 < seconds[0] <= seconds[1] <= seconds[2]
+    assert tables.pool.num_available == tables.pool.num_pages - 1
+
+
+def test_close_rungs_are_interpolated(monkeypatch):
+    assert spread_out((8, 10, 12, 14, 16)) == [8, 12, 16]
+    seconds = seconds_when_forwards_take(monkeypatch, {8: 1.0, 12: 3.0, 16: 4.0}, (8, 10, 12, 14, 16))
+    assert seconds == (1.0, 2.0, 3.0, 3.5, 4.0)
+
+
+def test_a_rung_that_was_disturbed_costs_no_more_than_a_larger_one(monkeypatch):
+    assert seconds_when_forwards_take(monkeypatch, {8: 1.0, 16: 9.0, 32: 2.0}, (8, 16, 32)) == (1.0, 2.0, 2.0)
+
+
+def test_the_least_of_the_repeats_counts(monkeypatch):
+    clock = iter([0.0, 0.03, 1.0, 1.01, 2.0, 2.02, 3.0, 3.05])
+    monkeypatch.setattr(calibration.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(calibration, "_run", lambda *_: None)
+    assert round(calibration._measure(None, [], 8, "ar"), 6) == 0.01
+
+
+def test_one_rung_is_measured_once(monkeypatch):
+    assert seconds_when_forwards_take(monkeypatch, {64: 1.0}, (64,)) == (1.0,)
+
+
+def test_a_pool_without_room_for_all_slots_is_measured_with_fewer():
+    tables = PageTables(PagePool(5, 16), num_slots=8, pages_per_sequence=4)
+    runner = ModelRunner(small_orthrus(), tables)
+    assert len(measure_forwards(runner, tables, (16,), "diffusion")) == 1
+    assert tables.pool.num_available == 4

@@ -1,0 +1,130 @@
+"""The start-up check passes where bits agree and catches what makes them differ."""
+
+import pytest
+import torch
+
+import orthrus_core.attention.native as native
+import orthrus_core.attention.tiled as tiled
+import orthrus_core.engine.runner as runner
+from orthrus_core import Engine, EngineConfig
+from tests.small_models import small_orthrus
+
+CONFIG = EngineConfig(token_budget=32, max_sequences=2, max_context=640)
+
+
+@pytest.fixture
+def tiled_attention(monkeypatch):
+    def choose(config, *, page_size, max_context, device, dtype):
+        return tiled.TiledAttention(
+            num_kv_heads=config.num_key_value_heads, head_dim=config.head_dim, dtype=dtype
+        )
+
+    monkeypatch.setattr(runner, "choose_backend", choose)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_this_machine_is_exact(dtype):
+    engine = Engine(small_orthrus(dtype=dtype), CONFIG)
+    assert engine.exactness == "exact"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_this_machine_is_exact_without_a_compiler_too(dtype, tiled_attention):
+    engine = Engine(small_orthrus(dtype=dtype), CONFIG)
+    assert engine.report()["attention"] == "tiled"
+    assert engine.exactness == "exact"
+
+
+def test_the_check_gives_all_pages_back():
+    engine = Engine(small_orthrus(), CONFIG)
+    pool = engine._scheduler._tables.pool
+    assert pool.num_available == pool.num_pages - 1
+
+
+def test_without_the_check_nothing_is_claimed():
+    assert Engine(small_orthrus(), CONFIG.model_copy(update={"self_check": False})).exactness == "unverified"
+
+
+def test_small_engines_are_checked_too():
+    config = EngineConfig(token_budget=4, max_sequences=1, max_context=8, page_size=2)
+    assert Engine(small_orthrus(), config).exactness == "exact"
+
+
+def test_a_shape_that_disagrees_is_left_out(monkeypatch, tiled_attention):
+    attend = tiled.attend_groups
+
+    def wrong_at_width_4(q, keys, values, groups, **arguments):
+        out = attend(q, keys, values, groups, **arguments)
+        return out * (1 + 1e-6) if groups.rows.shape[1] == 4 else out
+
+    monkeypatch.setattr(tiled, "attend_groups", wrong_at_width_4)
+    engine = Engine(small_orthrus(), CONFIG)
+    assert engine.exactness == "exact"
+    assert engine._runner.backend.shapes.query_widths == (2, 8, 16, 32)
+
+
+def test_bits_that_depend_on_the_neighbours_are_caught(monkeypatch, caplog):
+    attend = native.NativeAttention.attend
+
+    def leaky(self, q, k, v, *, packed, **arguments):
+        out = attend(self, q, k, v, packed=packed, **arguments)
+        return out * (1 + 1e-6 * (packed[3] >= 0).sum())
+
+    monkeypatch.setattr(native.NativeAttention, "attend", leaky)
+    engine = Engine(small_orthrus(), CONFIG)
+    assert engine.exactness == "unverified"
+    assert "exactness=unverified" in caplog.text
+
+
+def plant(monkeypatch, *, rungs: set[int]) -> None:
+    """Make forwards of these budgets differ in their last bits."""
+    run = runner.ModelRunner.run
+
+    def tampered(self, rows, view):
+        readout = run(self, rows, view)
+        factor = 1 + 1e-6 * (len(rows.token_ids) in rungs)
+        return readout._replace(logits=readout.logits * factor)
+
+    monkeypatch.setattr(runner.ModelRunner, "run", tampered)
+
+
+def test_all_rungs_agree_here():
+    engine = Engine(small_orthrus(), CONFIG)
+    assert engine.report()["budgets"] == [8, 10, 12, 14, 16, 20, 24, 28, 32]
+
+
+def test_a_rung_that_disagrees_is_left_out(monkeypatch):
+    plant(monkeypatch, rungs={14, 28})
+    engine = Engine(small_orthrus(), CONFIG)
+    assert engine.exactness == "exact"
+    assert engine.report()["budgets"] == [8, 10, 12, 16, 20, 24, 32]
+
+
+def test_the_largest_set_of_rungs_that_agree_is_kept(monkeypatch):
+    plant(monkeypatch, rungs={16, 20, 24, 28, 32})
+    assert Engine(small_orthrus(), CONFIG).report()["budgets"] == [16, 20, 24, 28, 32]
+
+
+def test_a_set_without_room_for_every_sequence_is_not_taken(monkeypatch):
+    plant(monkeypatch, rungs={16, 20})
+    config = CONFIG.model_copy(update={"token_budget": 20, "max_sequences": 15, "max_context": 64})
+    assert Engine(small_orthrus(), config).report()["budgets"] == [16, 20]
+
+
+def test_rungs_of_a_manifest_are_checked_too(monkeypatch):
+    plant(monkeypatch, rungs={12})
+    config = CONFIG.model_copy(update={"budgets": (8, 12, 32)})
+    assert Engine(small_orthrus(), config).report()["budgets"] == [8, 32]
+
+
+def test_without_the_check_there_is_one_rung():
+    config = CONFIG.model_copy(update={"self_check": False})
+    assert Engine(small_orthrus(), config).report()["budgets"] == [32]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_forwards_are_exact(dtype):
+    engine = Engine(small_orthrus(dtype=dtype), CONFIG.model_copy(update={"compile": "on"}))
+    assert engine.report()["compiled"]
+    assert engine.exactness == "exact"
