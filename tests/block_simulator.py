@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from orthrus_core.cache import PagePool, PageTables
-from orthrus_core.engine.config import EngineConfig
 from orthrus_core.engine.blocks import Costs
-from orthrus_core.request import SamplingParams
+from orthrus_core.engine.config import EngineConfig
 from orthrus_core.engine.scheduler import Scheduler, Step
 from orthrus_core.engine.sequence import Sequence
+from orthrus_core.request import SamplingParams
 
 PAGE_SIZE = 64
 

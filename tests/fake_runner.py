@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import torch
 
-from orthrus_core.attention.rows import TokenRows
-from orthrus_core.cache import PageTables
+from orthrus_core import EngineConfig, OrthrusLM
+from orthrus_core.attention.plain import PlainAttention
+from orthrus_core.attention.rows import RowBuffer, Span, TokenRows, fill, span_rows
+from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.engine.runner import Readout, read_out
-from orthrus_core.readiness.engine import Engine
-from orthrus_core.attention.rows import RowBuffer, Span, fill, span_rows
 
 
 def next_token(prefix: tuple[int, ...], vocab_size: int) -> int:
@@ -34,22 +34,29 @@ class FakeRunner:
     `is_wrong` says otherwise, and leaves junk in its cell as the real one does.
     """
 
-    def __init__(self, engine: Engine, tables: PageTables, is_wrong: Callable[[], bool]):
+    def __init__(self, model: OrthrusLM, config: EngineConfig, is_wrong: Callable[[], bool]):
+        self.model = model
         self.device = torch.device("cpu")
-        self.backend = engine._runner.backend
+        self.mask_token_id = model.config.mask_token_id
         self.is_compiled = False
         self.rows_seen: list[int] = []
         self.budgets_seen: set[int] = set()
-        self._tables = tables
-        self._page_size = engine.config.page_size
-        self._vocab_size = engine._model.config.vocab_size
+        self.tables = PageTables(
+            PagePool(config.total_pages, config.page_size),
+            num_slots=config.max_sequences,
+            pages_per_sequence=config.pages_per_sequence,
+        )
+        self.backend = PlainAttention(num_kv_heads=1, head_dim=1, dtype=torch.float32)
+        self.cache = self.backend.new_cache(num_layers=1, num_pages=1, page_size=1, device=self.device)
+        self._page_size = config.page_size
+        self._vocab_size = model.config.vocab_size
         self._is_wrong = is_wrong
         self._cells: dict[int, tuple[int, int, str]] = {}
 
     def lay_out(self, spans: list[Span], view: str, *, token_budget: int) -> TokenRows:
         self.budgets_seen.add(token_budget)
         buffer = RowBuffer(token_budget, self.device)
-        rows = span_rows(spans, view=view, page_tables=self._tables.pages, page_size=self._page_size)
+        rows = span_rows(spans, view=view, page_tables=self.tables.pages, page_size=self._page_size)
         num_used = fill(buffer, spans, rows)
         return TokenRows(buffer.to_device(), num_used)
 
@@ -79,7 +86,7 @@ class FakeRunner:
         return (truth + 1) % self._vocab_size if self._is_wrong() else truth
 
     def _visible(self, rows: TokenRows, row: int) -> list[tuple[int, int, str]]:
-        pages = self._tables.pages[int(rows.slots[row])].tolist()
+        pages = self.tables.pages[int(rows.slots[row])].tolist()
         limit = int(rows.limits[row])
         return [
             self._cells[pages[cell // self._page_size] * self._page_size + cell % self._page_size]

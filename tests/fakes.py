@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orthrus_core.request import Request
 from orthrus_core.engine.sequence import Completion
 from orthrus_core.engine.stats import CompletionStats
+from orthrus_core.request import Request
 
 TOKENS_PER_STEP = 4
 

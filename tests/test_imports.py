@@ -42,7 +42,7 @@ def test_imports_go_from_jobs_to_pipelines_to_orthrus_core_only():
 @pytest.mark.parametrize(
     ("file", "source", "package"),
     [
-        ("orthrus_core/decoding/engine.py", "import ray\n", "ray"),
+        ("orthrus_core/engine/engine.py", "import ray\n", "ray"),
         ("orthrus_core/cache.py", "def f():\n    from pyarrow.parquet import read_table\n", "pyarrow"),
         ("orthrus_core/models/model.py", "import json, fsspec.core as core\n", "fsspec"),
         ("orthrus_core/__init__.py", "if True:\n    from datasets import Dataset\n", "datasets"),

@@ -83,7 +83,7 @@ class DualViewLM(GenerationMixin):
         return output.last_hidden_state
 
     def generate(self, *args, use_diffusion_mode: bool | None = None, **kwargs):  # type: ignore[override]
-        """Generate as transformers does, or with the decoding engine: see `orthrus_core.hf.generation.generate`.
+        """Generate as transformers does, or with the engine: see `orthrus_core.hf.generation.generate`.
 
         Args:
             use_diffusion_mode: True: consensus decoding; False: plain AR decoding by the same engine, the

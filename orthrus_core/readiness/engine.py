@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from torch.nn import Module
+
 from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.choosers.choose import chooser_by
 from orthrus_core.compilation.worth import should_compile
@@ -64,7 +66,7 @@ class Engine(EngineCore):
             ConfigError: the config does not fit the model.
         """
         self.config = config = config or EngineConfig()
-        runner = model if isinstance(model, ModelRunner) else new_runner(model, config)
+        runner = new_runner(model, config) if isinstance(model, Module) else model
         model = runner.model
         self.block_size = drafted_block_size(config, model)
         ready = ready or get_ready(runner, config, head_block_size=model.config.block_size)

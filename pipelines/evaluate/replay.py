@@ -3,12 +3,12 @@
 import logging
 from typing import Any
 
-from orthrus_core.request import SamplingParams
 from orthrus_core.evaluation.random_model import random_model, random_prompts
 from orthrus_core.evaluation.replay import Replay
 from orthrus_core.evaluation.speed import Measured, Outputs, Prompts, time_systems
 from orthrus_core.evaluation.systems import EngineSystem
 from orthrus_core.models.model import OrthrusLM
+from orthrus_core.request import SamplingParams
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.speed import AR, CONSENSUS, engine_config, figures, token_budgets
 from pipelines.evaluate.speed_config import LoadConfig

@@ -15,9 +15,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from orthrus_core.request import Request
 from orthrus_core.engine.sequence import Completion
 from orthrus_core.engine.stats import CompletionStats
+from orthrus_core.request import Request
 from pipelines.checkpoint import fetch, load_tokenizer
 from pipelines.generate.actor_spec import ActorSpec
 from pipelines.generate.audit import Auditor

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orthrus_core.engine.config import EngineConfig
-from orthrus_core.request import Request
 from orthrus_core.engine.sequence import Completion
 from orthrus_core.engine.stats import CompletionStats
 from orthrus_core.engine.stop import FinishReason
+from orthrus_core.request import Request
 from pipelines.generate.audit_plan import AuditPlan
 from pipelines.generate.audit_speed import SpeedSample, time_pairs
 from pipelines.generate.engine_thread import EngineThread

@@ -11,8 +11,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from orthrus_core.request import Request
 from orthrus_core.engine.sequence import Completion
+from orthrus_core.request import Request
 
 Batch = tuple[list[Completion], dict[str, Any]]
 Submit = Callable[[Sequence[Request]], "Future[Batch]"]

@@ -7,8 +7,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from orthrus_core.request import Request
 from orthrus_core.engine.sequence import Completion
+from orthrus_core.request import Request
 from pipelines.generate.watchdog import Watchdog
 
 

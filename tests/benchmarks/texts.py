@@ -51,8 +51,7 @@ def engine_configs() -> Iterator[tuple[str, EngineConfig]]:
 
 def read_prompts(num_demo: int, num_questions: int, questions: Path | None) -> list[str]:
     """The first demo prompts, then the first questions of a JSONL file."""
-    texts = [text for file in sorted(PROMPTS.glob("*.parquet")) for text in pq.read_table(file)["prompt"].to_pylist()]
-    texts = texts[:num_demo]
+    texts = pq.read_table(PROMPTS)["prompt"].to_pylist()[:num_demo]
     if questions is not None:
         texts += [json.loads(line)["question"] for line in questions.read_text().splitlines()[:num_questions]]
     return texts
@@ -70,7 +69,7 @@ def digest(completions: Sequence) -> str:
 
 def main() -> None:
     """Print one JSON object: way to hash."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--demo", type=int, default=40, help="demo prompts")
     parser.add_argument("--num-questions", type=int, default=24)
     parser.add_argument("--questions", type=Path, help="JSONL file with a field question")

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from orthrus_core import Engine, EngineConfig
 from orthrus_core.attention.cuda import TRIAL_TOLERANCE, BackendName, CudaBackend, cuda_backend
 from orthrus_core.attention.rows import Span
 from orthrus_core.attention.spec import AttentionSpec
 from orthrus_core.attention.trial import random_trial
-from orthrus_core import Engine, EngineConfig
 from orthrus_core.errors import ConfigError
 from orthrus_core.evaluation.cost import ModelShape
 from orthrus_core.evaluation.gpu.shapes import random_model

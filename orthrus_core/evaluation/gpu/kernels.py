@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from orthrus_core.attention.rows import RowBuffer, Span, fill, span_rows
 from orthrus_core.attention.spec import AttentionSpec
 from orthrus_core.attention.triton_paged import TritonBackend, default_sizes
 from orthrus_core.compilation.graphs import GraphedForward
-from orthrus_core.attention.rows import RowBuffer, Span, fill, span_rows
 from orthrus_core.evaluation.gpu.steps import seconds_of
 
 Row = dict[str, Any]

@@ -8,20 +8,19 @@ from torch import Tensor
 from orthrus_core.attention.kernel import KernelShape, build_kernel
 from orthrus_core.attention.native import NativeAttention
 from orthrus_core.attention.plain import PlainAttention
-from orthrus_core.attention.rows import LINES
-from orthrus_core.attention.tiled import TiledAttention
+from orthrus_core.attention.rows import LINES, RowBuffer, Span, fill, span_rows
+from orthrus_core.attention.view import AttentionLayer
 from orthrus_core.cache import PagePool, PageTables
-from orthrus_core.attention.rows import RowBuffer, Span, fill, span_rows
 
 CPU = torch.device("cpu")
+SCALING = 0.25
 
 
 def new_backend(name: str, *, H: int, Hkv: int, Dh: int, page_size: int, dtype: torch.dtype):
     if name == "native":
         shape = KernelShape(Dh, H // Hkv, page_size, dtype)
         return NativeAttention(build_kernel(shape), shape, num_kv_heads=Hkv)
-    kind = TiledAttention if name == "tiled" else PlainAttention
-    return kind(num_kv_heads=Hkv, head_dim=Dh, dtype=dtype)
+    return PlainAttention(num_kv_heads=Hkv, head_dim=Dh, dtype=dtype)
 
 
 class Rig:
@@ -75,14 +74,12 @@ class Rig:
         fill(buffer, laid_out, rows)
         out = self.backend.attend(
             *(self._stack(x, spans, T) for x in (self.q, self.k, self.v)),
+            AttentionLayer(0, SCALING, window, softcap),
             keys=self.cache.keys[0],
             values=self.cache.values[0],
             packed=buffer.to_device(),
             page_tables=torch.from_numpy(self.tables.pages),
             arrangement=self.backend.arrange(rows, T, CPU),
-            scaling=0.25,
-            window=window,
-            softcap=softcap,
         )
         return list(out[: sum(counts)].split(counts))
 

@@ -3,83 +3,78 @@
 import pytest
 import torch
 
-from orthrus_core.attention.tiles import AttentionShapes
-from tests.orthrus_core.attention.rig import Rig
+from tests.orthrus_core.attention.rig import SCALING, Rig
 
-BACKENDS = ["native", "tiled"]
+BACKENDS = ["native", "plain"]
 DTYPES = [torch.float32, torch.bfloat16]
 CLOSE = {
     torch.float32: {"atol": 1e-5, "rtol": 1e-5},
-    torch.bfloat16: {"atol": 1e-2, "rtol": 1e-2},  # one rounding of the output, and of the weights in tiled
+    torch.bfloat16: {"atol": 1e-2, "rtol": 1e-2},  # one rounding of the output
 }
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("view", ["ar", "diffusion"])
 @pytest.mark.parametrize("window", [None, 7])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("H", "Hkv", "Dh", "page_size"), [(6, 2, 16, 16), (4, 4, 48, 32), (8, 1, 128, 16)])
-def test_equals_the_reference_on_odd_sizes(backend, view, window, dtype, H, Hkv, Dh, page_size):
+def test_the_kernel_equals_plain_attention_on_odd_sizes(view, window, dtype, H, Hkv, Dh, page_size):
     sizes = {"lengths": [300, 33, 5], "H": H, "Hkv": Hkv, "Dh": Dh, "page_size": page_size, "dtype": dtype}
     spans = [(0, 290, 299), (1, 0, 33), (2, 4, 5)]
     fast, slow = (
         Rig(name, **sizes).attend(spans, view=view, window=window, num_rows=64)
-        for name in (backend, "reference")
+        for name in ("native", "plain")
     )
     for mine, its in zip(fast, slow, strict=True):
         torch.testing.assert_close(mine, its, **CLOSE[dtype])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("view", ["ar", "diffusion"])
 @pytest.mark.parametrize("window", [None, 7])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_capped_scores_equal_the_reference(backend, view, window, dtype):
+def test_capped_scores_equal_those_of_plain_attention(view, window, dtype):
     fast, slow, plain = (
         torch.cat(
             Rig(name, lengths=[300, 33], dtype=dtype).attend(
                 [(0, 290, 299), (1, 0, 33)], view=view, window=window, softcap=softcap, num_rows=64
             )
         )
-        for name, softcap in ((backend, 0.4), ("reference", 0.4), ("reference", None))
+        for name, softcap in (("native", 0.4), ("plain", 0.4), ("plain", None))
     )
     torch.testing.assert_close(fast, slow, **CLOSE[dtype])
     assert not torch.allclose(slow, plain, **CLOSE[dtype])
 
 
-@pytest.mark.parametrize("page_size", [1, 4])
-def test_tiled_attention_takes_small_pages(page_size):
-    fast, slow = (
-        Rig(name, lengths=[70, 9], page_size=page_size).attend([(0, 60, 70), (1, 3, 9)])
-        for name in ("tiled", "reference")
-    )
-    torch.testing.assert_close(torch.cat(fast), torch.cat(slow), **CLOSE[torch.float32])
-
-
-def test_the_portable_tile_arithmetic_equals_the_fused_one(monkeypatch):
-    rig = Rig("tiled", lengths=[300])
-    (fused,) = rig.attend([(0, 250, 270)])
-    monkeypatch.setattr("orthrus_core.attention.tiled.FUSED_DEVICES", ())
-    (portable,) = rig.attend([(0, 250, 270)])
-    torch.testing.assert_close(portable, fused, **CLOSE[torch.float32])
+@pytest.mark.parametrize("view", ["ar", "diffusion"])
+@pytest.mark.parametrize("window", [None, 7])
+@pytest.mark.parametrize("softcap", [None, 0.4])
+@pytest.mark.parametrize("page_size", [1, 4, 16])
+def test_plain_attention_equals_dense_attention(view, window, softcap, page_size):
+    rig = Rig("plain", lengths=[70, 9], H=6, Hkv=2, page_size=page_size)
+    (out,) = rig.attend([(0, 60, 70)], view=view, window=window, softcap=softcap)
+    q, k, v = (x.transpose(0, 1).double() for x in (rig.q[0][60:], rig.k[0], rig.v[0]))
+    place, cells = torch.arange(60, 70)[:, None], torch.arange(70)
+    seen = cells <= (place if view == "ar" else 69)
+    if window is not None:
+        seen &= cells > place - window
+    scores = q @ k.repeat_interleave(3, dim=0).transpose(1, 2) * SCALING
+    if softcap is not None:
+        scores = (scores / softcap).tanh() * softcap
+    expected = scores.masked_fill(~seen, float("-inf")).softmax(-1) @ v.repeat_interleave(3, dim=0)
+    torch.testing.assert_close(out, expected.transpose(0, 1).float(), **CLOSE[torch.float32])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_row_has_the_same_bits_in_every_chunk_and_beside_any_neighbour(backend, dtype):
     rig = Rig(backend, lengths=[600, 600], dtype=dtype)
-    widths = rig.backend.shapes.query_widths if backend == "tiled" else (None,)
     for position in (3, 62, 64, 130, 255, 256, 599):
         (alone,) = rig.attend([(0, position, position + 1)])
-        for width in widths:
-            if width is not None:
-                rig.backend.shapes = AttentionShapes((width,))
-            for other in (2, 70, 200, 599):
-                beside = rig.attend([(1, other, other + 1), (0, position, position + 1)], num_rows=7)
-                assert torch.equal(beside[1], alone), (position, width, other)
-            start = max(0, position - 5)
-            (chunk,) = rig.attend([(0, start, position + 1)])
-            assert torch.equal(chunk[-1:], alone), (position, width)
+        for other in (2, 70, 200, 599):
+            beside = rig.attend([(1, other, other + 1), (0, position, position + 1)], num_rows=7)
+            assert torch.equal(beside[1], alone), (position, other)
+        start = max(0, position - 5)
+        (chunk,) = rig.attend([(0, start, position + 1)])
+        assert torch.equal(chunk[-1:], alone), position
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from orthrus_core.attention import cuda
-from orthrus_core.attention.cuda import cuda_backend
+from orthrus_core.attention import choose
+from orthrus_core.attention.choose import triton_backend
 from orthrus_core.attention.spec import AttentionSpec
 from orthrus_core.attention.trial import trial_error
 from orthrus_core.attention.triton_paged import TritonBackend
@@ -18,38 +18,30 @@ def spec(kernel_device) -> AttentionSpec:
     return AttentionSpec(**HEADS, dtype=torch.float32, device=kernel_device)
 
 
-def refuse(*args, **kwargs):
-    raise RuntimeError("Paged KV cache block size must be divisible by 256\nsource line")
+def test_triton_is_taken_where_it_works(spec):
+    assert triton_backend(spec).name == "triton"
 
 
-def forget_the_scaling(query, key, value, *args, **kwargs):
-    return torch.zeros_like(query)
+def test_what_the_library_says_where_it_refuses_is_said(spec, monkeypatch):
+    def refuse(*args):
+        raise RuntimeError("no such instruction\nsource line")
+
+    monkeypatch.setattr(choose, "trial_error", refuse)
+    with pytest.raises(ConfigError, match="triton: no such instruction$"):
+        triton_backend(spec)
 
 
-@pytest.mark.parametrize(
-    "varlen_attn",
-    [
-        pytest.param(None, id="not in this torch"),
-        pytest.param(refuse, id="refuses the page size"),
-        pytest.param(forget_the_scaling, id="computes something else"),
-    ],
-)
-def test_the_next_backend_is_taken_where_varlen_cannot_be(spec, monkeypatch, varlen_attn):
-    monkeypatch.setattr(cuda, "find_varlen_attn", lambda: varlen_attn)
-    assert cuda_backend(spec).name == "triton"
-
-
-def test_every_reason_is_named_when_none_is_left(spec, monkeypatch):
-    monkeypatch.setattr(cuda, "find_varlen_attn", lambda: refuse)
-    with pytest.raises(ConfigError, match="varlen: Paged KV cache block size must be divisible by 256$"):
-        cuda_backend(spec, names=["varlen"])
+def test_a_kernel_that_computes_something_else_is_refused(spec, monkeypatch):
+    monkeypatch.setattr(choose, "trial_error", lambda backend, spec: 0.5)
+    with pytest.raises(ConfigError, match=r"triton: off by 0.5 in the trial call in torch.float32"):
+        triton_backend(spec)
 
 
 def test_a_missing_triton_is_a_reason_with_its_repair(monkeypatch):
-    monkeypatch.setattr(cuda, "has_triton", lambda: False)
+    monkeypatch.setattr(choose, "has_triton", lambda: False)
     spec = AttentionSpec(**HEADS, dtype=torch.float32, device=torch.device("cpu"))
-    with pytest.raises(ConfigError, match="triton: triton is not installed, run: pip install triton"):
-        cuda_backend(spec, names=["triton"])
+    with pytest.raises(ConfigError, match="triton is not installed, run: pip install triton"):
+        triton_backend(spec)
 
 
 def test_the_trial_call_finds_a_right_backend_right(spec):

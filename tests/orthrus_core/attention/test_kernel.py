@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from orthrus_core.attention.backend import choose_backend
+from orthrus_core.attention.choose import choose_backend, spec_of
 from orthrus_core.attention.kernel import KernelError, KernelShape, build_kernel
 from tests.small_models import small_backbone
 
@@ -9,7 +9,8 @@ SHAPE = KernelShape(head_dim=16, repeats=2, page_size=16, dtype=torch.float32)
 
 
 def backend_of(model):
-    return choose_backend(model.config, page_size=16, max_context=64, device=model.device, dtype=model.dtype)
+    sizes = {"page_size": 16, "max_context": 64}
+    return choose_backend(spec_of(model.config, **sizes, device=model.device, dtype=model.dtype))
 
 
 def test_a_kernel_is_compiled_once(tmp_path, monkeypatch):
@@ -47,9 +48,10 @@ def test_a_compiler_that_fails_says_so(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("kernels/*.so"))
 
 
-def test_without_a_compiler_tiled_attention_takes_over(monkeypatch, caplog):
+def test_without_a_compiler_plain_attention_takes_over(monkeypatch, caplog):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert backend_of(small_backbone()).name == "tiled"
+    assert backend_of(small_backbone()).name == "plain"
+    assert "attention=plain, exact but slower" in caplog.text
     assert "no C++ compiler found: tried no-such-compiler" in caplog.text
 
 

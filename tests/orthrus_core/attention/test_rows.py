@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from orthrus_core.attention.rows import SEES_NOTHING, TokenRows
-from orthrus_core.attention.rows import RowBuffer, Span, fill, span_rows
+from orthrus_core.attention.rows import SEES_NOTHING, RowBuffer, Span, TokenRows, fill, span_rows
 
 TABLES = np.array([[3, 5, 0, 0], [2, 4, 6, 0]])
 CPU = torch.device("cpu")

@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from orthrus_core.attention.rows import Span
 from orthrus_core.attention.spec import AttentionSpec
 from orthrus_core.attention.trial import random_trial
 from orthrus_core.attention.triton_paged import KernelSizes, TritonBackend, default_sizes
-from orthrus_core.attention.rows import Span
 from orthrus_core.errors import ConfigError
 
 SPEC = AttentionSpec(

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 import orthrus_core.choosers.choice as choice_module
-import orthrus_core.engine.step as step_module
-import orthrus_core.readiness.engine as engine_module
-import orthrus_core.engine.step as step_module
 from orthrus_core import Engine, EngineConfig, Request, SamplingParams
+from orthrus_core.choosers.coupled import Coupled
+from orthrus_core.choosers.grammar import UnderGrammar
 from orthrus_core.choosers.masks import RowMasks
 from tests.grammars import EOS, GRAMMARS, MASK, PERSON, V, grammar_model, obeys, slow_decoding, tokenizer
 
@@ -66,7 +65,7 @@ def outcome(completion):
     )
 
 
-def random_engine(model, source: random.Random, *, token_budget: int, **fields) -> Engine:
+def random_engine(model, source: random.Random, *, token_budget: int, draft=None, **fields) -> Engine:
     options = {
         "token_budget": token_budget,
         "block_size": source.choice([1, 2, 5, 8]),
@@ -76,7 +75,7 @@ def random_engine(model, source: random.Random, *, token_budget: int, **fields) 
         "num_pages": source.choice([None, 9, 14]),
         "self_check": False,
     }
-    return Engine(model, EngineConfig(**options | fields), TOKENIZER)
+    return Engine(model, EngineConfig(**options | fields), TOKENIZER, draft=draft)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -156,7 +155,7 @@ def test_runs_without_a_grammar_do_no_work_for_grammars(monkeypatch):
         raise AssertionError("masks in a run without a grammar")
 
     monkeypatch.setattr(choice_module, "_choose_masked", never)
-    monkeypatch.setattr(draft_module, "MaskedDraft", never)
+    monkeypatch.setattr(UnderGrammar, "__init__", never)
     monkeypatch.setattr(RowMasks, "of", never)
     engine = Engine(grammar_model(), EngineConfig(max_context=128, block_policy="fixed"), TOKENIZER)
     assert engine.generate([[1, 2]], SamplingParams(max_new_tokens=20))[0].stats.drafted > 0
@@ -164,16 +163,16 @@ def test_runs_without_a_grammar_do_no_work_for_grammars(monkeypatch):
         engine.generate([[1, 2]], BOUND)
 
 
-def anchor_masks_only(works, anchor_rows, draft_ids, device):
-    """`verify._masks` with a planted bug: no mask reaches the rows of drafts."""
-    masks = verify_masks(works, anchor_rows, draft_ids, device)
+def anchor_masks_only(chooser, step, draft_ids, device):
+    """`UnderGrammar._row_masks` with a planted bug: no mask reaches the rows of drafts."""
+    masks = row_masks(chooser, step, draft_ids, device)
     if masks is None:
         return None
-    keep = torch.isin(masks.rows, torch.tensor(anchor_rows))
+    keep = torch.isin(masks.rows, torch.from_numpy(step.anchor_rows))
     return RowMasks(masks.rows[keep], masks.bits[keep])
 
 
-verify_masks = verify_module._masks
+row_masks = UnderGrammar._row_masks
 
 
 def test_a_verify_row_left_without_its_mask_would_be_seen(monkeypatch):
@@ -184,26 +183,30 @@ def test_a_verify_row_left_without_its_mask_would_be_seen(monkeypatch):
     assert [outcome(c) for c in Engine(model, config, TOKENIZER).run(requests)] == [
         outcome(r) for r in references
     ]
-    monkeypatch.setattr(verify_module, "_masks", anchor_masks_only)
+    monkeypatch.setattr(UnderGrammar, "_row_masks", anchor_masks_only)
     broken = Engine(model, config, TOKENIZER).run(requests)
     assert [c.token_ids for c in broken] != [r.token_ids for r in references]
 
 
-def test_drafts_that_know_no_grammar_change_nothing(monkeypatch):
+class JunkDrafts:
+    """Knows neither the model nor the grammar."""
+
+    def __init__(self, source: random.Random):
+        self._source = source
+
+    def propose(self, runner, step, chooser):
+        drafts = [self._source.choice([EOS, MASK, V - 1, 0, 40]) for _ in step.target_rows]
+        return torch.tensor(drafts)
+
+
+def test_drafts_that_know_no_grammar_change_nothing():
     model = grammar_model(5)
     source = random.Random(5)
     requests = random_requests(source, 8)
     references = alone(model, requests, token_budget=64)
-    real = draft_module.draft
-
-    def junk(runner, works, mask_token_id, *, token_budget):
-        draft_ids = real(runner, works, mask_token_id, token_budget=token_budget)
-        for work in works:
-            work.masks = None
-        return torch.tensor([[source.choice([EOS, MASK, V - 1, 0, 40]) for _ in row] for row in draft_ids])
-
-    monkeypatch.setattr(engine_module, "draft", junk)
-    engine = random_engine(model, source, token_budget=64, block_policy="fixed", block_size=8)
+    engine = random_engine(
+        model, source, draft=JunkDrafts(source), token_budget=64, block_policy="fixed", block_size=8
+    )
     assert [outcome(c) for c in engine.run(requests)] == [outcome(r) for r in references]
 
 
@@ -218,7 +221,7 @@ def test_drafts_under_the_masks_of_their_places_stand_more_often(monkeypatch):
         return sum(c.stats.accepted for c in completions) / sum(c.stats.steps for c in completions)
 
     masked = acceptance()
-    monkeypatch.setattr(draft_module, "bound_blocks", lambda works, first_rows: [])
+    monkeypatch.setattr(UnderGrammar, "propose", Coupled.propose)
     assert masked > 3 * acceptance()
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from orthrus_core import SamplingParams
-from orthrus_core.choosers.grammar_state import walk_over
 from orthrus_core.choosers.grammar_compiler import GrammarCompiler
+from orthrus_core.choosers.grammar_state import walk_over
 from orthrus_core.choosers.masks import RowMasks, allows, bits_of
 from tests.grammars import EOS, GRAMMARS, MASK, V, allowed_tokens, tokenizer
 

@@ -7,13 +7,14 @@ import torch
 from pydantic import ValidationError
 
 import orthrus_core.choosers.choice as choice_module
-import orthrus_core.readiness.engine as engine_module
 from orthrus_core import Engine, EngineConfig, Request, SamplingParams
 from orthrus_core.choosers.choice import choose, sampling_of
-from orthrus_core.engine.runner import read_out
-from orthrus_core.engine.step import DiffusionDrafts
 from orthrus_core.choosers.noise import gumbel_noise
+from orthrus_core.engine.layout import ChoosingRows
+from orthrus_core.engine.runner import read_out
 from orthrus_core.engine.sequence import Sequence
+from orthrus_core.engine.step import DiffusionDrafts
+from tests.drafts import mostly_right, request_of
 from tests.small_models import small_orthrus
 
 V = 97
@@ -59,39 +60,26 @@ def outcome(completion):
 
 
 def oracle_drafts(requests, references, right_share: float, source: random.Random):
-    """A draft step that runs the real one, K/V included, and then proposes mostly right tokens."""
     truths = {
         (tuple(request.prompt_ids), request.params, request.sample): reference.token_ids
         for request, reference in zip(requests, references, strict=True)
     }
-
-    def mostly_right(runner, works, mask_token_id, *, token_budget):
-        draft_ids = draft(runner, works, mask_token_id, token_budget=token_budget).clone()
-        for line, work in enumerate(works):
-            sequence = work.sequence
-            prompt = tuple(sequence.token_ids[: sequence.num_prompt])
-            truth = truths[prompt, sequence.params, sequence.sample][sequence.num_emitted :]
-            for offset, token_id in enumerate(truth[: work.num_drafts]):
-                if source.random() < right_share:
-                    draft_ids[line, offset] = token_id
-        return draft_ids
-
-    return mostly_right
+    return mostly_right(truths, right_share, source, request_of)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("drafts", ["own", "oracle"])
-def test_consensus_equals_ar_bit_for_bit_in_random_traffic(dtype, seed, drafts, monkeypatch):
+def test_consensus_equals_ar_bit_for_bit_in_random_traffic(dtype, seed, drafts):
     source = random.Random(seed)
     token_budget = source.choice([16, 24, 64])
     model = small_orthrus(seed=seed, dtype=dtype, block_size=16, sameness=0.2)
     longest = source.choice([20, 120, 300])
     requests = random_requests(source, source.choice([2, 5, 9, 16]), longest=longest, max_new_tokens=24)
     references = alone(model, requests, token_budget=token_budget)
+    oracle = None
     if drafts == "oracle":
         oracle = oracle_drafts(requests, references, source.choice([0.5, 0.9]), source)
-        monkeypatch.setattr(engine_module, "draft", oracle)
     engine = Engine(
         model,
         EngineConfig(
@@ -103,6 +91,7 @@ def test_consensus_equals_ar_bit_for_bit_in_random_traffic(dtype, seed, drafts, 
             num_pages=source.choice([None, 42]),
             self_check=False,
         ),
+        draft=oracle,
     )
     completions = run_with_arrivals(engine, requests, source)
     assert [outcome(c) for c in completions] == [outcome(r) for r in references]
@@ -122,32 +111,31 @@ def run_with_arrivals(engine, requests, source):
     return [done[index] for index in range(len(requests))]
 
 
+class DraftsOfOtherNoise:
+    """The diffusion view's drafts, with the noise of positions further on."""
+
+    def __init__(self, shift: int):
+        self._shift = shift
+
+    def propose(self, runner, step, chooser):
+        def noise(seeds, samples, positions, vocab_size):
+            return gumbel_noise(seeds, samples, positions + self._shift, vocab_size)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(choice_module, "gumbel_noise", noise)
+            return DiffusionDrafts().propose(runner, step, chooser)
+
+
 def test_shared_noise_lets_drafts_stand():
     """A head that copies the backbone drafts what the backbone draws, but only with the same noise."""
     model = small_orthrus(sameness=1.0, noise=0.0)
     params = SamplingParams(temperature=1.0, max_new_tokens=40)
 
     def accepted_share(position_shift: int) -> float:
-        with pytest.MonkeyPatch.context() as patch:
-            if position_shift:
-                patch.setattr(engine_module, "draft", shifted(position_shift))
-            engine = Engine(model, EngineConfig(max_context=64, self_check=False))
-            [completion] = engine.generate([[1, 2, 3]], params)
+        config = EngineConfig(max_context=64, self_check=False)
+        engine = Engine(model, config, draft=DraftsOfOtherNoise(position_shift))
+        [completion] = engine.generate([[1, 2, 3]], params)
         return completion.stats.accepted / completion.stats.drafted
-
-    def shifted(shift):
-        def draft_with_other_noise(runner, works, mask_token_id, *, token_budget):
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(
-                    choice_module,
-                    "gumbel_noise",
-                    lambda seeds, samples, positions, vocab_size: gumbel_noise(
-                        seeds, samples, positions + shift, vocab_size
-                    ),
-                )
-                return draft(runner, works, mask_token_id, token_budget=token_budget)
-
-        return draft_with_other_noise
 
     assert accepted_share(0) > 2 * accepted_share(1)
 
@@ -155,7 +143,7 @@ def test_shared_noise_lets_drafts_stand():
 def drawn(logits, params: SamplingParams, count: int):
     """Draw `count` tokens from one row of logits, at as many positions."""
     sequence = Sequence(0, [1], params, frozenset(), None)
-    sampling = sampling_of([(sequence, 0, count)], token_budget=count, device=CPU)
+    sampling = sampling_of([ChoosingRows(0, sequence, 0, count)], token_budget=count, device=CPU)
     return choose(read_out(logits.expand(count, -1)), torch.arange(count), sampling)[0]
 
 

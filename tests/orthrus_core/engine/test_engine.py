@@ -5,9 +5,8 @@ import random
 import pytest
 import torch
 
-import orthrus_core.readiness.engine as engine_module
 from orthrus_core import ConfigError, Engine, EngineConfig, Request, SamplingParams
-from orthrus_core.engine.step import DiffusionDrafts
+from tests.drafts import mostly_right
 from tests.small_models import small_backbone, small_orthrus
 
 V = 97
@@ -41,26 +40,12 @@ def assert_same_bits(completions, references):
 
 
 def drafts_from(truths: dict[tuple[int, ...], list[int]], right_share: float, seed: int):
-    """A draft step that runs the real one, K/V included, and then proposes mostly right tokens."""
-    source = random.Random(seed)
-
-    def mostly_right(runner, works, mask_token_id, *, token_budget):
-        draft_ids = draft(runner, works, mask_token_id, token_budget=token_budget).clone()
-        for line, work in enumerate(works):
-            sequence = work.sequence
-            truth = truths[tuple(sequence.token_ids[: sequence.num_prompt])]
-            for offset in range(work.num_drafts):
-                place = sequence.num_emitted + offset
-                if place < len(truth) and source.random() < right_share:
-                    draft_ids[line, offset] = truth[place]
-        return draft_ids
-
-    return mostly_right
+    return mostly_right(truths, right_share, random.Random(seed))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("seed", range(6))
-def test_consensus_equals_ar_bit_for_bit_in_random_traffic(dtype, seed, monkeypatch):
+def test_consensus_equals_ar_bit_for_bit_in_random_traffic(dtype, seed):
     source = random.Random(seed)
     token_budget = source.choice([16, 24, 64])
     model = small_orthrus(seed=seed, dtype=dtype, block_size=16, head_dim=source.choice([12, 16]))
@@ -68,7 +53,7 @@ def test_consensus_equals_ar_bit_for_bit_in_random_traffic(dtype, seed, monkeypa
     params = SamplingParams(max_new_tokens=24)
     references = ar_alone(model, prompts, params, token_budget=token_budget)
     truths = {tuple(p): r.token_ids for p, r in zip(prompts, references, strict=True)}
-    monkeypatch.setattr(engine_module, "draft", drafts_from(truths, source.choice([0.5, 0.9]), seed))
+    drafts = drafts_from(truths, source.choice([0.5, 0.9]), seed)
     pages = source.choice([None, 42])
     engine = Engine(
         model,
@@ -81,6 +66,7 @@ def test_consensus_equals_ar_bit_for_bit_in_random_traffic(dtype, seed, monkeypa
             num_pages=pages,
             self_check=False,
         ),
+        draft=drafts,
     )
     completions = run_with_arrivals(engine, prompts, params, source)
     assert_same_bits(completions, references)
@@ -101,15 +87,14 @@ def run_with_arrivals(engine, prompts, params, source):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_pool_too_small_for_all_preempts_and_keeps_the_bits(dtype, monkeypatch):
+def test_a_pool_too_small_for_all_preempts_and_keeps_the_bits(dtype):
     model = small_orthrus(dtype=dtype)
     prompts = random_prompts(1, 6, longest=30)
     params = SamplingParams(max_new_tokens=40)
     references = ar_alone(model, prompts, params, token_budget=32, max_context=80)
     truths = {tuple(p): r.token_ids for p, r in zip(prompts, references, strict=True)}
-    monkeypatch.setattr(engine_module, "draft", drafts_from(truths, 0.8, 0))
     config = EngineConfig(token_budget=32, max_sequences=6, max_context=80, num_pages=7, self_check=False)
-    engine = Engine(model, config)
+    engine = Engine(model, config, draft=drafts_from(truths, 0.8, 0))
     assert_same_bits(engine.generate(prompts, params), references)
     assert engine.report()["preemptions"] > 0
 
@@ -272,10 +257,10 @@ def test_adaptive_blocks_on_a_ladder_of_budgets_keep_the_bits_of_one_budget(dtyp
     model = small_orthrus(seed=seed, dtype=dtype)
     prompts = random_prompts(seed, 12, longest=120)
     params = SamplingParams(max_new_tokens=24)
-    engine = Engine(model, EngineConfig(token_budget=64, max_sequences=6, max_context=640))
-    references = ar_alone(model, prompts, params, token_budget=engine.costs.budgets[-1])
+    config = EngineConfig(token_budget=64, max_sequences=6, max_context=640)
+    references = ar_alone(model, prompts, params, token_budget=64)
     truths = {tuple(p): r.token_ids for p, r in zip(prompts, references, strict=True)}
-    monkeypatch.setattr(engine_module, "draft", drafts_from(truths, 0.8, seed))
+    engine = Engine(model, config, draft=drafts_from(truths, 0.8, seed))
     budgets = set()
     lay_out = engine._runner.lay_out
 

@@ -5,9 +5,8 @@ import random
 import pytest
 import torch
 
-import orthrus_core.readiness.engine as engine_module
 from orthrus_core import ConfigError, Engine, EngineConfig, Request, SamplingParams
-from orthrus_core.engine.step import DiffusionDrafts
+from tests.drafts import mostly_right, request_of
 from tests.small_models import small_orthrus
 from tests.tokenizers import ByteTokenizer
 
@@ -54,30 +53,18 @@ def alone(model, requests, **options):
     return [Engine(model, config, LETTERS).run([request])[0] for request in requests]
 
 
-def half_right_drafts(requests, references, source: random.Random):
-    """The real draft step, whose proposals are then made right in half of the slots."""
+def half_right_drafts(requests, references, source):
     truths = {
         (tuple(request.prompt_ids), request.params, request.sample): reference.token_ids
         for request, reference in zip(requests, references, strict=True)
     }
-
-    def half_right(runner, works, mask_token_id, **options):
-        draft_ids = draft(runner, works, mask_token_id, **options).clone()
-        for line, work in enumerate(works):
-            sequence = work.sequence
-            key = tuple(sequence.token_ids[: sequence.num_prompt]), sequence.params, sequence.sample
-            for offset, token_id in enumerate(truths[key][sequence.num_emitted :][: work.num_drafts]):
-                if source.random() < 0.5:
-                    draft_ids[line, offset] = token_id
-        return draft_ids
-
-    return half_right
+    return mostly_right(truths, 0.5, source, request_of)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("num_pages", [None, 26], ids=["room", "preemption"])
-def test_every_request_gets_the_outcome_of_ar_alone(dtype, seed, num_pages, monkeypatch):
+def test_every_request_gets_the_outcome_of_ar_alone(dtype, seed, num_pages):
     source = random.Random(seed)
     model = small_orthrus(seed=seed, dtype=dtype, sameness=0.2)
     prompts = [[source.randrange(V) for _ in range(source.randint(10, 40))] for _ in range(3)]
@@ -89,11 +76,10 @@ def test_every_request_gets_the_outcome_of_ar_alone(dtype, seed, num_pages, monk
         for sample in range(3)
     ]
     references = alone(model, requests, page_size=4)
-    monkeypatch.setattr(engine_module, "draft", half_right_drafts(requests, references, source))
     config = EngineConfig(
         token_budget=32, max_sequences=5, max_context=80, num_pages=num_pages, page_size=4, self_check=False
     )
-    engine = Engine(model, config, LETTERS)
+    engine = Engine(model, config, LETTERS, draft=half_right_drafts(requests, references, source))
     completions = engine.run(requests)
     assert [outcome(c) for c in completions] == [outcome(r) for r in references]
     assert sum(c.stats.accepted for c in completions) > 0

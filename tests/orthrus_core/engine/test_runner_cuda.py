@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from orthrus_core.attention.plain import PlainAttention
+from orthrus_core.attention.rows import Span
 from orthrus_core.attention.spec import AttentionSpec
 from orthrus_core.attention.triton_paged import KernelSizes, TritonBackend
 from orthrus_core.cache import PagePool, PageTables
-from orthrus_core.attention.rows import Span
 from orthrus_core.engine.runner import ModelRunner
 from tests.small_models import small_orthrus
 

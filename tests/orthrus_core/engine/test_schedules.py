@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from orthrus_core import Engine, EngineConfig, Request, SamplingParams
 from orthrus_core.engine.blocks import Costs
-from orthrus_core.engine.scheduler import Scheduler
+from orthrus_core.readiness.startup import Readiness
 from tests.fake_runner import FakeRunner, continuation
 from tests.small_models import small_orthrus
 
@@ -24,14 +24,10 @@ def model():
 def fake_engine(
     model, config: EngineConfig, *, wrong_share: float, seed: int, costs: Costs | None = None
 ) -> Engine:
-    engine = Engine(model, config)
     source = random.Random(seed)
-    tables = engine._scheduler._tables
-    engine._scheduler = Scheduler(
-        config, tables, block_size=engine.block_size, costs=costs or Costs.unmeasured(config.token_budget)
-    )
-    engine._runner = FakeRunner(engine, tables, lambda: source.random() < wrong_share)
-    return engine
+    runner = FakeRunner(model, config, lambda: source.random() < wrong_share)
+    ready = Readiness("unverified", costs or Costs.unmeasured(config.token_budget))
+    return Engine(runner, config, ready=ready)
 
 
 @st.composite
@@ -90,7 +86,7 @@ def test_every_schedule_gives_the_ar_text_and_returns_all_pages(
 ):
     config, costs = priced_config
     engine = fake_engine(model, config, wrong_share=wrong_share, seed=seed, costs=costs)
-    pool = engine._scheduler._tables.pool
+    pool = engine._runner.tables.pool
     arrivals = sorted(range(len(requests)), key=lambda index: requests[index][2])
     index_of_id: dict[int, int] = {}
     done = {}

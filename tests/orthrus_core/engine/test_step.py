@@ -1,7 +1,8 @@
 import numpy as np
 import torch
 
-from orthrus_core.decoding.accept import NO_TOKEN, count_standing, longest_agreeing_prefix
+from orthrus_core.choosers.rejection import count_standing
+from orthrus_core.engine.step import NO_TOKEN, longest_agreeing_prefix
 
 ANCHOR, OTHER = 90, 91
 

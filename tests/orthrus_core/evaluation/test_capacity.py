@@ -2,10 +2,10 @@ import pytest
 
 from orthrus_core.cache import KVCache
 from orthrus_core.engine.config import EngineConfig
-from orthrus_core.readiness.engine import Engine
 from orthrus_core.evaluation.capacity import Work, actor_memory, sequences_that_fit, work_time
 from orthrus_core.evaluation.cost import Hardware, ModelShape
 from orthrus_core.evaluation.curve import AcceptanceCurve
+from orthrus_core.readiness.engine import Engine
 from tests.orthrus_core.evaluation.shapes import TINY
 from tests.small_models import small_orthrus
 

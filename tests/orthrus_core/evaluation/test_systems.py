@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from orthrus_core import ConfigError, EngineConfig, SamplingParams
-from orthrus_core.engine.step import DiffusionDrafts
 from orthrus_core.evaluation import systems
 from orthrus_core.evaluation.systems import (
     EngineSystem,
@@ -75,11 +74,12 @@ def test_one_engine_serves_all_rounds_and_forgets_their_prompts(model, params):
 def test_the_engine_drafts_as_told(model, params):
     calls = []
 
-    def counted(*args, **options):
-        calls.append(args)
-        return draft(*args, **options)
+    class Counted(DiffusionDrafts):
+        def propose(self, *args):
+            calls.append(args)
+            return super().propose(*args)
 
-    EngineSystem(model, params=params, config=config("consensus"), make_draft=lambda: counted)(PROMPTS)()
+    EngineSystem(model, params=params, config=config("consensus"), make_draft=Counted)(PROMPTS)()
     assert calls
 
 

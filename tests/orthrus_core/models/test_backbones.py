@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 
 import orthrus_core
 from orthrus_core import Engine, EngineConfig, SamplingParams
-from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.attention.rows import Span
+from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.models.head import add_diffusion_head, remove_diffusion_head
 from orthrus_core.models.trial import TESTED_BACKBONES

@@ -6,8 +6,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, Qwen3ForCausalLM
 
 import orthrus_core
-from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.attention.rows import Span
+from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.errors import CheckpointError
 from orthrus_core.models.config import OrthrusConfig

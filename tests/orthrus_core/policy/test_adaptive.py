@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from orthrus_core.engine.blocks import FixedBlocks, share_evenly
+from orthrus_core.engine.blocks import Costs, FixedBlocks, share_evenly
 from orthrus_core.policy.adaptive import AdaptiveBlocks
-from orthrus_core.engine.blocks import Costs
 
 LADDER = Costs((8, 16, 32), draft_s=(1.0, 2.0, 4.0), verify_s=(1.0, 2.0, 4.0))
 FREE_DRAFTS = Costs((8, 16, 32), draft_s=(0.1, 0.1, 0.1), verify_s=(1.0, 1.0, 1.0))

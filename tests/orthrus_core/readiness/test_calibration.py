@@ -1,7 +1,7 @@
 from orthrus_core.cache import PagePool, PageTables
+from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.readiness import calibration
 from orthrus_core.readiness.calibration import measure_forwards, spread_out
-from orthrus_core.engine.runner import ModelRunner
 from tests.small_models import small_orthrus
 
 

@@ -5,13 +5,12 @@ import logging
 import pytest
 import torch
 
-import orthrus_core.readiness.engine as engine_module
 import orthrus_core.engine.runner as runner_module
 from orthrus_core import Engine, EngineConfig, EngineError, Request, SamplingParams
-from orthrus_core.attention.tiled import TiledAttention
+from orthrus_core.attention.plain import PlainAttention
 from orthrus_core.engine.runner import read_out
-from orthrus_core.engine.step import DiffusionDrafts
 from orthrus_core.readiness.health import DraftAlarm
+from tests.drafts import ChangedDrafts
 from tests.small_models import small_orthrus
 
 V = 97
@@ -68,21 +67,17 @@ def test_steps_without_drafts_do_not_count():
     assert alarm.tokens_per_step is None
 
 
-def test_a_head_that_does_not_fit_raises_the_alarm_in_the_report(monkeypatch):
+def test_a_head_that_does_not_fit_raises_the_alarm_in_the_report():
     config = EngineConfig(max_context=64, block_policy="fixed", self_check=False)
-    engine = Engine(small_orthrus(), config)
-    engine._draft_alarm = DraftAlarm(num_steps=50)
-    assert engine.report()["drafter_alarm"] is False
-    prompts, params = [[n] for n in range(8)], SamplingParams(max_new_tokens=20, temperature=1.0)
+    model, prompts = small_orthrus(), [[n] for n in range(8)]
+    params = SamplingParams(max_new_tokens=40, temperature=1.0)
+    engine = Engine(model, config)
     emitted = {token for completion in engine.generate(prompts, params) for token in completion.token_ids}
+    assert engine.report()["drafter_alarm"] is False
     never_emitted = next(token for token in range(V) if token not in emitted)
-
-    def useless(*args, **options):
-        return torch.full_like(draft(*args, **options), never_emitted)
-
-    monkeypatch.setattr(engine_module, "draft", useless)
-    engine.generate(prompts, params)
-    assert engine.report()["drafter_alarm"] is True
+    useless = Engine(model, config, draft=ChangedDrafts(lambda work, drafts: [never_emitted] * len(drafts)))
+    useless.generate(prompts, params)
+    assert useless.report()["drafter_alarm"] is True
 
 
 class BreakingRunner:
@@ -191,18 +186,18 @@ def test_broken_draft_logits_leave_the_rejection_rule_its_distribution():
     assert all(len(set(completion.token_ids)) > 3 for completion in completions)
 
 
-def tiled_backend(config, *, dtype, **_):
-    return TiledAttention(num_kv_heads=config.num_key_value_heads, head_dim=config.head_dim, dtype=dtype)
+def plain_backend(spec):
+    return PlainAttention(num_kv_heads=spec.num_kv_heads, head_dim=spec.head_dim, dtype=spec.dtype)
 
 
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["first row", "second", "last"])
-@pytest.mark.parametrize("backend", ["own", "tiled"])
+@pytest.mark.parametrize("backend", ["own", "plain"])
 def test_hidden_states_of_nan_reach_no_other_sequence_nor_the_next_owner_of_their_pages(
     place, backend, monkeypatch
 ):
     """A token whose embedding is NaN poisons every key and value behind it."""
-    if backend == "tiled":
-        monkeypatch.setattr(runner_module, "choose_backend", tiled_backend)
+    if backend == "plain":
+        monkeypatch.setattr(runner_module, "choose_backend", plain_backend)
     model = small_orthrus(tied=False, sameness=0.3)
     with torch.no_grad():
         model.model.embed_tokens.weight[50] = float("nan")

@@ -4,22 +4,11 @@ import pytest
 import torch
 
 import orthrus_core.attention.native as native
-import orthrus_core.attention.tiled as tiled
 import orthrus_core.engine.runner as runner
 from orthrus_core import Engine, EngineConfig
 from tests.small_models import small_orthrus
 
 CONFIG = EngineConfig(token_budget=32, max_sequences=2, max_context=640)
-
-
-@pytest.fixture
-def tiled_attention(monkeypatch):
-    def choose(config, *, page_size, max_context, device, dtype):
-        return tiled.TiledAttention(
-            num_kv_heads=config.num_key_value_heads, head_dim=config.head_dim, dtype=dtype
-        )
-
-    monkeypatch.setattr(runner, "choose_backend", choose)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -29,15 +18,16 @@ def test_this_machine_is_exact(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_this_machine_is_exact_without_a_compiler_too(dtype, tiled_attention):
+def test_this_machine_is_exact_without_a_compiler_too(dtype, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
     engine = Engine(small_orthrus(dtype=dtype), CONFIG)
-    assert engine.report()["attention"] == "tiled"
+    assert engine.report()["attention"] == "plain"
     assert engine.exactness == "exact"
 
 
 def test_the_check_gives_all_pages_back():
     engine = Engine(small_orthrus(), CONFIG)
-    pool = engine._scheduler._tables.pool
+    pool = engine._runner.tables.pool
     assert pool.num_available == pool.num_pages - 1
 
 
@@ -50,24 +40,11 @@ def test_small_engines_are_checked_too():
     assert Engine(small_orthrus(), config).exactness == "exact"
 
 
-def test_a_shape_that_disagrees_is_left_out(monkeypatch, tiled_attention):
-    attend = tiled.attend_groups
-
-    def wrong_at_width_4(q, keys, values, groups, **arguments):
-        out = attend(q, keys, values, groups, **arguments)
-        return out * (1 + 1e-6) if groups.rows.shape[1] == 4 else out
-
-    monkeypatch.setattr(tiled, "attend_groups", wrong_at_width_4)
-    engine = Engine(small_orthrus(), CONFIG)
-    assert engine.exactness == "exact"
-    assert engine._runner.backend.shapes.query_widths == (2, 8, 16, 32)
-
-
 def test_bits_that_depend_on_the_neighbours_are_caught(monkeypatch, caplog):
     attend = native.NativeAttention.attend
 
-    def leaky(self, q, k, v, *, packed, **arguments):
-        out = attend(self, q, k, v, packed=packed, **arguments)
+    def leaky(self, q, k, v, layer, *, packed, **arguments):
+        out = attend(self, q, k, v, layer, packed=packed, **arguments)
         return out * (1 + 1e-6 * (packed[3] >= 0).sum())
 
     monkeypatch.setattr(native.NativeAttention, "attend", leaky)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from orthrus_core.cache import PagePool, PageTables
-from orthrus_core.decoding.draft import draft_spans
 from orthrus_core.attention.rows import Span
+from orthrus_core.cache import PagePool, PageTables
+from orthrus_core.engine.layout import StepLayout, Work
 from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.models.attention import DIFFUSION_SUFFIX
 from orthrus_core.training.anchors import sample_blocks
@@ -62,8 +62,8 @@ def engine_drafts(model, ids: list[int], num_drafts: int) -> Tensor:
         span = Span(0, start, ids[start : min(start + 13, anchor)])
         runner.run(runner.lay_out([span], "ar", token_budget=16), "ar")
     sequence = SimpleNamespace(slot=0, anchor_position=anchor, token_ids=ids)
-    work = SimpleNamespace(sequence=sequence, num_drafts=num_drafts)
-    rows = runner.lay_out(draft_spans([work], MASK_TOKEN_ID), "diffusion", token_budget=16)
+    step = StepLayout.of([Work(sequence, 0, has_anchor=True, num_drafts=num_drafts)])
+    rows = runner.lay_out(step.draft_spans(MASK_TOKEN_ID), "diffusion", token_budget=16)
     return runner.run(rows, "diffusion").logits[:num_drafts].clone()
 
 

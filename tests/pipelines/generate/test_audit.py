@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-import orthrus_core.readiness.engine as engine_module
+import orthrus_core.engine.engine as engine_module
 from orthrus_core import Completion, Request, SamplingParams
 from orthrus_core.engine.stats import CompletionStats
 from orthrus_core.engine.step import verify
@@ -159,12 +159,13 @@ def test_a_real_engine_agrees_with_itself(spec):  # noqa: F811
 
 
 def test_a_verify_that_keeps_a_wrong_draft_is_found(spec, monkeypatch):  # noqa: F811
-    def careless(runner, works, draft_ids, odds=None, *, token_budget):
+    def careless(runner, step, chooser, draft_ids):
         """Takes the first draft for agreed even where it is not."""
-        verdicts = verify(runner, works, draft_ids, odds, token_budget=token_budget)
-        for line, (work, verdict) in enumerate(zip(works, verdicts, strict=True)):
-            if work.num_drafts and not verdict.num_accepted:
-                verdict.token_ids[0] = int(draft_ids[line, 0])
+        verdicts = verify(runner, step, chooser, draft_ids)
+        for line, verdict in enumerate(verdicts):
+            drafts = step.drafts_of(line, draft_ids)
+            if drafts and not verdict.num_accepted:
+                verdict.token_ids[0] = drafts[0]
         return verdicts
 
     monkeypatch.setattr(engine_module, "verify", careless)

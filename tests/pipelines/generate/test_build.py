@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from orthrus_core.readiness.engine import Engine
 from orthrus_core.errors import ConfigError, OrthrusError
 from orthrus_core.models.loading import load_model
+from orthrus_core.readiness.engine import Engine
 from pipelines.checkpoint import load_tokenizer
 from pipelines.generate.actor_spec import decode_options
 from pipelines.generate.build import default_calls_in_flight

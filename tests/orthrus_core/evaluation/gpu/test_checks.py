@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-
 from orthrus_core.attention.tiled import TiledAttention
+
 from orthrus_core.evaluation.gpu import checks
 from orthrus_core.evaluation.gpu.checks import (
     attention_spec,
