@@ -8,8 +8,10 @@ import numpy as np
 from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.engine.blocks import Costs
 from orthrus_core.engine.config import EngineConfig
-from orthrus_core.engine.scheduler import Scheduler, Step
+from orthrus_core.engine.layout import StepLayout
+from orthrus_core.engine.scheduler import Scheduler
 from orthrus_core.engine.sequence import Sequence
+from orthrus_core.readiness.engine import new_policy
 from orthrus_core.request import SamplingParams
 
 PAGE_SIZE = 64
@@ -75,7 +77,8 @@ class Simulation:
         )
         pool = PagePool(config.total_pages, PAGE_SIZE)
         tables = PageTables(pool, num_slots=max_sequences, pages_per_sequence=config.pages_per_sequence)
-        self.scheduler = Scheduler(config, tables, block_size=block_size, costs=costs)
+        policy = new_policy(config, costs, block_size=block_size)
+        self.scheduler = Scheduler(config, tables, block_size=block_size, costs=costs, policy=policy)
         for index, job in enumerate(self.jobs):
             params = SamplingParams(max_new_tokens=job.max_new_tokens, ignore_eos=True)
             # prompts without a common beginning
@@ -88,35 +91,33 @@ class Simulation:
 
     def run(self, max_steps: int | None = None) -> "Simulation":
         """Step until all jobs ended, or `max_steps` times."""
-        while (self.scheduler.waiting or self.scheduler.running) and self.steps != max_steps:
+        while self.scheduler.num_sequences and self.steps != max_steps:
             self.step()
         return self
 
-    def step(self) -> Step:
+    def step(self) -> StepLayout:
         """Plan a step, draw its outcome and let the clock run."""
         step = self.scheduler.plan()
         assert step.works, "the scheduler makes no progress"
-        num_drafts = np.array([work.num_drafts for work in step.works])
-        num_rows = sum(work.num_verify_rows for work in step.works)
-        assert num_drafts.sum() <= step.draft_budget <= self.costs.budgets[-1]
-        assert num_rows <= step.verify_budget <= self.costs.budgets[-1]
-        accepted = self._accept(step, num_drafts)
+        assert len(step.target_rows) <= step.draft_budget <= self.costs.budgets[-1]
+        assert step.num_verify_rows <= step.verify_budget <= self.costs.budgets[-1]
+        accepted = self._accept(step)
         started_s = self.clock_s
-        self._count(step, num_drafts)
-        self.scheduler.observe(step.works, accepted.tolist(), seconds=self.clock_s - started_s)
+        self._count(step)
+        self.scheduler.observe(step, accepted.tolist(), seconds=self.clock_s - started_s)
         self._commit(step, accepted.tolist())
         return step
 
-    def _accept(self, step: Step, num_drafts: np.ndarray) -> np.ndarray:
+    def _accept(self, step: StepLayout) -> np.ndarray:
         """Return (S,) accepted drafts of each work."""
         jobs = np.array([work.sequence.request_id for work in step.works])
         emitted = np.array([work.sequence.num_emitted for work in step.works])
         positions = np.arange(self._acceptance.shape[1])
         agrees = self._luck[jobs[:, None], emitted[:, None] + positions] < self._acceptance[jobs]
-        agrees &= positions < num_drafts[:, None]
+        agrees &= positions < step.num_drafts[:, None]
         return np.cumprod(agrees, axis=1).sum(axis=1)
 
-    def _commit(self, step: Step, accepted: list[int]) -> None:
+    def _commit(self, step: StepLayout, accepted: list[int]) -> None:
         for work, count in zip(step.works, accepted, strict=True):
             sequence = work.sequence
             sequence.num_committed += work.num_prefill
@@ -130,7 +131,7 @@ class Simulation:
             if emitted == left:
                 self.scheduler.finish(sequence)
 
-    def _count(self, step: Step, num_drafts: np.ndarray) -> None:
+    def _count(self, step: StepLayout) -> None:
         costs = self.costs
         self.steps += 1
         self.clock_s += costs.step_s + costs.verify_s[costs.budgets.index(step.verify_budget)]
@@ -138,9 +139,9 @@ class Simulation:
         if step.draft_budget:
             self.draft_forwards += 1
             self.clock_s += costs.draft_s[costs.budgets.index(step.draft_budget)]
-            self.clock_s += costs.sequence_s * np.count_nonzero(num_drafts)
+            self.clock_s += costs.sequence_s * np.count_nonzero(step.num_drafts)
         jobs = np.array([work.sequence.request_id for work in step.works])
-        is_drafted = np.arange(self._survival.shape[1]) < num_drafts[:, None]
+        is_drafted = np.arange(self._survival.shape[1]) < step.num_drafts[:, None]
         self.expected_tokens += sum(work.has_anchor for work in step.works)
         self.expected_tokens += float((self._survival[jobs] * is_drafted).sum())
 

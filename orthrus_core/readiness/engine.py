@@ -7,7 +7,7 @@ from torch.nn import Module
 from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.choosers.choose import chooser_by
 from orthrus_core.compilation.worth import should_compile
-from orthrus_core.engine.blocks import BlockPolicy, FixedBlocks
+from orthrus_core.engine.blocks import BlockPolicy, Costs, FixedBlocks
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.engine.engine import EngineCore
 from orthrus_core.engine.runner import VIEWS, ModelRunner
@@ -71,13 +71,12 @@ class Engine(EngineCore):
         self.block_size = drafted_block_size(config, model)
         ready = ready or get_ready(runner, config, head_block_size=model.config.block_size)
         self.exactness, self.costs = ready.exactness, ready.costs
-        if policy is None and config.block_policy == "fixed":
-            policy = FixedBlocks(ready.costs)
-        policy = policy or AdaptiveBlocks(
-            ready.costs, num_slots=config.max_sequences, block_size=self.block_size
-        )
         scheduler = Scheduler(
-            config, runner.tables, block_size=self.block_size, costs=ready.costs, policy=policy
+            config,
+            runner.tables,
+            block_size=self.block_size,
+            costs=ready.costs,
+            policy=policy or new_policy(config, ready.costs, block_size=self.block_size),
         )
         self._draft_alarm = DraftAlarm(num_steps=ALARM_STEPS)
         super().__init__(
@@ -165,3 +164,10 @@ def new_runner(model: OrthrusLM, config: EngineConfig) -> ModelRunner:
     if should_compile(config, device_type=model.device.type, num_layers=num_layers):
         runner.compile(("ar",) if config.mode == "autoregressive" else VIEWS)
     return runner
+
+
+def new_policy(config: EngineConfig, costs: Costs, *, block_size: int) -> BlockPolicy:
+    """Return the policy that the config names; `block_size` is K, 0 for plain AR decoding."""
+    if config.block_policy == "fixed":
+        return FixedBlocks(costs)
+    return AdaptiveBlocks(costs, num_slots=config.max_sequences, block_size=block_size)

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from orthrus_core import ConfigError, EngineConfig, SamplingParams
+from orthrus_core.engine.step import DiffusionDrafts
 from orthrus_core.evaluation import systems
 from orthrus_core.evaluation.systems import (
     EngineSystem,
