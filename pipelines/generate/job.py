@@ -182,7 +182,7 @@ def preview(job: Job, num_prompts: int = 3) -> Preview:
     tables: list[pa.Table] = []
     for unit in first_units:
         try:
-            table = _first_rows(job, unit, num_prompts if not tables else 1)
+            table = first_rows(job, unit, num_prompts if not tables else 1)
             error = table.column(ROW_ERROR)[0].as_py() or ""
             if error.startswith((UNREADABLE, OVERWRITTEN)):
                 faults.append(error)
@@ -284,7 +284,7 @@ def _check_group_by(config: GenerateConfig, layout: TableLayout) -> None:
         )
 
 
-def _first_rows(job: Job, unit: Unit, count: int) -> pa.Table:
+def first_rows(job: Job, unit: Unit, count: int) -> pa.Table:
     """The first rows of a shard; of jsonl, cut from its first unit."""
     types, shard = column_types(job.plan, job.layout), job.plan.shards[unit.shard]
     if shard.format == "parquet":
