@@ -18,7 +18,7 @@ from pipelines.generate.config import GenerateConfig
 from pipelines.generate.datasets import exported, plain_paths
 from pipelines.generate.grammars import check_grammar
 from pipelines.generate.ledger import Ledger, differences, fingerprint
-from pipelines.generate.prompts import RenderedRow, needed_columns, render_rows
+from pipelines.generate.prompts import RenderedRow, needed_columns, read_columns, render_rows
 from pipelines.generate.renderer import PromptRenderer
 from pipelines.generate.repair import Repair, failed_units
 from pipelines.generate.shards import inspect_shards, list_shards
@@ -154,7 +154,7 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
         raise ConfigError(f"input.paths: the files have no rows{_skipped_note(plan)}")
     layout = choose_layout(
         plan.schema,
-        needed=[*needed],
+        needed=read_columns(config, plan.schema.names),
         carry=config.input.carry,
         id_column=config.input.id_column,
         token_ids=config.output.token_ids,
