@@ -13,7 +13,7 @@ Message = dict[str, Any]
 
 
 class ControlTokens:
-    """The tokens that a template may write and a row may not: the special ones, and added ones in the template.
+    """What a template may write and a row may not: special tokens, and added ones in the template.
 
     What an assistant said keeps its added tokens (`<think>`, `<tool_call>`), since a model wrote them; the
     special ones, which end turns, are text there too.

@@ -33,7 +33,7 @@ class PromptEncoder:
             raise RequestError("prompt has text that cannot be encoded as UTF-8") from None
 
     def check_length(self, text: str, max_context: int) -> None:
-        """Refuse a text that is too long however it is tokenized, without the minutes that tokenizing it takes.
+        """Refuse a text that is too long for certain, without the minutes that tokenizing it takes.
 
         Raises:
             RequestError: it has more characters than the longest tokens in `max_context` places.

@@ -58,7 +58,7 @@ def template_columns(template: str) -> TemplateColumns:
     required = meta.find_undeclared_variables(tree)  # without Jinja's own
     used = [node.name for node in tree.find_all(nodes.Name)]
     optional = (environment.globals.keys() & used) | (required & {ROW})
-    keys = [key for node in tree.find_all((nodes.Getitem, nodes.Getattr)) if (key := _key_of(node))]
+    keys = [key for node in tree.find_all(nodes.Expr) if (key := _key_of(node)) is not None]
     return TemplateColumns(
         tuple(sorted(required - {ROW})),
         tuple(sorted(optional)),
@@ -67,8 +67,10 @@ def template_columns(template: str) -> TemplateColumns:
     )
 
 
-def _key_of(node: nodes.Getitem | nodes.Getattr) -> str | None:
+def _key_of(node: nodes.Expr) -> str | None:
     """The column in `row["column"]` and `row.column`; None: the node is no such thing."""
+    if not isinstance(node, nodes.Getitem | nodes.Getattr):
+        return None
     if not isinstance(node.node, nodes.Name) or node.node.name != ROW:
         return None
     if isinstance(node, nodes.Getattr):

@@ -99,7 +99,7 @@ def new_environment() -> ImmutableSandboxedEnvironment:
 
 @pass_context
 def _printable(context: Context, value: Any) -> Any:
-    """What is printed: no prompt should say None where a column is null, or <class 'range'> for one that is not.
+    """What is printed: no prompt should say None where a column is null, or <class 'range'> without one.
 
     It takes the context since Jinja evaluates constant output when it compiles, but not if what finalizes it
     wants the context.
