@@ -2,6 +2,10 @@
 
 import pytest
 from pydantic import ValidationError
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import PreTrainedTokenizerFast
 
 from orthrus_core.errors import RequestError
 from pipelines.checkpoint import load_tokenizer
@@ -174,6 +178,16 @@ def test_what_an_assistant_said_keeps_its_added_tokens_but_no_special_ones(
     assert (tokenizer.convert_tokens_to_ids("<think>") in ids) is is_token
     assert tokenizer.eos_token_id not in ids
     assert tokenizer.decode(ids) == "<think>a<eos>"
+
+
+def test_a_control_token_that_cannot_be_text_is_an_error():
+    words = Tokenizer(WordLevel({"<eos>": 0, "a": 1, "?": 2}, unk_token="?"))
+    words.pre_tokenizer = WhitespaceSplit()
+    words.add_special_tokens(["<eos>"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
+    renderer = PromptRenderer(tokenizer, PromptConfig(column="q", chat=False, special_tokens="text"), 99)
+    with pytest.raises(RequestError, match="<eos>.*; see input.prompt.special_tokens"):
+        renderer.prompt({"q": "a <eos>"}, 9)
 
 
 ASKED = {"role": "user", "content": "hi"}
