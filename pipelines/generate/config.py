@@ -8,50 +8,10 @@ from pydantic import Field, field_validator, model_validator
 
 from orthrus_core.decoding.config import EngineConfig
 from pipelines.config import ModelConfig, Section
+from pipelines.generate.prompt_config import PromptConfig
 from pipelines.generate.sampling_config import SamplingConfig
 from pipelines.storage_config import StorageConfig
 from pipelines.urls import Url
-
-
-class PromptConfig(Section):
-    """Where a row's prompt comes from: exactly one of column, messages and template."""
-
-    column: str | None = Field(None, description="Text column that holds the prompt.")
-    messages: str | None = Field(None, description="Column with a list of {role, content} messages.")
-    template: str | None = Field(None, description="Jinja template over the row's columns.")
-    system: str | None = Field(None, description="System message put before prompts that have none.")
-    chat: bool = Field(
-        True, description="Render through the tokenizer's chat template; false: the text as it is."
-    )
-    template_args: dict[str, Any] = Field(
-        default_factory=dict,
-        description="Extra variables of the chat template, such as enable_thinking: false.",
-    )
-    template_limit_s: float = Field(
-        5.0, gt=0, le=3600, description="CPU seconds that filling the template may take for one row."
-    )
-    overlong: Literal["error", "truncate_left", "truncate_right"] = Field(
-        "error",
-        description="What becomes of a prompt that leaves too little room in decode.max_context: an error "
-        "row, or its text is cut at the beginning (truncate_left) or at the end. Only what users say is cut: "
-        "the chat template's own text, system messages and answers stay whole.",
-    )
-    room: int | None = Field(
-        None,
-        ge=1,
-        description="Tokens of decode.max_context that a prompt must leave free; none: 1 with overlong: "
-        "error, else the row's max_new_tokens.",
-    )
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        given = [name for name in ("column", "messages", "template") if getattr(self, name) is not None]
-        if len(given) != 1:
-            found = " and ".join(given) if given else "none of them"
-            raise ValueError(f"must have exactly one of column, messages, template, got {found}")
-        if not self.chat and (self.messages is not None or self.system is not None):
-            raise ValueError("must have chat: true with messages or system")
-        return self
 
 
 class DatasetConfig(Section):

@@ -4,7 +4,7 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -16,9 +16,10 @@ from pipelines.config import flat_options
 from pipelines.generate.columns import OVERWRITTEN, ROW_ERROR, UNREADABLE, TableLayout, choose_layout
 from pipelines.generate.config import GenerateConfig
 from pipelines.generate.datasets import exported, plain_paths
+from pipelines.generate.generation_config import resolve
 from pipelines.generate.grammars import check_grammar
 from pipelines.generate.ledger import Ledger, differences, fingerprint
-from pipelines.generate.prompts import RenderedRow, needed_columns, render_rows
+from pipelines.generate.prompts import RenderedRow, needed_columns, read_columns, render_rows
 from pipelines.generate.renderer import PromptRenderer
 from pipelines.generate.repair import Repair, failed_units
 from pipelines.generate.shards import inspect_shards, list_shards
@@ -40,6 +41,7 @@ NOT_IDENTITY = (
     "decode.block_policy",
     "decode.expected_tokens",
     "input.prompt.template_limit_s",
+    "sampling.generation_config",  # what it says is in the other options
 )
 # Options that decide which prompts are errors: --only-failed may change them.
 REPAIRS = ("decode.max_context", "input.prompt.overlong", "input.prompt.room")
@@ -56,6 +58,7 @@ class Job:
         is_new: whether nothing was stored under the output path yet.
         repair: where units are finished whose error rows alone are to be made again; None: whole units are.
         left: units that this job leaves undone, with `repair` only.
+        generation_config: what became of the checkpoint's.
     """
 
     config: GenerateConfig
@@ -68,6 +71,7 @@ class Job:
     is_new: bool
     repair: Repair | None = None
     left: tuple[Unit, ...] = ()
+    generation_config: dict[str, Any] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -88,6 +92,7 @@ class Job:
             "config": self.config.model_dump(mode="json"),
             "model": {"path": self.config.model.path, "revision": self.checkpoint.revision},
             "versions": versions(),
+            "generation_config": self.generation_config,
             "engine": engine,
             "rows": self.plan.num_rows,
             "units": len(self.plan.units),
@@ -132,6 +137,7 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
     check_reachable(config.output.path, "output.path")
     needed = needed_columns(config)
     checkpoint = locate(config.model)
+    config, fates = resolve(config, checkpoint.path)
     _check_model(config, checkpoint)
     new_renderer(config, checkpoint)
     check_grammar(config, checkpoint)
@@ -154,7 +160,7 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
         raise ConfigError(f"input.paths: the files have no rows{_skipped_note(plan)}")
     layout = choose_layout(
         plan.schema,
-        needed=[*needed],
+        needed=read_columns(config, plan.schema.names),
         carry=config.input.carry,
         id_column=config.input.id_column,
         token_ids=config.output.token_ids,
@@ -164,7 +170,7 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
     )
     _check_group_by(config, layout)
     units = tuple(ledger.remaining(plan))
-    job = Job(config, checkpoint, layout, plan, units, ledger, identity, is_new)
+    job = Job(config, checkpoint, layout, plan, units, ledger, identity, is_new, generation_config=fates)
     if not only_failed:
         return job
     failed = tuple(failed_units(ledger, plan, units))

@@ -3,18 +3,17 @@
 A row that cannot be rendered gets an error text instead of ids; the other rows go on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
-from jinja2 import TemplateSyntaxError
 
-from orthrus_core.errors import ConfigError, RequestError
+from orthrus_core.errors import RequestError
 from pipelines.checkpoint import load_tokenizer
-from pipelines.generate import template_process
 from pipelines.generate.columns import (
+    HIDDEN,
     PARAMS,
     PLACE,
     PROMPT_IDS,
@@ -30,11 +29,12 @@ from pipelines.generate.config import GenerateConfig, PromptConfig
 from pipelines.generate.renderer import PromptRenderer
 from pipelines.generate.repair import Repair
 from pipelines.generate.row_params import ParamColumns, RowParams
+from pipelines.generate.template_columns import template_columns
 from pipelines.storage_config import use_storage
 
 
 def needed_columns(config: GenerateConfig) -> dict[str, str]:
-    """Columns that prompts, ids and per-row options are made of: name to kind (text, list or any).
+    """Columns that must be there for prompts, ids and per-row options: name to kind (text, list or any).
 
     Raises:
         ConfigError: the template does not parse.
@@ -45,23 +45,22 @@ def needed_columns(config: GenerateConfig) -> dict[str, str]:
     elif prompt.messages is not None:
         needed = {prompt.messages: "list"}
     else:
-        needed = dict.fromkeys(template_columns(prompt.template or ""), "any")
+        needed = dict.fromkeys(template_columns(prompt.template or "").required, "any")
     for name in (config.input.id_column, *config.sampling.columns.given.values()):
         if name is not None:
             needed.setdefault(name, "any")
     return needed
 
 
-def template_columns(template: str) -> list[str]:
-    """Names of the columns that a Jinja template uses.
+def read_columns(config: GenerateConfig, available: Sequence[str]) -> list[str]:
+    """Columns that prompts, ids and per-row options are made of, of an input with these.
 
     Raises:
-        ConfigError: the template does not parse.
+        ConfigError: the template asks for one that is none of them.
     """
-    try:
-        return template_process.template_columns(template)
-    except TemplateSyntaxError as error:
-        raise ConfigError(f"input.prompt.template does not parse: {error}") from None
+    template = config.input.prompt.template
+    more = [] if template is None else template_columns(template).among(available)
+    return [*dict.fromkeys([*needed_columns(config), *more])]
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,8 @@ def render_unit(
 def render_rows(table: pa.Table, renderer: PromptRenderer, config: GenerateConfig) -> list[RenderedRow]:
     """Render the rows of a table as `source.read_unit` makes it."""
     errors = table.column(ROW_ERROR).to_pylist()
-    names = [*needed_columns(config), SHARD, ROW]
+    available = [name for name in table.column_names if not name.startswith(HIDDEN)]
+    names = [*read_columns(config, available), SHARD, ROW]
     columns = {name: _values(table.column(name), name, errors) for name in names}
     rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
     params = ParamColumns(config.sampling)
