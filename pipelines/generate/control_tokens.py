@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from transformers.utils.chat_template_utils import mark_control_tokens
+from orthrus_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,7 +20,21 @@ class ControlTokens:
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", template: str):
-        """Args: template is the chat template; empty: there is none."""
+        """Look the tokens up.
+
+        Args:
+            template: the chat template; empty: there is none.
+        Raises:
+            ConfigError: the installed transformers cannot mark them.
+        """
+        try:
+            from transformers.utils.chat_template_utils import mark_control_tokens
+        except ImportError:
+            raise ConfigError(
+                "input.prompt.special_tokens: text (the default with chat) needs transformers >= 5.23: "
+                "pip install --upgrade transformers, or set special_tokens: parse"
+            ) from None
+        self._mark = mark_control_tokens
         named = set(tokenizer.chat_control_tokens or ())
         added = [token for token in tokenizer.added_tokens_decoder.values() if token.content.strip()]
         special = [token.content for token in added if token.special]
@@ -34,8 +48,8 @@ class ControlTokens:
         patterns = [self._special if one.get("role") == "assistant" else self._all for one in messages]
         marked = list(zip(messages, patterns, strict=True))
         if not any(pattern.search(text) for message, pattern in marked for text in _texts(message)):
-            return None  # mark_control_tokens would take private characters out of any text
-        return [mark_control_tokens(message, pattern) for message, pattern in marked]
+            return None  # marking would take private characters out of any text
+        return [self._mark(message, pattern) for message, pattern in marked]
 
 
 def _any_of(tokens: list[str]) -> re.Pattern[str]:
