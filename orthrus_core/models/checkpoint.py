@@ -53,8 +53,8 @@ def load_config(path: str | Path, *, needs_head: bool = True) -> DualViewConfig:
     plain = _is_plain(fields)
     if plain and needs_head:
         raise CheckpointError(
-            f"{path}: config.json has neither block_size nor mask_token_id: this is a plain backbone, without "
-            f"a trained diffusion head; {PLAIN_REPAIR}"
+            f"{path}: config.json has neither block_size nor mask_token_id: this is a plain backbone without "
+            f"a diffusion head; {PLAIN_REPAIR}"
         )
     if "block_size" not in fields and not plain:
         raise CheckpointError(
