@@ -1,4 +1,4 @@
-"""Quantised checkpoints: forwards run on floating-point weights alone, and that is said before any are loaded."""
+"""Quantised checkpoints: only floating-point weights are run, and that is said before any are loaded."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -40,7 +40,7 @@ def dry_run(config: TrainConfig) -> Lines:
     backbone, _ = check_model(config)
     lines = [("output", f"{config.output.path}{' (a run is there)' if stored else ''}")]
     if isinstance(config, HeadTrainConfig) and backbone is not None:
-        lines += [("backbone", f"{config.backbone}, mask token {backbone.mask_token_id}")]
+        lines += [("backbone", f"{config.backbone}, mask token {backbone.mask_token}")]
         lines += list(_rows(config, backbone))
     lines += list(_steps(config))
     return lines + list(_memory(config, backbone))

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,14 +20,6 @@ def refused(config) -> str:
         train(config)
     assert "\n" not in str(caught.value)
     return str(caught.value)
-
-
-def copied(backbone: Path, path: Path, **fields) -> Path:
-    """A copy of a model directory with other fields in config.json."""
-    shutil.copytree(backbone, path)
-    config = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps(config | fields))
-    return path
 
 
 def test_a_missing_backbone_is_named_before_anything_is_written(make_config, tmp_path):
@@ -51,15 +42,6 @@ def test_of_a_model_with_a_head_the_backbone_alone_is_taken(make_config, model_d
     with_head = load_model(model_dir).state_dict()
     assert all(torch.equal(with_head[name], value) for name, value in backbone.state_dict().items())
     assert not any("_diff" in name for name in backbone.state_dict())
-
-
-def test_a_tokenizer_without_mask_needs_one_named(make_config, plain_backbone, tmp_path):
-    backbone = copied(plain_backbone, tmp_path / "b")
-    settings = json.loads((backbone / "tokenizer_config.json").read_text())
-    settings.pop("mask_token")
-    (backbone / "tokenizer_config.json").write_text(json.dumps(settings))
-    message = refused(make_config(tmp_path / "out", f"backbone={backbone}"))
-    assert message.startswith("head.mask_token_id must be set")
 
 
 @pytest.mark.parametrize(("mask", "rule"), [(1024, "must be < 1024"), (2, "another token than the end of")])
