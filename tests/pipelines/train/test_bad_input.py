@@ -10,6 +10,7 @@ from jobs.train import main
 from orthrus_core.errors import ConfigError
 from orthrus_core.models.loading import load_model
 from pipelines.train.backbone import find_backbone, load_backbone
+from pipelines.train.dry_run import dry_run
 from pipelines.train.job import train
 from tests.pipelines.train.conftest import write_rows
 from tests.small_models import small_backbone
@@ -94,8 +95,11 @@ def test_data_without_completions_is_refused(make_config, tmp_path):
 
 
 def test_more_held_out_rows_than_there_are_are_refused(make_config, tmp_path):
-    message = refused(make_config(tmp_path / "out", "data.held_out_documents=24"))
+    config = make_config(tmp_path / "out", "data.held_out_documents=24")
+    message = refused(config)
     assert message == "data.held_out_documents must be below the 24 documents that can be used, got 24"
+    with pytest.raises(ConfigError, match=message):
+        dry_run(config)
 
 
 @pytest.mark.parametrize("held", ["notes.txt", "_run/manifest.json"])
