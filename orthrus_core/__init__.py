@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from orthrus_core.models.loading import load_model
     from orthrus_core.models.model import OrthrusLM
 
+__version__ = "0.1.0"
+
 __all__ = [
     "CheckpointError",
     "Completion",

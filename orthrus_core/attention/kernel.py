@@ -106,6 +106,7 @@ def _target(compiler: str) -> bytes:
 
 
 def _compile(command: list[str], path: Path) -> None:
+    logger.info("compiling kernel=%s", path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as directory:

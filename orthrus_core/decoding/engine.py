@@ -3,22 +3,23 @@
 import itertools
 import time
 from collections.abc import Sequence as SequenceOf
+from typing import Any
 
 from orthrus_core.cache import PagePool, PageTables
-from orthrus_core.decoding.admission import Admission, check_context, drafted_block_size
+from orthrus_core.decoding.admission import Admission, check_context, check_model, drafted_block_size
 from orthrus_core.decoding.compilation import should_compile
 from orthrus_core.decoding.config import EngineConfig
 from orthrus_core.decoding.draft import Draft, draft, draft_with_odds
 from orthrus_core.decoding.health import DraftAlarm, LogitHealth, broken_logits
+from orthrus_core.decoding.prompts import Prompt, new_requests, with_text
 from orthrus_core.decoding.runner import VIEWS, ModelRunner
 from orthrus_core.decoding.sampling import Request, SamplingParams
 from orthrus_core.decoding.scheduler import Scheduler, Step, Work
 from orthrus_core.decoding.sequence import Completion
 from orthrus_core.decoding.startup import get_ready
 from orthrus_core.decoding.stats import CompletionStats, EngineStats
-from orthrus_core.decoding.stop import Decoder, cut_at_stop
+from orthrus_core.decoding.stop import cut_at_stop
 from orthrus_core.decoding.verify import Verdict, verify
-from orthrus_core.errors import ConfigError
 from orthrus_core.models.model import OrthrusLM
 
 __all__ = [
@@ -52,23 +53,25 @@ class Engine:
         self,
         model: OrthrusLM,
         config: EngineConfig | None = None,
-        tokenizer: Decoder | None = None,
+        tokenizer: Any | None = None,
         *,
         draft: Draft | None = None,
     ):
         """Allocate the cache and check exactness.
 
         Args:
-            tokenizer: decodes the text in which stop strings are looked for, and has the `backend_tokenizer`
-                of a fast tokenizer where requests have a grammar; without it, those requests are refused.
+            tokenizer: of transformers, for `generate` from and to text, stop strings and grammars; something
+                that can only `decode` does for stop strings, and with a `backend_tokenizer` for grammars.
             draft: another draft step than the real one, for measurements.
         Raises:
-            ConfigError: the config does not fit the model.
+            ConfigError: the model has no second view, or the config does not fit it.
         """
+        check_model(model)
         self.config = config or EngineConfig()
         self.block_size = drafted_block_size(self.config, model)
         check_context(self.config, model)
         self._model = model.eval()
+        self._tokenizer = tokenizer
         self._admission = Admission(model, self.config, tokenizer)
         self._draft = draft
         pool = PagePool(self.config.total_pages, self.config.page_size)
@@ -186,34 +189,30 @@ class Engine:
 
     def generate(
         self,
-        prompts: SequenceOf[SequenceOf[int]],
+        prompts: SequenceOf[Prompt],
         params: SamplingParams | SequenceOf[SamplingParams] | None = None,
         *,
         num_samples: int = 1,
     ) -> list[Completion]:
-        """Complete prompts, given as token ids, in order.
+        """Complete prompts in order.
 
         Args:
-            prompts: one list of token ids each.
+            prompts: each a text, taken as it is, a list of messages, which go through the chat template, or a
+                list of token ids. The first two need the engine's tokenizer; with one, completions have
+                `text`.
             params: one for all or one per prompt; None: the defaults.
             num_samples: completions per prompt, which differ where a temperature is asked for. They share the
                 prompt's pages.
         Returns:
             All samples of the first prompt, then those of the second, and so on.
+        Raises:
+            ConfigError: prompts or params of another kind or number.
         """
-        if params is None or isinstance(params, SamplingParams):
-            params = [params or SamplingParams()] * len(prompts)
-        if len(params) != len(prompts):
-            raise ConfigError(f"got {len(prompts)} prompts but {len(params)} sampling params")
-        if num_samples < 1:
-            raise ConfigError(f"num_samples must be >= 1, got {num_samples}")
-        return self.run(
-            [
-                Request(prompt, one, sample=sample)
-                for prompt, one in zip(prompts, params, strict=True)
-                for sample in range(num_samples)
-            ]
-        )
+        requests = new_requests(prompts, params, num_samples=num_samples, tokenizer=self._tokenizer)
+        return [
+            with_text(completion, request, self._tokenizer)
+            for completion, request in zip(self.run(requests), requests, strict=True)
+        ]
 
     def report(self) -> dict:
         """Return what a manifest or a run report says about this engine."""

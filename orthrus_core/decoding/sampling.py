@@ -53,7 +53,10 @@ class SamplingParams(BaseModel):
     json_schema: dict[str, Any] | str | None = Field(
         None, description="the text is JSON that this schema admits; kept as text, since the order counts"
     )
-    regex: str | None = Field(None, description="the whole text matches this regular expression (Rust's)")
+    regex: str | None = Field(
+        None,
+        description="the whole text matches this regular expression (Rust's syntax; no look-around, \\b, (?m))",
+    )
     choices: tuple[str, ...] = Field((), description="the text is one of these")
 
     @field_validator("stop", "choices", mode="before")

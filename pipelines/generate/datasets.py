@@ -161,7 +161,7 @@ def _library() -> Any:
         import datasets
     except ImportError:
         raise ConfigError(
-            "input.dataset: the package datasets is not installed: pip install 'orthrus[hub]'"
+            "input.dataset: the package datasets is not installed: pip install 'datasets>=4'"
         ) from None
     return datasets
 

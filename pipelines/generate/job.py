@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+import orthrus_core
 from orthrus_core.errors import ConfigError
 from orthrus_core.models.checkpoint import load_config as load_model_config
 from pipelines.checkpoint import Checkpoint, load_tokenizer, locate
@@ -45,7 +46,7 @@ NOT_IDENTITY = (
 )
 # Options that decide which prompts are errors: --only-failed may change them.
 REPAIRS = ("decode.max_context", "input.prompt.overlong", "input.prompt.room")
-PACKAGES = ("orthrus", "torch", "transformers", "tokenizers", "ray", "pyarrow")
+PACKAGES = ("torch", "transformers", "tokenizers", "ray", "pyarrow")
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,7 @@ def run_identity(config: GenerateConfig, checkpoint: Checkpoint) -> dict[str, An
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that matter to the result."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "orthrus": orthrus_core.__version__}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)

@@ -55,6 +55,8 @@ def train(
     output = Output(config.output.path)
     output.manifest()  # refuses a place of something else, before anything is written there
     backbone, hashes = check_model(config)
+    if backbone is not None:
+        logger.info("mask_token=%s", backbone.mask_token)
     with RunLock(output.run_url):
         source = _find_rows(config, backbone, output)
         identity = recipe(config, hashes | ({"data.fingerprint": source.fingerprint} if source else {}))
@@ -88,7 +90,7 @@ def check_model(config: TrainConfig) -> tuple[Backbone | None, dict[str, str]]:
         hashes = {
             "backbone.hash": backbone.checkpoint.model_hash,
             "tokenizer.hash": backbone.checkpoint.tokenizer_hash,
-            "head.mask_token_id": str(backbone.mask_token_id),
+            "head.mask_token_id": str(backbone.mask_token.id),
         }
         return backbone, hashes
     vocabulary = sorted(load_tokenizer(config.tokenizer).get_vocab().items())
@@ -97,7 +99,7 @@ def check_model(config: TrainConfig) -> tuple[Backbone | None, dict[str, str]]:
 
 def row_rules(config: HeadTrainConfig, backbone: Backbone) -> RowRules:
     """What a row must be like."""
-    return RowRules(config.packing.sequence_len, backbone.vocab_size, backbone.mask_token_id)
+    return RowRules(config.packing.sequence_len, backbone.vocab_size, backbone.mask_token.id)
 
 
 def _find_rows(config: TrainConfig, backbone: Backbone | None, output: Output) -> Source | None:

@@ -1,6 +1,7 @@
 """The command line of the generate job."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -67,6 +68,13 @@ def test_a_missing_input_is_exit_code_2(main, arguments, capsys):
 def test_a_missing_model_is_exit_code_2(main, arguments, capsys):
     assert main([*arguments, "--set", "model.path=./nothing"]) == 2
     assert error_line(capsys) == f"config error: model.path: no directory ./nothing (looked in {ROOT})"
+
+
+def test_a_quantised_model_is_exit_code_2_in_a_dry_run(main, arguments, capsys, tmp_path):
+    config = tmp_path / "model/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization": {"bits": 4}}))
+    assert main([*arguments, "--dry-run"]) == 2
+    assert "model: its weights are quantised (config.quantization)" in error_line(capsys)
 
 
 def test_bad_shards_are_all_named_in_one_line(main, arguments, capsys, tmp_path):
