@@ -3,7 +3,7 @@
 import torch
 
 from orthrus_core.attention.spec import AttentionSpec
-from orthrus_core.evaluation.gpu.kernels import Load, time_kernels
+from tests.benchmarks.gpu.kernels import Load, time_kernels
 
 
 def test_every_change_of_a_size_is_timed_and_named(kernel_device):

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from orthrus_core.attention.tiled import TiledAttention
-from orthrus_core.evaluation.gpu import checks
-from orthrus_core.evaluation.gpu.checks import (
+from tests.benchmarks.gpu import checks
+from tests.benchmarks.gpu.checks import (
     attention_spec,
     check_engine,
     check_parity,
     count_differing_groupings,
 )
-from orthrus_core.evaluation.gpu.shapes import model_shape
+from tests.benchmarks.gpu.shapes import model_shape
 
 CPU = torch.device("cpu")
 SHAPE = model_shape("tiny", dtype=torch.float32)

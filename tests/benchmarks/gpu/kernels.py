@@ -12,7 +12,7 @@ from orthrus_core.attention.spec import AttentionSpec
 from orthrus_core.attention.triton_paged import TritonBackend, default_sizes
 from orthrus_core.decoding.graphs import GraphedForward
 from orthrus_core.decoding.rows import RowBuffer, Span, fill, span_rows
-from orthrus_core.evaluation.gpu.steps import seconds_of
+from tests.benchmarks.gpu.steps import seconds_of
 
 Row = dict[str, Any]
 COLD_BYTES = 2**28  # of K/V in turn, more than any cache between memory and processors holds

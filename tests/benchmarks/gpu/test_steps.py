@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from orthrus_core.evaluation.curve import AcceptanceCurve
-from orthrus_core.evaluation.gpu.shapes import model_shape, random_model
-from orthrus_core.evaluation.gpu.steps import StepTimer, replay_decoding, rung_for, time_steps
+from tests.benchmarks.gpu.shapes import model_shape, random_model
+from tests.benchmarks.gpu.steps import StepTimer, replay_decoding, rung_for, time_steps
 from tests.orthrus_core.evaluation.shapes import TINY
 
 

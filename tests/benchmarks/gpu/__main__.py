@@ -1,7 +1,7 @@
-"""Measure a CUDA device: `python jobs/bench_gpu.py --shape 8b --sections step,decode --budget-s 500`.
+"""Measure a CUDA device: `python -m tests.benchmarks.gpu --shape 8b --sections step,decode --budget-s 500`.
 
-Needs orthrus_core alone, not Ray. Exit codes: 0 all targets reached, 1 not all, 2 a mistake on the command
-line.
+Parity, exactness, step times; tried on a CPU by a tiny shape. Needs orthrus_core with torch, transformers,
+triton and pydantic, not Ray. Exit codes: 0 all targets reached, 1 not all, 2 a mistake on the command line.
 """
 
 import argparse
@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     from pydantic import ValidationError  # late: importing the core takes seconds
 
     from orthrus_core.errors import ConfigError
-    from orthrus_core.evaluation.gpu.sections import GpuBenchmark, run_benchmark
+    from tests.benchmarks.gpu.sections import GpuBenchmark, run_benchmark
 
     failed = 0
     try:

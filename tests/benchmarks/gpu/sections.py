@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from orthrus_core.errors import ConfigError
 from orthrus_core.evaluation.curve import AcceptanceCurve
-from orthrus_core.evaluation.gpu import checks, steps, training
-from orthrus_core.evaluation.gpu.kernels import Load, time_kernels
-from orthrus_core.evaluation.gpu.report import Report, Section
-from orthrus_core.evaluation.gpu.shapes import model_shape, random_model
+from tests.benchmarks.gpu import checks, steps, training
+from tests.benchmarks.gpu.kernels import Load, time_kernels
+from tests.benchmarks.gpu.report import Report, Section
+from tests.benchmarks.gpu.shapes import model_shape, random_model
 
 logger = logging.getLogger(__name__)
 

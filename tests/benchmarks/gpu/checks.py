@@ -15,7 +15,7 @@ from orthrus_core.decoding.rows import Span
 from orthrus_core.decoding.sampling import SamplingParams
 from orthrus_core.errors import ConfigError
 from orthrus_core.evaluation.cost import ModelShape
-from orthrus_core.evaluation.gpu.shapes import random_model
+from tests.benchmarks.gpu.shapes import random_model
 
 Row = dict[str, Any]
 BACKENDS: tuple[BackendName, ...] = ("triton", "varlen")

@@ -2,17 +2,17 @@ import pytest
 import torch
 
 from orthrus_core.evaluation.cost import ModelShape
-from orthrus_core.evaluation.gpu.shapes import model_shape
-from orthrus_core.evaluation.gpu.training import PUBLISHED_LOAD, time_training
-from orthrus_core.evaluation.training import (
+from orthrus_core.training.config import HeadConfig
+from orthrus_core.training.cost import step_flops
+from tests.benchmarks.gpu.shapes import model_shape
+from tests.benchmarks.gpu.training import PUBLISHED_LOAD, time_training
+from tests.benchmarks.gpu.training_load import (
     TrainingLoad,
     TrainingStep,
     flops_by_part,
     random_batch,
     step_size,
 )
-from orthrus_core.training.config import HeadConfig
-from orthrus_core.training.cost import step_flops
 from tests.small_models import small_orthrus
 
 LOAD = TrainingLoad(sequences=2, sequence_len=40, anchors=5, block_size=4)

@@ -1,24 +1,14 @@
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[2]
-JOB = ROOT / "jobs" / "bench_gpu.py"
+from tests.benchmarks.gpu.__main__ import main
+
 TINY = ["--device", "cpu", "--shape", "tiny", "--dtypes", "fp32", "--no-compiled", "--layers", "1"]
 
 
-@pytest.fixture
-def main():
-    spec = importlib.util.spec_from_file_location("bench_gpu_job", JOB)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
-
-
-def test_times_of_a_tiny_model_on_a_cpu_become_tables(main, tmp_path, capsys):
+def test_times_of_a_tiny_model_on_a_cpu_become_tables(tmp_path, capsys):
     options = ["--sections", "bandwidth,step,decode", "--batches", "1,300", "--contexts", "32"]
     assert main([*TINY, *options, "--out", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "gpu.json").read_text())
@@ -29,7 +19,7 @@ def test_times_of_a_tiny_model_on_a_cpu_become_tables(main, tmp_path, capsys):
     assert "Acceptance is REPLAYED" in capsys.readouterr().out
 
 
-def test_training_steps_of_a_tiny_model_on_a_cpu_become_a_table(main, tmp_path):
+def test_training_steps_of_a_tiny_model_on_a_cpu_become_a_table(tmp_path):
     assert main([*TINY, "--sections", "train", "--out", str(tmp_path)]) == 0
     rate, *rows = json.loads((tmp_path / "gpu.json").read_text())["sections"]["train"]["rows"]
     assert rate["matmul_tflops"] > 0
@@ -41,7 +31,7 @@ def test_training_steps_of_a_tiny_model_on_a_cpu_become_a_table(main, tmp_path):
     assert all(0 < row["matmul_share"] < 1 and "passed" not in row for row in rows)
 
 
-def test_a_used_up_budget_leaves_tables_that_say_so(main, tmp_path):
+def test_a_used_up_budget_leaves_tables_that_say_so(tmp_path):
     assert main([*TINY, "--sections", "step", "--budget-s", "0", "--out", str(tmp_path)]) == 0
     assert "Stopped: the time budget is used up." in (tmp_path / "gpu.md").read_text()
 
@@ -54,12 +44,12 @@ def test_a_used_up_budget_leaves_tables_that_say_so(main, tmp_path):
         (["--layers", "0"], "greater than or equal to 1"),
     ],
 )
-def test_mistakes_end_with_exit_code_2(main, options, said, capsys):
+def test_mistakes_end_with_exit_code_2(options, said, capsys):
     assert main(options) == 2
     assert said in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
-def test_a_missing_device_is_said_with_what_to_try(main, capsys):
+def test_a_missing_device_is_said_with_what_to_try(capsys):
     assert main([]) == 2
     assert "this machine has none; try --device cpu --shape tiny" in capsys.readouterr().err

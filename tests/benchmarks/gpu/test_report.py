@@ -2,7 +2,7 @@
 
 import json
 
-from orthrus_core.evaluation.gpu.report import Report, Section
+from tests.benchmarks.gpu.report import Report, Section
 
 
 def test_a_table_has_a_column_per_figure_and_blanks_where_a_line_lacks_one():

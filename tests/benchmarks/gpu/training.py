@@ -6,9 +6,9 @@ from typing import Any, Literal
 import torch
 
 from orthrus_core.evaluation.cost import ModelShape
-from orthrus_core.evaluation.gpu.shapes import random_model
-from orthrus_core.evaluation.gpu.steps import seconds_of
-from orthrus_core.evaluation.training import TrainingLoad, TrainingStep
+from tests.benchmarks.gpu.shapes import random_model
+from tests.benchmarks.gpu.steps import seconds_of
+from tests.benchmarks.gpu.training_load import TrainingLoad, TrainingStep
 
 Row = dict[str, Any]
 # Packed rows per step, and whether layers are computed again; every case takes a minute or two to compile.
