@@ -107,14 +107,14 @@ check-docker:
 	$(PYTHON) -m infra.docker.check --target $(TARGET) $(CHECK_DOCKER_OPTIONS)
 
 # vLLM comes without the packages beside torch: other versions than its torch's break its import, and it needs none here.
-$(VLLM)/.installed: infra/peers/vllm.txt
+$(VLLM)/.installed: tests/benchmarks/peers/vllm.txt
 	$(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --requirement infra/peers/vllm.txt
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --requirement tests/benchmarks/peers/vllm.txt
 	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
 bench-peers: $(INSTALLED) $(VLLM)/.installed
-	$(BIN)/python jobs/evaluate.py --config configs/evaluate/peers.yaml $(if $(AUTHORS),--set peers.authors.path=$(AUTHORS))
+	$(BIN)/python -m tests.benchmarks.peers --config tests/benchmarks/peers/peers.yaml $(if $(AUTHORS),--set peers.authors.path=$(AUTHORS))
 
 ablations: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks.ablations

@@ -15,7 +15,7 @@ from orthrus_core.evaluation.speed import Measured, Prompts, System, Work
 
 logger = logging.getLogger(__name__)
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LAST_LINES = 15
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from pipelines.peers.authors_server import (
+from tests.benchmarks.peers.authors_server import (
     AuthorsPeer,
     accept_positive_crop,
     attend_like_flash,

@@ -1,10 +1,10 @@
-"""vLLM as a peer, run by the Python of its environment: `python -m pipelines.peers.vllm_server OPTIONS`."""
+"""vLLM as a peer, run by its environment's Python: `python -m tests.benchmarks.peers.vllm_server OPTIONS`."""
 
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.peers.serving import main
+from tests.benchmarks.peers.serving import main
 
 
 class VllmPeer:

@@ -11,7 +11,7 @@ from pipelines.tables import new_table, show_spread
 
 
 def render_peers(report: Mapping[str, Any]) -> Group:
-    """Table of a report as `pipelines.peers.compare.compare_with_peers` returns it."""
+    """Table of a report as `tests.benchmarks.peers.compare.compare_with_peers` returns it."""
     lines = ["* the fastest of the others"]
     lines += [_peer(peer) for peer in report["peers"]] + [f"not timed: {why}" for why in report["left_out"]]
     return Group(_table(report), *map(Text, lines))

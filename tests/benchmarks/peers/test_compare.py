@@ -9,11 +9,11 @@ import orthrus_core
 from orthrus_core import Engine, EngineConfig, SamplingParams
 from orthrus_core.errors import ConfigError
 from orthrus_core.evaluation.speed import Measured, Timing
-from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.prompts import PromptRow, PromptSet
-from pipelines.peers import compare
-from pipelines.peers.compare import compare_with_peers, export_backbone, fastest, vllm_environment
-from pipelines.peers.report import render_peers
+from tests.benchmarks.peers import compare
+from tests.benchmarks.peers.compare import compare_with_peers, export_backbone, fastest, vllm_environment
+from tests.benchmarks.peers.config import PeersBenchmark
+from tests.benchmarks.peers.report import render_peers
 
 PROMPTS = PromptSet("sums", tuple(PromptRow(str(n), [5 + n, 6, 7 + n]) for n in range(4)), 4, ())
 
@@ -73,7 +73,7 @@ def compared(tree, model_dir, monkeypatch):
     monkeypatch.setattr(compare, "PeerProcess", FakeProcess)
     monkeypatch.setattr(FakeProcess, "started", [])
     model = orthrus_core.load_model(model_dir, dtype=torch.float32)
-    config = EvaluateConfig.model_validate(tree)
+    config = PeersBenchmark.model_validate(tree)
     return compare_with_peers(config, model, str(model_dir), PROMPTS), FakeProcess.started
 
 

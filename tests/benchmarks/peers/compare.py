@@ -16,12 +16,11 @@ from orthrus_core.evaluation.speed import System, Timing, rows_in_common, time_s
 from orthrus_core.evaluation.systems import eos_ids_of
 from orthrus_core.models.head import remove_diffusion_head
 from orthrus_core.models.model import OrthrusLM
-from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.prompts import PromptSet
 from pipelines.evaluate.speed import AR, CONSENSUS, check_room, engine_systems, token_budgets
 from pipelines.evaluate.speed_config import LoadConfig
-from pipelines.peers.config import PeersConfig, VllmVariant
-from pipelines.peers.process import PeerProcess
+from tests.benchmarks.peers.config import PeersBenchmark, PeersConfig, VllmVariant
+from tests.benchmarks.peers.process import PeerProcess
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +29,7 @@ VLLM = "vLLM, "
 
 
 def compare_with_peers(
-    config: EvaluateConfig, model: OrthrusLM, model_path: str, prompt_set: PromptSet
+    config: PeersBenchmark, model: OrthrusLM, model_path: str, prompt_set: PromptSet
 ) -> dict[str, Any]:
     """Time this engine and every peer under every load.
 
@@ -45,7 +44,6 @@ def compare_with_peers(
         OrthrusError: a peer failed.
     """
     peers = config.peers
-    assert peers is not None
     prompts = _prompts(config, peers, prompt_set)
     with ExitStack() as stack:
         processes = {
@@ -62,7 +60,7 @@ def compare_with_peers(
         }
 
 
-def _prompts(config: EvaluateConfig, peers: PeersConfig, prompt_set: PromptSet) -> list[list[int]]:
+def _prompts(config: PeersBenchmark, peers: PeersConfig, prompt_set: PromptSet) -> list[list[int]]:
     """The set's prompts that fit this engine and vLLM."""
     prompts = check_room(config, prompt_set)
     if peers.vllm is None:
@@ -92,7 +90,7 @@ def _launches(peers: PeersConfig, model: OrthrusLM, model_path: str) -> dict[str
     if peers.authors.path is not None:
         launches[AUTHORS] = {
             "python": peers.authors.python or sys.executable,
-            "module": "pipelines.peers.authors_server",
+            "module": "tests.benchmarks.peers.authors_server",
             "options": {
                 "model": model_path,
                 "path": str(peers.authors.path.resolve()),
@@ -114,7 +112,7 @@ def _vllm_launch(peers: PeersConfig, name: str, variant: VllmVariant, backbone: 
         environment["LD_PRELOAD"] = str(python.parents[1] / "lib" / "libiomp5.so")
     return {
         "python": python,
-        "module": "pipelines.peers.vllm_server",
+        "module": "tests.benchmarks.peers.vllm_server",
         "options": {
             "model": str(backbone.resolve()),
             "max_context": vllm.max_context,
@@ -153,13 +151,12 @@ def export_backbone(model: OrthrusLM, directory: Path) -> Path:
 
 
 def _time_load(
-    config: EvaluateConfig,
+    config: PeersBenchmark,
     model: OrthrusLM,
     prompts: Sequence[list[int]],
     load: LoadConfig,
     processes: Mapping[str, PeerProcess],
 ) -> dict[str, Any]:
-    assert config.peers is not None
     logger.info("timing peers batch=%d rows=%d", load.batch, len(prompts))
     budgets = token_budgets(load)
     systems: dict[str, System] = engine_systems(config, model, load, budgets)

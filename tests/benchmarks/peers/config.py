@@ -1,11 +1,12 @@
-"""Options of the comparison with other engines, a section of the evaluate job."""
+"""Options of the comparison with other engines: those of an evaluation, and `peers`."""
 
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from pipelines.config import Section
+from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.speed_config import LoadConfig
 
 
@@ -72,3 +73,15 @@ class PeersConfig(Section):
         if self.vllm is None and self.authors.path is None:
             raise ValueError("must have vllm or authors.path, got neither")
         return self
+
+
+class PeersBenchmark(EvaluateConfig):
+    """An evaluation whose model, prompts, engine, sampling and threads the peers share."""
+
+    peers: PeersConfig = Field(description="Other engines beside this one.")
+
+    @field_validator("peers")
+    @classmethod
+    def _fits(cls, value: PeersConfig, info: ValidationInfo) -> PeersConfig:
+        """What holds for a speed section: its prompts are there, and others can sample as it does."""
+        return cls._rules_of_others(cls._known_sets(value, info), info)
