@@ -24,6 +24,7 @@ from pipelines.generate.prompts import render_unit
 from pipelines.generate.ray_options import set_options
 from pipelines.generate.ray_session import RaySession
 from pipelines.generate.report import RunTimes, finish_run, run_report, store_failure, store_report
+from pipelines.generate.run_log import RunLog
 from pipelines.generate.run_warnings import RunWarnings
 from pipelines.generate.sink import RowPolicy, commit_unit
 from pipelines.generate.source import UnitSource
@@ -42,6 +43,7 @@ def run_job(
     engine_factory: EngineFactory = load_engine,
     stop: StopSignals | None = None,
     session: RaySession | None = None,
+    log: RunLog | None = None,
 ) -> dict[str, Any]:
     """Do what is left of a job, check that rows out = rows in, and store the report.
 
@@ -50,6 +52,7 @@ def run_job(
         engine_factory: another engine, for tests.
         stop: asks for the run to be drained.
         session: begun already, to save its time; None: one is begun here.
+        log: that has collected what was logged so far; None: one begins here.
     Returns:
         The report, as stored in `_run/report.json`; its exit code is not 0 where the audit found a mismatch.
     Raises:
@@ -64,8 +67,9 @@ def run_job(
     started_at = time.perf_counter()
     stop = stop or StopSignals()
     times = RunTimes()
-    session = session or RaySession(job.config.run)
-    with contextlib.closing(session), RunLock(job.ledger.run_url) as lock:
+    session, log = session or RaySession(job.config.run), log or RunLog()
+    run_url = job.ledger.run_url
+    with contextlib.closing(session), RunLock(run_url) as lock, log.kept(run_url):
         try:
             if job.units:
                 with stop.deferred(), session as is_local:

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 from pathlib import Path
 
 import pyarrow.dataset as ds
@@ -76,6 +77,12 @@ def test_files_are_one_for_each_unit_and_complete_the_ledger(finished):
         "report.json",
     }
     assert Path(job.ledger.url, "README.md").read_text() == data_card(job, report)
+
+
+def test_the_drivers_log_is_kept_with_the_output(finished):
+    logs = join(finished[0].ledger.run_url, "logs")
+    [name] = list_directory(logs)
+    assert f"driver host={socket.gethostname()}" in Path(logs, name).read_text()
 
 
 def test_every_file_has_the_same_schema(finished):
