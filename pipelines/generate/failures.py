@@ -80,7 +80,7 @@ def explain_failure(error: Exception, notes: FailureNotes) -> OrthrusError:
 
 
 def raised(text: str) -> str | None:
-    """What a stage raised last, by Ray's text of it; Ray's own errors, which end in general advice, say less."""
+    """What a stage raised last, by Ray's text of it; Ray's own errors, which end in advice, say less."""
     stated = [found for found in RAISED.findall(text) if not found[0].startswith("ray.")]
     if not stated:
         return None
