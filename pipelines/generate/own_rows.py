@@ -23,7 +23,7 @@ def own_rows(
     """
     has_lines = LINE in table.column_names
     stored = [name for name in names if name.startswith(HIDDEN) or not has_lines]
-    columns = {name: _values(table, name, errors) for name in stored}
+    columns = {name: python_values(_own(table, name), name, errors) for name in stored}
     if messages in columns:
         columns[messages] = [_without_nulls(value) for value in columns[messages]]
     rows = [{name: values[place] for name, values in columns.items()} for place in range(table.num_rows)]
@@ -34,6 +34,10 @@ def own_rows(
     return rows
 
 
+def _own(table: pa.Table, name: str) -> pa.ChunkedArray:
+    return table.column(OWN + name if OWN + name in table.column_names else name)
+
+
 def _said(line: bytes | None, names: Sequence[str], place: int, errors: list[str | None]) -> dict[str, Any]:
     """What a line says of columns."""
     [own] = jsonl_rows([b"{}" if line is None else line])
@@ -42,9 +46,8 @@ def _said(line: bytes | None, names: Sequence[str], place: int, errors: list[str
     return {name: own.get(name) for name in names}
 
 
-def _values(table: pa.Table, name: str, errors: list[str | None]) -> list[Any]:
-    """A column as Python values; those that Python has no value for become None with an error, in place."""
-    column = table.column(OWN + name if OWN + name in table.column_names else name)
+def python_values(column: pa.ChunkedArray, name: str, errors: list[str | None]) -> list[Any]:
+    """A column's values; those that Python has none for become None with an error, in place."""
     try:
         return column.to_pylist()
     except (ValueError, OverflowError):

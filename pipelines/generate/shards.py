@@ -84,7 +84,8 @@ class _Types:
                 if column.name not in self._needed:
                     repair = f"leave it out with input.carry, or {repair}"
                 raise ConfigError(
-                    f"column {column.name} is {earlier} in earlier files and {column.type} in {url}; {repair}"
+                    f"column {column.name} is {_shown(earlier)} in earlier files and {_shown(column.type)} "
+                    f"in {url}; {repair}"
                 )
             self._types[column.name] = earlier if wider is None else wider
         self._seen = [*self._seen[-7:], schema]
@@ -142,7 +143,7 @@ def inspect_shards(
         else:
             types.add(result[1], file.url)
     _tell_of_bad([shard for shard in shards if shard.skipped], on_bad_shard)
-    types.add(lines.schema, "jsonl files")
+    types.add(lines.schema, "jsonl")
     _tell_of_json(types.schema, carried)
     return Inspection(tuple(shards), types.schema)
 
@@ -161,6 +162,10 @@ def _tell_of_json(schema: pa.Schema, carried: Collection[str] | None) -> None:
         logger.warning(
             "carried_as_json_text columns=%s: their values have no type in common", ",".join(as_text)
         )
+
+
+def _shown(kind: pa.DataType) -> str:
+    return "of several types" if kind == JSON_TEXT else str(kind)
 
 
 def _is_used(name: str, needed: Collection[str], carried: Collection[str] | None) -> bool:
