@@ -145,7 +145,7 @@ def _with_ray(source: Source, preparation: Preparation) -> Iterator[dict[str, An
 
     context = ray.data.DataContext.get_current().copy()
     set_options(context, RunConfig())
-    with ray.data.DataContext.current(context), _failures_in_one_line():
+    with ray.data.DataContext.current(context), failures_in_one_line():
         rows = ray.data.read_datasource(
             UnitSource(source.plan, source.plan.units, _layout(source), preparation.storage),
             override_num_blocks=len(source.plan.units),  # else Ray cuts units into smaller blocks
@@ -154,7 +154,7 @@ def _with_ray(source: Source, preparation: Preparation) -> Iterator[dict[str, An
 
 
 @contextmanager
-def _failures_in_one_line() -> Iterator[None]:
+def failures_in_one_line() -> Iterator[None]:
     """Ray wraps what a stage raised into tracebacks."""
     try:
         yield
