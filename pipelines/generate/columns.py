@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from orthrus_core.errors import ConfigError
+from pipelines.generate.arrow_types import stored_type
 
 # Columns that travel between the stages of the dataset and are never written.
 HIDDEN = "__orthrus_"
@@ -19,10 +20,16 @@ PARAMS = HIDDEN + "params"  # string, json of sampling options that replace the 
 SAMPLES = HIDDEN + "samples"  # list<int32>, numbers of the completions to make
 TRUNCATED = HIDDEN + "truncated"  # int32, tokens cut from the prompt
 ENGINE = HIDDEN + "engine"  # string, json of the engine's figures on a unit's first row
+LINE = HIDDEN + "line"  # large_binary, of jsonl: the row as it stands in the file; null: it is none
+OWN = (
+    HIDDEN + "own_"
+)  # + name, of Parquet: a column in its file's own type, where that is not the one of all files
 
 # What the errors of all rows of a unit begin with whose input cannot be read.
 UNREADABLE = "input is damaged: "
 OVERWRITTEN = "input was overwritten: "
+UNFIT = "input types differ: "
+INPUT_FAULTS = (UNREADABLE, OVERWRITTEN, UNFIT)
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,7 @@ def choose_layout(
     carried = [name for name in carried if own.get(name) != name]
     _refuse_collisions(carried)
     read = [*dict.fromkeys([*needed, *([id_column] if id_column else []), *carried])]
-    fields = [schema.field(name).with_nullable(True).remove_metadata() for name in carried]
+    fields = [pa.field(name, stored_type(schema.field(name).type)) for name in carried]
     return TableLayout(pa.schema(fields), tuple(read), token_ids, prompt_token_ids, logprobs)
 
 

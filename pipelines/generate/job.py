@@ -14,7 +14,7 @@ from orthrus_core.errors import ConfigError
 from orthrus_core.models.checkpoint import load_config as load_model_config
 from pipelines.checkpoint import Checkpoint, load_tokenizer, locate
 from pipelines.config import flat_options
-from pipelines.generate.columns import OVERWRITTEN, ROW_ERROR, UNREADABLE, TableLayout, choose_layout
+from pipelines.generate.columns import INPUT_FAULTS, ROW_ERROR, TableLayout, choose_layout
 from pipelines.generate.config import GenerateConfig
 from pipelines.generate.datasets import exported, plain_paths
 from pipelines.generate.generation_config import resolve
@@ -153,10 +153,14 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
         _check_repair(ledger, config)
     if plan is None:
         unit_rows = config.run.unit_rows
-        bad = config.input.on_bad_shard
-        plan = plan_units(
-            inspect_shards(files, needed=needed, unit_rows=unit_rows, on_bad_shard=bad), unit_rows
+        inspection = inspect_shards(
+            files,
+            needed=needed,
+            unit_rows=unit_rows,
+            on_bad_shard=config.input.on_bad_shard,
+            carried=config.input.carry,
         )
+        plan = plan_units(inspection, unit_rows)
     if plan.num_rows == 0:
         raise ConfigError(f"input.paths: the files have no rows{_skipped_note(plan)}")
     layout = choose_layout(
@@ -191,7 +195,7 @@ def preview(job: Job, num_prompts: int = 3) -> Preview:
         try:
             table = first_rows(job, unit, num_prompts if not tables else 1)
             error = table.column(ROW_ERROR)[0].as_py() or ""
-            if error.startswith((UNREADABLE, OVERWRITTEN)):
+            if error.startswith(INPUT_FAULTS):
                 faults.append(error)
             else:
                 tables.append(table)

@@ -26,6 +26,7 @@ from pipelines.generate.columns import (
     TableLayout,
 )
 from pipelines.generate.config import GenerateConfig, PromptConfig
+from pipelines.generate.own_rows import own_rows
 from pipelines.generate.renderer import PromptRenderer
 from pipelines.generate.repair import Repair
 from pipelines.generate.row_params import ParamColumns, RowParams
@@ -120,8 +121,7 @@ def render_rows(table: pa.Table, renderer: PromptRenderer, config: GenerateConfi
     errors = table.column(ROW_ERROR).to_pylist()
     available = [name for name in table.column_names if not name.startswith(HIDDEN)]
     names = [*read_columns(config, available), SHARD, ROW]
-    columns = {name: _values(table.column(name), name, errors) for name in names}
-    rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+    rows = own_rows(table, names, errors, messages=config.input.prompt.messages)
     params = ParamColumns(config.sampling)
     return [
         _render_row(row, error, renderer, params, config.input.id_column)
@@ -159,22 +159,6 @@ def _samples(row: RenderedRow, wanted: list[int] | None) -> list[int]:
 def _renderer(path: str, prompt_json: str, max_context: int) -> PromptRenderer:
     """One renderer for all units that a worker process reads; loading a tokenizer takes about a second."""
     return PromptRenderer(load_tokenizer(path), PromptConfig.model_validate_json(prompt_json), max_context)
-
-
-def _values(column: pa.ChunkedArray, name: str, errors: list[str | None]) -> list[Any]:
-    """A column as Python values; text that is not UTF-8 becomes None with an error, in place."""
-    try:
-        return column.to_pylist()
-    except UnicodeDecodeError:
-        pass
-    values: list[Any] = []
-    for index, scalar in enumerate(column):
-        try:
-            values.append(scalar.as_py())
-        except UnicodeDecodeError:
-            values.append(None)
-            errors[index] = errors[index] or f"column {name} is not valid UTF-8"
-    return values
 
 
 def _row_id(row: Mapping[str, Any], default: str, id_column: str | None) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from pipelines.generate.arrow_types import bring_all_to
 from pipelines.generate.columns import PLACE
 from pipelines.generate.ledger import Ledger
 from pipelines.generate.unit_file import UnitRows, read_footer, read_unit_rows
@@ -48,10 +49,10 @@ class Repair:
         name = unit_file_name(shard, index)
         old = self._read(shard, index, read_footer(join(self.data_url, name))["counts"]["rows_in"])
         made_places = [int(place) for place in made.column(PLACE).to_pylist()]
-        made = made.select(schema.names).cast(schema)
+        made = bring_all_to(made, schema)
         if old is None:
             return UnitRows(made, tuple(made_places), {})
-        both = pa.concat_tables([old.table.select(schema.names).cast(schema), made]).unify_dictionaries()
+        both = pa.concat_tables([bring_all_to(old.table, schema), made]).unify_dictionaries()
         keys = zip([*old.places, *made_places], both.column("sample").to_pylist(), strict=True)
         rows = {key: row for row, key in enumerate(keys)}  # the later one of two, which is the new one
         order = sorted(rows)

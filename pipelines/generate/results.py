@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from orthrus_core.decoding.sequence import Completion
 from orthrus_core.decoding.stop import cut_text
+from pipelines.generate.arrow_types import bring_to
 from pipelines.generate.columns import COUNTERS, PLACE, PROMPT_IDS, SHARD, TRUNCATED, UNIT, TableLayout
 from pipelines.generate.requests import SampleRow
 
@@ -86,4 +87,4 @@ def _mean_logprob(completion: Completion) -> float | None:
 
 
 def _cast(values: Any, kind: pa.DataType) -> Any:
-    return values.cast(kind) if isinstance(values, pa.ChunkedArray) else pa.array(values, kind)
+    return bring_to(values, kind) if isinstance(values, pa.ChunkedArray) else pa.array(values, kind)

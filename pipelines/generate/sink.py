@@ -9,14 +9,15 @@ from typing import Any
 import pyarrow as pa
 
 from orthrus_core.errors import ConfigError
+from pipelines.generate.arrow_types import bring_all_to
 from pipelines.generate.columns import (
     DROPPED_REASON,
     ENGINE,
+    INPUT_FAULTS,
     OVERWRITTEN,
     PLACE,
     SHARD,
     UNIT,
-    UNREADABLE,
     TableLayout,
 )
 from pipelines.generate.config import RowFilters
@@ -122,11 +123,11 @@ def _check_shared(driver_file: str) -> None:
 
 
 def _input_fault(table: pa.Table, on_bad_shard: str) -> str | None:
-    """Why a unit cannot be done: its input is damaged and the config says fail, or it was overwritten."""
+    """Why a unit cannot be done: its input cannot be read and the config says fail, or it was overwritten."""
     error = table.column("error")[0].as_py()
-    if error is None or not error.startswith((UNREADABLE, OVERWRITTEN)):
+    if error is None or not error.startswith(INPUT_FAULTS):
         return None
-    return None if error.startswith(UNREADABLE) and on_bad_shard == "skip" else error
+    return None if not error.startswith(OVERWRITTEN) and on_bad_shard == "skip" else error
 
 
 def _unit_rows(
@@ -135,7 +136,7 @@ def _unit_rows(
     """All rows of a unit, and what its footer says of them before filters."""
     schema = layout.output
     if repair is None:
-        return table.select(schema.names).cast(schema), facts_of(made)
+        return bring_all_to(table, schema), facts_of(made)
     merged = repair.merge(table.select([*schema.names, PLACE]), schema, *unit)
     counts = count_rows(merged.table) | {"rows_in": len(set(merged.places))}
     for name in ("deduplicated", "deduplicated_tokens"):
@@ -146,6 +147,5 @@ def _unit_rows(
 def _dropped(output: pa.Table, layout: TableLayout, reasons: Sequence[str | None]) -> pa.Table:
     """The rows of the side file."""
     with_reasons = output.append_column(DROPPED_REASON.name, pa.array(reasons, pa.string()))
-    return with_reasons.filter(pa.array([reason is not None for reason in reasons], pa.bool_())).cast(
-        layout.dropped
-    )
+    dropped = with_reasons.filter(pa.array([reason is not None for reason in reasons], pa.bool_()))
+    return bring_all_to(dropped, layout.dropped)

@@ -6,6 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.generate.own_rows import python_values
+
 MOST_VALUES = 50  # of a column that the report groups by, in one unit; the rest is `other`
 MOST_KINDS = 20  # of errors in one unit
 MOST_EXAMPLES = 3
@@ -28,9 +30,7 @@ def unit_facts(output: pa.Table, group_by: Sequence[str] = ()) -> dict[str, Any]
     rows = _row_sums(output)
     lengths = [length_bucket(row["completion_tokens"]) if not row["errors"] else None for row in rows]
     groups = {
-        name: keep_largest(
-            sum_by([value_text(value) for value in output.column(name).to_pylist()], rows), MOST_VALUES
-        )
+        name: keep_largest(sum_by(_group_names(output.column(name), name), rows), MOST_VALUES)
         for name in group_by
     }
     ids, errors = output.column("id").to_pylist(), output.column("error").to_pylist()
@@ -40,6 +40,15 @@ def unit_facts(output: pa.Table, group_by: Sequence[str] = ()) -> dict[str, Any]
 def length_bucket(num_tokens: int) -> str:
     """The smallest power of two >= num_tokens, at least 8, as text (json has no other keys)."""
     return str(max(8, 1 << max(0, num_tokens - 1).bit_length()))
+
+
+def _group_names(column: pa.ChunkedArray, name: str) -> list[str]:
+    """Texts of a column's values; of those that Python has none for, why."""
+    faults: list[str | None] = [None] * len(column)
+    values = python_values(column, name, faults)
+    return [
+        value_text(value if fault is None else fault) for value, fault in zip(values, faults, strict=True)
+    ]
 
 
 def value_text(value: Any) -> str:

@@ -56,7 +56,9 @@ def find_rows(config: RowDataConfig, run_url: str, *, is_begun: bool = False) ->
         directories, identities = exported(entry, run_url, is_begun=is_begun)
         files = list_shards([*plain_paths(entry), *directories], config.format)
         needed = {config.prompt_column: "list", config.completion_column: "list"}
-        inspection = inspect_shards(files, needed=needed, unit_rows=config.unit_rows)
+        inspection = inspect_shards(
+            files, needed=needed, unit_rows=config.unit_rows, carried=(config.error_column,)
+        )
     plan = plan_units(inspection, config.unit_rows)
     columns = _columns(plan, config)
     return Source(plan, columns, _fingerprint(plan, columns, identities), manifests)

@@ -106,9 +106,11 @@ def cost_line(cost: Mapping[str, Any]) -> str:
 
 def _samples(job: "Job", count: int = 3) -> list[Panel]:
     """The first completions of the first file."""
-    with open_file(job.ledger.unit_url(job.plan.units[0])) as handle:
-        rows = next(pq.ParquetFile(handle).iter_batches(batch_size=64)).to_pylist()
     prompt = job.config.input.prompt
+    names = ["id", "error", "completion", prompt.column or prompt.messages]
+    with open_file(job.ledger.unit_url(job.plan.units[0])) as handle:
+        shown = [name for name in names if name in job.layout.output.names]
+        rows = next(pq.ParquetFile(handle).iter_batches(batch_size=64, columns=shown)).to_pylist()
     panels = []
     for row in [row for row in rows if row["error"] is None][:count]:
         asked = row.get(prompt.column or prompt.messages or "")
