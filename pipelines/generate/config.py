@@ -82,7 +82,8 @@ class InputConfig(Section):
         "hf://datasets/owner/name[@revision][/path]. A file named twice is read once.",
     )
     format: Literal["auto", "parquet", "jsonl"] = Field(
-        "auto", description="auto: by file ending (.parquet .pq, .jsonl .ndjson, the latter also .gz)."
+        "auto",
+        description="auto: by file ending (.parquet .pq, .jsonl .ndjson, the latter two also with .gz .bz2 .xz .zst).",
     )
     prompt: PromptConfig = Field(description="Where prompts come from.")
     id_column: str | None = Field(
