@@ -83,7 +83,8 @@ class InputConfig(Section):
     )
     format: Literal["auto", "parquet", "jsonl"] = Field(
         "auto",
-        description="auto: by file ending (.parquet .pq, .jsonl .ndjson, the latter two also with .gz .bz2 .xz .zst).",
+        description="auto: by file ending (.parquet .pq, .jsonl .ndjson, the latter two also with .gz .bz2 "
+        ".xz .zst).",
     )
     prompt: PromptConfig = Field(description="Where prompts come from.")
     id_column: str | None = Field(
