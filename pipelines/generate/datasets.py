@@ -98,7 +98,8 @@ def _export(data: Any, url: str) -> int:
 def _to_parquet(data: Any, start: int, end: int) -> bytes:
     table: pa.Table = data.with_format("arrow")[start:end]
     buffer = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(None), buffer, compression="zstd", row_group_size=GROUP_ROWS)
+    options = {"compression": "zstd", "row_group_size": GROUP_ROWS, "write_page_checksum": True}
+    pq.write_table(table.replace_schema_metadata(None), buffer, **options)
     return buffer.getvalue().to_pybytes()
 
 

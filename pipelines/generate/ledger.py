@@ -130,8 +130,11 @@ class Ledger:
         return join(self.data_url, unit.file_name)
 
     def finished_report(self) -> dict[str, Any] | None:
-        """The stored report of a complete run, if it is one."""
-        if SUCCESS not in list_directory(self.run_url):
+        """The stored report of a complete run, if it is one and has all its files still."""
+        if read_bytes(join(self.run_url, SUCCESS)) is None:
+            return None
+        if changes := self.changes_since_success():
+            logger.warning("%s was complete and is no more: %s", self.url, "; ".join(changes[:5]))
             return None
         stored = read_bytes(join(self.run_url, "report.json"))
         try:
@@ -153,7 +156,35 @@ class Ledger:
         """Store the report and the data card, and mark the run as complete."""
         self.write_report(report)
         put(join(self.url, "README.md"), card.encode())
-        put(join(self.run_url, SUCCESS), b"")
+        put(join(self.run_url, SUCCESS), json.dumps(self._files(), indent=1).encode())
+
+    def changes_since_success(self) -> list[str]:
+        """How data/ and dropped/ differ from what `_SUCCESS` says of names and sizes, where it says any."""
+        stored = read_bytes(join(self.run_url, SUCCESS))
+        if not stored:  # an empty one is an earlier version's
+            return []
+        try:
+            before, now = dict(json.loads(stored)), self._files()
+        except (ValueError, TypeError):
+            return [f"{RUN}/{SUCCESS} is damaged"]
+        return [
+            f"{name} is gone"
+            if name not in now
+            else f"{name} is new"
+            if name not in before
+            else f"{name} has {now[name]} bytes of {before[name]}"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name)
+        ]
+
+    def _files(self) -> dict[str, int]:
+        """Path below the output, and size, of every unit's file and side file."""
+        return {
+            f"{directory}/{name}": size
+            for directory in (DATA, DROPPED)
+            for name, size in sorted(list_directory(join(self.url, directory)).items())
+            if not name.startswith(".")
+        }
 
 
 def check_counts(

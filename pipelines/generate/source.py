@@ -122,7 +122,7 @@ def _blocks(shard: Shard, unit: Unit, types: pa.Schema, storage: StorageConfig |
 
 def _read_parquet(shard: Shard, unit: Unit, types: pa.Schema, handle: WatchedFile) -> dict[str, Any]:
     groups, skip = _row_groups(shard, unit)
-    file = pq.ParquetFile(handle, pre_buffer=True)
+    file = pq.ParquetFile(handle, pre_buffer=True, page_checksum_verification=True)
     schema = pa.schema([column for column in file.schema_arrow if column.name in types.names])
     batches = file.iter_batches(batch_size=max(1024, unit.num_rows), row_groups=groups, columns=schema.names)
     table = pa.Table.from_batches(_take(batches, skip, unit.num_rows), schema if schema.names else None)

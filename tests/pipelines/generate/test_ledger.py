@@ -9,7 +9,7 @@ from orthrus_core.errors import ConfigError, OrthrusError
 from pipelines.generate.ledger import Ledger, check_counts, fingerprint
 from pipelines.generate.shards import Inspection, Shard
 from pipelines.generate.units import Plan, Unit, plan_units
-from pipelines.storage import FileInfo, list_directory, put
+from pipelines.storage import FileInfo, list_directory, put, remove
 
 SCHEMA = pa.schema([("q", pa.string())])
 FILE = FileInfo("/in/a.parquet", 100, None, 5.0)
@@ -170,6 +170,49 @@ def test_only_a_finished_run_has_a_finished_report(begun):
     assert ledger.finished_report() == {"rows": 10}
     ledger.start(two, {"identity": IDENTITY, "inputs": []})
     assert ledger.finished_report() is None
+
+
+@pytest.fixture
+def complete(begun):
+    """A ledger of a complete run: two unit files, one side file."""
+    ledger, two = begun
+    for unit in two.units:
+        put(ledger.unit_url(unit), b"12345")
+    put(f"{ledger.dropped_url}/part-00000-00001.parquet", b"123")
+    put(f"{ledger.data_url}/.part.tmp", b"of a killed writer")
+    ledger.finish({"rows": 10}, "# card")
+    return ledger
+
+
+def test_a_complete_run_whose_files_are_as_they_were_is_trusted(complete):
+    assert complete.changes_since_success() == []
+    put(f"{complete.data_url}/.part.tmp", b"another")
+    assert complete.finished_report() == {"rows": 10}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "change"),
+    [
+        ("data/part-00000-00001.parquet", b"123", "data/part-00000-00001.parquet has 3 bytes of 5"),
+        ("data/part-00000-00000.parquet", None, "data/part-00000-00000.parquet is gone"),
+        ("dropped/part-00000-00001.parquet", None, "dropped/part-00000-00001.parquet is gone"),
+        ("dropped/part-00000-00000.parquet", b"1", "dropped/part-00000-00000.parquet is new"),
+        ("_run/_SUCCESS", b"[", "_run/_SUCCESS is damaged"),
+    ],
+)
+def test_a_complete_run_whose_files_have_changed_is_not_trusted(complete, caplog, file, content, change):
+    remove(f"{complete.url}/{file}")
+    if content is not None:
+        put(f"{complete.url}/{file}", content)
+    assert complete.changes_since_success() == [change]
+    assert complete.finished_report() is None
+    assert change in caplog.text
+
+
+def test_an_empty_mark_of_success_is_trusted(complete):
+    put(f"{complete.run_url}/_SUCCESS", b"")
+    put(f"{complete.data_url}/part-00000-00001.parquet", b"1")
+    assert complete.finished_report() == {"rows": 10}
 
 
 @pytest.mark.parametrize(
