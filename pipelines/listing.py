@@ -70,16 +70,21 @@ def list_tree(url: str) -> list[FileInfo]:
     return [_file_info(fs, name, found[name]) for name in sorted(found)]
 
 
-def pattern_takes(pattern: str, url: str) -> bool:
-    """Whether `list_inputs` of this pattern takes a data file at this URL once there is one."""
-    fs, path = _connect(pattern)
-    other, name = _connect(url)
+def takes(pattern: str, url: str) -> bool:
+    """Whether `list_inputs` would take a data file at this URL, once there is one."""
+    (fs, path), (other, name) = _connect(pattern), _connect(url)
     if type(fs) is not type(other):
         return False
     marked = _as_glob(fs, path)
     if marked is None:
         return name.startswith(f"{path}/") and not _is_hidden(name, glob.escape(path))
-    return bool(re.match(glob_translate(marked), name)) and not _is_hidden(name, marked)
+    return re.match(glob_translate(marked), name) is not None and not _is_hidden(name, marked)
+
+
+def lies_in(pattern: str, directory: str) -> bool:
+    """Whether a path or glob names nothing outside of a directory."""
+    (fs, path), (other, top) = _connect(pattern), _connect(directory)
+    return type(fs) is type(other) and f"{path}/".startswith(f"{top}/")
 
 
 def _connect(url: str) -> tuple[AbstractFileSystem, str]:

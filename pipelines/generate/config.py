@@ -101,6 +101,13 @@ class InputConfig(Section):
         "after all other units (fail), or makes error rows (skip).",
     )
 
+    on_changed: Literal["fail", "accept"] = Field(
+        "fail",
+        description="Of an input file of the same size, but with another etag or time than when the run was "
+        "begun (local files: and other content). fail: the run does not go on. accept: it does, on your word "
+        "that the rows are the same; log and manifest name the files.",
+    )
+
     dataset: DatasetConfig | None = Field(None, description="A data set by name, instead of paths.")
 
     @model_validator(mode="after")

@@ -142,6 +142,23 @@ def test_a_store_with_etags_is_not_asked_for_times(ledger):
         ledger.open(IDENTITY, [FileInfo(file.url, 100, "e2", 5.0)])
 
 
+def test_a_replaced_file_is_accepted_on_demand_named_and_read_as_it_is_now(ledger, caplog):
+    file = FileInfo("s3://b/a.parquet", 100, "e1", 5.0)
+    shard = Shard(0, file, "parquet", 1, (1,))
+    ledger.start(plan(shard, unit_rows=1), {"identity": IDENTITY, "inputs": [file.to_dict()]})
+    now = FileInfo(file.url, 100, "e2", 6.0)
+    with pytest.raises(ConfigError, match="set input.on_changed: accept"):
+        ledger.open(IDENTITY, [now])
+    assert ledger.open(IDENTITY, [now], on_changed="accept").shards[0].file == now
+    assert f"input {file.url} has another etag" in caplog.text
+
+
+@pytest.mark.parametrize("now", [[], [FileInfo(FILE.url, 101, None, 5.0)]])
+def test_a_file_that_is_gone_or_of_another_size_is_never_accepted(begun, now):
+    with pytest.raises(ConfigError, match=r"belongs to another run: .*choose another output.path$"):
+        begun[0].open(IDENTITY, now, on_changed="accept")
+
+
 def test_data_without_a_manifest_is_refused(ledger):
     put(f"{ledger.data_url}/part-00000-00000.parquet", b"x")
     with pytest.raises(ConfigError, match="no _run/manifest.json"):
