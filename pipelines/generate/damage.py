@@ -94,8 +94,11 @@ def _count_rows(content: pa.BufferReader) -> int:
 def checked_footers(ledger: Ledger, units: Sequence[Unit], fingerprints: Collection[str]) -> list[dict]:
     """The footers of units of a run that is to be called done; files that are of no use are removed.
 
-    A file that cannot be read is removed, so that the next start makes it again. A whole file of another run
-    is somebody's data: it is named and left alone.
+    A file that cannot be read, or whose side file cannot, is removed: the next start makes both again. A
+    whole file of another run is somebody's data: it is named and left alone.
+
+    Returns:
+        {rows, counts, ...} of each unit, side_rows too where it has a side file.
 
     Raises:
         OrthrusError: naming what was found.
@@ -103,7 +106,10 @@ def checked_footers(ledger: Ledger, units: Sequence[Unit], fingerprints: Collect
 
     def look(unit: Unit) -> dict[str, Any] | OrthrusError:
         try:
-            return checked_footer(ledger.unit_url(unit), unit, fingerprints)
+            footer = checked_footer(ledger.unit_url(unit), unit, fingerprints)
+            if footer["counts"].get("dropped"):
+                footer["side_rows"] = read_unit_footer(join(ledger.dropped_url, unit.file_name))[1]
+            return footer
         except (DamagedUnitError, ForeignUnitError) as error:
             return error
 
