@@ -2,7 +2,8 @@
 
 Not called inspect.py: jobs/ is first on the path of every job, and would hide the standard library's module.
 
-Exit codes: 0 shown, 2 no run there or a mistake on the command line, 3 interrupted, 1 anything else.
+Exit codes: 0 shown, 2 no run there or a mistake on the command line, 3 interrupted, 1 anything else, damaged
+files among them.
 """
 
 import argparse
@@ -29,6 +30,11 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="S",
         help="watch the heartbeat of a driver on another machine for so long (a beat is 10 s)",
     )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="read every committed file to its last page, against its checksums",
+    )
     options = parser.parse_args(arguments)
     return run_job_command(lambda: _run(options))
 
@@ -36,16 +42,16 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     from pipelines.generate.inspect import error_rows, inspect_run
 
-    state = inspect_run(options.path, watch_s=options.watch_s)
+    state = inspect_run(options.path, watch_s=options.watch_s, verify=options.verify)
     errors = error_rows(state, options.errors)
     if options.json:
         print(json.dumps(state.to_dict() | {"error_rows": errors}, indent=2, default=str))
-        return 0
+        return int(bool(state.faults))
     from pipelines.generate.inspect_view import render_state
 
     console = Console() if sys.stdout.isatty() else Console(width=REPORT_WIDTH)
     console.print(render_state(state, errors))
-    return 0
+    return int(bool(state.faults))
 
 
 if __name__ == "__main__":

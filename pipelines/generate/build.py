@@ -92,6 +92,7 @@ def run_job(
 def _finish(job: Job, times: RunTimes, started_at: float) -> dict[str, Any]:
     """Check that rows out = rows in, and store the report."""
     left = set(job.left)
+    job.ledger.reopen()
     sums = settle(job.ledger, [unit for unit in job.plan.units if unit not in left], job.fingerprint)
     times.wall_s = time.perf_counter() - started_at
     if not left:
@@ -100,7 +101,6 @@ def _finish(job: Job, times: RunTimes, started_at: float) -> dict[str, Any]:
     report = run_report(
         job, sums, times, job.ledger.manifest(), status="interrupted", exit_code=INTERRUPTED, reason=reason
     )
-    job.ledger.reopen()
     store_report(job, report)
     return report
 

@@ -42,7 +42,9 @@ class InputConfig(Section):
         "hf://datasets/owner/name[@revision][/path]. A file named twice is read once.",
     )
     format: Literal["auto", "parquet", "jsonl"] = Field(
-        "auto", description="auto: by file ending (.parquet .pq, .jsonl .ndjson, the latter also .gz)."
+        "auto",
+        description="auto: by file ending (.parquet .pq, .jsonl .ndjson, the latter two also with .gz .bz2 "
+        ".xz .zst).",
     )
     prompt: PromptConfig = Field(description="Where prompts come from.")
     id_column: str | None = Field(
@@ -57,6 +59,13 @@ class InputConfig(Section):
         description="Of a shard that cannot be read or lacks the prompt column. fail: nothing starts, "
         "all are named. skip: it is left out and reported. Damage that only shows while reading ends the run "
         "after all other units (fail), or makes error rows (skip).",
+    )
+
+    on_changed: Literal["fail", "accept"] = Field(
+        "fail",
+        description="Of an input file of the same size, but with another etag or time than when the run was "
+        "begun (local files: and other content). fail: the run does not go on. accept: it does, on your word "
+        "that the rows are the same; log and manifest name the files.",
     )
 
     dataset: DatasetConfig | None = Field(None, description="A data set by name, instead of paths.")

@@ -21,6 +21,8 @@ def render_state(state: RunState, errors: Sequence[dict[str, str]]) -> Renderabl
     parts: list[RenderableType] = [table]
     if errors:
         parts.append(_error_table(errors, state.errors))
+    if state.status == "damaged":
+        parts.append(Text("Move away what is damaged; the command that began this run makes it again."))
     if state.status in ("interrupted", "failed", "stopped"):
         parts.append(Text("The command that began this run goes on with it; what is committed is kept."))
     return Group(*parts)
@@ -32,6 +34,9 @@ def _lines(state: RunState) -> Iterator[tuple[str, RenderableType]]:
     yield "status", status + Text(f": {reason}", style="default") if reason else status
     yield "driver", Text(state.driver)
     yield "output", Text(f"{state.url} (fingerprint {state.fingerprint})")
+    if state.faults:
+        more = f" and {len(state.faults) - 5} more" if len(state.faults) > 5 else ""
+        yield "damaged files", Text("; ".join(state.faults[:5]) + more, style="red")
     yield "units", Text(_of(state.units_done, state.units))
     yield "rows", Text(_of(state.rows_done, state.rows))
     again = "; --only-failed runs these again" if state.errors else ""

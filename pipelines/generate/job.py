@@ -16,7 +16,7 @@ from pipelines.checkpoint import Checkpoint, load_tokenizer, locate
 from pipelines.config import flat_options
 from pipelines.generate.columns import INPUT_FAULTS, ROW_ERROR, TableLayout, choose_layout
 from pipelines.generate.config import GenerateConfig
-from pipelines.generate.datasets import exported, plain_paths
+from pipelines.generate.datasets import exported, local_directories, plain_paths
 from pipelines.generate.generation_config import resolve
 from pipelines.generate.grammars import check_grammar
 from pipelines.generate.ledger import Ledger, differences, fingerprint
@@ -26,15 +26,16 @@ from pipelines.generate.repair import Repair, failed_units
 from pipelines.generate.shards import inspect_shards, list_shards
 from pipelines.generate.source import column_types, read_unit
 from pipelines.generate.units import Plan, Unit, plan_units
-from pipelines.storage import absolute, check_reachable
+from pipelines.output_path import check_output
+from pipelines.storage import absolute
 from pipelines.storage_config import use_storage
-from pipelines.working_dir import check_outlives_job
 
 # Options that change neither the rows nor their text: where files are, speed and memory.
 NOT_IDENTITY = (
     "input.paths",
     "input.format",
     "input.on_bad_shard",
+    "input.on_changed",
     "input.dataset",
     "output.path",
     "decode.max_sequences",
@@ -134,8 +135,7 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
         ConfigError: inputs, model, tokenizer or output are not as the config says.
     """
     use_storage(config.storage)
-    check_outlives_job(config.output.path, "output.path")
-    check_reachable(config.output.path, "output.path")
+    check_output(config.output.path, (*plain_paths(config.input), *local_directories(config.input)))
     needed = needed_columns(config)
     checkpoint = locate(config.model)
     config, fates = resolve(config, checkpoint.path)
@@ -147,7 +147,9 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
     exports, datasets = exported(config.input, ledger.run_url, is_begun=is_begun)
     files = list_shards((*plain_paths(config.input), *exports), config.input.format)
     identity = run_identity(config, checkpoint) | ({"input.datasets": datasets} if datasets else {})
-    plan = ledger.open(identity, [file for file, _ in files], REPAIRS if only_failed else ())
+    may_differ = REPAIRS if only_failed else ()
+    on_changed = config.input.on_changed
+    plan = ledger.open(identity, [file for file, _ in files], may_differ, on_changed=on_changed)
     is_new = plan is None and not is_begun
     if only_failed:
         _check_repair(ledger, config)

@@ -52,7 +52,7 @@ class RunLock:
                 self._take_over()
             self._thread.start()
             return self
-        except StorageError as error:
+        except (StorageError, OSError) as error:
             raise ConfigError(f"output.path: cannot write {error}") from None
         except KeyboardInterrupt:  # a signal, when the file may be there already
             self.__exit__()

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from pipelines.generate.arrow_types import bring_all_to
 from pipelines.generate.columns import PLACE
+from pipelines.generate.damage import read_unit_footer
 from pipelines.generate.ledger import Ledger
 from pipelines.generate.unit_file import UnitRows, read_footer, read_unit_rows
 from pipelines.generate.units import Plan, Unit, unit_file_name
@@ -69,8 +70,10 @@ def failed_units(ledger: Ledger, plan: Plan, remaining: Sequence[Unit]) -> list[
 
     Args:
         remaining: units that are not finished.
+    Raises:
+        DamagedUnitError: a file that cannot be read.
     """
     undone = {unit.file_name for unit in remaining}
     finished = [unit for unit in plan.units if unit.file_name not in undone]
-    footers = map_files(read_footer, [ledger.unit_url(unit) for unit in finished])
-    return [u for u, footer in zip(finished, footers, strict=True) if footer["counts"].get("errors")]
+    looked = map_files(read_unit_footer, [ledger.unit_url(unit) for unit in finished])
+    return [u for u, (footer, _) in zip(finished, looked, strict=True) if footer["counts"].get("errors")]

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from orthrus_core.errors import ConfigError
 from pipelines.generate.arrow_types import JSON_TEXT, join_types, plain_type
-from pipelines.generate.input_file import BadFileError, WatchedFile, read_file, uncompressed
+from pipelines.generate.input_file import COMPRESSIONS, BadFileError, WatchedFile, read_file, uncompressed
 from pipelines.generate.jsonl import OPENINGS, SCAN_LINES, JsonColumns, describe_line, split_lines
 from pipelines.listing import list_inputs
 from pipelines.storage import FileInfo, map_files
@@ -19,7 +19,7 @@ from pipelines.working_dir import portable_file
 
 ENDINGS = {
     "parquet": (".parquet", ".pq"),
-    "jsonl": (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz"),
+    "jsonl": tuple(name + packed for name in (".jsonl", ".ndjson") for packed in ("", *COMPRESSIONS)),
 }
 
 logger = logging.getLogger(__name__)
@@ -35,8 +35,8 @@ class Shard:
         format: "parquet" or "jsonl".
         num_rows: rows in it.
         row_groups: rows of each Parquet row group; empty for jsonl.
-        offsets: jsonl only: byte where each unit's first line begins, then the file's size; of a .gz file,
-            bytes of its content.
+        offsets: jsonl only: byte where each unit's first line begins, then the file's size; of a compressed
+            file, bytes of its content.
         skipped: why nothing is read from it; None: all of it is.
     """
 
@@ -176,10 +176,11 @@ def _format_of(url: str, format_name: str) -> str:
     if format_name != "auto":
         return format_name
     for name, endings in ENDINGS.items():
-        if url.endswith(endings):
+        if url.lower().endswith(endings):
             return name
     raise ConfigError(
-        f"input.paths: {url} has none of the endings .parquet .pq .jsonl .ndjson (.gz); set input.format"
+        f"input.paths: {url} has none of the endings .parquet .pq .jsonl .ndjson (the latter two also with "
+        f"{' '.join(COMPRESSIONS)}); set input.format"
     )
 
 

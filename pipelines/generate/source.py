@@ -143,7 +143,7 @@ def _blocks(shard: Shard, unit: Unit, types: pa.Schema, storage: StorageConfig |
 
 def _read_parquet(shard: Shard, unit: Unit, types: pa.Schema, handle: WatchedFile) -> dict[str, Any]:
     groups, skip = _row_groups(shard, unit)
-    file = pq.ParquetFile(handle, pre_buffer=True)
+    file = pq.ParquetFile(handle, pre_buffer=True, page_checksum_verification=True)
     names = [name for name in file.schema_arrow.names if name in types.names]
     parts = [groups]
     if any(has_dictionaries(file.schema_arrow.field(name).type) for name in names):

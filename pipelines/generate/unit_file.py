@@ -21,7 +21,7 @@ def write_unit_file(url: str, table: pa.Table, footer: Mapping[str, Any]) -> Non
     """Write a Parquet file in one atomic step, with facts about it in its footer."""
     buffer = pa.BufferOutputStream()
     table = table.replace_schema_metadata({FOOTER_KEY: json.dumps(footer).encode()})
-    pq.write_table(table, buffer, compression="zstd")
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     put(url, buffer.getvalue().to_pybytes())
 
 
@@ -93,7 +93,7 @@ def read_unit_rows(data_url: str, dropped_url: str, name: str) -> UnitRows | Non
 
 def _read(url: str) -> tuple[pa.Table, dict[str, Any]]:
     with open_file(url) as handle:
-        table = pq.ParquetFile(handle).read()
+        table = pq.ParquetFile(handle, page_checksum_verification=True).read()
     return table, json.loads((table.schema.metadata or {}).get(FOOTER_KEY, b"{}"))
 
 

@@ -15,8 +15,9 @@ from orthrus_core.training.trainer import Progress
 from pipelines.generate.config import RunConfig
 from pipelines.generate.lock import RunLock
 from pipelines.generate.ray_session import RaySession
+from pipelines.output_path import check_output
 from pipelines.signals import StopSignals
-from pipelines.storage import absolute, check_reachable, join, read_bytes
+from pipelines.storage import absolute, join, read_bytes
 from pipelines.storage_config import use_storage
 from pipelines.train.backbone import Backbone, check_tokenizer_of_data, find_backbone, load_tokenizer
 from pipelines.train.config import BackboneTrainConfig, HeadTrainConfig, TrainConfig
@@ -29,7 +30,6 @@ from pipelines.train.snapshots import Snapshots, sweep_scratch
 from pipelines.train.source import Source, find_rows
 from pipelines.train.token_shards import TokenIndex
 from pipelines.train.worker import DATA, Work, raise_error
-from pipelines.working_dir import check_outlives_job
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +50,7 @@ def train(
     """
     use_storage(config.storage)
     config = with_absolute_paths(config)
-    check_outlives_job(config.output.path, "output.path")
-    check_reachable(config.output.path, "output.path")
+    check_output(config.output.path)
     output = Output(config.output.path)
     output.manifest()  # refuses a place of something else, before anything is written there
     backbone, hashes = check_model(config)

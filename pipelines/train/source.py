@@ -82,7 +82,7 @@ def _without_runs(paths: Sequence[str]) -> tuple[tuple[str, ...], tuple[dict[str
     """The paths, with data/ in the place of a generate job's output, and the manifests of such jobs."""
     found, manifests = [], []
     for path in paths:
-        stored = None if path.startswith("hf://") or any(m in path for m in "*?[") else _manifest(path)
+        stored = None if path.startswith("hf://") else _manifest(path)
         if stored is None:
             found.append(path if path.startswith("hf://") else absolute(path))
             continue

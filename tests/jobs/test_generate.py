@@ -77,6 +77,12 @@ def test_a_quantised_model_is_exit_code_2_in_a_dry_run(main, arguments, capsys, 
     assert "model: its weights are quantised (config.quantization)" in error_line(capsys)
 
 
+@pytest.mark.parametrize("path", ["/etc/hostname/out", "/proc/out"])
+def test_a_dry_run_refuses_an_output_that_cannot_be_written(main, arguments, capsys, path):
+    assert main([*arguments, "--dry-run", "--set", f"output.path={path}"]) == 2
+    assert error_line(capsys).startswith("config error: output.path: cannot write below ")
+
+
 def test_bad_shards_are_all_named_in_one_line(main, arguments, capsys, tmp_path):
     pq.write_table(pa.table({"text": ["x"]}), tmp_path / "one.parquet")
     (tmp_path / "two.parquet").write_bytes(b"no parquet")

@@ -326,9 +326,10 @@ def test_a_plan_made_again_keeps_what_the_manifest_knows_of_the_engine(finished,
     assert len(job.ledger.manifest()["resumed"]) == 1
 
 
-def test_a_truncated_unit_file_fails_the_end_of_a_run_and_is_made_again_by_the_next(finished, again):
+def test_a_unit_file_truncated_after_success_fails_the_next_run_and_is_made_again_by_the_one_after(
+    finished, again
+):
     path = Path(again["output"]["path"])
-    (path / "_run/_SUCCESS").unlink()
     unit = finished[0].plan.units[3]
     os.truncate(path / "data" / unit.file_name, 100)
     with pytest.raises(OrthrusError, match=r"1 damaged unit file\(s\) removed"):

@@ -57,6 +57,15 @@ def test_a_second_driver_is_refused_while_the_first_one_lives(run_url):
         pass
 
 
+def test_a_lock_that_cannot_be_written_is_a_config_error(tmp_path):
+    (tmp_path / "out").write_bytes(b"a file")
+    with (
+        pytest.raises(ConfigError, match=r"output.path: cannot write .*/out"),
+        RunLock(f"{tmp_path}/out/_run"),
+    ):
+        pass
+
+
 def test_the_lock_is_given_back(run_url):
     with RunLock(run_url, **QUICK):
         pass

@@ -1,6 +1,7 @@
 """Error rows made again, and the rows that stay; the stages one after the other, without Ray."""
 
 import asyncio
+import os
 from functools import partial
 from pathlib import Path
 
@@ -178,6 +179,30 @@ def test_a_repair_that_was_killed_between_side_file_and_commit_is_made_whole_by_
     run(job_of(tree, only_failed=True))
     assert all_rows(job) == undisturbed(tree, tmp_path)[1]
     settle(job.ledger, job.plan.units, job.fingerprint)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: os.truncate(path, 20)])
+def test_a_unit_whose_side_file_is_gone_or_truncated_is_made_again(tree, damage):
+    tree["output"] |= {"filters": {"min_tokens": 1000}}
+    job = job_of(tree)
+    run(job)
+    unit = job.plan.units[1]
+    damage(Path(job.ledger.dropped_url, unit.file_name))
+    with pytest.raises(OrthrusError, match=rf"1 damaged unit .*dropped/{unit.file_name} .*makes them again"):
+        settle(job.ledger, job.plan.units, job.fingerprint)
+    again = job_of(tree)
+    assert again.units == (unit,)
+    run(again)
+    settle(job.ledger, job.plan.units, job.fingerprint)
+
+
+def test_a_repair_of_a_run_with_a_truncated_file_names_it(tree):
+    job = job_of(tree)
+    run(job)
+    path = Path(job.ledger.data_url, job.plan.units[1].file_name)
+    os.truncate(path, 20)
+    with pytest.raises(OrthrusError, match=f"{path} is no whole Parquet file"):
+        job_of(tree, only_failed=True)
 
 
 def test_a_side_file_that_no_footer_asks_for_is_removed(tree):
