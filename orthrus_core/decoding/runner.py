@@ -103,8 +103,8 @@ class ModelRunner:
         """
         if torch.is_autocast_enabled(self.device.type):
             raise ConfigError(
-                f"the engine runs a model in its own dtype ({self.model.dtype}): leave torch.autocast and load "
-                "the model with dtype=... for another"
+                f"the engine runs a model in its own dtype, {self.model.dtype}: leave torch.autocast, "
+                "and load the model with dtype=... for another"
             )
         if self.device.type != "cpu":
             self._page_tables.copy_(torch.from_numpy(self._tables.pages))
