@@ -165,6 +165,7 @@ def _checked(model, config: "EngineConfig") -> "EngineConfig":
     from orthrus_core.decoding.runner import ModelRunner
     from orthrus_core.decoding.selfcheck import check_exactness
 
+    assert config.token_budget is not None  # `_plan` sets it
     budgets = (config.token_budget,)
     key = (*budgets, model.dtype, model.device, *map(type, model.modules()))
     known = model.__dict__.setdefault("_checked_budgets", set())
