@@ -17,6 +17,7 @@ from orthrus_core.decoding.choice import Readout, read_out
 from orthrus_core.decoding.compiler import get_compiler_ready
 from orthrus_core.decoding.graphs import GraphedForward
 from orthrus_core.decoding.rows import RowBuffer, Span, fill, span_rows
+from orthrus_core.errors import ConfigError
 from orthrus_core.models.attention import View
 from orthrus_core.models.experts import make_experts_row_wise
 from orthrus_core.models.model import OrthrusLM
@@ -94,7 +95,17 @@ class ModelRunner:
 
     @torch.inference_mode()
     def run(self, rows: TokenRows, view: View) -> Readout:
-        """Run one view over the rows, writing their K/V."""
+        """Run one view over the rows, writing their K/V.
+
+        Raises:
+            ConfigError: under torch.autocast, whose casts would make another model than the one loaded, in
+                dtypes that the cache does not have.
+        """
+        if torch.is_autocast_enabled(self.device.type):
+            raise ConfigError(
+                f"the engine runs a model in its own dtype, {self.model.dtype}: leave torch.autocast, "
+                "and load the model with dtype=... for another"
+            )
         if self.device.type != "cpu":
             self._page_tables.copy_(torch.from_numpy(self._tables.pages))
         if self.is_compiled:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from orthrus_core.decoding.stop import Decoder
 
 MAX_SEQUENCES = 32
+CHECKED_PAGES = 3  # of each of two sequences that try out whether rows keep their bits
 SAMPLING_OPTIONS = SAMPLING_DEFAULTS.keys() | {"seed"}
 
 
@@ -40,7 +41,8 @@ class EngineGenerationMixin(GenerationMixin):
                 do_sample=True or a temperature is given here; then temperature, top_k, top_p and min_p are
                 those of transformers, its defaults included, and seed (0) decides the noise: equal prompts
                 of a batch get equal text. Sampling in the model's own generation_config alone is left out
-                with a warning.
+                with a warning. None turns an option off, as in transformers: eos_token_id=None goes on to the
+                length. Whatever else of transformers' would change the output is refused.
         Returns:
             With the engine (B, N + longest completion) int64: prompts as given, completions padded on the
             right.
@@ -81,6 +83,7 @@ def _generate(
         attention_mask = _attention_mask(input_ids, options)
     prompts = _unpad(input_ids, attention_mask)
     config, params = _plan(model, prompts, mode, options)
+    config = _checked(model, config)
     engine = Engine(model, config, tokenizer)
     on_tokens = None
     if streamer is not None:
@@ -150,6 +153,32 @@ def _plan(
     except ValidationError as error:
         raise ConfigError(f"generate with use_diffusion_mode: {_first_problem(error)}") from error
     return config, params
+
+
+def _checked(model, config: "EngineConfig") -> "EngineConfig":
+    """Try once whether the model's rows keep their bits whatever stands beside them; a warning if not.
+
+    The outcome holds for a budget as long as the model has the same kinds of layers: what quantisation or an
+    adapter makes of it is tried again. Attention that has to choose its shapes does so in each engine.
+    """
+    from orthrus_core.cache import PagePool, PageTables
+    from orthrus_core.decoding.runner import ModelRunner
+    from orthrus_core.decoding.selfcheck import check_exactness
+
+    assert config.token_budget is not None  # `_plan` sets it
+    budgets = (config.token_budget,)
+    key = (*budgets, model.dtype, model.device, *map(type, model.modules()))
+    known = model.__dict__.setdefault("_checked_budgets", set())
+    if key in known:
+        return config
+    pool = PagePool(2 * CHECKED_PAGES + 1, config.page_size)
+    tables = PageTables(pool, num_slots=2, pages_per_sequence=CHECKED_PAGES)
+    runner = ModelRunner(model.eval(), tables)
+    if not runner.backend.has_static_shapes:
+        return config.model_copy(update={"self_check": True, "budgets": budgets})
+    check_exactness(runner, tables, budgets)
+    known.add(key)
+    return config
 
 
 def _first_problem(error: ValidationError) -> str:
