@@ -53,12 +53,15 @@ def _run(options: argparse.Namespace, console: Console, stop: StopSignals) -> in
 
 def _run_job(config: "GenerateConfig", options, console: Console, stop: StopSignals, session) -> int:
     """Prepare and run; Ray starts meanwhile."""
-    from pipelines.generate.job import prepare, preview
+    from pipelines.generate.job import prepare
+    from pipelines.generate.preview import check_preview, preview
     from pipelines.generate.report import render_plan, render_report
 
     job = prepare(config, only_failed=options.only_failed)
     if options.dry_run:
-        console.print(render_plan(job, preview(job)))
+        found = preview(job)
+        console.print(render_plan(job, found))
+        check_preview(job, found)
         return 0
     from pipelines.generate.build import run_job
     from pipelines.generate.progress import Progress

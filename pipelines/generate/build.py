@@ -15,6 +15,7 @@ from pipelines.generate.board import open_board
 from pipelines.generate.cluster import STAGE_CPUS, gpus_per_actor
 from pipelines.generate.drain import Drain, summaries
 from pipelines.generate.failures import explain_failure
+from pipelines.generate.id_hashes import kept_share
 from pipelines.generate.interruption import interrupted
 from pipelines.generate.job import Job
 from pipelines.generate.lock import RunLock
@@ -160,6 +161,7 @@ def _row_policy(job: Job) -> RowPolicy:
         job.repair,
         job.config.report.group_by,
         job.ledger.manifest_url,
+        kept_share(job.plan.num_rows) if job.config.input.id_column else 0.0,
     )
 
 

@@ -92,9 +92,10 @@ def _loading() -> str:
 
 def _columns(job: "Job") -> str:
     described = {column.name: column.meaning for column in (*IDENTITY, *RESULT, *OPTIONAL)}
+    layout = job.layout
     lines = [
-        (field.name, str(field.type), described.get(field.name, "carried from the input"))
-        for field in job.layout.output
+        (written, str(layout.output.field(name).type), described.get(name, "carried from the input"))
+        for name, written in layout.file_names.items()
     ]
     return "## Columns\n\n" + _table(("column", "type", "meaning"), lines)
 

@@ -6,14 +6,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pipelines.generate.id_hashes import count_repeats, kept_share
 from pipelines.generate.report.sums import RunSums, largest
 from pipelines.generate.report.timeline import speed_over_time
+from pipelines.wording import count_of
 
 if TYPE_CHECKING:
     from pipelines.generate.job import Job
 
 MOST_VALUES = 20  # of a column in the report
 MOST_INPUTS = 20
+MOST_REASONS = 3  # of errors in the line that says why a run failed
 ENGINE_SECONDS = ("draft", "verify", "prefill")  # that an engine counts
 
 
@@ -81,6 +84,7 @@ def run_report(
         "dropped": counts.get("dropped", 0),
         "deduplicated": counts.get("deduplicated", 0),
         "errors": counts.get("errors", 0),
+        "duplicate_ids": count_repeats(sums.ids, kept_share(job.plan.num_rows)),
         "finish_reasons": {k[7:]: v for k, v in sorted(counts.items()) if k.startswith("finish_")},
         "prompt_tokens": counts.get("prompt_tokens", 0),
         "completion_tokens": counts.get("completion_tokens", 0),
@@ -148,6 +152,28 @@ def mismatch_reason(report: Mapping[str, Any]) -> str:
         f"audit mismatch: {count} of {audit['compared']} rows differ from plain AR decoding although the "
         f"engine says exact: {rows}; the rows are written, _SUCCESS is not; see _run/report.json, and set "
         "audit.enabled=false to accept the output"
+    )
+
+
+def has_too_many_errors(job: "Job", report: Mapping[str, Any]) -> bool:
+    """Whether more rows failed than `run.max_error_share` allows."""
+    rows = report["rows"] + report["dropped"]
+    return report["errors"] > job.config.run.max_error_share * rows
+
+
+def errors_reason(job: "Job", report: Mapping[str, Any]) -> str:
+    """One line that names the most frequent errors."""
+    kinds = list(report["error_kinds"].items())[:MOST_REASONS]
+    reasons = "; ".join(
+        f"{entry['count']:,} x {one['error']} (row {one['id']})"
+        for _, entry in kinds
+        for one in entry["examples"][:1]
+    )
+    rows, most = count_of(report["rows"] + report["dropped"], "row"), job.config.run.max_error_share
+    return (
+        f"{report['errors']:,} of {rows} are error rows, more than run.max_error_share {most:g} allows: "
+        f"{reasons}; all rows are written, _SUCCESS is not: mend the cause and run --only-failed, or set "
+        "run.max_error_share=1"
     )
 
 

@@ -13,7 +13,8 @@ from rich.text import Text
 from pipelines.storage import open_file
 
 if TYPE_CHECKING:
-    from pipelines.generate.job import Job, Preview
+    from pipelines.generate.job import Job
+    from pipelines.generate.preview import Preview
 
 MOST_KINDS = 5  # of errors that are shown
 
