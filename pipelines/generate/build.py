@@ -22,6 +22,7 @@ from pipelines.generate.lock import RunLock
 from pipelines.generate.manifest import note_engine, open_manifest
 from pipelines.generate.progress import Progress
 from pipelines.generate.prompts import render_unit
+from pipelines.generate.ray_noise import quiet_stderr
 from pipelines.generate.ray_options import set_options
 from pipelines.generate.ray_session import RaySession
 from pipelines.generate.report import RunTimes, finish_run, run_report, store_failure, store_report
@@ -199,7 +200,7 @@ def _generate(
     warnings = RunWarnings(spec.failures, job.config.run.most_actors)
     drain = Drain(board.stop, job.config.run.drain_s, progress.note)
     progress.watch(board.look)
-    with DataContext.current(context), progress:
+    with DataContext.current(context), progress, quiet_stderr():
         unreadable: list[str] = []
         dataset = build_dataset(job, spec, engine_factory)
         try:
