@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from pipelines.command import job_parser, run_job_command
+from pipelines.command import job_console, job_parser, run_job_command
 from pipelines.signals import StopSignals
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     with StopSignals() as stop:
-        return run_job_command(lambda: _run(options, Console(), stop))
+        return run_job_command(lambda: _run(options, job_console(), stop))
 
 
 def _run(options: argparse.Namespace, console: Console, stop: StopSignals) -> int:

@@ -30,6 +30,7 @@ from pipelines.generate.run_warnings import RunWarnings
 from pipelines.generate.sink import RowPolicy, commit_unit
 from pipelines.generate.source import UnitSource
 from pipelines.signals import INTERRUPTED, Interrupted, StopSignals
+from pipelines.wording import count_of
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -94,7 +95,9 @@ def _finish(job: Job, times: RunTimes, started_at: float) -> dict[str, Any]:
     times.wall_s = time.perf_counter() - started_at
     if not left:
         return finish_run(job, sums, times)
-    reason = f"{len(left)} units are still to be generated; the same command without --only-failed does that"
+    reason = (
+        f"{count_of(len(left), 'unit')} left to generate; the same command without --only-failed does that"
+    )
     report = run_report(
         job, sums, times, job.ledger.manifest(), status="interrupted", exit_code=INTERRUPTED, reason=reason
     )

@@ -1,6 +1,7 @@
 """How far a run is: a bar on a terminal, a key=value line every few seconds elsewhere."""
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -19,6 +20,17 @@ logger = logging.getLogger(__name__)
 LOOK_S = 1.0  # between two looks at the engines
 FIRST_LINE_S = 2.0  # so soon after the start comes the first line
 
+# How a bar says what a line says as key=value.
+WORDS = {
+    "tokens_per_s": "{} tokens/s",
+    "tokens": "{} tokens",
+    "errors": "{} errors",
+    "acceptance_length": "{} tokens/step",
+    "units_in_flight": "{} units in work",
+    "engines_ready": "{} engines ready",
+    "engines_loading": "{} loading",
+}
+
 Look = Callable[[], dict[str, Any]]
 
 
@@ -26,6 +38,21 @@ class Bar(RichProgress):
     """Two lines: rows, share and time left beside a bar that takes what room is left; figures below."""
 
     figures = ""
+    _logs: tuple[tuple[logging.StreamHandler[Any], Any], ...] = ()
+
+    def start(self) -> None:
+        """Show it; what is logged to a terminal comes above it from now on."""
+        super().start()
+        handlers = [one for one in logging.getLogger().handlers if isinstance(one, logging.StreamHandler)]
+        self._logs = tuple((one, one.stream) for one in handlers if one.stream.isatty())
+        for handler, _ in self._logs:
+            handler.setStream(sys.stderr)
+
+    def stop(self) -> None:
+        """Leave it as it stands."""
+        for handler, stream in self._logs:
+            handler.setStream(stream)
+        super().stop()
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """The lines, the second one cut where the terminal ends."""
@@ -176,7 +203,7 @@ class Progress:
 
     def _show_bar(self) -> None:
         if self._bar is not None:
-            words = [f"{name.replace('_', ' ')} {value}" for name, value in self._figures().items()]
+            words = [WORDS[name].format(value) for name, value in self._figures().items()]
             self._bar.figures = " · ".join(words)
             self._bar.update(self._task, completed=self._num_rows(), eta=self._eta())
 

@@ -8,6 +8,7 @@ import yaml
 
 from pipelines.generate.columns import IDENTITY, OPTIONAL, RESULT
 from pipelines.generate.report.terminal import audit_line
+from pipelines.wording import count_of
 
 if TYPE_CHECKING:
     from pipelines.generate.job import Job
@@ -60,7 +61,7 @@ def _summary(job: "Job", report: Mapping[str, Any]) -> str:
     level, revision = report["exactness"], job.checkpoint.revision or "none (a directory)"
     return (
         f"# Completions of {_code(job.config.model.path)}\n\n"
-        f"{report['rows']:,} rows: prompts of {report['inputs']['files']:,} input file(s) and the "
+        f"{report['rows']:,} rows: prompts of {count_of(report['inputs']['files'], 'input file')} and the "
         f"completions that the model wrote to them. {EXACTNESS.get(level, '')}\n\n"
         f"Model: {_code(job.config.model.path)}, revision {_code(revision)}, "
         f"hash {_code(job.checkpoint.model_hash)}; tokenizer hash {_code(job.checkpoint.tokenizer_hash)}."

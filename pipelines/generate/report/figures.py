@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 from pipelines.generate.id_hashes import count_repeats, kept_share
 from pipelines.generate.report.sums import RunSums, largest
 from pipelines.generate.report.timeline import speed_over_time
-from pipelines.wording import count_of
 
 if TYPE_CHECKING:
     from pipelines.generate.job import Job
 
 MOST_VALUES = 20  # of a column in the report
 MOST_INPUTS = 20
-MOST_REASONS = 3  # of errors in the line that says why a run failed
 ENGINE_SECONDS = ("draft", "verify", "prefill")  # that an engine counts
 
 
@@ -89,6 +87,7 @@ def run_report(
         "prompt_tokens": counts.get("prompt_tokens", 0),
         "completion_tokens": counts.get("completion_tokens", 0),
         **_ratios(counts),
+        "drafting": _drafting(job, sums),
         "exactness": (engine or {}).get("exactness"),
         "audit": audit_figures(job, sums),
         "error_kinds": dict(sorted(sums.errors.items(), key=lambda item: -item[1]["count"])),
@@ -134,54 +133,21 @@ def audit_figures(job: "Job", sums: RunSums) -> dict[str, Any]:
     return found
 
 
-def is_mismatch(job: "Job", report: Mapping[str, Any]) -> bool:
-    """Whether an engine that promises AR's text broke the promise, and the operator did not accept it."""
-    audit = report["audit"]
-    differs = audit.get("compared", 0) > audit.get("identical", 0)
-    return differs and report["exactness"] == "exact" and job.config.audit.enabled
-
-
-def mismatch_reason(report: Mapping[str, Any]) -> str:
-    """One line that names the rows."""
-    audit = report["audit"]
-    rows = ", ".join(
-        f"{row['id']}[{row['sample']}] from token {row['first_token']}" for row in audit["mismatches"][:5]
-    )
-    count = audit["compared"] - audit["identical"]
-    return (
-        f"audit mismatch: {count} of {audit['compared']} rows differ from plain AR decoding although the "
-        f"engine says exact: {rows}; the rows are written, _SUCCESS is not; see _run/report.json, and set "
-        "audit.enabled=false to accept the output"
-    )
-
-
-def has_too_many_errors(job: "Job", report: Mapping[str, Any]) -> bool:
-    """Whether more rows failed than `run.max_error_share` allows."""
-    rows = report["rows"] + report["dropped"]
-    return report["errors"] > job.config.run.max_error_share * rows
-
-
-def errors_reason(job: "Job", report: Mapping[str, Any]) -> str:
-    """One line that names the most frequent errors."""
-    kinds = list(report["error_kinds"].items())[:MOST_REASONS]
-    reasons = "; ".join(
-        f"{entry['count']:,} x {one['error']} (row {one['id']})"
-        for _, entry in kinds
-        for one in entry["examples"][:1]
-    )
-    rows, most = count_of(report["rows"] + report["dropped"], "row"), job.config.run.max_error_share
-    return (
-        f"{report['errors']:,} of {rows} are error rows, more than run.max_error_share {most:g} allows: "
-        f"{reasons}; all rows are written, _SUCCESS is not: mend the cause and run --only-failed, or set "
-        "run.max_error_share=1"
-    )
-
-
 def _ratios(sums: Mapping[str, int]) -> dict[str, float | None]:
     return {
         "acceptance_length": ratio(sums.get("step_tokens", 0), sums.get("steps", 0)),
         "tokens_per_forward": ratio(sums.get("step_tokens", 0), sums.get("forwards", 0)),
     }
+
+
+def _drafting(job: "Job", sums: RunSums) -> dict[str, float] | None:
+    """How many of the steps of rows drafted, and the tokens of such a step; None where none may draft."""
+    steps = sums.counts.get("steps", 0)
+    if job.config.decode.mode != "consensus" or not steps:
+        return None
+    blocks = sums.drafted[0] if sums.drafted else 0
+    accepted = sum(sums.accepted) / blocks if blocks else 0.0
+    return {"share": min(1.0, blocks / steps), "accepted": accepted}
 
 
 def _group(sums: Mapping[str, int]) -> dict[str, Any]:

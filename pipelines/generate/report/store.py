@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 from orthrus_core.errors import ConfigError, OrthrusError
 from pipelines.generate.report.card import data_card
-from pipelines.generate.report.figures import (
-    RunTimes,
+from pipelines.generate.report.figures import RunTimes, run_report
+from pipelines.generate.report.html import html_report
+from pipelines.generate.report.samples import first_completions
+from pipelines.generate.report.sums import RunSums
+from pipelines.generate.report.verdict import (
+    duplicates_note,
     errors_reason,
     has_too_many_errors,
     is_mismatch,
     mismatch_reason,
-    run_report,
 )
-from pipelines.generate.report.html import html_report
-from pipelines.generate.report.sums import RunSums
 from pipelines.generate.unit_file import read_footer
 from pipelines.storage import join, map_files, put
-from pipelines.wording import count_of
 
 if TYPE_CHECKING:
     from pipelines.generate.job import Job
@@ -36,13 +36,9 @@ def finish_run(job: "Job", sums: RunSums, times: RunTimes) -> dict[str, Any]:
         The report; its status is "done", "mismatch" or "failed".
     """
     manifest = job.ledger.manifest()
-    report = run_report(job, sums, times, manifest)
-    if report["duplicate_ids"]:
-        logger.warning(
-            "%s have an id that an earlier row has (input.id_column %s); all are written",
-            count_of(report["duplicate_ids"], "row"),
-            job.config.input.id_column,
-        )
+    report = run_report(job, sums, times, manifest) | {"samples": first_completions(job)}
+    if note := duplicates_note(report):
+        logger.warning(note)
     if is_mismatch(job, report):
         report |= {"status": "mismatch", "exit_code": 1, "reason": mismatch_reason(report)}
     elif has_too_many_errors(job, report):
@@ -80,7 +76,8 @@ def partial_report(
     report = run_report(
         job, sums or times.sums, times, manifest, status=status, exit_code=exit_code, reason=reason
     )
-    return report | {"covers": "this session" if sums is None else "all sessions"}
+    covers = "this session" if sums is None else "all sessions"
+    return report | {"covers": covers, "samples": first_completions(job)}
 
 
 def _sums_of_all_sessions(job: "Job", times: RunTimes) -> RunSums | None:

@@ -94,7 +94,7 @@ def test_rows_share_and_time_left_come_first_and_are_never_cut(width, scale):
     console.print(progress._bar.get_renderable())
     first, second = screen.getvalue().splitlines()
     assert first.split()[:5] == [f"{200 * scale}/{500 * scale}", "rows", "40%", "eta", "34s"]
-    assert second.startswith("tokens per s ")
+    assert "tokens/s · " in second
     assert max(len(first), len(second)) <= width
 
 
@@ -119,8 +119,21 @@ def test_on_a_terminal_there_is_a_bar_and_no_line(caplog):
     ):
         progress.add(UNIT)
     assert "4/4" in screen.getvalue()
-    assert "acceptance length 3.80" in screen.getvalue()
+    assert "3.80 tokens/step" in screen.getvalue()
     assert caplog.records == []
+
+
+def test_what_is_logged_to_a_terminal_comes_above_the_bar(monkeypatch):
+    screen, terminal = io.StringIO(), io.StringIO()
+    terminal.isatty = lambda: True
+    handler = logging.StreamHandler(terminal)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    console = Console(file=screen, force_terminal=True, width=80)
+    with Progress(total_rows=4, done_rows=0, every_s=9, console=console):
+        logging.warning("engines differ")
+    logging.warning("afterwards")
+    assert "engines differ" in screen.getvalue()
+    assert terminal.getvalue() == "afterwards\n"
 
 
 def test_a_note_comes_at_once_on_a_terminal_and_in_a_log(caplog):

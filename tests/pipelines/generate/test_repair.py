@@ -286,5 +286,5 @@ def test_a_repair_of_a_run_that_lacks_units_does_not_complete_it(tree):
     again = job_of(tree, only_failed=True)
     report = run_job(again, Progress(total_rows=17, done_rows=0, every_s=60))
     assert (report["status"], report["exit_code"], report["rows"]) == ("interrupted", 3, 13)
-    assert report["reason"].startswith("1 units are still to be generated")
+    assert report["reason"].startswith("1 unit left to generate; the same command")
     assert job.ledger.finished_report() is None

@@ -9,8 +9,10 @@ from pipelines.generate.config import GenerateConfig
 from pipelines.generate.id_hashes import hash_ids
 from pipelines.generate.job import prepare
 from pipelines.generate.report import RunSums, RunTimes, finish_run, run_report
-from pipelines.generate.report.figures import is_mismatch, mismatch_reason
-from tests.pipelines.generate.report.conftest import facts, summary, sums_of
+from pipelines.generate.report.html import html_report
+from pipelines.generate.report.terminal import figures_table
+from pipelines.generate.report.verdict import drafting_note, is_mismatch, mismatch_reason
+from tests.pipelines.generate.report.conftest import facts, shown, summary, sums_of
 
 WRONG = {"id": "r7", "sample": 0, "shard": 0, "unit": 1, "first_token": 3, "written": 5, "plain_ar": 6}
 WRONG |= {"reason": "token"}
@@ -210,4 +212,20 @@ def test_rows_that_share_an_id_are_counted_over_all_units_and_warned_of(tree, ca
     units = [facts(n) | {"ids": hash_ids(["a", f"b{n}"], 1.0)} for n in range(3)]
     job = prepare(GenerateConfig.model_validate(tree))
     assert finish_run(job, sums_of(*units), RunTimes())["duplicate_ids"] == 2
-    assert "2 rows have an id that an earlier row has (input.id_column id)" in caplog.text
+    assert "2 rows with an id (input.id_column) that an earlier row has" in caplog.text
+
+
+def test_drafting_that_the_policy_stopped_is_told_with_what_the_head_accepts(tree):
+    unit = facts() | {"positions": {"drafted": [2, 2], "accepted": [1, 1]}}  # 2 of 9 steps drafted
+    _, report = report_of(tree, unit)
+    assert report["drafting"] == {"share": pytest.approx(2 / 9), "accepted": 1.0}
+    assert "off in 78 % of the steps: the head accepts 1.00 drafts (2.00 tokens)" in drafting_note(report)
+    assert drafting_note(report) in shown(figures_table(report))
+    assert drafting_note(report) in html_report(report)
+
+
+def test_a_head_that_drafts_most_steps_and_a_plain_run_have_no_such_note(tree):
+    busy = facts() | {"positions": {"drafted": [5, 5], "accepted": [4, 1]}}
+    assert drafting_note(report_of(tree, busy)[1]) is None
+    tree["decode"]["mode"] = "autoregressive"
+    assert drafting_note(report_of(tree, facts())[1]) is None
