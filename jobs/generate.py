@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from pipelines.command import job_parser, run_job_command
+from pipelines.command import job_console, job_parser, run_job_command
 from pipelines.signals import StopSignals
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     with StopSignals() as stop:
-        return run_job_command(lambda: _run(options, Console(), stop))
+        return run_job_command(lambda: _run(options, job_console(), stop))
 
 
 def _run(options: argparse.Namespace, console: Console, stop: StopSignals) -> int:
@@ -54,12 +54,15 @@ def _run(options: argparse.Namespace, console: Console, stop: StopSignals) -> in
 
 def _run_job(config: "GenerateConfig", options, console: Console, stop: StopSignals, session, log) -> int:
     """Prepare and run; Ray starts meanwhile."""
-    from pipelines.generate.job import prepare, preview
+    from pipelines.generate.job import prepare
+    from pipelines.generate.preview import check_preview, preview
     from pipelines.generate.report import render_plan, render_report
 
     job = prepare(config, only_failed=options.only_failed)
     if options.dry_run:
-        console.print(render_plan(job, preview(job)))
+        found = preview(job)
+        console.print(render_plan(job, found))
+        check_preview(job, found)
         return 0
     from pipelines.generate.build import run_job
     from pipelines.generate.progress import Progress

@@ -10,11 +10,7 @@ import argparse
 import json
 import sys
 
-from rich.console import Console
-
-from pipelines.command import run_job_command
-
-REPORT_WIDTH = 120  # where there is no terminal, whose own width counts
+from pipelines.command import job_console, run_job_command
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,12 +41,12 @@ def _run(options: argparse.Namespace) -> int:
     state = inspect_run(options.path, watch_s=options.watch_s, verify=options.verify)
     errors = error_rows(state, options.errors)
     if options.json:
-        print(json.dumps(state.to_dict() | {"error_rows": errors}, indent=2, default=str))
+        tree = json.dumps(state.to_dict() | {"error_rows": errors}, indent=2, default=str)
+        job_console().out(tree, highlight=False)
         return int(bool(state.faults))
     from pipelines.generate.inspect_view import render_state
 
-    console = Console() if sys.stdout.isatty() else Console(width=REPORT_WIDTH)
-    console.print(render_state(state, errors))
+    job_console().print(render_state(state, errors))
     return int(bool(state.faults))
 
 

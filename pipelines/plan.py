@@ -39,7 +39,8 @@ from pipelines.generate.actor_spec import ActorSpec, decode_options
 from pipelines.generate.cluster import gpus_per_actor
 from pipelines.generate.config import GenerateConfig
 from pipelines.generate.failures import FailureNotes
-from pipelines.generate.job import Job, first_rows, prepare
+from pipelines.generate.job import Job, prepare
+from pipelines.generate.preview import first_rows
 from pipelines.generate.prompts import render_unit
 from pipelines.generate.requests import RequestBuilder
 from pipelines.storage import join, read_bytes

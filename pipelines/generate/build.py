@@ -15,12 +15,14 @@ from pipelines.generate.board import open_board
 from pipelines.generate.cluster import STAGE_CPUS, gpus_per_actor
 from pipelines.generate.drain import Drain, summaries
 from pipelines.generate.failures import explain_failure
+from pipelines.generate.id_hashes import kept_share
 from pipelines.generate.interruption import interrupted
 from pipelines.generate.job import Job
 from pipelines.generate.lock import RunLock
 from pipelines.generate.manifest import note_engine, open_manifest
 from pipelines.generate.progress import Progress
 from pipelines.generate.prompts import render_unit
+from pipelines.generate.ray_noise import quiet_stderr
 from pipelines.generate.ray_options import set_options
 from pipelines.generate.ray_session import RaySession
 from pipelines.generate.report import RunTimes, finish_run, run_report, store_failure, store_report
@@ -29,6 +31,7 @@ from pipelines.generate.run_warnings import RunWarnings
 from pipelines.generate.sink import RowPolicy, commit_unit
 from pipelines.generate.source import UnitSource
 from pipelines.signals import INTERRUPTED, Interrupted, StopSignals
+from pipelines.wording import count_of
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -97,7 +100,9 @@ def _finish(job: Job, times: RunTimes, started_at: float) -> dict[str, Any]:
     times.wall_s = time.perf_counter() - started_at
     if not left:
         return finish_run(job, sums, times)
-    reason = f"{len(left)} units are still to be generated; the same command without --only-failed does that"
+    reason = (
+        f"{count_of(len(left), 'unit')} left to generate; the same command without --only-failed does that"
+    )
     report = run_report(
         job, sums, times, job.ledger.manifest(), status="interrupted", exit_code=INTERRUPTED, reason=reason
     )
@@ -164,6 +169,7 @@ def _row_policy(job: Job) -> RowPolicy:
         job.repair,
         job.config.report.group_by,
         job.ledger.manifest_url,
+        kept_share(job.plan.num_rows) if job.config.input.id_column else 0.0,
     )
 
 
@@ -201,7 +207,7 @@ def _generate(
     warnings = RunWarnings(spec.failures, job.config.run.most_actors)
     drain = Drain(board.stop, job.config.run.drain_s, progress.note)
     progress.watch(board.look)
-    with DataContext.current(context), progress:
+    with DataContext.current(context), progress, quiet_stderr():
         unreadable: list[str] = []
         dataset = build_dataset(job, spec, engine_factory)
         try:

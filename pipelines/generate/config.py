@@ -2,12 +2,11 @@
 
 from typing import Any, Literal, Self
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field, field_validator, model_validator
 
 from orthrus_core.decoding.config import EngineConfig
 from pipelines.config import ModelConfig, Section
+from pipelines.generate.output_config import OutputConfig
 from pipelines.generate.prompt_config import PromptConfig
 from pipelines.generate.sampling_config import SamplingConfig
 from pipelines.storage_config import StorageConfig
@@ -83,60 +82,6 @@ class InputConfig(Section):
         return (value,) if isinstance(value, str) else value
 
 
-class RowFilters(Section):
-    """What a row must fulfil to be written to data/; the others go to dropped/ with their reason."""
-
-    finish_reason: tuple[Literal["stop", "length", "context"], ...] | None = Field(
-        None, min_length=1, description="Only rows that ended for one of these reasons."
-    )
-    min_tokens: int | None = Field(None, ge=0, description="Least completion_tokens.")
-    max_tokens: int | None = Field(None, ge=0, description="Most completion_tokens.")
-    min_chars: int | None = Field(None, ge=0, description="Least characters of the completion.")
-    max_chars: int | None = Field(None, ge=0, description="Most characters of the completion.")
-    regex: str | None = Field(
-        None, description="Expression in RE2 syntax that must be found in the completion (^...$: all of it)."
-    )
-    not_regex: str | None = Field(
-        None, description="Expression in RE2 syntax that must not be found in the completion."
-    )
-    valid_json: bool = Field(False, description="The completion must be one JSON value and nothing else.")
-    drop_errors: bool = Field(False, description="Error rows go to dropped/ too; false: they stay in data/.")
-
-    @property
-    def is_active(self) -> bool:
-        """Whether any row can be dropped."""
-        return self != RowFilters()
-
-    @field_validator("regex", "not_regex")
-    @classmethod
-    def _re2_takes_it(cls, value: str | None) -> str | None:
-        if value is not None:
-            try:
-                pc.match_substring_regex(pa.array([""]), value)
-            except pa.ArrowInvalid as error:
-                raise ValueError(f"must be an RE2 expression, got {value!r}: {error}") from None
-        return value
-
-    @model_validator(mode="after")
-    def _least_is_at_most_most(self) -> Self:
-        for least, most in (("min_tokens", "max_tokens"), ("min_chars", "max_chars")):
-            low, high = getattr(self, least), getattr(self, most)
-            if low is not None and high is not None and low > high:
-                raise ValueError(f"must have {least} <= {most}, got {low} and {high}")
-        return self
-
-
-class OutputConfig(Section):
-    """Where the result goes."""
-
-    path: Url = Field(description="Directory or any fsspec URL; holds data/ and _run/ afterwards.")
-    token_ids: bool = Field(False, description="Also write the completion's token ids.")
-    prompt_token_ids: bool = Field(False, description="Also write the prompt's token ids.")
-    filters: RowFilters = Field(
-        default_factory=RowFilters, description="Rows that fail one of these go to dropped/ instead of data/."
-    )
-
-
 class RunConfig(Section):
     """How the work is spread over machines. Nothing here but unit_rows changes the output files."""
 
@@ -162,6 +107,13 @@ class RunConfig(Section):
         3,
         ge=0,
         description="Deaths of actors in a row, without a finished unit between them, that are repaired.",
+    )
+    max_error_share: float = Field(
+        0.5,
+        ge=0.0,
+        le=1.0,
+        description="Most error rows of all rows; with more of them the rows are written, but the run fails. "
+        "1.0: any number.",
     )
     progress_every_s: float = Field(10.0, gt=0, description="Seconds between progress lines.")
     ray_address: str | None = Field(

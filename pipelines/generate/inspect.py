@@ -41,6 +41,7 @@ class RunState:
         failed_units: committed units with error rows, by url, with their number; what --only-failed replaces.
         report: `_run/report.json`, if there is one.
         faults: what is wrong with files of committed units, or with those of a run that was done.
+        rename: output columns that have another name in the files.
     """
 
     url: str
@@ -57,6 +58,7 @@ class RunState:
     failed_units: dict[str, int] = field(default_factory=dict)
     report: dict[str, Any] | None = None
     faults: list[str] = field(default_factory=list)
+    rename: dict[str, str] = field(default_factory=dict)
 
     @property
     def errors(self) -> int:
@@ -121,17 +123,19 @@ def inspect_run(path: str, *, watch_s: float = 0.0, verify: bool = False) -> Run
         },
         report=parsed,
         faults=faults,
+        rename=manifest.get("config", {}).get("output", {}).get("rename", {}),
     )
 
 
 def error_rows(state: RunState, limit: int) -> list[dict[str, str]]:
     """The first error rows in the order of the plan: {id, error} each; reads only units that have some."""
     rows: list[dict[str, str]] = []
+    row_id, error = (state.rename.get(name, name) for name in ("id", "error"))
     for url in sorted(state.failed_units):
         if len(rows) >= limit:
             break
         with open_file(url) as handle:
-            table = pq.read_table(handle, columns=["id", "error"])
+            table = pq.read_table(handle, columns=[row_id, error]).rename_columns(["id", "error"])
         rows += [row for row in table.to_pylist() if row["error"] is not None]
     return rows[:limit]
 

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from pipelines.generate.inspect import RunState
 from pipelines.generate.speed import show_duration
+from pipelines.wording import count_of
 
 STYLES = {"done": "green", "running": "cyan", "interrupted": "yellow"}
 
@@ -40,7 +41,7 @@ def _lines(state: RunState) -> Iterator[tuple[str, RenderableType]]:
     yield "units", Text(_of(state.units_done, state.units))
     yield "rows", Text(_of(state.rows_done, state.rows))
     again = "; --only-failed runs these again" if state.errors else ""
-    yield "error rows", Text(f"{state.errors:,} in {len(state.failed_units):,} units{again}")
+    yield "error rows", Text(f"{state.errors:,} in {count_of(len(state.failed_units), 'unit')}{again}")
     counts = state.counts
     yield "completion tokens", Text(f"{counts.get('completion_tokens', 0):,}")
     yield "acceptance length", Text(_ratio(counts, "step_tokens", "steps"))

@@ -7,24 +7,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import pyarrow as pa
-
 import orthrus_core
 from orthrus_core.errors import ConfigError
 from orthrus_core.models.checkpoint import load_config as load_model_config
 from pipelines.checkpoint import Checkpoint, load_tokenizer, locate
 from pipelines.config import flat_options
-from pipelines.generate.columns import INPUT_FAULTS, ROW_ERROR, TableLayout, choose_layout
+from pipelines.generate.columns import TableLayout, choose_layout
 from pipelines.generate.config import GenerateConfig
 from pipelines.generate.datasets import exported, local_directories, plain_paths
 from pipelines.generate.generation_config import resolve
 from pipelines.generate.grammars import check_grammar
 from pipelines.generate.ledger import Ledger, differences, fingerprint
-from pipelines.generate.prompts import RenderedRow, needed_columns, read_columns, render_rows
+from pipelines.generate.prompts import needed_columns, read_columns
 from pipelines.generate.renderer import PromptRenderer
 from pipelines.generate.repair import Repair, failed_units
 from pipelines.generate.shards import inspect_shards, list_shards
-from pipelines.generate.source import column_types, read_unit
 from pipelines.generate.units import Plan, Unit, plan_units
 from pipelines.output_path import check_output
 from pipelines.storage import absolute
@@ -119,13 +116,6 @@ class Job:
         }
 
 
-@dataclass(frozen=True)
-class Preview:
-    """What a dry run shows of the data: (prompt text or None, rendered row) of a few rows."""
-
-    rows: tuple[tuple[str | None, RenderedRow], ...]
-
-
 def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
     """Check a config against the world and plan the work; starts nothing.
 
@@ -174,6 +164,8 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
         prompt_token_ids=config.output.prompt_token_ids,
         logprobs=config.sampling.logprobs,
         seed_column=config.sampling.columns.seed,
+        diagnostics=config.output.diagnostics,
+        rename=config.output.rename,
     )
     _check_group_by(config, layout)
     units = tuple(ledger.remaining(plan))
@@ -181,34 +173,7 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
     if not only_failed:
         return job
     failed = tuple(failed_units(ledger, plan, units))
-    return replace(job, units=failed, left=units, repair=Repair(ledger.data_url, ledger.dropped_url))
-
-
-def preview(job: Job, num_prompts: int = 3) -> Preview:
-    """Read the first row of every shard, and render the first few rows of the first unit.
-
-    Raises:
-        ConfigError: a shard whose rows cannot be read.
-    """
-    first_units = [unit for unit in job.plan.units if unit.index == 0]
-    faults: list[str] = []
-    tables: list[pa.Table] = []
-    for unit in first_units:
-        try:
-            table = first_rows(job, unit, num_prompts if not tables else 1)
-            error = table.column(ROW_ERROR)[0].as_py() or ""
-            if error.startswith(INPUT_FAULTS):
-                faults.append(error)
-            else:
-                tables.append(table)
-        except Exception as error:  # any reader's error makes it a bad shard
-            faults.append(f"{job.plan.shards[unit.shard].file.url}: {' '.join(str(error).split())}")
-    if faults and (job.config.input.on_bad_shard == "fail" or not tables):
-        raise ConfigError(f"{len(faults)} bad input file(s): " + "; ".join(faults))
-    renderer = new_renderer(job.config, job.checkpoint)
-    rows = render_rows(tables[0], renderer, job.config)
-    texts = [renderer.decode(row.prompt_ids) if row.prompt_ids else None for row in rows]
-    return Preview(tuple(zip(texts, rows, strict=True)))
+    return replace(job, units=failed, left=units, repair=Repair(ledger.data_url, ledger.dropped_url, layout))
 
 
 def _skipped_note(plan: Plan) -> str:
@@ -295,11 +260,3 @@ def _check_group_by(config: GenerateConfig, layout: TableLayout) -> None:
             f"report.group_by: {', '.join(missing)} is no carried column; there are "
             f"{', '.join(layout.carried.names) or 'none'}"
         )
-
-
-def first_rows(job: Job, unit: Unit, count: int) -> pa.Table:
-    """The first rows of a shard; of jsonl, cut from its first unit."""
-    types, shard = column_types(job.plan, job.layout), job.plan.shards[unit.shard]
-    if shard.format == "parquet":
-        return read_unit(shard, Unit(unit.shard, 0, 0, min(count, unit.num_rows)), types)
-    return read_unit(shard, unit, types).slice(0, count)

@@ -17,6 +17,7 @@ from pipelines.generate.columns import (
     PARAMS,
     PLACE,
     PROMPT_IDS,
+    PROMPT_TOKENS,
     ROW,
     ROW_ERROR,
     SAMPLES,
@@ -27,7 +28,7 @@ from pipelines.generate.columns import (
 )
 from pipelines.generate.config import GenerateConfig, PromptConfig
 from pipelines.generate.own_rows import own_rows
-from pipelines.generate.renderer import PromptRenderer
+from pipelines.generate.renderer import LongPromptError, PromptRenderer
 from pipelines.generate.repair import Repair
 from pipelines.generate.row_params import ParamColumns, RowParams
 from pipelines.generate.template_columns import template_columns
@@ -71,6 +72,7 @@ class RenderedRow:
     Attributes:
         params: its own sampling options; None where these are wrong.
         truncated_tokens: cut from the prompt.
+        long_tokens: of a prompt that is an error because it has so many; else 0.
     """
 
     id: str
@@ -78,6 +80,7 @@ class RenderedRow:
     params: RowParams | None
     error: str | None
     truncated_tokens: int = 0
+    long_tokens: int = 0
 
 
 def render_unit(
@@ -94,7 +97,7 @@ def render_unit(
         repair: only the rows that it asks for are rendered.
     Returns:
         Columns: id, the carried ones, SHARD, UNIT, PLACE, ROW_ERROR (string, null if fine), PROMPT_IDS
-        (list<int32>, null on error), TRUNCATED, PARAMS, SAMPLES.
+        (list<int32>, null on error), TRUNCATED, PROMPT_TOKENS, PARAMS, SAMPLES.
     """
     use_storage(config.storage)
     renderer = _renderer(tokenizer_path, config.input.prompt.model_dump_json(), config.decode.max_context)
@@ -107,10 +110,12 @@ def render_unit(
     rendered = render_rows(table, renderer, config)
     samples = [_samples(row, wanted[place]) for row, place in zip(rendered, sorted(wanted), strict=True)]
     columns: dict[str, Any] = {"id": pa.array([row.id for row in rendered], pa.string())}
-    columns |= {name: table.column(name) for name in (*layout.carried.names, SHARD, UNIT, PLACE)}
+    columns |= {layout.within(name): table.column(name) for name in layout.carried.names}
+    columns |= {name: table.column(name) for name in (SHARD, UNIT, PLACE)}
     columns[ROW_ERROR] = pa.array([row.error for row in rendered], pa.string())
     columns[PROMPT_IDS] = pa.array([row.prompt_ids for row in rendered], pa.list_(pa.int32()))
     columns[TRUNCATED] = pa.array([row.truncated_tokens for row in rendered], pa.int32())
+    columns[PROMPT_TOKENS] = pa.array([row.long_tokens for row in rendered], pa.int32())
     columns[PARAMS] = pa.array([row.params and row.params.overrides for row in rendered], pa.string())
     columns[SAMPLES] = pa.array(samples, pa.list_(pa.int32()))
     return pa.table(columns)
@@ -144,6 +149,8 @@ def _render_row(
         params = columns.of(row)
         prompt = renderer.prompt(row, params.max_new_tokens)
         return RenderedRow(own_id, prompt.ids, params, None, prompt.truncated_tokens)
+    except LongPromptError as fault:
+        return RenderedRow(own_id, None, params, str(fault), long_tokens=fault.prompt_tokens)
     except RequestError as fault:
         return RenderedRow(own_id, None, params, str(fault))
 

@@ -24,6 +24,14 @@ class Prompt:
     truncated_tokens: int = 0
 
 
+class LongPromptError(RequestError):
+    """A prompt that does not fit; `prompt_tokens` is how many it has."""
+
+    def __init__(self, message: str, prompt_tokens: int):
+        super().__init__(message)
+        self.prompt_tokens = prompt_tokens
+
+
 class PromptRenderer:
     """Turns rows into token ids; one for each process."""
 
@@ -144,7 +152,8 @@ class PromptRenderer:
         room = self._prompt.room or 1
         if count + room > self._max_context:
             more = f", input.prompt.room {room}" if room > 1 else ""
-            raise RequestError(f"prompt has {count} tokens, decode.max_context is {self._max_context}{more}")
+            fault = f"prompt has {count} tokens, decode.max_context is {self._max_context}{more}"
+            raise LongPromptError(fault, count)
 
     def _limit(self, max_new_tokens: int) -> int:
         """Most tokens of a prompt."""
@@ -183,9 +192,10 @@ class PromptRenderer:
             cut = min(available, cut + len(ids) - limit)
             ids = self.ids(self._without(messages, bounds, cut))
         if len(ids) > limit:
-            raise RequestError(
+            raise LongPromptError(
                 f"prompt has {whole} tokens, {len(ids)} without what users say, and {limit} fit into "
-                f"decode.max_context {self._max_context} beside the completion"
+                f"decode.max_context {self._max_context} beside the completion",
+                whole,
             )
         return Prompt(ids, whole - len(ids))
 

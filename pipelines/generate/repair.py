@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pipelines.generate.arrow_types import bring_all_to
-from pipelines.generate.columns import PLACE
+from pipelines.generate.columns import PLACE, TableLayout
 from pipelines.generate.damage import read_unit_footer
 from pipelines.generate.ledger import Ledger
 from pipelines.generate.unit_file import UnitRows, read_footer, read_unit_rows
@@ -20,6 +20,7 @@ class Repair:
 
     data_url: str
     dropped_url: str
+    layout: TableLayout
 
     def samples(self, shard: int, index: int, num_rows: int) -> dict[int, list[int] | None]:
         """Which completions of a unit to make again.
@@ -41,12 +42,13 @@ class Repair:
                 failed.setdefault(place, []).append(sample)
         return {place: None if len(samples[place]) == 1 else found for place, found in failed.items()}
 
-    def merge(self, made: pa.Table, schema: pa.Schema, shard: int, index: int) -> UnitRows:
+    def merge(self, made: pa.Table, shard: int, index: int) -> UnitRows:
         """A unit's rows with those that were made again in the place of the old ones.
 
         Args:
-            made: the schema's columns and PLACE.
+            made: the layout's columns and PLACE.
         """
+        schema = self.layout.output
         name = unit_file_name(shard, index)
         old = self._read(shard, index, read_footer(join(self.data_url, name))["counts"]["rows_in"])
         made_places = [int(place) for place in made.column(PLACE).to_pylist()]
@@ -61,7 +63,7 @@ class Repair:
         return UnitRows(table, tuple(place for place, _ in order), old.facts)
 
     def _read(self, shard: int, index: int, num_rows: int) -> UnitRows | None:
-        rows = read_unit_rows(self.data_url, self.dropped_url, unit_file_name(shard, index))
+        rows = read_unit_rows(self.data_url, self.dropped_url, unit_file_name(shard, index), self.layout)
         return rows if rows is not None and len(set(rows.places)) == num_rows else None
 
 

@@ -14,6 +14,7 @@ MOST_EXAMPLES = 3
 VALUE_LENGTH = 80
 OTHER = "(other)"
 NULL = "(null)"
+WORK = ("steps", "forwards", "drafted", "accepted", "step_tokens")  # what output.diagnostics tells of rows
 SUMS = ("rows", "errors", "completion_tokens", "steps", "step_tokens")
 
 
@@ -78,6 +79,25 @@ def add_into(sums: dict[str, int], more: Mapping[str, int]) -> None:
     """Add numbers to those of the same name, in place."""
     for name, value in more.items():
         sums[name] = sums.get(name, 0) + value
+
+
+def add_work(facts: dict[str, Any], earlier: Mapping[str, Any]) -> None:
+    """Add the steps of rows whose file does not tell them to a unit's sums, in place.
+
+    Args:
+        facts: of rows made now and earlier ones, as `unit_facts` and `count_rows` make them.
+        earlier: what the file says of the rows that it had.
+    """
+    _add_steps(facts["counts"], earlier.get("counts", {}))
+    pairs = [(facts["lengths"], earlier.get("lengths", {}))]
+    pairs += [(groups, earlier.get("groups", {}).get(name, {})) for name, groups in facts["groups"].items()]
+    for sums, before in pairs:
+        for key in sums.keys() & before.keys():
+            _add_steps(sums[key], before[key])
+
+
+def _add_steps(sums: dict[str, int], more: Mapping[str, int]) -> None:
+    add_into(sums, {name: more[name] for name in WORK if name in more})
 
 
 def keep_largest(groups: Mapping[str, dict[str, int]], most: int) -> dict[str, dict[str, int]]:

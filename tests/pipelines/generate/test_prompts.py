@@ -9,6 +9,7 @@ from pipelines.generate.columns import (
     PARAMS,
     PLACE,
     PROMPT_IDS,
+    PROMPT_TOKENS,
     ROW,
     ROW_ERROR,
     SAMPLES,
@@ -221,7 +222,7 @@ def test_a_rendered_unit_has_what_the_next_stages_need(config, model_dir):
     table = unit({"q": ["a", None], "extra": [1, 2]})
     layout = TableLayout(pa.schema([("extra", pa.int64())]), ("q", "extra"))
     rendered = render_unit(table, config({"column": "q"}), str(model_dir), layout)
-    hidden = [SHARD, UNIT, PLACE, ROW_ERROR, PROMPT_IDS, TRUNCATED, PARAMS, SAMPLES]
+    hidden = [SHARD, UNIT, PLACE, ROW_ERROR, PROMPT_IDS, TRUNCATED, PROMPT_TOKENS, PARAMS, SAMPLES]
     assert rendered.column_names == ["id", "extra", *hidden]
     assert rendered.schema.field(PROMPT_IDS).type == pa.list_(pa.int32())
     assert rendered.column(PROMPT_IDS).null_count == 1
@@ -258,3 +259,13 @@ def test_chat_template_arguments_reach_the_template(renderer, tokenizer, monkeyp
     assert renderer(column="q").text({"q": "x"}) == CHAT.format("x")
     text = renderer(column="q", template_args={"enable_thinking": False}).text({"q": "x"})
     assert text == CHAT.format("x") + "<think></think>"
+
+
+@pytest.mark.parametrize("overlong", ["error", "truncate_left"])
+def test_a_prompt_that_is_too_long_says_how_many_tokens_it_has(config, model_dir, overlong):
+    prompts = unit({"q": ["Add one " * 100, None]})
+    options = {"column": "q", "overlong": overlong, "system": "Be brief. " * 100}
+    rendered = render_unit(prompts, config(options), str(model_dir), TableLayout(pa.schema([]), ("q",)))
+    count, none = rendered.column(PROMPT_TOKENS).to_pylist()
+    assert f"prompt has {count} tokens" in rendered.column(ROW_ERROR)[0].as_py()
+    assert (count > 256, none) == (True, 0)
