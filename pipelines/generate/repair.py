@@ -78,4 +78,6 @@ def failed_units(ledger: Ledger, plan: Plan, remaining: Sequence[Unit]) -> list[
     undone = {unit.file_name for unit in remaining}
     finished = [unit for unit in plan.units if unit.file_name not in undone]
     looked = map_files(read_unit_footer, [ledger.unit_url(unit) for unit in finished])
-    return [u for u, (footer, _) in zip(finished, looked, strict=True) if footer["counts"].get("errors")]
+    return [
+        u for u, (footer, _) in zip(finished, looked, strict=True) if footer.get("counts", {}).get("errors")
+    ]
