@@ -55,7 +55,7 @@ class SamplingParams(BaseModel):
     )
     regex: str | None = Field(
         None,
-        description="the whole text matches this regular expression (Rust's; no look-around, \\b, (?m))",
+        description="the whole text matches this expression, in Rust's syntax without look-around, \\b, (?m)",
     )
     choices: tuple[str, ...] = Field((), description="the text is one of these")
 
