@@ -14,6 +14,8 @@ OWN_PROMPTS = $(foreach option,path=$(PROMPTS) column=$(COLUMN) rows=$(ROWS),--s
 
 # make bench-gpu GPU_OPTIONS='--shape 1.7b --sections step,decode --budget-s 300'
 GPU_OPTIONS ?=
+# make bench-gpu GPU_PYTHON=python3 installs nothing: torch, transformers, triton and pydantic are there
+GPU_PYTHON ?=
 # make bench-scale SCALE_OPTIONS='--shards 100 --rows 100000 --run-units all'
 SCALE_OPTIONS ?=
 
@@ -36,6 +38,7 @@ help:
 	@echo "make bench       measure exactness, acceptance, memory, and speed against AR and transformers (under 10 minutes)"
 	@echo "                 PROMPTS=FILE COLUMN=NAME ROWS=100 adds prompts of your own, Parquet or JSONL"
 	@echo "make bench-gpu   measure a CUDA device: parity, exactness, step times (about 10 minutes)"
+	@echo "                 GPU_PYTHON=python3 takes that interpreter and installs nothing"
 	@echo "make bench-train a training step of the demo's head: operations, rate, memory per slot (about a minute)"
 	@echo "make bench-overhead ROWS=20000   where a job's time goes that is not the engine's (as long as the job takes)"
 	@echo "make bench-peers measure speed against vLLM's CPU build, installed apart (3.5 GB); under 8 minutes after that"
@@ -80,8 +83,8 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python jobs/evaluate.py --config configs/evaluate/demo.yaml $(if $(PROMPTS),$(OWN_PROMPTS))
 
-bench-gpu: $(INSTALLED)
-	$(BIN)/python jobs/bench_gpu.py $(GPU_OPTIONS)
+bench-gpu: $(if $(GPU_PYTHON),,$(INSTALLED))
+	$(or $(GPU_PYTHON),$(BIN)/python) -m tests.benchmarks.gpu $(GPU_OPTIONS)
 
 bench-scale: $(INSTALLED)
 	$(BIN)/python tests/benchmarks/scale.py $(SCALE_OPTIONS)
@@ -104,14 +107,14 @@ check-docker:
 	$(PYTHON) -m infra.docker.check --target $(TARGET) $(CHECK_DOCKER_OPTIONS)
 
 # vLLM comes without the packages beside torch: other versions than its torch's break its import, and it needs none here.
-$(VLLM)/.installed: infra/peers/vllm.txt
+$(VLLM)/.installed: tests/benchmarks/peers/vllm.txt
 	$(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --requirement infra/peers/vllm.txt
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --requirement tests/benchmarks/peers/vllm.txt
 	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
 bench-peers: $(INSTALLED) $(VLLM)/.installed
-	$(BIN)/python jobs/evaluate.py --config configs/evaluate/peers.yaml $(if $(AUTHORS),--set peers.authors.path=$(AUTHORS))
+	$(BIN)/python -m tests.benchmarks.peers --config tests/benchmarks/peers/peers.yaml $(if $(AUTHORS),--set peers.authors.path=$(AUTHORS))
 
 ablations: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks.ablations

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipelines.command import job_parser, run_job_command
+from pipelines.command import job_console, job_parser, run_job_command
 
-REPORT_WIDTH = 120  # where there is no terminal, whose own width counts
 GENERATE_JOB = Path(__file__).with_name("generate.py")
 
 
@@ -23,8 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
         configs="configs/evaluate",
         example="prompt_sets.mine.path=FILE prompt_sets.mine.column=question",
     ).parse_args(arguments)
-    console = Console() if sys.stdout.isatty() else Console(width=REPORT_WIDTH)
-    return run_job_command(lambda: _run(options, console))
+    return run_job_command(lambda: _run(options, job_console()))
 
 
 def _run(options: argparse.Namespace, console: Console) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from pipelines.command import job_parser, run_job_command
+from pipelines.command import job_console, job_parser, run_job_command
 from pipelines.signals import StopSignals
 
 if TYPE_CHECKING:
@@ -35,30 +35,34 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     with StopSignals() as stop:
-        return run_job_command(lambda: _run(options, Console(), stop))
+        return run_job_command(lambda: _run(options, job_console(), stop))
 
 
 def _run(options: argparse.Namespace, console: Console, stop: StopSignals) -> int:
     from pipelines.config import load_config
     from pipelines.generate.config import GenerateConfig
     from pipelines.generate.ray_session import RaySession
+    from pipelines.generate.run_log import RunLog
 
     config = load_config(GenerateConfig, options.config, options.set)
     session = RaySession(config.run)
-    with contextlib.closing(session):
+    with contextlib.closing(session), RunLog() as log:
         if not options.dry_run and not Path(config.output.path, "_run/_SUCCESS").exists():
             session.begin()  # Ray starts while the rest is imported and planned
-        return _run_job(config, options, console, stop, session)
+        return _run_job(config, options, console, stop, session, log)
 
 
-def _run_job(config: "GenerateConfig", options, console: Console, stop: StopSignals, session) -> int:
+def _run_job(config: "GenerateConfig", options, console: Console, stop: StopSignals, session, log) -> int:
     """Prepare and run; Ray starts meanwhile."""
-    from pipelines.generate.job import prepare, preview
+    from pipelines.generate.job import prepare
+    from pipelines.generate.preview import check_preview, preview
     from pipelines.generate.report import render_plan, render_report
 
     job = prepare(config, only_failed=options.only_failed)
     if options.dry_run:
-        console.print(render_plan(job, preview(job)))
+        found = preview(job)
+        console.print(render_plan(job, found))
+        check_preview(job, found)
         return 0
     from pipelines.generate.build import run_job
     from pipelines.generate.progress import Progress
@@ -67,7 +71,7 @@ def _run_job(config: "GenerateConfig", options, console: Console, stop: StopSign
     done = rows - sum(unit.num_rows for unit in (*job.units, *job.left))
     every_s = job.config.run.progress_every_s
     progress = Progress(total_rows=rows, done_rows=done, every_s=every_s, console=console)
-    report = run_job(job, progress, stop=stop, session=session)
+    report = run_job(job, progress, stop=stop, session=session, log=log)
     console.print(render_report(job, report))
     return int(report["exit_code"])
 

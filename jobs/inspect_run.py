@@ -2,18 +2,15 @@
 
 Not called inspect.py: jobs/ is first on the path of every job, and would hide the standard library's module.
 
-Exit codes: 0 shown, 2 no run there or a mistake on the command line, 3 interrupted, 1 anything else.
+Exit codes: 0 shown, 2 no run there or a mistake on the command line, 3 interrupted, 1 anything else, damaged
+files among them.
 """
 
 import argparse
 import json
 import sys
 
-from rich.console import Console
-
-from pipelines.command import run_job_command
-
-REPORT_WIDTH = 120  # where there is no terminal, whose own width counts
+from pipelines.command import job_console, run_job_command
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,6 +26,11 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="S",
         help="watch the heartbeat of a driver on another machine for so long (a beat is 10 s)",
     )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="read every committed file to its last page, against its checksums",
+    )
     options = parser.parse_args(arguments)
     return run_job_command(lambda: _run(options))
 
@@ -36,16 +38,16 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     from pipelines.generate.inspect import error_rows, inspect_run
 
-    state = inspect_run(options.path, watch_s=options.watch_s)
+    state = inspect_run(options.path, watch_s=options.watch_s, verify=options.verify)
     errors = error_rows(state, options.errors)
     if options.json:
-        print(json.dumps(state.to_dict() | {"error_rows": errors}, indent=2, default=str))
-        return 0
+        tree = json.dumps(state.to_dict() | {"error_rows": errors}, indent=2, default=str)
+        job_console().out(tree, highlight=False)
+        return int(bool(state.faults))
     from pipelines.generate.inspect_view import render_state
 
-    console = Console() if sys.stdout.isatty() else Console(width=REPORT_WIDTH)
-    console.print(render_state(state, errors))
-    return 0
+    job_console().print(render_state(state, errors))
+    return int(bool(state.faults))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from orthrus_core.readiness.engine import Engine
     from orthrus_core.request import Request, SamplingParams
 
+__version__ = "0.1.0"
+
 __all__ = [
     "CheckpointError",
     "Completion",

@@ -8,6 +8,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 LEAST_TEMPERATURE = 1e-4  # below it, logits over temperature crowd out the noise and may overflow
+MOST_TEMPERATURE = 1e6  # far above it, float32 has no such number: an excluded token's logit becomes NaN
 GRAMMARS = ("json_schema", "regex", "choices")
 
 
@@ -16,11 +17,15 @@ class SamplingParams(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_new_tokens: int = Field(128, ge=1, description="most tokens of the completion")
+    max_new_tokens: int = Field(128, ge=1, lt=2**31, description="most tokens of the completion")
     temperature: float = Field(
-        0.0, ge=0.0, allow_inf_nan=False, description="0: the likeliest token; else logits are divided by it"
+        0.0,
+        ge=0.0,
+        le=MOST_TEMPERATURE,
+        allow_inf_nan=False,
+        description="0: the likeliest token; else logits are divided by it",
     )
-    top_k: int = Field(0, ge=0, description="sample among the k likeliest tokens; 0: all")
+    top_k: int = Field(0, ge=0, lt=2**63, description="sample among the k likeliest tokens; 0: all")
     top_p: float = Field(
         1.0,
         gt=0.0,
@@ -48,7 +53,10 @@ class SamplingParams(BaseModel):
     json_schema: dict[str, Any] | str | None = Field(
         None, description="the text is JSON that this schema admits; kept as text, since the order counts"
     )
-    regex: str | None = Field(None, description="the whole text matches this regular expression (Rust's)")
+    regex: str | None = Field(
+        None,
+        description="the whole text matches this expression, in Rust's syntax without look-around, \\b, (?m)",
+    )
     choices: tuple[str, ...] = Field((), description="the text is one of these")
 
     @field_validator("stop", "choices", mode="before")

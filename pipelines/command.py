@@ -2,12 +2,18 @@
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from pipelines.signals import INTERRUPTED
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+REPORT_WIDTH = 120  # where there is no terminal, whose own width counts
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
@@ -25,6 +31,18 @@ def job_parser(description: str, *, configs: str, example: str) -> argparse.Argu
         "--set", action="append", default=[], metavar="KEY=VALUE", help=f"override, as {example}; may repeat"
     )
     return parser
+
+
+def job_console() -> "Console":
+    """The console of a job: the terminal, or wide lines elsewhere; a reader who leaves early ends nothing."""
+    from rich.console import Console
+
+    class JobConsole(Console):
+        def on_broken_pipe(self) -> None:
+            """Write what is left to nowhere: `| head` has seen enough, and the job is not its output."""
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    return JobConsole() if sys.stdout.isatty() else JobConsole(width=REPORT_WIDTH)
 
 
 def run_job_command(run: Callable[[], int]) -> int:

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orthrus_core.errors import ConfigError
+from pipelines.config_file import parse_yaml, read_config_text
 from pipelines.urls import Url, may_hold_credentials
 
 
@@ -70,10 +71,8 @@ def _storage_of(overrides: Sequence[str]) -> dict[str, Any]:
 
 def _read_yaml(path: str, storage: dict[str, Any]) -> dict[str, Any]:
     """A config's tree; `storage` says how to reach a URL."""
-    from pipelines.config_file import read_config_text  # late: it needs Section
-
     try:
-        tree = yaml.safe_load(read_config_text(path, storage))
+        tree = parse_yaml(read_config_text(path, storage))
     except OSError as error:
         raise ConfigError(f"cannot read config {path}: {error.strerror}") from None
     except yaml.YAMLError as error:
@@ -120,9 +119,9 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         if not isinstance(tree, dict):
             raise ConfigError(f"--set {name}: {key} is a value, not a section")
     try:
-        tree[keys[-1]] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        got = "" if keys[0] == "storage" else f", got {text!r}"
+        tree[keys[-1]] = parse_yaml(text)
+    except yaml.YAMLError as error:
+        got = "" if keys[0] == "storage" else f" ({_yaml_fault(error)}), got {text!r}"
         raise ConfigError(f"--set {name}: value is not yaml{got}") from None
 
 

@@ -4,9 +4,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 
 from orthrus_core.errors import ConfigError, OrthrusError
+
+
+class _OneKeyLoader(yaml.SafeLoader):
+    """Refuses a key that a section has twice: yaml itself takes the last one and forgets the others."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        first: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in first:
+                fault = f"key {key.value} is there already in line {first[key.value]}, and again"
+                raise yaml.MarkedYAMLError(problem=fault, problem_mark=key.start_mark)
+            first[key.value] = key.start_mark.line + 1
+        return node
+
+
+def parse_yaml(text: str) -> Any:
+    """A yaml text as plain values.
+
+    Raises:
+        YAMLError: it is none, or a section has a key twice.
+    """
+    return yaml.load(text, _OneKeyLoader)
 
 
 def read_config_text(path: str, storage: Mapping[str, Any]) -> str:

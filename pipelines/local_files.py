@@ -1,5 +1,6 @@
-"""Atomic writes on a local file system."""
+"""Files on a local file system: sizes, content, atomic writes."""
 
+import hashlib
 import os
 import shutil
 import stat
@@ -25,6 +26,12 @@ def _size(entry: os.DirEntry[str]) -> tuple[int] | None:
         return (entry.stat().st_size,) if entry.is_file() else None
     except FileNotFoundError:
         return None
+
+
+def content_tag(path: str) -> str:
+    """Short hash of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def put(path: str, data: bytes) -> None:

@@ -38,14 +38,14 @@ def job_models() -> dict[str, list[type[BaseModel]]]:
     """The config models of each job; the train job has one for each kind."""
     from pipelines.evaluate.config import EvaluateConfig
     from pipelines.generate.config import GenerateConfig
-    from pipelines.plan.config import PlanConfig
+    from pipelines.plan import PlanOptions
     from pipelines.train.config import BackboneTrainConfig, HeadTrainConfig
 
     return {
         "generate": [GenerateConfig],
         "train": [BackboneTrainConfig, HeadTrainConfig],
         "evaluate": [EvaluateConfig],
-        "plan": [PlanConfig],
+        "plan": [PlanOptions],
     }
 
 

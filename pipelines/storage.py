@@ -180,13 +180,13 @@ def upload(path: str, url: str) -> None:
 
 
 def remove_tree(url: str) -> None:
-    """Delete a directory and all in it, if it is there."""
+    """Delete a file, or a directory and all in it, if it is there."""
     fs, path = connect(url)
-    try:
+    if not isinstance(fs, LocalFileSystem):
         with reported(url):
-            fs.rm(path, recursive=True)
-    except FileNotFoundError:
-        return
+            map_files(fs.rm_file, fs.find(path))  # rm takes marks in a name for a glob
+    elif os.path.lexists(path):
+        fs.rm(path, recursive=True)
 
 
 def create(url: str, data: bytes) -> bool:

@@ -5,11 +5,11 @@ from the copy's root, which is where Ray starts the driver and every worker, and
 """
 
 import dataclasses
-import hashlib
 import os
 from pathlib import Path
 
 from orthrus_core.errors import ConfigError
+from pipelines.local_files import content_tag
 from pipelines.storage import FileInfo, absolute, is_local
 
 COPIES = ("runtime_resources", "working_dir_files")  # where Ray unpacks them, below its session
@@ -33,8 +33,7 @@ def portable_file(file: FileInfo) -> FileInfo:
     """An input file as all nodes and all copies of the same working directory know it."""
     if not is_local(file.url) or (path := portable(file.url)) == file.url:
         return file
-    digest = hashlib.sha256(Path(file.url).read_bytes()).hexdigest()[:16]
-    return dataclasses.replace(file, url=path, etag=digest, mtime=None)
+    return dataclasses.replace(file, url=path, etag=content_tag(file.url), mtime=None)
 
 
 def check_outlives_job(url: str, where: str) -> None:

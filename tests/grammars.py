@@ -71,7 +71,10 @@ def allowed_tokens(params: SamplingParams, emitted: list[int]) -> list[int]:
     elif params.regex is not None:
         text = llguidance.LLMatcher.grammar_from_regex(params.regex)
     else:
-        space = {"whitespace_pattern": r" |\r?\n[ \t]{0,40}"}
+        space = {
+            "whitespace_pattern": r" |\r?\n[ \t]{0,40}",
+            "json_allow_general_unicode_escapes": True,
+        }
         text = llguidance.LLMatcher.grammar_from_json_schema(params.json_schema, defaults=space)
     matcher = llguidance.LLMatcher(ll_tokenizer, text, log_level=0)
     assert not matcher.is_error(), matcher.get_error()

@@ -11,6 +11,7 @@ FORBIDDEN = {
     "orthrus_core": {"pipelines", "jobs", "tests", "ray", "pyarrow", "datasets", "fsspec"},
     "pipelines": {"jobs", "tests"},
     "jobs": {"tests"},
+    "tests/benchmarks/gpu": {"pipelines", "jobs", "ray", "pyarrow", "datasets", "fsspec"},  # a bare machine's
 }
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tokenizers import Tokenizer, decoders
-from tokenizers.models import BPE
+from tokenizers.models import BPE, Unigram, WordPiece
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
@@ -59,3 +59,53 @@ def fast_tokenizer(
         tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(list(special))
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=special[0] if special else None)
+
+
+class BareTokenizer:
+    """A tokenizer of the tokenizers library, with a decoder of one of the usual styles."""
+
+    def __init__(self, style: str, pieces: Sequence[str]):
+        """Args:
+        style: byte-level, byte-fallback, unigram or word-piece.
+        pieces: texts of tokens, a space before those that begin a word. The first two styles have all bytes
+            as tokens too.
+        """
+        has_bytes = style.startswith("byte")
+        texts = [_as_token(style, piece) for piece in pieces] + (_byte_tokens(style) if has_bytes else [])
+        vocab = {text: token_id for token_id, text in enumerate(dict.fromkeys(texts))}
+        if style == "unigram":
+            model = Unigram([(text, 0.0) for text in vocab], unk_id=0)
+            decoder = decoders.Metaspace()
+        elif style == "word-piece":
+            model, decoder = WordPiece(vocab, unk_token=texts[0]), decoders.WordPiece(cleanup=True)
+        elif style == "byte-fallback":
+            model = BPE(vocab=vocab, merges=[], byte_fallback=True)
+            steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+            decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)])
+        else:
+            model, decoder = BPE(vocab=vocab, merges=[]), decoders.ByteLevel()
+        self._tokenizer = Tokenizer(model)
+        self._tokenizer.decoder = decoder
+        self._tokenizer.add_special_tokens(["<end>"])
+        self.special_id = len(vocab)
+        self.byte_ids = [vocab[text] for text in _byte_tokens(style)] if has_bytes else []
+        self.piece_ids = [vocab[text] for text in texts[: len(pieces)]]
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        return self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+
+
+def _as_token(style: str, piece: str) -> str:
+    if style == "byte-level":
+        return ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(piece)[0][0]
+    if style == "word-piece":
+        return piece[1:] if piece.startswith(" ") else "##" + piece
+    return piece.replace(" ", "▁")
+
+
+def _byte_tokens(style: str) -> list[str]:
+    if style == "byte-fallback":
+        return [f"<0x{byte:02X}>" for byte in range(256)]
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]  # the others have letters from 256 on
+    others = iter(range(256, 512))
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]

@@ -1,6 +1,6 @@
-"""Create a RayJob from a suspended one, its output stamped with the time it was scheduled for.
+"""Create a RayJob from a suspended one, its options stamped with the time it was scheduled for.
 
-Runs in a pod of the CronJob: `python submit.py --template orthrus-generate --output-prefix URL`.
+Runs in a pod of the CronJob: `python submit.py --template orthrus-generate --set output.path=URL/{time} ...`.
 The name of the RayJob holds the time too, so that a second try of the same pod, or a second pod for the same
 time, creates nothing. Standard library alone. Exit codes: 0 created or already there, 1 the API refused.
 """
@@ -9,6 +9,7 @@ import argparse
 import datetime
 import json
 import os
+import shlex
 import ssl
 import sys
 import urllib.error
@@ -23,12 +24,18 @@ def main(arguments: list[str] | None = None) -> int:
     """Create the RayJob; returns the exit code."""
     parser = argparse.ArgumentParser(description="Create a RayJob from a suspended one.")
     parser.add_argument("--template", required=True, help="name of the suspended RayJob")
-    parser.add_argument("--output-prefix", required=True, help="the time is put behind it, after a slash")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="option of the job; {time}, {date}, {yesterday} in it are those it is scheduled for, in UTC",
+    )
     options = parser.parse_args(arguments)
     time = scheduled_time(os.environ["JOB_NAME"], datetime.datetime.now(datetime.UTC))
     try:
         template = request("GET", f"/{options.template}")
-        job = stamped_job(template, time, options.output_prefix)
+        job = stamped_job(template, time, options.set)
         job["metadata"]["ownerReferences"] = owner(os.environ["JOB_NAME"], os.environ["JOB_UID"])
         request("POST", "", job)
     except urllib.error.HTTPError as error:
@@ -52,16 +59,17 @@ def scheduled_time(job_name: str, now: datetime.datetime) -> datetime.datetime:
     return now.replace(second=0, microsecond=0)
 
 
-def stamped_job(template: dict[str, Any], time: datetime.datetime, prefix: str) -> dict[str, Any]:
-    """A RayJob with the spec of another, not suspended, that writes below `prefix`/TIME.
+def stamped_job(template: dict[str, Any], time: datetime.datetime, options: list[str]) -> dict[str, Any]:
+    """A RayJob with the spec of another, not suspended, and options for its entrypoint.
 
     Args:
         template: a RayJob as the API returns it.
-        time: in UTC; the output path and the name hold it to the minute.
+        time: in UTC; the name holds it to the minute, options where they ask for it.
     """
     metadata = template["metadata"]
     spec = {name: value for name, value in template["spec"].items() if name not in ("suspend", "jobId")}
-    spec["entrypoint"] += f" --set output.path={prefix.rstrip('/')}/{time:%Y-%m-%dT%H%MZ}"
+    for option in options:
+        spec["entrypoint"] += f" --set {shlex.quote(stamped(option, time))}"
     return {
         "apiVersion": template["apiVersion"],
         "kind": template["kind"],
@@ -72,6 +80,18 @@ def stamped_job(template: dict[str, Any], time: datetime.datetime, prefix: str) 
         },
         "spec": spec,
     }
+
+
+def stamped(option: str, time: datetime.datetime) -> str:
+    """An option with {time}, {date} and {yesterday} filled in."""
+    stamps = {
+        "{time}": f"{time:%Y-%m-%dT%H%MZ}",
+        "{date}": f"{time:%F}",
+        "{yesterday}": f"{time - datetime.timedelta(days=1):%F}",
+    }
+    for name, text in stamps.items():
+        option = option.replace(name, text)
+    return option
 
 
 def owner(job_name: str, job_uid: str) -> list[dict[str, Any]]:

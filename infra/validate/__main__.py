@@ -2,7 +2,8 @@
 
 Without arguments, all overlays and schedules of the project. `--crds DIRECTORY` takes the CRDs of your own
 operator (`kubectl get crd rayjobs.ray.io -o yaml > DIRECTORY/rayjobs.yaml`) instead of the project's copy.
-Exit codes: 0 no fault, 1 faults, each in a line on stderr.
+Exit codes: 0 no fault, 1 faults, each in a line on stderr. Placeholders and choices that are still open are
+warned of there.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from infra.validate.check import faults
 from infra.validate.kustomize import render
+from infra.validate.reminders import reminders
 from infra.validate.schemas import HERE, Schemas
 
 KUBERAY = Path(__file__).parents[1] / "kuberay"
@@ -31,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{directory}: {len(things)} objects, {len(found)} faults")
         for fault in found:
             print(f"  {fault}", file=sys.stderr)
+        for reminder in reminders(things):
+            print(f"  warning: {reminder}", file=sys.stderr)
     return int(count > 0)
 
 

@@ -53,29 +53,37 @@ def commands_parse(bundle: Bundle) -> Iterator[str]:
 
 def configs_load(bundle: Bundle) -> Iterator[str]:
     """The config of every job is mounted where its entrypoint looks, loads, and fits the cluster."""
-    image = read_dockerfile(DOCKERFILE)
     for job in bundle.jobs:
-        try:
-            program, options = parse_command(job.spec.get("entrypoint", ""), image, "cpu")
-            text = mounted_config(bundle, job, options.config)
-            config = load(program, text, options.set)
-        except (ValueError, ConfigError) as error:
-            yield f"{job.where}: {error}"
-            continue
-        yield from (f"{job.where}: {fault}" for fault in misfits(job, config, image))
+        yield from _config_faults(bundle, job)
+
+
+def _config_faults(bundle: Bundle, job: JobSpec) -> Iterator[str]:
+    image = read_dockerfile(DOCKERFILE)
+    try:
+        program, options = parse_command(job.spec.get("entrypoint", ""), image, "cpu")
+        text = mounted_config(bundle, job, options.config)
+        config = load(program, text, options.set)
+    except (ValueError, ConfigError) as error:
+        yield f"{job.where}: {error}"
+        return
+    yield from (f"{job.where}: {fault}" for fault in misfits(job, config, image))
 
 
 def templates_are_there(bundle: Bundle) -> Iterator[str]:
-    """A CronJob copies a RayJob that is there and suspended."""
+    """A CronJob copies a RayJob that is there and suspended, and whose config takes the options it adds."""
     image = read_dockerfile(DOCKERFILE)
     for pod, command in commands(bundle):
         if pod.role != "scheduler":
             continue
         with contextlib.suppress(ValueError):  # `commands_parse` tells
-            name = parse_command(command, image, "cpu")[1].template
-            job = bundle.named("RayJob").get(name)
+            options = parse_command(command, image, "cpu")[1]
+            job = bundle.named("RayJob").get(options.template)
             if job is None or job["spec"].get("suspend") is not True:
-                yield f"{pod.where}: --template {name} must be a RayJob with suspend: true"
+                yield f"{pod.where}: --template {options.template} must be a RayJob with suspend: true"
+                continue
+            added = "".join(f" --set {shlex.quote(option)}" for option in options.set)
+            spec = {**job["spec"], "entrypoint": job["spec"]["entrypoint"] + added}
+            yield from _config_faults(bundle, JobSpec(pod.where, spec))
 
 
 def commands(bundle: Bundle) -> Iterator[tuple[Pod, str]]:

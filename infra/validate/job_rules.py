@@ -12,6 +12,7 @@ CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
 LONGEST_NAME = 47  # of a RayJob: KubeRay makes others from it
 SUFFIX = 13  # that a schedule puts behind it
 DAY_S = 86400
+STAMP = re.compile(r"\$\(date --utc --date '(\d+) hours? ago' \+%F\)")
 
 
 def lifetimes_fit(bundle: Bundle) -> Iterator[str]:
@@ -118,16 +119,18 @@ def stop_wait_s(job: JobSpec) -> float:
 
 
 def schedules_and_stamps_fit(bundle: Bundle) -> Iterator[str]:
-    """A RayCronJob's entrypoint gives every try of one night the same date, and no other night that date."""
+    """A RayCronJob's entrypoint gives every try of one night the same dates, and no other night these."""
     for job in bundle.jobs:
         if job.schedule is None:
             continue
         daily = re.fullmatch(r"0 (\d{1,2}) \* \* \*", job.schedule["schedule"])
-        stamp = re.search(r"\$\(date --utc --date '(\d+) hours? ago' \+%F\)", job.spec.get("entrypoint", ""))
-        if daily is None or stamp is None or daily[1] != stamp[1]:
+        entrypoint = job.spec.get("entrypoint", "")
+        hours = [int(found) % 24 for found in STAMP.findall(entrypoint)]
+        stamped_output = re.search(rf"output\.path=\S*{STAMP.pattern}", entrypoint)
+        if daily is None or stamped_output is None or set(hours) != {int(daily[1])}:
             yield (
                 f"{job.where}: schedule must be `0 H * * *` and the entrypoint's output.path hold "
-                "$(date --utc --date 'H hour ago' +%F) with the same H"
+                "$(date --utc --date 'H hour ago' +%F) with the same H; H + 24 is the day before"
             )
         if job.schedule.get("timeZone") not in ("Etc/UTC", "UTC"):
             yield f"{job.where}: timeZone must be Etc/UTC, since the date is in UTC"

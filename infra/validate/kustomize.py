@@ -14,7 +14,6 @@ import yaml
 Tree = dict[str, Any]
 KNOWN = {"apiVersion", "kind", "namespace", "resources", "components", "images", "configMapGenerator"}
 KNOWN |= {"patches", "replacements"}
-CLUSTER_WIDE = {"Namespace"}
 
 
 def render(directory: Path) -> list[Tree]:
@@ -54,8 +53,8 @@ def build(directory: Path, below: list[Tree] | None = None) -> list[Tree]:
         for thing in _selected(things, patch["target"]):
             _patch(thing, yaml.load(text, yaml.CSafeLoader))
     for thing in things:
-        if "namespace" in plan and thing["kind"] not in CLUSTER_WIDE:
-            thing["metadata"]["namespace"] = plan["namespace"]
+        if "namespace" in plan:
+            _put_namespace(thing, plan["namespace"])
         _set_images(thing, {image["name"]: image for image in plan.get("images", [])})
     for replacement in plan.get("replacements", []):
         _replace(things, replacement)
@@ -131,6 +130,12 @@ def _operate(thing: Tree, operation: Tree) -> None:
             place[key] = _unshared(operation["value"])
     else:
         raise ValueError(f"this renderer does not know the operation {operation['op']}")
+
+
+def _put_namespace(thing: Tree, namespace: str) -> None:
+    thing["metadata"]["name" if thing["kind"] == "Namespace" else "namespace"] = namespace
+    for subject in thing.get("subjects", []):
+        subject["namespace"] = namespace
 
 
 def _set_images(value: Any, images: dict[str, Tree]) -> None:

@@ -8,7 +8,7 @@ HARDENING = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True}
 
 
 def names_resolve(bundle: Bundle) -> Iterator[str]:
-    """Volumes, ConfigMaps, Secrets, service accounts that a pod names are there, unless they are optional."""
+    """Volumes, ConfigMaps, Secrets, claims, accounts that a pod names are there, unless they are optional."""
     accounts = bundle.named("ServiceAccount")
     for pod in bundle.pods:
         volumes = {volume["name"]: volume for volume in pod.spec.get("volumes", [])}
@@ -27,9 +27,11 @@ def names_resolve(bundle: Bundle) -> Iterator[str]:
 
 
 def references(pod: Pod) -> Iterator[tuple[str, str]]:
-    """Kind and name of every ConfigMap and Secret that a pod cannot do without."""
+    """Kind and name of every ConfigMap, Secret and claim that a pod cannot do without."""
     sources = {"configMapRef": "ConfigMap", "configMapKeyRef": "ConfigMap", "configMap": "ConfigMap"}
     sources |= {"secretRef": "Secret", "secretKeyRef": "Secret", "secret": "Secret"}
+    sources |= {"persistentVolumeClaim": "PersistentVolumeClaim"}
+    keys = ("name", "secretName", "claimName")
     places = list(pod.spec.get("volumes", []))
     for container in pod.containers:
         places += container.get("envFrom", [])
@@ -37,7 +39,7 @@ def references(pod: Pod) -> Iterator[tuple[str, str]]:
     for place in places:
         for key, kind in sources.items():
             if key in place and not place[key].get("optional"):
-                yield kind, place[key].get("name") or place[key].get("secretName")
+                yield kind, next(place[key][name] for name in keys if name in place[key])
 
 
 def devices_are_asked_for_whole(bundle: Bundle) -> Iterator[str]:
@@ -162,6 +164,21 @@ def _selects(selector: Tree, pod: Pod) -> bool:
     return (selector.get("matchLabels") or {}).items() <= pod.labels.items()
 
 
+def namespaces_agree(bundle: Bundle) -> Iterator[str]:
+    """Everything is in the namespace that the bundle brings, RoleBindings' subjects too."""
+    wanted = set(bundle.named("Namespace"))
+    for thing in bundle.things:
+        if thing["kind"] == "Namespace":
+            continue
+        metadata = thing["metadata"]
+        for place in (metadata, *thing.get("subjects", [])):
+            if place.get("namespace") not in wanted:
+                yield (
+                    f"{thing['kind']}/{metadata['name']}: namespace must be {', '.join(wanted)}, got "
+                    f"{place.get('namespace')}: the component `namespace` comes last in its kustomization"
+                )
+
+
 def roles_resolve(bundle: Bundle) -> Iterator[str]:
     """A RoleBinding's role and service accounts are there."""
     for name, binding in bundle.named("RoleBinding").items():
@@ -181,5 +198,6 @@ POD_RULES: tuple[Callable[[Bundle], Iterator[str]], ...] = (
     ray_pods_are_probed,
     pods_wait_for_their_units,
     policies_reach_every_pod,
+    namespaces_agree,
     roles_resolve,
 )

@@ -8,14 +8,17 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from orthrus_core.attention.rows import LINES
 from orthrus_core.disk_cache import disk_cache
+from orthrus_core.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +109,7 @@ def _target(compiler: str) -> bytes:
 
 
 def _compile(command: list[str], path: Path) -> None:
+    logger.info("compiling kernel=%s", path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as directory:
@@ -127,14 +131,16 @@ def _run(command: list[str]) -> bytes:
 
 
 @functools.cache
-def load_kernel(path: str):
-    """Return the function of a compiled kernel, loaded once per process."""
+def load_kernel(path: str) -> tuple[Any, KernelShape]:
+    """Return the function of a compiled kernel and what it is compiled for, loaded once per process."""
     try:
-        function = ctypes.CDLL(path).paged_attend
+        library = ctypes.CDLL(path)
     except OSError as error:
         raise KernelError(f"cannot load {path}: {error}") from error
-    function.argtypes, function.restype = PROTOTYPE, None
-    return function
+    library.paged_attend.argtypes, library.paged_attend.restype = PROTOTYPE, None
+    head_dim, repeats, page_size, num_bytes = (_long * 4).in_dll(library, "compiled_for")
+    dtype = torch.float32 if num_bytes == 4 else torch.bfloat16
+    return library.paged_attend, KernelShape(head_dim, repeats, page_size, dtype)
 
 
 def paged_attend(
@@ -166,12 +172,16 @@ def paged_attend(
         kernel: path as `build_kernel` returned it.
     Returns:
         (T, H, Dh), contiguous.
+    Raises:
+        ConfigError: a tensor of another dtype, shape or layout: the kernel would read past its end.
     """
+    function, shape = load_kernel(kernel)
+    _check_tensors(shape, (q, k, v), (keys, values, packed, page_tables))
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
     out = torch.empty(q.shape, dtype=q.dtype)
     T = q.shape[0]
     cells, slots, limits, positions = (packed.data_ptr() + 8 * T * line for line in range(1, len(LINES)))
-    load_kernel(kernel)(
+    function(
         *(argument for x in (q, k, v) for argument in (x.data_ptr(), x.stride(0), x.stride(1))),
         *(keys.data_ptr(), values.data_ptr(), keys.shape[1]),
         *(cells, slots, limits, positions, page_tables.data_ptr()),
@@ -179,3 +189,33 @@ def paged_attend(
         *(scaling, softcap, torch.get_num_threads(), out.data_ptr()),
     )
     return out
+
+
+def _check_tensors(shape: KernelShape, rows: Sequence[Tensor], fixed: Sequence[Tensor]) -> None:
+    """Raise ConfigError for a tensor that the kernel would read past its end or take for other numbers.
+
+    Args:
+        shape: what the kernel is compiled for.
+        rows: q, k and v, of any strides.
+        fixed: keys, values, packed and page tables, which must be contiguous.
+    """
+    T, (num_pages, Hkv), dtype = len(rows[0]), fixed[0].shape[:2], shape.dtype
+    Dh, page_size = shape.head_dim, shape.page_size
+    expected = (
+        ("q", dtype, (T, Hkv * shape.repeats, Dh)),
+        ("k", dtype, (T, Hkv, Dh)),
+        ("v", dtype, (T, Hkv, Dh)),
+        ("keys", dtype, (num_pages, Hkv, Dh, page_size)),
+        ("values", dtype, (num_pages, Hkv, page_size, Dh)),
+        ("packed", torch.int64, (len(LINES), T)),
+        ("page_tables", torch.int64, (len(fixed[-1]), fixed[-1].shape[-1])),
+    )
+    for tensor, (name, dtype, sizes) in zip((*rows, *fixed), expected, strict=True):
+        if tensor.dtype != dtype or tensor.shape != sizes:
+            found = f"{tensor.dtype} {tuple(tensor.shape)}"
+            raise ConfigError(
+                f"attention needs {name} of {dtype} {sizes}, got {found}: is the whole model of one dtype?"
+            )
+    for tensor, (name, _, _) in zip(fixed, expected[len(rows) :], strict=True):
+        if not tensor.is_contiguous():
+            raise ConfigError(f"attention needs {name} contiguous, got strides {tensor.stride()}")

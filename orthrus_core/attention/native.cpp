@@ -194,6 +194,9 @@ void write(const Number* k, const Number* v, int64_t cell, Number* keys, Number*
 
 }  // namespace
 
+// What the caller has to bring: HEAD_DIM, REPEATS, PAGE_SIZE and the bytes of a number.
+extern "C" const int64_t compiled_for[4] = {HEAD_DIM, REPEATS, PAGE_SIZE, sizeof(Number)};
+
 // Strides count numbers. A row whose limit is negative gets zeros.
 extern "C" void paged_attend(
     const Number* q, int64_t q_row_stride, int64_t q_head_stride,  // (T, Hkv * REPEATS, HEAD_DIM)

@@ -1,16 +1,22 @@
 """Grammars by the llguidance library: from what a request asks for to masks over the vocabulary."""
 
 import json
+import logging
 from collections import OrderedDict
 from collections.abc import Collection
 from types import ModuleType
 from typing import Any
 
 from orthrus_core.choosers.grammar_state import Grammar, GrammarState, reason_of
+from orthrus_core.choosers.grammar_trial import GrammarTrial, GrammarTrialError
+from orthrus_core.choosers.schema_review import OPTIONS, repeatable_keys, unknown_keywords
 from orthrus_core.errors import RequestError
 from orthrus_core.request import SamplingParams
 
-CACHED_GRAMMARS = 256  # compiled ones that are kept, the least recently used goes first
+logger = logging.getLogger(__name__)
+
+CACHED_GRAMMARS = 256  # that are kept, or why they are refused; the least recently used goes first
+SHOWN_CHARACTERS = 120  # of a schema in a message
 # A mask is then all that the grammar admits, a function of the text so far. By default, where the next bytes
 # are sure, the library admits only the token that its own tokenizer would take.
 NO_FORCING = '%llguidance {"no_forcing": true}\n'
@@ -34,7 +40,8 @@ class GrammarCompiler:
         self._special_ids: frozenset[int] = frozenset()
         self._end_id = -1
         self._ll_tokenizer: Any = None
-        self._grammars: OrderedDict[tuple[str, Any], Grammar] = OrderedDict()
+        self._trial = GrammarTrial()
+        self._grammars: OrderedDict[tuple[str, Any], Grammar | str] = OrderedDict()
 
     def new_state(self, params: SamplingParams, stop_ids: Collection[int]) -> GrammarState | None:
         """Return the beginning of the request's grammar; None if it has none.
@@ -58,24 +65,37 @@ class GrammarCompiler:
         return state
 
     def _compile(self, library: ModuleType, asked: tuple[str, Any]) -> Grammar:
-        if asked in self._grammars:
-            self._grammars.move_to_end(asked)
-            return self._grammars[asked]
-        option, value = asked
+        if asked not in self._grammars:
+            try:
+                self._grammars[asked] = self._new_grammar(library, *asked)
+            except RequestError as error:
+                self._grammars[asked] = str(error)
+            if len(self._grammars) > CACHED_GRAMMARS:
+                self._grammars.popitem(last=False)
+        self._grammars.move_to_end(asked)
+        found = self._grammars[asked]
+        if isinstance(found, str):
+            raise RequestError(found)
+        return found
+
+    def _new_grammar(self, library: ModuleType, option: str, value: Any) -> Grammar:
         try:
             text = _grammar_text(library, option, value)
+            if option == "json_schema":  # the library bounds what the others take
+                _review(value)
+                self._trial.run(text)
             matcher = library.LLMatcher(self._ll_tokenizer, text, log_level=0)
+        except GrammarTrialError as error:
+            raise RequestError(f"{option} is refused: {_shortened(value)} {error}") from None
         except ValueError as error:
             raise RequestError(f"{option} is refused: {reason_of(str(error))}") from None
         if matcher.is_error():
             raise RequestError(f"{option} is refused: {reason_of(matcher.get_error())}")
-        grammar = Grammar(
+        for warning in matcher.get_grammar_warnings():
+            logger.warning("%s is obeyed in part: %s: %s", option, reason_of(warning), _shortened(value))
+        return Grammar(
             matcher, option, vocab_size=self._vocab_size, end_id=self._end_id, never_ids=self._never_ids
         )
-        self._grammars[asked] = grammar
-        if len(self._grammars) > CACHED_GRAMMARS:
-            self._grammars.popitem(last=False)
-        return grammar
 
     def _read_tokenizer(self, library: ModuleType, option: str) -> Any:
         """Return the library's own form of the tokenizer; takes about a second for 150,000 tokens."""
@@ -132,19 +152,43 @@ def _grammar_text(library: ModuleType, option: str, value: Any) -> str:
         ValueError: the library cannot make one.
     """
     if option == "json_schema":
-        start = f"%json {_with_white_space(value)}"
+        start = f"%json {_with_defaults(value)}"
     elif option == "regex":
         # only the library knows how its language quotes a regular expression
         [made] = json.loads(library.LLMatcher.grammar_from_regex(value))["grammars"]
         return NO_FORCING + made["lark_grammar"]
     else:
-        start = " | ".join(json.dumps(text, ensure_ascii=False) for text in value)
+        # one lexeme: as rules, each choice is a way to parse, and the library follows 2,000 at once
+        texts = " | ".join(json.dumps(text, ensure_ascii=False) for text in value)
+        start = f"CHOICE\nCHOICE: {texts}"
     return f"{NO_FORCING}start: {start}"
 
 
-def _with_white_space(schema_text: str) -> str:
+def _with_defaults(schema_text: str) -> str:
+    """Return the schema with our rules for what JSON may look like, where it has none of its own."""
     schema = json.loads(schema_text)
-    asked = schema.get("x-guidance", {})
-    if isinstance(asked, dict) and not asked.keys() & {"whitespace_pattern", "whitespace_flexible"}:
-        schema["x-guidance"] = {**asked, "whitespace_pattern": JSON_WHITE_SPACE}
+    asked = schema.get(OPTIONS, {})
+    if isinstance(asked, dict):
+        own = {} if "whitespace_flexible" in asked else {"whitespace_pattern": JSON_WHITE_SPACE}
+        schema[OPTIONS] = {"json_allow_general_unicode_escapes": True} | own | asked
     return json.dumps(schema, ensure_ascii=False)
+
+
+def _review(schema_text: str) -> None:
+    """Warn of what has no effect in a schema.
+
+    Raises:
+        RequestError: it asks for what a grammar cannot keep, and the library does not say so.
+    """
+    schema = json.loads(schema_text)
+    if unknown := unknown_keywords(schema):
+        logger.warning("json_schema has unknown keywords, which have no effect: %s", ", ".join(unknown))
+    if repeatable := repeatable_keys(schema):
+        raise RequestError(
+            f"json_schema is refused: {repeatable[0]} may be met by one key written twice: "
+            "name the keys in properties and required, or leave it out"
+        )
+
+
+def _shortened(value: str) -> str:
+    return value if len(value) <= SHOWN_CHARACTERS else f"{value[:SHOWN_CHARACTERS]}..."

@@ -16,6 +16,7 @@ from orthrus_core.cache import PageTables
 from orthrus_core.compilation.compiled import compiled, mark_budget_dynamic
 from orthrus_core.compilation.compiler import get_compiler_ready
 from orthrus_core.compilation.graphs import GraphedForward
+from orthrus_core.errors import ConfigError
 from orthrus_core.models.experts import make_experts_row_wise
 from orthrus_core.models.model import OrthrusLM
 
@@ -125,7 +126,17 @@ class ModelRunner:
 
     @torch.inference_mode()
     def run(self, rows: TokenRows, view: View) -> Readout:
-        """Run one view over the rows, writing their K/V."""
+        """Run one view over the rows, writing their K/V.
+
+        Raises:
+            ConfigError: under torch.autocast, whose casts would make another model than the one loaded, in
+                dtypes that the cache does not have.
+        """
+        if torch.is_autocast_enabled(self.device.type):
+            raise ConfigError(
+                f"the engine runs a model in its own dtype, {self.model.dtype}: leave torch.autocast, "
+                "and load the model with dtype=... for another"
+            )
         if self.device.type != "cpu":
             self._page_tables.copy_(torch.from_numpy(self.tables.pages))
         if self.is_compiled:

@@ -27,6 +27,8 @@ class Completion:
         stop_string: the one that ended it, which the last token completed; None if none did.
         logprobs: log-probability of each token under the AR view, before temperature and filters; None if
             the request did not ask for them.
+        text: without special tokens and the stop string, from `Engine.generate` of an engine with a
+            tokenizer; None elsewhere and on error.
     """
 
     request_id: int
@@ -36,6 +38,7 @@ class Completion:
     stats: CompletionStats
     stop_string: str | None = None
     logprobs: list[float] | None = None
+    text: str | None = None
 
 
 class Constraint(Protocol):

@@ -6,9 +6,10 @@ from typing import Literal, Protocol
 FinishReason = Literal["stop", "length", "context", "error"]
 
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what decoders write for bytes that are no whole character (yet)
-CONTEXT_TOKENS = 8  # tokens decoded again before new ones, for decoders that look at neighbours
-WINDOW_TOKENS = 24  # the window is cut back to the context when it has grown to this
-LONGEST_WINDOW = 96  # ... even inside a character: whole text in bytes that never become one
+CONTEXT_TOKENS = 8  # tokens that stay when the window is cut, for decoders that look at neighbours
+WINDOW_TOKENS = 24  # the window is cut as soon as it can be from this length on
+LONGEST_WINDOW = 96  # ... also where it ends in bytes that are no character
+CHARACTER_BYTES = 4  # the most bytes, and so tokens, of one
 
 
 class Decoder(Protocol):
@@ -32,9 +33,8 @@ class StopStrings:
         self._stop = stop
         self._decoder = decoder
         self._window: list[int] = []
-        self._num_read = 0  # characters of the window's text that are in the tail or were
-        self._tail = ""  # end of the text: a stop string may have begun in it
-        self._tail_len = max(map(len, stop)) - 1
+        self._before = ""  # end of the text before the window's: a stop string may begin in it
+        self._before_len = max(map(len, stop)) - 1
         self.found: str | None = None
 
     def push(self, token_id: int) -> bool:
@@ -42,14 +42,27 @@ class StopStrings:
         self._window.append(token_id)
         text = self._text(self._window)
         complete = text.rstrip(INCOMPLETE)
-        self._tail += complete[self._num_read :]
-        self._num_read = max(self._num_read, len(complete))
-        self.found = self._first_in(self._tail)
-        self._tail = self._tail[-self._tail_len :] if self._tail_len else ""
+        self.found = self._first_in(self._before + complete)
         if len(self._window) >= (WINDOW_TOKENS if complete == text else LONGEST_WINDOW):
-            self._window = self._window[-CONTEXT_TOKENS:]
-            self._num_read = len(self._text(self._window).rstrip(INCOMPLETE))
+            self._cut_window(text)
         return self.found is not None
+
+    def _cut_window(self, text: str) -> None:
+        """Leave the last tokens where alone they decode to the end of what the whole window decodes to.
+
+        They do not where the cut is inside a character, or in bytes that a wrong one among them makes
+        unreadable. What is wrong may show only when a character's last bytes come, so the texts without the
+        last tokens have to agree as well.
+        """
+        kept = self._window[-CONTEXT_TOKENS:]
+        for num_off in range(CHARACTER_BYTES):
+            ending = self._text(kept[: CONTEXT_TOKENS - num_off])
+            whole = self._text(self._window[: len(self._window) - num_off])
+            if not ending or not whole.endswith(ending):
+                return
+        before = self._before + text.removesuffix(self._text(kept))
+        self._before = before[max(0, len(before) - self._before_len) :]
+        self._window = kept
 
     def _text(self, token_ids: list[int]) -> str:
         return self._decoder.decode(token_ids, skip_special_tokens=True)

@@ -1,13 +1,11 @@
-"""What one forward costs on a device that is known by a few numbers: a roofline.
+"""What one forward moves and computes, by formula.
 
-    forward_s = max(bytes / bandwidth, FLOPs / peak) + overhead
-    bytes     = weights + K/V read of all sequences + K/V written
-    FLOPs     = 2 * matrix parameters * token rows + 4 * token rows * context * H * Dh * L
+    bytes = weights + K/V read of all sequences + K/V written
+    FLOPs = 2 * matrix parameters * token rows + 4 * token rows * context * H * Dh * L
 
 Neglected: activations, the embedding look-up, norms, the softmax, and token rows left over in a budget. Each
-sequence's K/V counts as read once per forward, however many of its rows run, and memory and arithmetic as
-fully overlapped, so a real forward takes longer. Both views cost the same, since the diffusion view's
-projections have the shapes of the AR view's.
+sequence's K/V counts as read once per forward, however many of its rows run. Both views cost the same, since
+the diffusion view's projections have the shapes of the AR view's.
 """
 
 from typing import Any
@@ -18,21 +16,6 @@ from orthrus_core.errors import ConfigError
 from orthrus_core.models.config import head_dim
 
 EXPERTS_FIELDS = ("num_experts", "num_local_experts", "n_routed_experts")
-
-
-class Hardware(BaseModel):
-    """A device, for one dtype of weights and activations."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    bytes_per_s: float = Field(gt=0, description="Memory bandwidth, as the data sheet says or measured.")
-    flops_per_s: float = Field(gt=0, description="Peak rate of dense matrix products in the dtype.")
-    overhead_s: float = Field(0.0, ge=0, description="Seconds that every forward costs beside the roofline.")
-    bandwidth_efficiency: float = Field(
-        1.0, gt=0, le=1, description="Share of the bandwidth that is reached."
-    )
-    flops_efficiency: float = Field(1.0, gt=0, le=1, description="Share of the peak rate that is reached.")
-    memory_bytes: float | None = Field(None, gt=0, description="Memory of the device; none: not checked.")
 
 
 class ModelShape(BaseModel):
@@ -118,20 +101,3 @@ def forward_flops(shape: ModelShape, *, rows: int, context: int) -> int:
     """Floating-point operations of one forward; a row attends to `context` positions."""
     attention = 4 * rows * context * shape.num_heads * shape.head_dim * shape.num_layers
     return 2 * shape.matrix_params * rows + attention
-
-
-def forward_s(hardware: Hardware, shape: ModelShape, *, rows: int, sequences: int, context: int) -> float:
-    """Seconds of one forward of either view; arguments as in `forward_bytes`."""
-    moved = forward_bytes(shape, rows=rows, sequences=sequences, context=context)
-    memory_s = moved / (hardware.bytes_per_s * hardware.bandwidth_efficiency)
-    computed = forward_flops(shape, rows=rows, context=context)
-    compute_s = computed / (hardware.flops_per_s * hardware.flops_efficiency)
-    return max(memory_s, compute_s) + hardware.overhead_s
-
-
-def fits(hardware: Hardware, shape: ModelShape, *, sequences: int, positions: int) -> bool:
-    """Whether weights, diffusion head and K/V of `positions` per sequence fit into the device's memory."""
-    if hardware.memory_bytes is None:
-        return True
-    weights = (shape.backbone_params + shape.head_params) * shape.dtype_bytes
-    return weights + sequences * positions * shape.kv_bytes_per_token <= hardware.memory_bytes

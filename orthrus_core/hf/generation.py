@@ -9,16 +9,20 @@ from torch import Tensor
 from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
+from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.engine.config import EngineConfig
+from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.engine.sequence import Completion
 from orthrus_core.engine.stop import Decoder
 from orthrus_core.errors import ConfigError, RequestError
 from orthrus_core.hf.options import SAMPLING_DEFAULTS, merge_options
 from orthrus_core.models.model import DualViewLM
 from orthrus_core.readiness.engine import Engine
+from orthrus_core.readiness.selfcheck import check_exactness
 from orthrus_core.request import Request, SamplingParams
 
 MAX_SEQUENCES = 32
+CHECKED_PAGES = 3  # of each of two sequences that try out whether rows keep their bits
 SAMPLING_OPTIONS = SAMPLING_DEFAULTS.keys() | {"seed"}
 
 
@@ -39,7 +43,8 @@ def generate(
             do_sample=True or a temperature is given here; then temperature, top_k, top_p and min_p are
             those of transformers, its defaults included, and seed (0) decides the noise: equal prompts
             of a batch get equal text. Sampling in the model's own generation_config alone is left out
-            with a warning.
+            with a warning. None turns an option off, as in transformers: eos_token_id=None goes on to the
+            length. Whatever else of transformers' would change the output is refused.
     Returns:
         (B, N + longest completion) int64: prompts as given, completions padded on the
         right.
@@ -76,6 +81,7 @@ def _generate(
         attention_mask = _attention_mask(input_ids, options)
     prompts = _unpad(input_ids, attention_mask)
     config, params = _plan(model, prompts, mode, options)
+    _check_once(model, config)
     engine = Engine(model, config, tokenizer)
     on_tokens = None
     if streamer is not None:
@@ -143,6 +149,23 @@ def _plan(
     except ValidationError as error:
         raise ConfigError(f"generate with use_diffusion_mode: {_first_problem(error)}") from error
     return config, params
+
+
+def _check_once(model: DualViewLM, config: EngineConfig) -> None:
+    """Try whether the model's rows keep their bits whatever stands beside them; a warning if not.
+
+    The outcome holds for a budget as long as the model has the same kinds of layers: what quantisation or an
+    adapter makes of it is tried again.
+    """
+    assert config.token_budget is not None  # `_plan` sets it
+    key = (config.token_budget, model.dtype, model.device, *map(type, model.modules()))
+    known = model.__dict__.setdefault("_checked_budgets", set())
+    if key in known:
+        return
+    pool = PagePool(2 * CHECKED_PAGES + 1, config.page_size)
+    tables = PageTables(pool, num_slots=2, pages_per_sequence=CHECKED_PAGES)
+    check_exactness(ModelRunner(model.eval(), tables), (config.token_budget,))
+    known.add(key)
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -1,6 +1,7 @@
 """What transformers' generation options mean for the decoding engine."""
 
 import logging
+from collections.abc import Set
 from typing import Any
 
 from transformers import GenerationConfig, PreTrainedModel
@@ -12,9 +13,10 @@ logger = logging.getLogger(__name__)
 DEFAULT_NEW_TOKENS = 20  # transformers' own default
 ENGINE_OPTIONS = {"token_budget", "block_size", "seed"}
 SAMPLING_DEFAULTS = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0}  # transformers' own
+SAMPLING_OFF = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}  # what its None stands for
 USED_OPTIONS = {"max_new_tokens", "max_length", "eos_token_id", "pad_token_id", "stop_strings"}
 # Without effect on greedy decoding.
-SAMPLING_FILTERS = {"typical_p", "epsilon_cutoff", "eta_cutoff"}
+SAMPLING_FILTERS = {"typical_p", "epsilon_cutoff", "eta_cutoff", "top_h"}
 # Used elsewhere, or without effect on anything here.
 IGNORED_OPTIONS = {
     "do_sample",
@@ -24,15 +26,37 @@ IGNORED_OPTIONS = {
     "cache_implementation",
     "transformers_version",
 }
-# Values with which transformers' other options change nothing; where not named, 0 and False.
+# Values, beside None, with which transformers' other options change nothing. Whatever is not here, fields of
+# its future versions among them, is refused.
 NEUTRAL_VALUES = {
     "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
     "num_beams": 1,
+    "num_beam_groups": 1,
     "num_return_sequences": 1,
+    "min_length": 0,
+    "min_new_tokens": 0,
+    "no_repeat_ngram_size": 0,
+    "encoder_no_repeat_ngram_size": 0,
     "repetition_penalty": 1.0,
     "encoder_repetition_penalty": 1.0,
     "length_penalty": 1.0,
+    "diversity_penalty": 0.0,
     "guidance_scale": 1.0,
+    "early_stopping": False,
+    "renormalize_logits": False,
+    "remove_invalid_values": False,
+    "token_healing": False,
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "output_scores": False,
+    "output_logits": False,
+    "return_dict_in_generate": False,
+    "is_assistant": False,
+    "use_mtp": False,
+    "disable_compile": False,
+    "low_memory": False,
 }
 
 
@@ -48,7 +72,7 @@ def merge_options(
     Args:
         model: its generation_config fills what was not given.
         generation_config: as given to `generate`.
-        kwargs: as given to `generate`; None stands for not given.
+        kwargs: as given to `generate`; None turns an option of transformers' off, as it does there.
         prompt_len: N, padding included.
     Returns:
         max_new_tokens, eos_token_id (an id, a tuple or None), pad_token_id (an id or None), stop_strings (a
@@ -57,44 +81,61 @@ def merge_options(
     Raises:
         ConfigError: an option or a value that would change the output and that the engine does not have.
     """
-    given = _set_fields(generation_config)
-    given |= {name: value for name, value in kwargs.items() if value is not None}
-    inherited = _set_fields(model.generation_config)
-    unknown = sorted(given.keys() - vars(GenerationConfig()).keys() - ENGINE_OPTIONS)
+    given = _set_fields(generation_config) | {
+        name: value for name, value in kwargs.items() if name in _fields() or value is not None
+    }
+    unknown = sorted(given.keys() - _fields() - ENGINE_OPTIONS)
     if unknown:
         raise ConfigError(f"generate with use_diffusion_mode does not take {', '.join(unknown)}")
+    inherited = _set_fields(model.generation_config)
+    if foreign := sorted(inherited.keys() - _fields()):
+        logger.warning("the model's generation_config has %s, which nothing here knows", ", ".join(foreign))
     is_sampling = _asks_for_sampling(inherited, given)
     options = inherited | given
-    without_effect = IGNORED_OPTIONS if is_sampling else IGNORED_OPTIONS | SAMPLING_FILTERS
-    for name in sorted(options.keys() - ENGINE_OPTIONS - USED_OPTIONS - without_effect):
-        if options[name] != NEUTRAL_VALUES.get(name, 0):
-            raise ConfigError(f"generate with use_diffusion_mode has no {name}, got {options[name]!r}")
-    eos = options.get("eos_token_id", model.config.eos_token_id)
+    _refuse_what_is_missing(options, is_sampling=is_sampling)
+    eos, pad = options.get("eos_token_id"), options.get("pad_token_id")
     eos = tuple(eos) if isinstance(eos, list) else eos
-    sampling = {name: options.get(name, value) for name, value in SAMPLING_DEFAULTS.items()}
-    engine_options = {name: options[name] for name in ENGINE_OPTIONS & options.keys()}
+    if pad is None:
+        pad = eos[0] if isinstance(eos, tuple) else eos
     return (
-        engine_options
-        | (sampling if is_sampling else {})
+        {name: options[name] for name in ENGINE_OPTIONS & options.keys()}
+        | (_sampling(options) if is_sampling else {})
         | {
             "max_new_tokens": _max_new_tokens(options, prompt_len, model.config.max_position_embeddings),
             "eos_token_id": eos,
-            "stop_strings": options.get("stop_strings", ()),
-            "pad_token_id": options.get("pad_token_id", eos[0] if isinstance(eos, tuple) else eos),
+            "stop_strings": options.get("stop_strings") or (),
+            "pad_token_id": pad,
         }
     )
 
 
+def _fields() -> Set[str]:
+    """The options of this version of transformers."""
+    return vars(GenerationConfig()).keys()
+
+
 def _set_fields(generation_config: GenerationConfig | None) -> dict[str, Any]:
-    """Return the fields of transformers' that were set, without its bookkeeping and foreign entries."""
+    """Return what was set, foreign entries among it, without transformers' own bookkeeping."""
     if generation_config is None:
         return {}
-    fields = vars(GenerationConfig()).keys()
     return {
         name: value
         for name, value in generation_config.to_diff_dict().items()
-        if name in fields and not name.startswith("_") and value is not None
+        if not name.startswith("_") and value is not None
     }
+
+
+def _refuse_what_is_missing(options: dict[str, Any], *, is_sampling: bool) -> None:
+    without_effect = IGNORED_OPTIONS if is_sampling else IGNORED_OPTIONS | SAMPLING_FILTERS
+    for name in sorted(options.keys() & _fields() - USED_OPTIONS - without_effect):
+        if options[name] is not None and options[name] != NEUTRAL_VALUES.get(name):
+            raise ConfigError(f"generate with use_diffusion_mode has no {name}, got {options[name]!r}")
+
+
+def _sampling(options: dict[str, Any]) -> dict[str, Any]:
+    """Return temperature and filters: their defaults where not named, off where None."""
+    named = {name: options.get(name, default) for name, default in SAMPLING_DEFAULTS.items()}
+    return {name: SAMPLING_OFF[name] if value is None else value for name, value in named.items()}
 
 
 def _asks_for_sampling(inherited: dict[str, Any], given: dict[str, Any]) -> bool:
@@ -112,13 +153,14 @@ def _asks_for_sampling(inherited: dict[str, Any], given: dict[str, Any]) -> bool
 
 def _max_new_tokens(options: dict[str, Any], prompt_len: int, max_positions: int) -> int:
     """Apply transformers' rules: max_new_tokens wins, max_length counts the prompt, else 20 tokens."""
-    if "max_new_tokens" in options:
-        return options["max_new_tokens"]
-    if "max_length" not in options:
+    max_new_tokens, max_length = (options.get(name) for name in ("max_new_tokens", "max_length"))
+    if max_new_tokens is not None:
+        return max_new_tokens
+    if max_length is None:
         return max(1, min(DEFAULT_NEW_TOKENS, max_positions - prompt_len))
-    if options["max_length"] <= prompt_len:
+    if max_length <= prompt_len:
         raise ConfigError(
-            f"max_length must be greater than the prompt's {prompt_len} tokens, got {options['max_length']}: "
+            f"max_length must be greater than the prompt's {prompt_len} tokens, got {max_length}: "
             "raise it or use max_new_tokens"
         )
-    return options["max_length"] - prompt_len
+    return max_length - prompt_len

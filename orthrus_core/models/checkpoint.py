@@ -18,6 +18,7 @@ from orthrus_core.models.config import (
     DualViewConfig,
     config_class,
 )
+from orthrus_core.models.quantised import refuse_quantised
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,6 +30,10 @@ IGNORED_SUFFIX = "rotary_emb.inv_freq"  # a constant that old checkpoints carry
 TIED = {"lm_head.weight": "model.embed_tokens.weight"}
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")  # endings of weights that run code when they are read
 MAX_NAMED = 3
+PLAIN_REPAIR = (
+    "decode.mode: autoregressive runs it as it is (in Python also load_model(..., needs_head=False)), and "
+    "docs/training.md says how to train a head for it"
+)
 
 Shape = tuple[int, ...]
 
@@ -40,15 +45,16 @@ def load_config(path: str | Path, *, needs_head: bool = True) -> DualViewConfig:
         path: local directory or hub id.
         needs_head: False: a plain backbone is fine too, and gets the smallest possible head.
     Raises:
-        CheckpointError: config.json is missing or unreadable, of an unknown model type, or its head cannot
-            draft.
+        CheckpointError: config.json is missing or unreadable, of an unknown model type or of quantised
+            weights, or its head cannot draft.
     """
     fields = _read_config(path)
+    refuse_quantised(path, fields)
     plain = _is_plain(fields)
     if plain and needs_head:
         raise CheckpointError(
             f"{path}: config.json has neither block_size nor mask_token_id: this is a plain backbone without "
-            "a diffusion head; add one with orthrus_core.add_diffusion_head"
+            f"a diffusion head; {PLAIN_REPAIR}"
         )
     if "block_size" not in fields and not plain:
         raise CheckpointError(
@@ -214,7 +220,7 @@ def refuse_tensors(
     if not found:
         return
     if len(missing) > 1 and all(DIFFUSION_SUFFIX in name for name in missing) and len(found) == 1:
-        repair = "download it again, or add a head to a plain backbone by orthrus_core.add_diffusion_head"
+        repair = f"download it again; or, if it is a plain backbone, {PLAIN_REPAIR}"
     else:
         repair = "config.json and weights do not belong together: download or save the checkpoint again"
     raise CheckpointError(f"{path}: tensors do not fit the model: {', '.join(found)}; {repair}")

@@ -1,19 +1,25 @@
 """Adding a fresh diffusion head to a plain backbone, and taking one off."""
 
 import copy
-from typing import Literal
+import logging
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from orthrus_core.errors import CheckpointError, ConfigError
+from orthrus_core.models.checkpoint import TIED
 from orthrus_core.models.config import DIFFUSION_SUFFIX, plain_config_class, plain_fields
+from orthrus_core.models.mask_token import choose_mask_token, with_mask_row
 from orthrus_core.models.model import DualViewLM, OrthrusLM, model_class, plain_model_class
 from orthrus_core.models.requirements import check_backbone
 from orthrus_core.models.trial import check_agreement
 
 DEFAULT_STD = 0.02  # of transformers' configs
+TABLES = {*TIED, *TIED.values()}  # the tensors with a row for each token
+
+logger = logging.getLogger(__name__)
 
 
 def add_diffusion_head(
@@ -21,6 +27,7 @@ def add_diffusion_head(
     *,
     block_size: int = 32,
     mask_token_id: int | None = None,
+    tokenizer: Any | None = None,
     init: Literal["ar", "random"] = "ar",
     seed: int = 0,
 ) -> OrthrusLM:
@@ -29,7 +36,9 @@ def add_diffusion_head(
     Args:
         backbone: a causal LM of transformers; it is not changed, its tensors are copied.
         block_size: K, the most tokens the head will draft in one step.
-        mask_token_id: id of the token that marks a place to draft; must not occur in text.
+        mask_token_id: id of the token that marks a place to draft; must not occur in text. The vocabulary's
+            size: the tables get a row more. None: see `choose_mask_token`; a log line says which.
+        tokenizer: the backbone's, for that choice.
         init: "ar": every tensor of the head is a copy of its AR counterpart. "random": see
             `randomize_diffusion_head`.
         seed: of the random head.
@@ -42,8 +51,17 @@ def add_diffusion_head(
     if isinstance(backbone, DualViewLM):
         raise ConfigError(f"add_diffusion_head takes a plain backbone; {type(backbone).__name__} has a head")
     check_backbone(backbone)
-    model = _without_weights(backbone, block_size=block_size, mask_token_id=mask_token_id)
-    missing, unexpected = model.load_state_dict(backbone.state_dict(), strict=False)
+    V = backbone.config.vocab_size
+    if mask_token_id is None:
+        mask_token = choose_mask_token(tokenizer, V)
+        logger.info("mask_token=%s", mask_token)
+        mask_token_id = mask_token.id
+    head, tensors = {"block_size": block_size, "mask_token_id": mask_token_id}, backbone.state_dict()
+    if mask_token_id == V:
+        head["vocab_size"] = V + 1
+        tensors |= {name: with_mask_row(tensors[name]) for name in TABLES & tensors.keys()}
+    model = _without_weights(backbone, head)
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
     if unexpected or any(DIFFUSION_SUFFIX not in name for name in missing):
         raise ConfigError(f"backbone tensors do not fit its config: {(missing + unexpected)[:3]}")
     reset_diffusion_head(model)
@@ -55,8 +73,12 @@ def add_diffusion_head(
     return model
 
 
-def _without_weights(backbone: PreTrainedModel, *, block_size: int, mask_token_id: int | None) -> OrthrusLM:
-    """Return the model on the backbone's device and in its dtype, its tensors not yet set."""
+def _without_weights(backbone: PreTrainedModel, head: dict[str, int]) -> OrthrusLM:
+    """Return the model on the backbone's device and in its dtype, its tensors not yet set.
+
+    Args:
+        head: fields of the config that differ from the backbone's.
+    """
     backbone_type = backbone.config.model_type
     own_class = model_class(backbone_type)
     if type(backbone) is not plain_model_class(backbone_type):
@@ -64,8 +86,7 @@ def _without_weights(backbone: PreTrainedModel, *, block_size: int, mask_token_i
             f"the causal LM of a {backbone_type} config is {plain_model_class(backbone_type).__name__}, "
             f"got {type(backbone).__name__}"
         )
-    fields = plain_fields(backbone.config) | {"block_size": block_size, "mask_token_id": mask_token_id}
-    config = own_class.config_class(**fields)
+    config = own_class.config_class(**plain_fields(backbone.config) | head)
     config.check_head()
     with torch.device(backbone.device), no_init_weights():
         model = own_class._from_config(

@@ -1,6 +1,8 @@
 """Loading a checkpoint with a head, whatever its config.json calls itself."""
 
+import logging
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from orthrus_core.models.model import OrthrusLM, model_class, plain_model_class
 from orthrus_core.models.requirements import UnsupportedBackboneError, check_backbone
 
 __all__ = ["load_config", "load_model"]
+
+logger = logging.getLogger(__name__)
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -51,6 +55,8 @@ def load_model(
     Raises:
         CheckpointError: no such checkpoint, another architecture, or tensors that do not fit.
     """
+    started_at = time.perf_counter()
+    logger.info("loading model=%s", path)
     directory = _local_directory(path)
     config = load_config(directory, needs_head=needs_head)
     try:
@@ -63,7 +69,11 @@ def load_model(
         raise CheckpointError(f"{path}: {error}") from error
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot load the weights: {one_line(error)}") from error
-    return model.to(device).eval()  # type: ignore[arg-type]
+    model = model.to(device).eval()  # type: ignore[arg-type]
+    logger.info(
+        "loaded dtype=%s device=%s seconds=%.1f", model.dtype, device, time.perf_counter() - started_at
+    )
+    return model
 
 
 def _load_backbone(directory: str, config: DualViewConfig, dtype: torch.dtype | str) -> OrthrusLM:

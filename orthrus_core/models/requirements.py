@@ -19,6 +19,7 @@ UNSUPPORTED_FIELDS = {
     "attention_chunk_size": "attention in chunks",
     "num_kv_shared_layers": "layers that share keys and values",
     "use_bidirectional_attention": "bidirectional attention",
+    "quantization_config": "quantised weights",
     "text_config": "a model of several parts: take its text model",
 }
 

@@ -9,6 +9,16 @@ from orthrus_core.models.model import OrthrusLM
 from orthrus_core.request import Request, SamplingParams
 
 
+def check_model(model: object) -> None:
+    """Raise ConfigError if something else than a model with two views is given."""
+    if not hasattr(model, "hidden_states"):
+        raise ConfigError(
+            f"Engine takes a model with a diffusion head, got {type(model).__name__}: load_model(path) loads "
+            "one; load_model(path, needs_head=False) or add_diffusion_head(model) gives a plain model an "
+            "untrained head, for EngineConfig(mode='autoregressive')"
+        )
+
+
 def drafted_block_size(config: EngineConfig, model: OrthrusLM) -> int:
     """Return the K to draft with, 0 in AR mode.
 

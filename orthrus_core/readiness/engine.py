@@ -1,6 +1,7 @@
 """The engine of a model: its parts, chosen for the model and for the machine."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch.nn import Module
 
@@ -14,14 +15,13 @@ from orthrus_core.engine.runner import VIEWS, ModelRunner
 from orthrus_core.engine.scheduler import Scheduler
 from orthrus_core.engine.sequence import Completion
 from orthrus_core.engine.step import DraftSource
-from orthrus_core.engine.stop import Decoder
-from orthrus_core.errors import ConfigError
 from orthrus_core.models.model import OrthrusLM
 from orthrus_core.policy.adaptive import AdaptiveBlocks
-from orthrus_core.readiness.admission import RequestAdmission, check_context, drafted_block_size
+from orthrus_core.readiness.admission import RequestAdmission, check_context, check_model, drafted_block_size
 from orthrus_core.readiness.health import DraftAlarm, LogitHealth
+from orthrus_core.readiness.prompts import Prompt, new_requests, with_text
 from orthrus_core.readiness.startup import Readiness, get_ready
-from orthrus_core.request import Request, SamplingParams
+from orthrus_core.request import SamplingParams
 
 ALARM_STEPS = 200  # few, since adaptive blocks hardly ever try a head that drafts badly
 
@@ -46,7 +46,7 @@ class Engine(EngineCore):
         self,
         model: OrthrusLM | ModelRunner,
         config: EngineConfig | None = None,
-        tokenizer: Decoder | None = None,
+        tokenizer: Any | None = None,
         *,
         draft: DraftSource | None = None,
         policy: BlockPolicy | None = None,
@@ -57,14 +57,15 @@ class Engine(EngineCore):
         Args:
             model: a model, or a runner of one over page tables as `config` wants them.
             config: None: the defaults.
-            tokenizer: decodes the text in which stop strings are looked for, and has the `backend_tokenizer`
-                of a fast tokenizer where requests have a grammar; without it, those requests are refused.
+            tokenizer: of transformers, for `generate` from and to text, stop strings and grammars; something
+                that can only `decode` does for stop strings, and with a `backend_tokenizer` for grammars.
             draft: where drafts come from; None: the diffusion view.
             policy: shares the rows of a step; None: as `config` says.
             ready: budgets, their costs and exactness; None: found out here.
         Raises:
-            ConfigError: the config does not fit the model.
+            ConfigError: the model has no second view, or the config does not fit it.
         """
+        self._tokenizer = tokenizer
         self.config = config = config or EngineConfig()
         runner = new_runner(model, config) if isinstance(model, Module) else model
         model = runner.model
@@ -91,34 +92,30 @@ class Engine(EngineCore):
 
     def generate(
         self,
-        prompts: Sequence[Sequence[int]],
+        prompts: Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         num_samples: int = 1,
     ) -> list[Completion]:
-        """Complete prompts, given as token ids, in order.
+        """Complete prompts in order.
 
         Args:
-            prompts: one list of token ids each.
+            prompts: each a text, taken as it is, a list of messages, which go through the chat template, or a
+                list of token ids. The first two need the engine's tokenizer; with one, completions have
+                `text`.
             params: one for all or one per prompt; None: the defaults.
             num_samples: completions per prompt, which differ where a temperature is asked for. They share the
                 prompt's pages.
         Returns:
             All samples of the first prompt, then those of the second, and so on.
+        Raises:
+            ConfigError: prompts or params of another kind or number.
         """
-        if params is None or isinstance(params, SamplingParams):
-            params = [params or SamplingParams()] * len(prompts)
-        if len(params) != len(prompts):
-            raise ConfigError(f"got {len(prompts)} prompts but {len(params)} sampling params")
-        if num_samples < 1:
-            raise ConfigError(f"num_samples must be >= 1, got {num_samples}")
-        return self.run(
-            [
-                Request(prompt, one, sample=sample)
-                for prompt, one in zip(prompts, params, strict=True)
-                for sample in range(num_samples)
-            ]
-        )
+        requests = new_requests(prompts, params, num_samples=num_samples, tokenizer=self._tokenizer)
+        return [
+            with_text(completion, request, self._tokenizer)
+            for completion, request in zip(self.run(requests), requests, strict=True)
+        ]
 
     def report(self) -> dict:
         """Return what a manifest or a run report says about this engine."""
@@ -153,6 +150,7 @@ def new_runner(model: OrthrusLM, config: EngineConfig) -> ModelRunner:
     Raises:
         ConfigError: the config does not fit the model.
     """
+    check_model(model)
     check_context(config, model)
     tables = PageTables(
         PagePool(config.total_pages, config.page_size),

@@ -1,5 +1,7 @@
 """What an engine finds out before its first step: which budgets agree bit for bit, and what forwards cost."""
 
+import logging
+import time
 from dataclasses import dataclass
 
 from orthrus_core.engine.blocks import Costs
@@ -12,6 +14,8 @@ from orthrus_core.readiness.selfcheck import Exactness, check_exactness
 HOST_STEP_S = 0.25e-3  # planning, laying out and committing a step (measured: CPU, demo model), and
 HOST_SEQUENCE_S = 8e-6  # each of its sequences
 HOST_DRAFT_S = 0.6e-3  # placing, accepting and learning from drafts, beside the draft forward
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,17 +40,21 @@ def get_ready(runner: ModelRunner, config: EngineConfig, *, head_block_size: int
         runner: idle, compiled if it is to be; its page tables are empty, and empty again afterwards.
         head_block_size: the head's own.
     """
+    started_at = time.perf_counter()
     exactness: Exactness = "unverified"
     budgets = config.budgets or _budgets_to_try(config, runner.device.type, head_block_size)
     if config.self_check:
+        logger.info("checking that budgets=%s agree bit for bit", budgets)
         exactness, budgets = check_exactness(runner, budgets, least=config.max_sequences)
     if len(budgets) == 1 and not config.self_check:
         return Readiness(exactness, Costs.unmeasured(budgets[0]))
+    logger.info("measuring forwards of budgets=%s", budgets)
     verify_s = measure_forwards(runner, budgets, "ar")
     draft_s = verify_s
     if config.mode == "consensus":
         measured = measure_forwards(runner, budgets, "diffusion")
         draft_s = tuple(seconds + HOST_DRAFT_S for seconds in measured)
+    logger.info("engine ready exactness=%s seconds=%.1f", exactness, time.perf_counter() - started_at)
     return Readiness(exactness, Costs(budgets, draft_s, verify_s, HOST_STEP_S, HOST_SEQUENCE_S))
 
 

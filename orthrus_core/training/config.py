@@ -80,7 +80,12 @@ class HeadConfig(StrictConfig):
         "ar", description="Fresh head: copies of the AR view's projections, or random matrices."
     )
     block_size: int = Field(8, ge=2, description="K, the anchor and K-1 masks of one block.")
-    mask_token_id: int | None = Field(None, ge=0, description="Slots to draft. None: the tokenizer's.")
+    mask_token_id: int | None = Field(
+        None,
+        ge=0,
+        description="Token that stands for slots to draft. None: the tokenizer's mask token, else an unused "
+        "id, else a reserved token, else a new row of the embedding table.",
+    )
     anchors_per_sequence: int = Field(32, gt=0, description="Blocks trained per packed row.")
     loss: Literal["forward_kl", "cross_entropy"] = Field(
         "forward_kl", description="Against the AR view's distribution, or against the token that follows."

@@ -18,7 +18,6 @@ from pipelines.generate.config import (
     RunConfig,
     SamplingConfig,
 )
-from pipelines.peers.config import PeersConfig
 
 DType = Literal["float32", "bfloat16", "float16"]
 
@@ -59,7 +58,6 @@ class EvaluateConfig(Section):
     )
     threads: int | None = Field(None, ge=1, description="Torch threads; none: torch's choice, all cores.")
     speed: SpeedConfig | None = Field(None, description="Timing; none: none.")
-    peers: PeersConfig | None = Field(None, description="Other engines beside this one; none: none.")
     replay: ReplayConfig | None = Field(None, description="Timing at a set acceptance; none: none.")
     memory: MemoryConfig | None = Field(None, description="Peak memory; none: not measured.")
     job: JobConfig | None = Field(None, description="A generate job; none: none.")
@@ -87,11 +85,11 @@ class EvaluateConfig(Section):
             raise ValueError(f"must have no mode, since both modes are run, got {value.mode}")
         return value
 
-    @field_validator("speed", "peers", "memory", "job")
+    @field_validator("speed", "memory", "job")
     @classmethod
     def _known_sets(
-        cls, value: SpeedConfig | PeersConfig | MemoryConfig | JobConfig | None, info: ValidationInfo
-    ) -> SpeedConfig | PeersConfig | MemoryConfig | JobConfig | None:
+        cls, value: SpeedConfig | MemoryConfig | JobConfig | None, info: ValidationInfo
+    ) -> SpeedConfig | MemoryConfig | JobConfig | None:
         if isinstance(value, SpeedConfig):
             named = value.prompt_sets or ()
         else:
@@ -102,11 +100,9 @@ class EvaluateConfig(Section):
                 raise ValueError(f"names the prompt set {name!r}, which is none of {', '.join(known)}")
         return value
 
-    @field_validator("speed", "peers")
+    @field_validator("speed")
     @classmethod
-    def _rules_of_others(
-        cls, value: SpeedConfig | PeersConfig | None, info: ValidationInfo
-    ) -> SpeedConfig | PeersConfig | None:
+    def _rules_of_others(cls, value: SpeedConfig | None, info: ValidationInfo) -> SpeedConfig | None:
         sampling = info.data.get("sampling", SamplingParams())
         if value and (sampling.ignore_eos or sampling.stop_token_ids):
             raise ValueError(

@@ -21,7 +21,6 @@ from pipelines.evaluate.prompts import PromptSet, describe, read_prompt_set, sco
 from pipelines.evaluate.replay import time_replay
 from pipelines.evaluate.speed import check_room, time_job, time_load
 from pipelines.generate.job import versions
-from pipelines.peers.compare import compare_with_peers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -55,13 +54,12 @@ def evaluate(config: EvaluateConfig, generate_job: Path) -> dict[str, Any]:
         "prompt_sets": {name: describe(prompt_set) for name, prompt_set in prompt_sets.items()},
         "texts": _texts(config, checkpoint, tokenizer, prompt_sets),
         "speed": _speed(config, checkpoint, prompt_sets),
-        "peers": _peers(config, checkpoint, prompt_sets) if config.peers else None,
         "replay": time_replay(config, device_of(config)) if config.replay else None,
         "memory": weigh_modes(config, checkpoint, prompt_sets, device_of(config)) if config.memory else None,
         "job": time_job(config, generate_job) if config.job else None,
         "config": config.model_dump(mode="json"),
     }
-    _write(config.output, report)
+    write_report(config.output, report)
     return report
 
 
@@ -166,17 +164,7 @@ def _speed(
     ]
 
 
-def _peers(
-    config: EvaluateConfig, checkpoint: Checkpoint, prompt_sets: Mapping[str, PromptSet]
-) -> dict[str, Any]:
-    """Other engines; they run in FP32 on the CPU, whatever the rest of the report is about."""
-    assert config.peers is not None
-    path = fetch(checkpoint)
-    model = orthrus_core.load_model(path, dtype=torch.float32)
-    return compare_with_peers(config, model, path, prompt_sets[config.peers.prompt_set])
-
-
-def _write(path: Path, report: Mapping[str, Any]) -> None:
+def write_report(path: Path, report: Mapping[str, Any]) -> None:
     """Write in one atomic step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")

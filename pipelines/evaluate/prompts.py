@@ -66,9 +66,10 @@ def read_prompt_set(config: EvaluateConfig, name: str, checkpoint: Checkpoint) -
 
 def _read(config: EvaluateConfig, name: str, checkpoint: Checkpoint) -> PromptSet:
     source, generate = config.prompt_sets[name], generate_config(config, name, output="")
-    table, available = _read_table(source, generate)
-    rendered = render_rows(table, new_renderer(generate, checkpoint), generate)
-    facts = _column(table, source.kind_column, source), _column(table, source.answer_column, source)
+    tables, available = _read_tables(source, generate)
+    renderer = new_renderer(generate, checkpoint)
+    rendered = [row for table in tables for row in render_rows(table, renderer, generate)]
+    facts = [_column(tables, name, source) for name in (source.kind_column, source.answer_column)]
     rows: list[PromptRow] = []
     errors: list[str] = []
     for row, kind, answer in zip(rendered, *facts, strict=True):
@@ -83,20 +84,20 @@ def _read(config: EvaluateConfig, name: str, checkpoint: Checkpoint) -> PromptSe
     return PromptSet(name, tuple(rows), available, tuple(errors))
 
 
-def _read_table(source: PromptSetConfig, generate: GenerateConfig) -> tuple[pa.Table, int]:
-    """The first `rows` rows of the files, and how many there are."""
+def _read_tables(source: PromptSetConfig, generate: GenerateConfig) -> tuple[list[pa.Table], int]:
+    """The first `rows` rows of the files by unit, and how many there are."""
     needed = needed_columns(generate)
     if source.score:
         needed |= {source.kind_column: "text", source.answer_column: "text"}
     files = list_shards(generate.input.paths, generate.input.format)
-    plan = plan_units(inspect_shards(files, needed=needed, unit_rows=UNIT_ROWS), UNIT_ROWS)
+    plan = plan_units(inspect_shards(files, needed=needed, unit_rows=UNIT_ROWS, carried=()), UNIT_ROWS)
     if not plan.units:
         raise ConfigError("the files have no rows")
     layout = choose_layout(plan.schema, needed=[*needed], carry=(), id_column=source.id_column)
     return _first_rows(plan, column_types(plan, layout), source.rows), plan.num_rows
 
 
-def _first_rows(plan: Plan, types: pa.Schema, limit: int | None) -> pa.Table:
+def _first_rows(plan: Plan, types: pa.Schema, limit: int | None) -> list[pa.Table]:
     tables: list[pa.Table] = []
     rows_left = plan.num_rows if limit is None else limit
     for unit in plan.units:
@@ -104,11 +105,13 @@ def _first_rows(plan: Plan, types: pa.Schema, limit: int | None) -> pa.Table:
             break
         tables.append(read_unit(plan.shards[unit.shard], unit, types).slice(0, rows_left))
         rows_left -= tables[-1].num_rows
-    return pa.concat_tables(tables)
+    return tables
 
 
-def _column(table: pa.Table, name: str, source: PromptSetConfig) -> list[Any]:
-    return table.column(name).to_pylist() if source.score else [None] * table.num_rows
+def _column(tables: Sequence[pa.Table], name: str, source: PromptSetConfig) -> list[Any]:
+    if not source.score:
+        return [None] * sum(table.num_rows for table in tables)
+    return [value for table in tables for value in table.column(name).to_pylist()]
 
 
 def score_rows(rows: Sequence[PromptRow], texts: Sequence[str]) -> dict[str, Any]:

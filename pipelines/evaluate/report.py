@@ -7,7 +7,6 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.peers.report import render_peers
 from pipelines.tables import new_table, show_number, show_spread
 
 SHOWN_POSITIONS = 8
@@ -30,8 +29,6 @@ def render_evaluation(report: Mapping[str, Any], path: str) -> RenderableType:
         first = report["speed"][0]
         title = f"Speed in {first['dtype']}: median (lowest-highest) of {first['rounds']} rounds"
         parts.append(speed_table(title, report["speed"]))
-    if report["peers"]:
-        parts.append(render_peers(report["peers"]))
     if report["replay"]:
         parts.append(_replay(report["replay"]))
     if report["memory"]:

@@ -5,8 +5,8 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from orthrus_core.evaluation.cost import ModelShape
+from orthrus_core.evaluation.curve import AcceptanceCurve
 from pipelines.config import Section
-from pipelines.plan.config import TrafficConfig
 
 PeerName = Literal["transformers", "prompt_lookup", "generate_batch"]
 
@@ -59,12 +59,56 @@ class SpeedConfig(Section):
     prompt_sets: tuple[str, ...] | None = Field(None, description="Sets to time; none: all.")
 
 
+class AcceptanceConfig(Section):
+    """Acceptance of drafts, by exactly one of the three."""
+
+    tokens_per_step: float | None = Field(
+        None, ge=1, description="Acceptance length; the curve behind it is taken as geometric."
+    )
+    conditional: tuple[float, ...] | None = Field(
+        None, description="Acceptance of each draft when all before it were accepted."
+    )
+    accepted_by_position: tuple[int, ...] | None = Field(
+        None, description="An engine report's counts; needs drafted_by_position too."
+    )
+    drafted_by_position: tuple[int, ...] | None = Field(None, description="See accepted_by_position.")
+    measured_drafts: int | None = Field(
+        None, ge=1, description="Drafts per step when tokens_per_step was measured; none: block_size."
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [self.tokens_per_step, self.conditional, self.accepted_by_position]
+        if sum(value is not None for value in given) != 1:
+            raise ValueError("must have exactly one of tokens_per_step, conditional, accepted_by_position")
+        if (self.accepted_by_position is None) != (self.drafted_by_position is None):
+            raise ValueError("must have accepted_by_position and drafted_by_position together")
+        return self
+
+    def curve(self, block_size: int) -> AcceptanceCurve:
+        """Return the curve of up to `block_size` drafts.
+
+        Raises:
+            ValueError: the numbers describe none.
+        """
+        if self.tokens_per_step is not None:
+            return AcceptanceCurve.from_tokens_per_step(
+                self.tokens_per_step, block_size, measured_drafts=self.measured_drafts
+            )
+        if self.conditional is not None:
+            return AcceptanceCurve(self.conditional[:block_size])
+        assert self.accepted_by_position is not None
+        assert self.drafted_by_position is not None
+        whole = AcceptanceCurve.from_counts(self.accepted_by_position, self.drafted_by_position)
+        return AcceptanceCurve(whole.conditional[:block_size])
+
+
 class ReplayConfig(Section):
     """Consensus against AR on random weights, drafts replaced so that a set share stands."""
 
     shape: ModelShape = Field(description="Sizes of the backbone; dtype_bytes plays no part.")
     block_size: int = Field(8, ge=2, description="K of the head.")
-    acceptance: TrafficConfig = Field(description="How many drafts stand.")
+    acceptance: AcceptanceConfig = Field(description="How many drafts stand.")
     prompt_tokens: int = Field(64, ge=1, description="Length of every prompt.")
     new_tokens: int = Field(48, ge=2, description="Length of every completion.")
     loads: tuple[LoadConfig, ...] = Field(min_length=1, description="Loads.")

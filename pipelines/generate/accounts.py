@@ -1,14 +1,12 @@
 """The last check of a run: what its files say about their rows adds up."""
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from pipelines.generate.damage import checked_footers
 from pipelines.generate.ledger import Ledger, check_counts
 from pipelines.generate.report.sums import RunSums
-from pipelines.generate.unit_file import read_footer
 from pipelines.generate.units import Unit
-from pipelines.storage import join, list_directory, map_files, remove
+from pipelines.storage import join, list_directory, remove
 
 UNITS_AT_ONCE = 512  # footers that are in memory together
 
@@ -29,20 +27,12 @@ def settle(ledger: Ledger, units: Sequence[Unit], fingerprint: str) -> RunSums:
     for first in range(0, len(units), UNITS_AT_ONCE):
         chunk = units[first : first + UNITS_AT_ONCE]
         footers = checked_footers(ledger, chunk, fingerprints)
-        check_counts(chunk, footers, _side_files(ledger, chunk, footers, found))
+        dropped = {
+            u.file_name: f["side_rows"] for u, f in zip(chunk, footers, strict=True) if "side_rows" in f
+        }
+        check_counts(chunk, footers, dropped)
+        for name in found.intersection(unit.file_name for unit in chunk) - dropped.keys():
+            remove(join(ledger.dropped_url, name))
         for footer in footers:
             sums.add(footer)
     return sums
-
-
-def _side_files(
-    ledger: Ledger, units: Sequence[Unit], footers: Sequence[Mapping[str, Any]], found: Collection[str]
-) -> dict[str, int]:
-    """Rows of each side file that is asked for, by name; `found` are those that are there."""
-    asked = {u.file_name for u, f in zip(units, footers, strict=True) if f["counts"].get("dropped")}
-    there = {unit.file_name for unit in units}.intersection(found)
-    for name in there - asked:
-        remove(join(ledger.dropped_url, name))
-    names = sorted(asked & there)
-    counted = map_files(read_footer, [join(ledger.dropped_url, name) for name in names])
-    return {name: footer["rows"] for name, footer in zip(names, counted, strict=True)}

@@ -11,6 +11,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -27,7 +28,15 @@ from pipelines.generate.config import SamplingConfig
 from pipelines.generate.dedup import Deduplicator, SharedBatch
 from pipelines.generate.drain import UnitGate
 from pipelines.generate.engine_thread import EngineLike, EngineThread
-from pipelines.generate.metrics import EngineReporter, RayMetrics, Readings, UnitTally, live, readings
+from pipelines.generate.metrics import (
+    EngineReporter,
+    LiveRows,
+    RayMetrics,
+    Readings,
+    UnitTally,
+    live,
+    readings,
+)
 from pipelines.generate.requests import RequestBuilder, SampleRow
 from pipelines.generate.results import ResultWriter
 from pipelines.generate.unit_file import count_rows
@@ -126,6 +135,7 @@ class GenerateActor:
         self._auditor = Auditor(spec.audit, self._engine, spec.decode)
         self._positions: dict[str, list[int]] = {}  # drafted and accepted so far
         self._tally = UnitTally()
+        self._rows = LiveRows(lambda: self._engine.finished_share)
         self._gate: UnitGate | None = None
         if spec.board is not None:
             self._open(spec.board)
@@ -160,7 +170,7 @@ class GenerateActor:
         shard, unit = (table.column(name)[0].as_py() for name in (SHARD, UNIT))
         ids = table.column("id").take(pa.array([row.row for row in rows], pa.int64())).to_pylist()
         requests = self._auditor.prepare(shard, unit, [row.request for row in rows if row.request])
-        batch = await self._run((shard, unit), requests)
+        batch = await self._run((shard, unit), requests, table.num_rows)
         facts = {"actor": self._name, "load_s": self._load_s, "positions": self._new_positions(batch.report)}
         facts |= {"ready_s": time.perf_counter() - self._ready_at, **self._unit_times()}
         busy_s = batch.report["busy_s"]
@@ -178,7 +188,7 @@ class GenerateActor:
             return readings(self._engine.report(), self._tally.totals(queue_units=gate.waiting), ready_s)
 
         def post(now: Readings) -> None:
-            board.post(self._name, live(now))
+            board.post(self._name, live(now, self._rows))
             if board.is_closed():
                 _end_actor()
 
@@ -195,8 +205,9 @@ class GenerateActor:
         before, self._positions = self._positions, now
         return {name: _difference(values, before.get(name, [])) for name, values in now.items()}
 
-    async def _run(self, unit: UnitKey, requests: Sequence[Request]) -> SharedBatch:
+    async def _run(self, unit: UnitKey, requests: Sequence[Request], num_rows: int) -> SharedBatch:
         """Wait until the unit may begin, and complete its requests."""
+        requests = [replace(request, on_tokens=self._rows.count) for request in requests]
         if self._gate is not None:
             await self._gate.enter(unit, len(requests))
         run = self._complete if self._dedup is None else self._dedup.run
@@ -204,7 +215,8 @@ class GenerateActor:
         await asyncio.sleep(0)  # its first step submits the requests
         if self._gate is not None:
             self._gate.arrived(len(requests))
-        return await work
+        with self._rows.unit(num_rows):
+            return await work
 
     async def _complete(self, requests: Sequence[Request]) -> SharedBatch:
         completions, report = await asyncio.wrap_future(self._engine.submit(requests))

@@ -15,19 +15,23 @@ from pipelines.generate.board import open_board
 from pipelines.generate.cluster import STAGE_CPUS, gpus_per_actor
 from pipelines.generate.drain import Drain, summaries
 from pipelines.generate.failures import explain_failure
+from pipelines.generate.id_hashes import kept_share
 from pipelines.generate.interruption import interrupted
 from pipelines.generate.job import Job
 from pipelines.generate.lock import RunLock
 from pipelines.generate.manifest import note_engine, open_manifest
 from pipelines.generate.progress import Progress
 from pipelines.generate.prompts import render_unit
+from pipelines.generate.ray_noise import quiet_stderr
 from pipelines.generate.ray_options import set_options
 from pipelines.generate.ray_session import RaySession
 from pipelines.generate.report import RunTimes, finish_run, run_report, store_failure, store_report
+from pipelines.generate.run_log import RunLog
 from pipelines.generate.run_warnings import RunWarnings
 from pipelines.generate.sink import RowPolicy, commit_unit
 from pipelines.generate.source import UnitSource
 from pipelines.signals import INTERRUPTED, Interrupted, StopSignals
+from pipelines.wording import count_of
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -42,6 +46,7 @@ def run_job(
     engine_factory: EngineFactory = load_engine,
     stop: StopSignals | None = None,
     session: RaySession | None = None,
+    log: RunLog | None = None,
 ) -> dict[str, Any]:
     """Do what is left of a job, check that rows out = rows in, and store the report.
 
@@ -50,6 +55,7 @@ def run_job(
         engine_factory: another engine, for tests.
         stop: asks for the run to be drained.
         session: begun already, to save its time; None: one is begun here.
+        log: that has collected what was logged so far; None: one begins here.
     Returns:
         The report, as stored in `_run/report.json`; its exit code is not 0 where the audit found a mismatch.
     Raises:
@@ -64,8 +70,9 @@ def run_job(
     started_at = time.perf_counter()
     stop = stop or StopSignals()
     times = RunTimes()
-    session = session or RaySession(job.config.run)
-    with contextlib.closing(session), RunLock(job.ledger.run_url) as lock:
+    session, log = session or RaySession(job.config.run), log or RunLog()
+    run_url = job.ledger.run_url
+    with contextlib.closing(session), RunLock(run_url) as lock, log.kept(run_url):
         try:
             if job.units:
                 with stop.deferred(), session as is_local:
@@ -88,15 +95,17 @@ def run_job(
 def _finish(job: Job, times: RunTimes, started_at: float) -> dict[str, Any]:
     """Check that rows out = rows in, and store the report."""
     left = set(job.left)
+    job.ledger.reopen()
     sums = settle(job.ledger, [unit for unit in job.plan.units if unit not in left], job.fingerprint)
     times.wall_s = time.perf_counter() - started_at
     if not left:
         return finish_run(job, sums, times)
-    reason = f"{len(left)} units are still to be generated; the same command without --only-failed does that"
+    reason = (
+        f"{count_of(len(left), 'unit')} left to generate; the same command without --only-failed does that"
+    )
     report = run_report(
         job, sums, times, job.ledger.manifest(), status="interrupted", exit_code=INTERRUPTED, reason=reason
     )
-    job.ledger.reopen()
     store_report(job, report)
     return report
 
@@ -160,6 +169,7 @@ def _row_policy(job: Job) -> RowPolicy:
         job.repair,
         job.config.report.group_by,
         job.ledger.manifest_url,
+        kept_share(job.plan.num_rows) if job.config.input.id_column else 0.0,
     )
 
 
@@ -197,7 +207,7 @@ def _generate(
     warnings = RunWarnings(spec.failures, job.config.run.most_actors)
     drain = Drain(board.stop, job.config.run.drain_s, progress.note)
     progress.watch(board.look)
-    with DataContext.current(context), progress:
+    with DataContext.current(context), progress, quiet_stderr():
         unreadable: list[str] = []
         dataset = build_dataset(job, spec, engine_factory)
         try:

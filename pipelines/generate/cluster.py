@@ -10,6 +10,7 @@ from typing import Any
 
 from orthrus_core.errors import ConfigError
 from pipelines.generate.config import RunConfig
+from pipelines.generate.ray_noise import ENDED_ON_PURPOSE
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ ENVIRONMENT = {
     # Ray ends idle workers after 1 s where actors outnumber CPUs; a new one costs 7 CPU seconds of imports.
     "RAY_idle_worker_killing_time_threshold_ms": "600000",
     "TOKENIZERS_PARALLELISM": "false",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ENDED_ON_PURPOSE,
 }
 
 

@@ -1,11 +1,12 @@
 """Names, types and meanings of the columns that go in, travel between stages and come out."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from orthrus_core.errors import ConfigError
+from pipelines.generate.arrow_types import stored_type
 
 # Columns that travel between the stages of the dataset and are never written.
 HIDDEN = "__orthrus_"
@@ -18,11 +19,19 @@ PLACE = HIDDEN + "place"  # int32, row within its unit, from 0
 PARAMS = HIDDEN + "params"  # string, json of sampling options that replace the config's for this row
 SAMPLES = HIDDEN + "samples"  # list<int32>, numbers of the completions to make
 TRUNCATED = HIDDEN + "truncated"  # int32, tokens cut from the prompt
+PROMPT_TOKENS = HIDDEN + "prompt_tokens"  # int32, of a prompt that was counted and cannot be run; else 0
+CARRIED = HIDDEN + "carried_"  # before the name of a carried column that an output column has too
 ENGINE = HIDDEN + "engine"  # string, json of the engine's figures on a unit's first row
+LINE = HIDDEN + "line"  # large_binary, of jsonl: the row as it stands in the file; null: it is none
+OWN = (
+    HIDDEN + "own_"
+)  # + name, of Parquet: a column in its file's own type, where that is not the one of all files
 
 # What the errors of all rows of a unit begin with whose input cannot be read.
 UNREADABLE = "input is damaged: "
 OVERWRITTEN = "input was overwritten: "
+UNFIT = "input types differ: "
+INPUT_FAULTS = (UNREADABLE, OVERWRITTEN, UNFIT)
 
 
 @dataclass(frozen=True)
@@ -42,7 +51,11 @@ RESULT = (
     Column("completion", pa.string(), "the text, without special tokens and what stopped it; null on error"),
     Column("finish_reason", pa.string(), "stop, length, context or error"),
     Column("error", pa.string(), "why there is no completion; null if fine"),
-    Column("prompt_tokens", pa.int32(), "tokens of the prompt after the chat template"),
+    Column(
+        "prompt_tokens",
+        pa.int32(),
+        "tokens of the prompt after the chat template; 0 on an error that came before they were counted",
+    ),
     Column("truncated_tokens", pa.int32(), "tokens that input.prompt.overlong cut from the prompt; 0: none"),
     Column("completion_tokens", pa.int32(), "tokens emitted, the final end token included"),
     Column("steps", pa.int32(), "engine steps that carried this row"),
@@ -57,7 +70,7 @@ RESULT = (
         "exactness",
         pa.string(),
         "exact: same tokens as AR decoding, checked at start-up; distribution: as likely as in AR decoding "
-        "(decode.consensus rejection); or unverified",
+        "(decode.consensus rejection); or unverified; null on error",
     ),
     Column("seed", pa.int64(), "seed of this row: its own or the config's"),
 )
@@ -67,13 +80,20 @@ PROMPT_TOKEN_IDS = Column("prompt_token_ids", pa.list_(pa.int32()), "ids of the 
 DROPPED_REASON = Column(
     "dropped_reason", pa.string(), "in dropped/ only: the filter that the row failed first, and its value"
 )
-OPTIONAL = (
-    LOGPROBS,
-    TOKEN_IDS,
-    PROMPT_TOKEN_IDS,
-    DROPPED_REASON,
-)  # no carried column has their names either way
+OPTIONAL = (LOGPROBS, TOKEN_IDS, PROMPT_TOKEN_IDS, DROPPED_REASON)
 
+# Of how a row was decoded, not of what it says; output.diagnostics false leaves them out.
+DIAGNOSTICS = (
+    "steps",
+    "forwards",
+    "drafted",
+    "accepted",
+    "acceptance_length",
+    "tokens_per_forward",
+    "min_logit_gap",
+    "mean_logprob",
+)
+NAMES = tuple(column.name for column in (*IDENTITY, *RESULT, *OPTIONAL))
 COUNTERS = ("prompt_tokens", "completion_tokens", "steps", "forwards", "drafted", "accepted")
 
 
@@ -81,10 +101,14 @@ COUNTERS = ("prompt_tokens", "completion_tokens", "steps", "forwards", "drafted"
 class TableLayout:
     """Which columns one run reads, carries and writes.
 
+    Between the stages, output columns have their own names, whatever `rename` makes of them in the files; a
+    carried column that has such a name goes by `within` there.
+
     Attributes:
         carried: carried input columns with the types they have in every output file.
         read: input columns that are read, carried or not.
-        token_ids, prompt_token_ids, logprobs: whether these columns are written.
+        token_ids, prompt_token_ids, logprobs, diagnostics: whether these columns are written.
+        rename: output columns that have another name in the files.
     """
 
     carried: pa.Schema
@@ -92,10 +116,17 @@ class TableLayout:
     token_ids: bool = False
     prompt_token_ids: bool = False
     logprobs: bool = False
+    diagnostics: bool = True
+    rename: Mapping[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def within(name: str) -> str:
+        """A carried column's name between the stages."""
+        return CARRIED + name if name in NAMES else name
 
     @property
     def output(self) -> pa.Schema:
-        """Schema of every output file."""
+        """All columns between the stages, in the order of the files."""
         result = [*RESULT]
         if self.logprobs:
             result.append(LOGPROBS)
@@ -104,13 +135,48 @@ class TableLayout:
         if self.prompt_token_ids:
             result.append(PROMPT_TOKEN_IDS)
         fields = [pa.field(c.name, c.type) for c in IDENTITY]
-        fields += [self.carried.field(name) for name in self.carried.names]
+        fields += [one.with_name(self.within(one.name)) for one in self.carried]
         return pa.schema(fields + [pa.field(c.name, c.type) for c in result])
+
+    @property
+    def written(self) -> pa.Schema:
+        """Schema of every output file."""
+        return pa.schema(
+            [self.output.field(name).with_name(written) for name, written in self.file_names.items()]
+        )
 
     @property
     def dropped(self) -> pa.Schema:
         """Schema of every side file of dropped rows."""
-        return self.output.append(pa.field(DROPPED_REASON.name, DROPPED_REASON.type))
+        return self.written.append(pa.field(self.dropped_reason, DROPPED_REASON.type))
+
+    @property
+    def dropped_reason(self) -> str:
+        """The name of that column in the side files."""
+        return self.rename.get(DROPPED_REASON.name, DROPPED_REASON.name)
+
+    @property
+    def file_names(self) -> dict[str, str]:
+        """Of each column that is written, its name between the stages to that in the files."""
+        return {
+            name: self.rename.get(name, name.removeprefix(CARRIED))
+            for name in self.output.names
+            if self.diagnostics or name not in DIAGNOSTICS
+        }
+
+    def to_file(self, table: pa.Table) -> pa.Table:
+        """The columns of a table of `output`, as the files have them."""
+        return table.select([*self.file_names]).rename_columns([*self.file_names.values()])
+
+    def from_file(self, table: pa.Table) -> pa.Table:
+        """A table read from a file as one of `output`; columns that were left out are null."""
+        names, count = self.file_names, table.num_rows
+        return pa.table(
+            {
+                one.name: table.column(names[one.name]) if one.name in names else pa.nulls(count, one.type)
+                for one in self.output
+            }
+        )
 
 
 def choose_layout(
@@ -123,6 +189,8 @@ def choose_layout(
     prompt_token_ids: bool = False,
     logprobs: bool = False,
     seed_column: str | None = None,
+    diagnostics: bool = True,
+    rename: Mapping[str, str] | None = None,
 ) -> TableLayout:
     """Decide which input columns are read and which travel to the output.
 
@@ -141,22 +209,29 @@ def choose_layout(
         raise ConfigError(f"input.carry: no column {', '.join(missing)}; there are {', '.join(schema.names)}")
     own = {"id": id_column, "seed": seed_column}  # these come back as output columns of that name
     carried = [name for name in carried if own.get(name) != name]
-    _refuse_collisions(carried)
     read = [*dict.fromkeys([*needed, *([id_column] if id_column else []), *carried])]
-    fields = [schema.field(name).with_nullable(True).remove_metadata() for name in carried]
-    return TableLayout(pa.schema(fields), tuple(read), token_ids, prompt_token_ids, logprobs)
+    fields = [pa.field(name, stored_type(schema.field(name).type)) for name in carried]
+    layout = TableLayout(
+        pa.schema(fields),
+        tuple(read),
+        token_ids,
+        prompt_token_ids,
+        logprobs,
+        diagnostics,
+        dict(rename or {}),
+    )
+    _refuse_collisions(layout)
+    return layout
 
 
-def _refuse_collisions(carried: Sequence[str]) -> None:
-    reserved = {c.name for c in (*IDENTITY, *RESULT, *OPTIONAL)}
-    taken = [name for name in carried if name in reserved or name.startswith(HIDDEN)]
-    if taken == ["id"]:
-        raise ConfigError(
-            "input column id has the name of an output column; set input.id_column: id, "
-            "or list the columns to keep in input.carry"
-        )
-    if taken:
-        raise ConfigError(
-            f"input columns {', '.join(taken)} have names of output columns; "
-            "list the columns to keep in input.carry"
-        )
+def _refuse_collisions(layout: TableLayout) -> None:
+    names = [name for name in layout.dropped.names if not name.startswith(HIDDEN)]
+    taken = [name for name in layout.carried.names if names.count(name) > 1 or name.startswith(HIDDEN)]
+    if not taken:
+        return
+    renamed = ", ".join(f"{name}: generated_{name}" for name in taken)
+    raise ConfigError(
+        f"input columns with names of output columns: {', '.join(taken)}; set "
+        + ("input.id_column: id, or " if "id" in taken else "")
+        + f"output.rename: {{{renamed}}}, or list the columns to keep in input.carry"
+    )

@@ -2,56 +2,15 @@
 
 from typing import Any, Literal, Self
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field, field_validator, model_validator
 
 from orthrus_core.engine.config import EngineConfig
 from pipelines.config import ModelConfig, Section
+from pipelines.generate.output_config import OutputConfig
+from pipelines.generate.prompt_config import PromptConfig
 from pipelines.generate.sampling_config import SamplingConfig
 from pipelines.storage_config import StorageConfig
 from pipelines.urls import Url
-
-
-class PromptConfig(Section):
-    """Where a row's prompt comes from: exactly one of column, messages and template."""
-
-    column: str | None = Field(None, description="Text column that holds the prompt.")
-    messages: str | None = Field(None, description="Column with a list of {role, content} messages.")
-    template: str | None = Field(None, description="Jinja template over the row's columns.")
-    system: str | None = Field(None, description="System message put before prompts that have none.")
-    chat: bool = Field(
-        True, description="Render through the tokenizer's chat template; false: the text as it is."
-    )
-    template_args: dict[str, Any] = Field(
-        default_factory=dict,
-        description="Extra variables of the chat template, such as enable_thinking: false.",
-    )
-    template_limit_s: float = Field(
-        5.0, gt=0, le=3600, description="CPU seconds that filling the template may take for one row."
-    )
-    overlong: Literal["error", "truncate_left", "truncate_right"] = Field(
-        "error",
-        description="What becomes of a prompt that leaves too little room in decode.max_context: an error "
-        "row, or its text is cut at the beginning (truncate_left) or at the end. Only what users say is cut: "
-        "the chat template's own text, system messages and answers stay whole.",
-    )
-    room: int | None = Field(
-        None,
-        ge=1,
-        description="Tokens of decode.max_context that a prompt must leave free; none: 1 with overlong: "
-        "error, else the row's max_new_tokens.",
-    )
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        given = [name for name in ("column", "messages", "template") if getattr(self, name) is not None]
-        if len(given) != 1:
-            found = " and ".join(given) if given else "none of them"
-            raise ValueError(f"must have exactly one of column, messages, template, got {found}")
-        if not self.chat and (self.messages is not None or self.system is not None):
-            raise ValueError("must have chat: true with messages or system")
-        return self
 
 
 class DatasetConfig(Section):
@@ -82,7 +41,9 @@ class InputConfig(Section):
         "hf://datasets/owner/name[@revision][/path]. A file named twice is read once.",
     )
     format: Literal["auto", "parquet", "jsonl"] = Field(
-        "auto", description="auto: by file ending (.parquet .pq, .jsonl .ndjson, the latter also .gz)."
+        "auto",
+        description="auto: by file ending (.parquet .pq, .jsonl .ndjson, the latter two also with .gz .bz2 "
+        ".xz .zst).",
     )
     prompt: PromptConfig = Field(description="Where prompts come from.")
     id_column: str | None = Field(
@@ -99,6 +60,13 @@ class InputConfig(Section):
         "after all other units (fail), or makes error rows (skip).",
     )
 
+    on_changed: Literal["fail", "accept"] = Field(
+        "fail",
+        description="Of an input file of the same size, but with another etag or time than when the run was "
+        "begun (local files: and other content). fail: the run does not go on. accept: it does, on your word "
+        "that the rows are the same; log and manifest name the files.",
+    )
+
     dataset: DatasetConfig | None = Field(None, description="A data set by name, instead of paths.")
 
     @model_validator(mode="after")
@@ -112,60 +80,6 @@ class InputConfig(Section):
     @classmethod
     def _one_path_is_a_list_of_one(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
-
-
-class RowFilters(Section):
-    """What a row must fulfil to be written to data/; the others go to dropped/ with their reason."""
-
-    finish_reason: tuple[Literal["stop", "length", "context"], ...] | None = Field(
-        None, min_length=1, description="Only rows that ended for one of these reasons."
-    )
-    min_tokens: int | None = Field(None, ge=0, description="Least completion_tokens.")
-    max_tokens: int | None = Field(None, ge=0, description="Most completion_tokens.")
-    min_chars: int | None = Field(None, ge=0, description="Least characters of the completion.")
-    max_chars: int | None = Field(None, ge=0, description="Most characters of the completion.")
-    regex: str | None = Field(
-        None, description="Expression in RE2 syntax that must be found in the completion (^...$: all of it)."
-    )
-    not_regex: str | None = Field(
-        None, description="Expression in RE2 syntax that must not be found in the completion."
-    )
-    valid_json: bool = Field(False, description="The completion must be one JSON value and nothing else.")
-    drop_errors: bool = Field(False, description="Error rows go to dropped/ too; false: they stay in data/.")
-
-    @property
-    def is_active(self) -> bool:
-        """Whether any row can be dropped."""
-        return self != RowFilters()
-
-    @field_validator("regex", "not_regex")
-    @classmethod
-    def _re2_takes_it(cls, value: str | None) -> str | None:
-        if value is not None:
-            try:
-                pc.match_substring_regex(pa.array([""]), value)
-            except pa.ArrowInvalid as error:
-                raise ValueError(f"must be an RE2 expression, got {value!r}: {error}") from None
-        return value
-
-    @model_validator(mode="after")
-    def _least_is_at_most_most(self) -> Self:
-        for least, most in (("min_tokens", "max_tokens"), ("min_chars", "max_chars")):
-            low, high = getattr(self, least), getattr(self, most)
-            if low is not None and high is not None and low > high:
-                raise ValueError(f"must have {least} <= {most}, got {low} and {high}")
-        return self
-
-
-class OutputConfig(Section):
-    """Where the result goes."""
-
-    path: Url = Field(description="Directory or any fsspec URL; holds data/ and _run/ afterwards.")
-    token_ids: bool = Field(False, description="Also write the completion's token ids.")
-    prompt_token_ids: bool = Field(False, description="Also write the prompt's token ids.")
-    filters: RowFilters = Field(
-        default_factory=RowFilters, description="Rows that fail one of these go to dropped/ instead of data/."
-    )
 
 
 class RunConfig(Section):
@@ -193,6 +107,13 @@ class RunConfig(Section):
         3,
         ge=0,
         description="Deaths of actors in a row, without a finished unit between them, that are repaired.",
+    )
+    max_error_share: float = Field(
+        0.5,
+        ge=0.0,
+        le=1.0,
+        description="Most error rows of all rows; with more of them the rows are written, but the run fails. "
+        "1.0: any number.",
     )
     progress_every_s: float = Field(10.0, gt=0, description="Seconds between progress lines.")
     ray_address: str | None = Field(

@@ -2,17 +2,19 @@
 
 import json
 import logging
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orthrus_core.errors import OrthrusError
-from pipelines.generate.ledger import Ledger
+from pipelines.generate.ledger import Ledger, check_counts
 from pipelines.generate.unit_file import FOOTER_KEY, facts_of
 from pipelines.generate.units import Unit
-from pipelines.storage import map_files, open_file, read_bytes, remove
+from pipelines.storage import join, map_files, open_file, read_bytes, remove
+
+ResultT = TypeVar("ResultT")
 
 logger = logging.getLogger(__name__)
 
@@ -36,17 +38,17 @@ def read_unit_footer(url: str) -> tuple[dict[str, Any], int]:
         with open_file(url) as handle:
             metadata = pq.read_metadata(handle)
     except Exception:  # of the store, or of the file: Arrow raises OSError for both
-        metadata = _read_whole(url)
+        metadata = _read_whole(url, pq.read_metadata)
     return json.loads((metadata.metadata or {}).get(FOOTER_KEY, b"{}")), metadata.num_rows
 
 
-def _read_whole(url: str) -> pq.FileMetaData:
-    """The metadata of a file, from memory, so that what fails is the file and not the store."""
+def _read_whole(url: str, read: Callable[[pa.BufferReader], ResultT]) -> ResultT:
+    """What a function makes of a Parquet file in memory, so that what fails is the file and not the store."""
     content = read_bytes(url)
     if content is None:
         raise DamagedUnitError(f"{url} is gone")
     try:
-        return pq.read_metadata(pa.BufferReader(content))
+        return read(pa.BufferReader(content))
     except (pa.ArrowException, OSError) as error:
         raise DamagedUnitError(f"{url} is no whole Parquet file: {' '.join(str(error).split())}") from None
 
@@ -67,11 +69,36 @@ def checked_footer(url: str, unit: Unit, fingerprints: Collection[str]) -> dict[
     return {"counts": {}, **facts_of(footer), "rows": num_rows}
 
 
+def verify_unit(ledger: Ledger, unit: Unit, footer: Mapping[str, Any]) -> None:
+    """Read the file of a unit and its side file to the last page.
+
+    Args:
+        footer: as `checked_footer` returns it.
+    Raises:
+        DamagedUnitError: pages that cannot be decoded or do not fit their checksums, or missing rows.
+    """
+    rows, dropped = _read_whole(ledger.unit_url(unit), _count_rows), {}
+    if footer["counts"].get("dropped"):
+        dropped[unit.file_name] = _read_whole(join(ledger.dropped_url, unit.file_name), _count_rows)
+    try:
+        check_counts([unit], [{**footer, "rows": rows}], dropped)
+    except OrthrusError as error:
+        raise DamagedUnitError(str(error)) from None
+
+
+def _count_rows(content: pa.BufferReader) -> int:
+    batches = pq.ParquetFile(content, page_checksum_verification=True).iter_batches()
+    return sum(batch.num_rows for batch in batches)
+
+
 def checked_footers(ledger: Ledger, units: Sequence[Unit], fingerprints: Collection[str]) -> list[dict]:
     """The footers of units of a run that is to be called done; files that are of no use are removed.
 
-    A file that cannot be read is removed, so that the next start makes it again. A whole file of another run
-    is somebody's data: it is named and left alone.
+    A file that cannot be read, or whose side file cannot, is removed: the next start makes both again. A
+    whole file of another run is somebody's data: it is named and left alone.
+
+    Returns:
+        {rows, counts, ...} of each unit, side_rows too where it has a side file.
 
     Raises:
         OrthrusError: naming what was found.
@@ -79,7 +106,10 @@ def checked_footers(ledger: Ledger, units: Sequence[Unit], fingerprints: Collect
 
     def look(unit: Unit) -> dict[str, Any] | OrthrusError:
         try:
-            return checked_footer(ledger.unit_url(unit), unit, fingerprints)
+            footer = checked_footer(ledger.unit_url(unit), unit, fingerprints)
+            if footer["counts"].get("dropped"):
+                footer["side_rows"] = read_unit_footer(join(ledger.dropped_url, unit.file_name))[1]
+            return footer
         except (DamagedUnitError, ForeignUnitError) as error:
             return error
 

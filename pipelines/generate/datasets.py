@@ -3,8 +3,9 @@
 import hashlib
 import json
 import logging
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pyarrow.parquet as pq
 from orthrus_core.errors import ConfigError
 from pipelines.generate.config import DatasetConfig, InputConfig
 from pipelines.listing import list_tree
-from pipelines.storage import join, list_directory, put, read_bytes
+from pipelines.local_files import content_tag
+from pipelines.storage import FileInfo, join, list_directory, map_files, put, read_bytes
 from pipelines.storage_errors import reason
 
 SHARD_ROWS = 8192
@@ -48,6 +50,11 @@ def plain_paths(config: InputConfig) -> tuple[str, ...]:
     return tuple(path for path in config.paths if not path.startswith("hf://"))
 
 
+def local_directories(config: InputConfig) -> tuple[str, ...]:
+    """Data sets of the config that are directories here."""
+    return tuple(d.name for d in named_datasets(config) if Path(d.name).expanduser().is_dir())
+
+
 def export_dataset(dataset: DatasetConfig, run_url: str, *, is_begun: bool) -> tuple[str, str]:
     """Write a data set's rows as Parquet shards below `_run/input/`, unless they are there.
 
@@ -58,7 +65,7 @@ def export_dataset(dataset: DatasetConfig, run_url: str, *, is_begun: bool) -> t
         is_begun: whether the output has a manifest; its run then has exported all its data sets.
     Returns:
         Directory of the shards, and the fingerprint: the commit of a hub data set, or a hash of a directory's
-        listing.
+        content, which is looked at again where the listing (names, sizes, times) is another.
     Raises:
         ConfigError: there is no such data set, or the output belongs to a run without it.
     """
@@ -68,7 +75,11 @@ def export_dataset(dataset: DatasetConfig, run_url: str, *, is_begun: bool) -> t
     is_directory = Path(dataset.name).expanduser().is_dir()
     if stored is not None and not is_directory:
         return join(run_url, "input", stored["directory"]), stored["fingerprint"]
-    fingerprint = _directory_hash(dataset.name) if is_directory else None
+    listing = _listing_hash(dataset.name) if is_directory else None
+    # a note of an earlier version has the listing's hash as its fingerprint
+    if stored is not None and stored.get("listing", stored["fingerprint"]) == listing:
+        return join(run_url, "input", stored["directory"]), stored["fingerprint"]
+    fingerprint = _content_hash(dataset.name) if is_directory else None
     if stored is not None and stored["fingerprint"] == fingerprint:
         return join(run_url, "input", stored["directory"]), stored["fingerprint"]
     if is_begun:
@@ -79,7 +90,8 @@ def export_dataset(dataset: DatasetConfig, run_url: str, *, is_begun: bool) -> t
     fingerprint = fingerprint or _hub_commit(dataset)
     directory = f"{key}-{fingerprint[:12]}"
     rows = _export(_load(dataset, fingerprint), join(run_url, "input", directory))
-    note = {"directory": directory, "fingerprint": fingerprint, "rows": rows, "dataset": dataset.model_dump()}
+    facts = {"directory": directory, "fingerprint": fingerprint, "listing": listing, "rows": rows}
+    note = facts | {"dataset": dataset.model_dump()}
     put(note_url, json.dumps(note, indent=2).encode())
     return join(run_url, "input", directory), fingerprint
 
@@ -98,7 +110,8 @@ def _export(data: Any, url: str) -> int:
 def _to_parquet(data: Any, start: int, end: int) -> bytes:
     table: pa.Table = data.with_format("arrow")[start:end]
     buffer = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(None), buffer, compression="zstd", row_group_size=GROUP_ROWS)
+    options = {"compression": "zstd", "row_group_size": GROUP_ROWS, "write_page_checksum": True}
+    pq.write_table(table.replace_schema_metadata(None), buffer, **options)
     return buffer.getvalue().to_pybytes()
 
 
@@ -147,13 +160,23 @@ def _hub_commit(dataset: DatasetConfig) -> str:
         ) from None
 
 
-def _directory_hash(name: str) -> str:
-    return hashlib.sha256("\n".join(_listing(name)).encode()).hexdigest()[:16]
+def _listing_hash(name: str) -> str:
+    return _hash(f"{file.url}:{file.size}:{file.mtime}" for file in _files(name))
 
 
-def _listing(name: str) -> Iterator[str]:
-    for file in list_tree(str(Path(name).expanduser())):
-        yield f"{file.url}:{file.size}:{file.mtime}"
+def _content_hash(name: str) -> str:
+    """Hash of the names and contents of a directory's files; a link that leads nowhere counts as no file."""
+    files = [file for file in _files(name) if os.path.exists(file.url)]
+    tags = map_files(content_tag, [file.url for file in files])
+    return _hash(f"{file.url}:{tag}" for file, tag in zip(files, tags, strict=True))
+
+
+def _files(name: str) -> list[FileInfo]:
+    return list_tree(str(Path(name).expanduser()))
+
+
+def _hash(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def _library() -> Any:
@@ -161,7 +184,7 @@ def _library() -> Any:
         import datasets
     except ImportError:
         raise ConfigError(
-            "input.dataset: the package datasets is not installed: pip install 'orthrus[hub]'"
+            "input.dataset: the package datasets is not installed: pip install 'datasets>=4'"
         ) from None
     return datasets
 

@@ -70,7 +70,7 @@ class EngineThread:
         self._inbox: queue.SimpleQueue[_Batch] = queue.SimpleQueue()
         self._broken: BaseException | None = None
         self._places: dict[int, tuple[_Batch, int]] = {}
-        self._num_submitted = self._num_finished = 0  # one thread writes each
+        self._num_submitted = self._num_finished = self._num_returned = 0  # one thread writes each
         started: Future[EngineLike] = Future()
         threading.Thread(target=self._run, args=(started,), name="engine", daemon=True).start()
         self._engine = started.result()
@@ -101,6 +101,12 @@ class EngineThread:
     def num_unfinished(self) -> int:
         """Requests that have not come back, but for those of the audit, which have no drafts."""
         return self._num_submitted - self._num_finished
+
+    @property
+    def finished_share(self) -> float:
+        """Of the requests of batches that have not come back, the share that is finished."""
+        num_open = self._num_submitted - self._num_returned
+        return (self._num_finished - self._num_returned) / num_open if num_open else 0.0
 
     def _run(self, started: "Future[EngineLike]") -> None:
         try:
@@ -155,5 +161,6 @@ class EngineThread:
         self._num_finished += batch.requests[place].drafts
         batch.completions[place] = completion
         if len(batch.completions) == len(batch.requests):
+            self._num_returned += sum(request.drafts for request in batch.requests)
             ordered = [batch.completions[i] for i in range(len(batch.requests))]
             batch.future.set_result((ordered, engine.report()))

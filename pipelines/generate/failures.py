@@ -8,8 +8,9 @@ from orthrus_core.errors import ConfigError, OrthrusError
 from pipelines.storage import join, list_directory, put, read_bytes
 
 CONFIG_FAULT = re.compile(r"(?:^|[\s.])(?:ConfigError|CheckpointError): (.+)")
-# the line of a traceback that says what was raised: (module path with a dot, class, message)
-RAISED = re.compile(r"^((?:\w+\.)*)(\w*(?:Error|Exception|Timeout|Interrupt)): (.+)$", re.MULTILINE)
+# the line of a traceback that says what was raised, after the frames or Ray's heading:
+# (module path with a dot, class, message)
+RAISED = re.compile(r"^(?: |(?:\x1b\[\d+m)?ray::).*\n((?:\w+\.)*)(\w+)(?:: (.+))?$", re.MULTILINE)
 OWN_PACKAGES = ("orthrus_core.", "pipelines.")
 
 
@@ -74,14 +75,17 @@ def explain_failure(error: Exception, notes: FailureNotes) -> OrthrusError:
         return ConfigError(stated[-1].strip())
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     last = lines[-1] if lines else type(error).__name__
-    reason = _raised(text) or notes.last_reason() or last
+    reason = raised(text) or notes.last_reason() or last
     return OrthrusError(f"{reason}; finished units are kept, the same command goes on from there")
 
 
-def _raised(text: str) -> str | None:
-    """What a stage raised last; Ray's own errors, which wrap it and end in general advice, say less."""
+def raised(text: str) -> str | None:
+    """What a stage raised last, by Ray's text of it; Ray's own errors, which end in advice, say less."""
     stated = [found for found in RAISED.findall(text) if not found[0].startswith("ray.")]
     if not stated:
         return None
     module, name, message = stated[-1]
-    return message.strip() if module.startswith(OWN_PACKAGES) else f"{name}: {message.strip()}"
+    message = message.strip()
+    if not message:
+        return name
+    return message if module.startswith(OWN_PACKAGES) else f"{name}: {message}"

@@ -1,15 +1,21 @@
 """An input file that is open for reading, and whether the store or its content is to blame for an error."""
 
+import bz2
 import gzip
+import lzma
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import IO, Any, TypeVar, cast
+
+import pyarrow as pa
 
 from orthrus_core.errors import OrthrusError
 from pipelines.storage import FileInfo, open_file
 from pipelines.storage_errors import reason
 
 ResultT = TypeVar("ResultT")
+SKIP_BYTES = 2**20  # of a .zst file at once
 CHANGED = "has changed since it was planned; start again with a new output.path"
 
 
@@ -97,10 +103,42 @@ def read_file(file: FileInfo, read: Callable[[Any], ResultT], *, cache: str = "r
 
 @contextmanager
 def uncompressed(handle: WatchedFile, url: str) -> Iterator[IO[bytes]]:
-    """The lines' bytes: of a .gz file, decompressed from the start on."""
+    """The lines' bytes: of a compressed file, decompressed from the start on."""
     plain = cast(IO[bytes], handle)
-    if not url.endswith(".gz"):
+    unpack = COMPRESSIONS.get(os.path.splitext(url.lower())[1])
+    if unpack is None:
         yield plain
         return
-    with gzip.GzipFile(fileobj=plain) as lines:
+    with closing(unpack(plain)) as lines:
         yield cast(IO[bytes], lines)
+
+
+class _ZstdFile:
+    """The content of a .zst file, from its start to its end: Arrow's decompressor does not seek."""
+
+    def __init__(self, handle: IO[bytes]):
+        self._stream = pa.CompressedInputStream(handle, "zstd")
+        self._at = 0
+
+    def read(self, size: int) -> bytes:
+        """Bytes from the current place."""
+        content = self._stream.read(size)
+        self._at += len(content)
+        return content
+
+    def seek(self, offset: int) -> None:
+        """Go on to a place."""
+        while self._at < offset and self.read(min(SKIP_BYTES, offset - self._at)):
+            pass
+
+    def close(self) -> None:
+        """Close what is below."""
+        self._stream.close()
+
+
+COMPRESSIONS: dict[str, Callable[[IO[bytes]], Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zst": _ZstdFile,
+}

@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from orthrus_core.errors import ConfigError
+from pipelines.generate.damage import DamagedUnitError, ForeignUnitError, checked_footer, verify_unit
 from pipelines.generate.ledger import SUCCESS, Ledger
 from pipelines.generate.lock import watch_owner
-from pipelines.generate.sink import read_footer
-from pipelines.generate.units import Plan
-from pipelines.listing import list_inputs
+from pipelines.generate.units import Plan, Unit
+from pipelines.listing import list_tree
 from pipelines.storage import (
     FileInfo,
     absolute,
@@ -32,13 +32,16 @@ class RunState:
     """How a run stands.
 
     Attributes:
-        status: done, running, interrupted, failed; or stopped: no driver is alive and none said why.
+        status: done, running, interrupted, failed; damaged: was done, and its files are not what they were;
+            or stopped: no driver is alive and none said why.
         driver: alive, dead, none (no lock), or unknown (another machine's, and it was not watched).
         units, rows: planned. rows_done counts input rows of committed units.
         counts: sums over the footers of committed units.
         rows_per_s, tokens_per_s: lately; None with fewer than two units.
         failed_units: committed units with error rows, by url, with their number; what --only-failed replaces.
         report: `_run/report.json`, if there is one.
+        faults: what is wrong with files of committed units, or with those of a run that was done.
+        rename: output columns that have another name in the files.
     """
 
     url: str
@@ -54,6 +57,8 @@ class RunState:
     tokens_per_s: float | None = None
     failed_units: dict[str, int] = field(default_factory=dict)
     report: dict[str, Any] | None = None
+    faults: list[str] = field(default_factory=list)
+    rename: dict[str, str] = field(default_factory=dict)
 
     @property
     def errors(self) -> int:
@@ -72,12 +77,13 @@ class RunState:
         return asdict(self) | {"errors": self.errors, "seconds_left": self.seconds_left}
 
 
-def inspect_run(path: str, *, watch_s: float = 0.0) -> RunState:
+def inspect_run(path: str, *, watch_s: float = 0.0, verify: bool = False) -> RunState:
     """Look at a run; reads the footer of every committed unit, and changes nothing.
 
     Args:
         path: its output.path.
         watch_s: how long to watch the heartbeat of a driver on another machine.
+        verify: read the files of committed units to the last page, against their checksums.
     Raises:
         ConfigError: there is no run.
     """
@@ -88,7 +94,11 @@ def inspect_run(path: str, *, watch_s: float = 0.0) -> RunState:
         raise ConfigError(f"no run at {path}: it has no _run/manifest.json and _run/plan.json")
     plan = Plan.from_json(stored)
     files = _unit_files(ledger, plan)
-    footers = dict(zip(files, map_files(read_footer, [info.url for info in files.values()]), strict=True))
+    committed = [unit for unit in plan.units if unit.file_name in files]
+    footers, faults = _footers(ledger, committed, manifest, verify=verify)
+    faults = [*ledger.changes_since_success(), *faults]
+    files = {name: files[name] for name in footers}
+    is_complete = SUCCESS in list_directory(ledger.run_url)
     driver = watch_owner(ledger.run_url, watch_s=watch_s)
     report = read_bytes(join(ledger.run_url, "report.json"))
     parsed = None if report is None else json.loads(report)
@@ -97,7 +107,7 @@ def inspect_run(path: str, *, watch_s: float = 0.0) -> RunState:
     return RunState(
         url=ledger.url,
         fingerprint=manifest["fingerprint"],
-        status=_status(driver, parsed, is_complete=SUCCESS in list_directory(ledger.run_url)),
+        status="damaged" if is_complete and faults else _status(driver, parsed, is_complete=is_complete),
         driver=driver,
         units=len(plan.units),
         units_done=len(files),
@@ -112,27 +122,48 @@ def inspect_run(path: str, *, watch_s: float = 0.0) -> RunState:
             if (count := footer["counts"].get("errors", 0))
         },
         report=parsed,
+        faults=faults,
+        rename=manifest.get("config", {}).get("output", {}).get("rename", {}),
     )
 
 
 def error_rows(state: RunState, limit: int) -> list[dict[str, str]]:
     """The first error rows in the order of the plan: {id, error} each; reads only units that have some."""
     rows: list[dict[str, str]] = []
+    row_id, error = (state.rename.get(name, name) for name in ("id", "error"))
     for url in sorted(state.failed_units):
         if len(rows) >= limit:
             break
         with open_file(url) as handle:
-            table = pq.read_table(handle, columns=["id", "error"])
+            table = pq.read_table(handle, columns=[row_id, error]).rename_columns(["id", "error"])
         rows += [row for row in table.to_pylist() if row["error"] is not None]
     return rows[:limit]
 
 
 def _unit_files(ledger: Ledger, plan: Plan) -> dict[str, FileInfo]:
     """Committed units: file name to what the storage says of it, in the order of the plan."""
-    if not list_directory(ledger.data_url):
-        return {}
-    found = {info.url.rsplit("/", 1)[-1]: info for info in list_inputs(ledger.data_url, (".parquet",))}
+    found = {info.url.rsplit("/", 1)[-1]: info for info in list_tree(ledger.data_url) if info.size}
     return {unit.file_name: found[unit.file_name] for unit in plan.units if unit.file_name in found}
+
+
+def _footers(
+    ledger: Ledger, units: Sequence[Unit], manifest: Mapping[str, Any], *, verify: bool
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Footers of committed units by file name, and what is wrong with the others."""
+    fingerprints = {manifest["fingerprint"], *manifest.get("earlier_fingerprints", ())}
+
+    def look(unit: Unit) -> dict[str, Any] | str:
+        try:
+            footer = checked_footer(ledger.unit_url(unit), unit, fingerprints)
+            if verify:
+                verify_unit(ledger, unit, footer)
+            return footer
+        except (DamagedUnitError, ForeignUnitError) as error:
+            return str(error)
+
+    looked = dict(zip((unit.file_name for unit in units), map_files(look, units), strict=True))
+    footers = {name: found for name, found in looked.items() if isinstance(found, dict)}
+    return footers, [found for found in looked.values() if isinstance(found, str)]
 
 
 def _status(driver: str, report: Mapping[str, Any] | None, *, is_complete: bool) -> str:

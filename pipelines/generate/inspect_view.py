@@ -9,6 +9,7 @@ from rich.text import Text
 
 from pipelines.generate.inspect import RunState
 from pipelines.generate.speed import show_duration
+from pipelines.wording import count_of
 
 STYLES = {"done": "green", "running": "cyan", "interrupted": "yellow"}
 
@@ -21,6 +22,8 @@ def render_state(state: RunState, errors: Sequence[dict[str, str]]) -> Renderabl
     parts: list[RenderableType] = [table]
     if errors:
         parts.append(_error_table(errors, state.errors))
+    if state.status == "damaged":
+        parts.append(Text("Move away what is damaged; the command that began this run makes it again."))
     if state.status in ("interrupted", "failed", "stopped"):
         parts.append(Text("The command that began this run goes on with it; what is committed is kept."))
     return Group(*parts)
@@ -32,10 +35,13 @@ def _lines(state: RunState) -> Iterator[tuple[str, RenderableType]]:
     yield "status", status + Text(f": {reason}", style="default") if reason else status
     yield "driver", Text(state.driver)
     yield "output", Text(f"{state.url} (fingerprint {state.fingerprint})")
+    if state.faults:
+        more = f" and {len(state.faults) - 5} more" if len(state.faults) > 5 else ""
+        yield "damaged files", Text("; ".join(state.faults[:5]) + more, style="red")
     yield "units", Text(_of(state.units_done, state.units))
     yield "rows", Text(_of(state.rows_done, state.rows))
     again = "; --only-failed runs these again" if state.errors else ""
-    yield "error rows", Text(f"{state.errors:,} in {len(state.failed_units):,} units{again}")
+    yield "error rows", Text(f"{state.errors:,} in {count_of(len(state.failed_units), 'unit')}{again}")
     counts = state.counts
     yield "completion tokens", Text(f"{counts.get('completion_tokens', 0):,}")
     yield "acceptance length", Text(_ratio(counts, "step_tokens", "steps"))

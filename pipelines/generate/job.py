@@ -4,35 +4,35 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import pyarrow as pa
-
+import orthrus_core
 from orthrus_core.errors import ConfigError
 from orthrus_core.models.checkpoint import load_config as load_model_config
 from pipelines.checkpoint import Checkpoint, load_tokenizer, locate
 from pipelines.config import flat_options
-from pipelines.generate.columns import OVERWRITTEN, ROW_ERROR, UNREADABLE, TableLayout, choose_layout
+from pipelines.generate.columns import TableLayout, choose_layout
 from pipelines.generate.config import GenerateConfig
-from pipelines.generate.datasets import exported, plain_paths
+from pipelines.generate.datasets import exported, local_directories, plain_paths
+from pipelines.generate.generation_config import resolve
 from pipelines.generate.grammars import check_grammar
 from pipelines.generate.ledger import Ledger, differences, fingerprint
-from pipelines.generate.prompts import RenderedRow, needed_columns, render_rows
+from pipelines.generate.prompts import needed_columns, read_columns
 from pipelines.generate.renderer import PromptRenderer
 from pipelines.generate.repair import Repair, failed_units
 from pipelines.generate.shards import inspect_shards, list_shards
-from pipelines.generate.source import column_types, read_unit
 from pipelines.generate.units import Plan, Unit, plan_units
-from pipelines.storage import absolute, check_reachable
+from pipelines.output_path import check_output
+from pipelines.storage import absolute
 from pipelines.storage_config import use_storage
-from pipelines.working_dir import check_outlives_job
 
 # Options that change neither the rows nor their text: where files are, speed and memory.
 NOT_IDENTITY = (
     "input.paths",
     "input.format",
     "input.on_bad_shard",
+    "input.on_changed",
     "input.dataset",
     "output.path",
     "decode.max_sequences",
@@ -40,10 +40,11 @@ NOT_IDENTITY = (
     "decode.block_policy",
     "decode.expected_tokens",
     "input.prompt.template_limit_s",
+    "sampling.generation_config",  # what it says is in the other options
 )
 # Options that decide which prompts are errors: --only-failed may change them.
 REPAIRS = ("decode.max_context", "input.prompt.overlong", "input.prompt.room")
-PACKAGES = ("orthrus", "torch", "transformers", "tokenizers", "ray", "pyarrow")
+PACKAGES = ("torch", "transformers", "tokenizers", "ray", "pyarrow")
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Job:
         is_new: whether nothing was stored under the output path yet.
         repair: where units are finished whose error rows alone are to be made again; None: whole units are.
         left: units that this job leaves undone, with `repair` only.
+        generation_config: what became of the checkpoint's.
     """
 
     config: GenerateConfig
@@ -68,6 +70,7 @@ class Job:
     is_new: bool
     repair: Repair | None = None
     left: tuple[Unit, ...] = ()
+    generation_config: dict[str, Any] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
@@ -88,6 +91,7 @@ class Job:
             "config": self.config.model_dump(mode="json"),
             "model": {"path": self.config.model.path, "revision": self.checkpoint.revision},
             "versions": versions(),
+            "generation_config": self.generation_config,
             "engine": engine,
             "rows": self.plan.num_rows,
             "units": len(self.plan.units),
@@ -112,13 +116,6 @@ class Job:
         }
 
 
-@dataclass(frozen=True)
-class Preview:
-    """What a dry run shows of the data: (prompt text or None, rendered row) of a few rows."""
-
-    rows: tuple[tuple[str | None, RenderedRow], ...]
-
-
 def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
     """Check a config against the world and plan the work; starts nothing.
 
@@ -128,10 +125,10 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
         ConfigError: inputs, model, tokenizer or output are not as the config says.
     """
     use_storage(config.storage)
-    check_outlives_job(config.output.path, "output.path")
-    check_reachable(config.output.path, "output.path")
+    check_output(config.output.path, (*plain_paths(config.input), *local_directories(config.input)))
     needed = needed_columns(config)
     checkpoint = locate(config.model)
+    config, fates = resolve(config, checkpoint.path)
     _check_model(config, checkpoint)
     new_renderer(config, checkpoint)
     check_grammar(config, checkpoint)
@@ -140,62 +137,43 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
     exports, datasets = exported(config.input, ledger.run_url, is_begun=is_begun)
     files = list_shards((*plain_paths(config.input), *exports), config.input.format)
     identity = run_identity(config, checkpoint) | ({"input.datasets": datasets} if datasets else {})
-    plan = ledger.open(identity, [file for file, _ in files], REPAIRS if only_failed else ())
+    may_differ = REPAIRS if only_failed else ()
+    on_changed = config.input.on_changed
+    plan = ledger.open(identity, [file for file, _ in files], may_differ, on_changed=on_changed)
     is_new = plan is None and not is_begun
     if only_failed:
         _check_repair(ledger, config)
     if plan is None:
         unit_rows = config.run.unit_rows
-        bad = config.input.on_bad_shard
-        plan = plan_units(
-            inspect_shards(files, needed=needed, unit_rows=unit_rows, on_bad_shard=bad), unit_rows
+        inspection = inspect_shards(
+            files,
+            needed=needed,
+            unit_rows=unit_rows,
+            on_bad_shard=config.input.on_bad_shard,
+            carried=config.input.carry,
         )
+        plan = plan_units(inspection, unit_rows)
     if plan.num_rows == 0:
         raise ConfigError(f"input.paths: the files have no rows{_skipped_note(plan)}")
     layout = choose_layout(
         plan.schema,
-        needed=[*needed],
+        needed=read_columns(config, plan.schema.names),
         carry=config.input.carry,
         id_column=config.input.id_column,
         token_ids=config.output.token_ids,
         prompt_token_ids=config.output.prompt_token_ids,
         logprobs=config.sampling.logprobs,
         seed_column=config.sampling.columns.seed,
+        diagnostics=config.output.diagnostics,
+        rename=config.output.rename,
     )
     _check_group_by(config, layout)
     units = tuple(ledger.remaining(plan))
-    job = Job(config, checkpoint, layout, plan, units, ledger, identity, is_new)
+    job = Job(config, checkpoint, layout, plan, units, ledger, identity, is_new, generation_config=fates)
     if not only_failed:
         return job
     failed = tuple(failed_units(ledger, plan, units))
-    return replace(job, units=failed, left=units, repair=Repair(ledger.data_url, ledger.dropped_url))
-
-
-def preview(job: Job, num_prompts: int = 3) -> Preview:
-    """Read the first row of every shard, and render the first few rows of the first unit.
-
-    Raises:
-        ConfigError: a shard whose rows cannot be read.
-    """
-    first_units = [unit for unit in job.plan.units if unit.index == 0]
-    faults: list[str] = []
-    tables: list[pa.Table] = []
-    for unit in first_units:
-        try:
-            table = _first_rows(job, unit, num_prompts if not tables else 1)
-            error = table.column(ROW_ERROR)[0].as_py() or ""
-            if error.startswith((UNREADABLE, OVERWRITTEN)):
-                faults.append(error)
-            else:
-                tables.append(table)
-        except Exception as error:  # any reader's error makes it a bad shard
-            faults.append(f"{job.plan.shards[unit.shard].file.url}: {' '.join(str(error).split())}")
-    if faults and (job.config.input.on_bad_shard == "fail" or not tables):
-        raise ConfigError(f"{len(faults)} bad input file(s): " + "; ".join(faults))
-    renderer = new_renderer(job.config, job.checkpoint)
-    rows = render_rows(tables[0], renderer, job.config)
-    texts = [renderer.decode(row.prompt_ids) if row.prompt_ids else None for row in rows]
-    return Preview(tuple(zip(texts, rows, strict=True)))
+    return replace(job, units=failed, left=units, repair=Repair(ledger.data_url, ledger.dropped_url, layout))
 
 
 def _skipped_note(plan: Plan) -> str:
@@ -230,7 +208,7 @@ def run_identity(config: GenerateConfig, checkpoint: Checkpoint) -> dict[str, An
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that matter to the result."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "orthrus": orthrus_core.__version__}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
@@ -282,11 +260,3 @@ def _check_group_by(config: GenerateConfig, layout: TableLayout) -> None:
             f"report.group_by: {', '.join(missing)} is no carried column; there are "
             f"{', '.join(layout.carried.names) or 'none'}"
         )
-
-
-def _first_rows(job: Job, unit: Unit, count: int) -> pa.Table:
-    """The first rows of a shard; of jsonl, cut from its first unit."""
-    types, shard = column_types(job.plan, job.layout), job.plan.shards[unit.shard]
-    if shard.format == "parquet":
-        return read_unit(shard, Unit(unit.shard, 0, 0, min(count, unit.num_rows)), types)
-    return read_unit(shard, unit, types).slice(0, count)

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from orthrus_core.errors import ConfigError, OrthrusError
+from pipelines.generate.input_changes import changed_inputs, recognise
 from pipelines.generate.units import Plan, Unit
 from pipelines.storage import FileInfo, join, list_directory, put, read_bytes, remove, sweep
 from pipelines.storage_config import redact
@@ -36,7 +37,12 @@ class Ledger:
         self.manifest_url = join(self.run_url, "manifest.json")
 
     def open(
-        self, identity: Mapping[str, Any], listing: Sequence[FileInfo], may_differ: Collection[str] = ()
+        self,
+        identity: Mapping[str, Any],
+        listing: Sequence[FileInfo],
+        may_differ: Collection[str] = (),
+        *,
+        on_changed: str = "fail",
     ) -> Plan | None:
         """Check that this output belongs to this run, if it belongs to any.
 
@@ -44,8 +50,9 @@ class Ledger:
             identity: everything that decides the rows' content, flat: name to value.
             listing: the input files as they are now.
             may_differ: names of the identity that may have another value than in the stored manifest.
+            on_changed: "accept" takes a file of the same size for the one that was planned.
         Returns:
-            The stored plan, or None where the run is new.
+            The stored plan with the files as they are now, or None where the run is new.
         Raises:
             ConfigError: another run's output, changed inputs, or files of unknown origin.
         """
@@ -59,13 +66,20 @@ class Ledger:
                 )
             return None
         changed = differences(manifest["identity"], identity, may_differ)
-        changed += _changed_inputs([FileInfo(**entry) for entry in manifest["inputs"]], listing)
-        if changed:
+        stored = [FileInfo(**entry) for entry in manifest["inputs"]]
+        now = recognise(stored, listing)
+        other, replaced = changed_inputs(stored, now)
+        if replaced and on_changed == "accept":
+            logger.warning("accepted as unchanged (input.on_changed): %s", _first(replaced))
+            replaced = []
+        if changed or other or replaced:
+            accept = "; or, if the files have the same rows, set input.on_changed: accept" if replaced else ""
             raise ConfigError(
-                f"output.path {self.url} belongs to another run: {', '.join(changed)}; "
-                "restore these or choose another output.path"
+                f"output.path {self.url} belongs to another run: {_first([*changed, *other, *replaced])}; "
+                f"restore these or choose another output.path{accept}"
             )
-        return self._stored_plan()
+        plan = self._stored_plan()
+        return None if plan is None else plan.with_files(now)
 
     def _stored_plan(self) -> Plan | None:
         """The plan as stored; None where it is missing or damaged, so that it is made again, the same."""
@@ -130,8 +144,11 @@ class Ledger:
         return join(self.data_url, unit.file_name)
 
     def finished_report(self) -> dict[str, Any] | None:
-        """The stored report of a complete run, if it is one."""
-        if SUCCESS not in list_directory(self.run_url):
+        """The stored report of a complete run, if it is one and has all its files still."""
+        if read_bytes(join(self.run_url, SUCCESS)) is None:
+            return None
+        if changes := self.changes_since_success():
+            logger.warning("%s was complete and is no more: %s", self.url, "; ".join(changes[:5]))
             return None
         stored = read_bytes(join(self.run_url, "report.json"))
         try:
@@ -153,7 +170,35 @@ class Ledger:
         """Store the report and the data card, and mark the run as complete."""
         self.write_report(report)
         put(join(self.url, "README.md"), card.encode())
-        put(join(self.run_url, SUCCESS), b"")
+        put(join(self.run_url, SUCCESS), json.dumps(self._files(), indent=1).encode())
+
+    def changes_since_success(self) -> list[str]:
+        """How data/ and dropped/ differ from what `_SUCCESS` says of names and sizes, where it says any."""
+        stored = read_bytes(join(self.run_url, SUCCESS))
+        if not stored:  # an empty one is an earlier version's
+            return []
+        try:
+            before, now = dict(json.loads(stored)), self._files()
+        except (ValueError, TypeError):
+            return [f"{RUN}/{SUCCESS} is damaged"]
+        return [
+            f"{name} is gone"
+            if name not in now
+            else f"{name} is new"
+            if name not in before
+            else f"{name} has {now[name]} bytes of {before[name]}"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name)
+        ]
+
+    def _files(self) -> dict[str, int]:
+        """Path below the output, and size, of every unit's file and side file."""
+        return {
+            f"{directory}/{name}": size
+            for directory in (DATA, DROPPED)
+            for name, size in sorted(list_directory(join(self.url, directory)).items())
+            if not name.startswith(".")
+        }
 
 
 def check_counts(
@@ -198,14 +243,5 @@ def differences(
     ]
 
 
-def _changed_inputs(stored: Sequence[FileInfo], now: Sequence[FileInfo]) -> list[str]:
-    before, after = ({file.url: file for file in files} for files in (stored, now))
-    lines = [f"input {url} is gone" for url in before if url not in after]
-    lines += [f"input {url} is new" for url in after if url not in before]
-    for url in sorted(before.keys() & after.keys()):
-        old, new = before[url], after[url]
-        tag = "etag" if old.etag and new.etag else "mtime"
-        for name in ("size", tag):
-            if getattr(old, name) != getattr(new, name):
-                lines.append(f"input {url} has another {name}")
-    return lines[:5] + ([f"and {len(lines) - 5} more"] if len(lines) > 5 else [])
+def _first(lines: Sequence[str], most: int = 5) -> str:
+    return ", ".join([*lines[:most], *([f"and {len(lines) - most} more"] if len(lines) > most else [])])

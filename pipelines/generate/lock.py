@@ -52,7 +52,7 @@ class RunLock:
                 self._take_over()
             self._thread.start()
             return self
-        except StorageError as error:
+        except (StorageError, OSError) as error:
             raise ConfigError(f"output.path: cannot write {error}") from None
         except KeyboardInterrupt:  # a signal, when the file may be there already
             self.__exit__()
@@ -77,8 +77,16 @@ class RunLock:
     def _take_over(self) -> None:
         """Wait until the owner is known to be dead or alive; raises ConfigError if it is alive."""
         seen, since = self._read(), time.monotonic()
+        if seen is not None and _is_of_here(seen) and not _has_died_here(seen):
+            raise self._refusal(seen)
         if seen is not None and not _has_died_here(seen):
-            logger.info("waiting up to %.0f s: %s is held by %s", self._stale_s, self._url, _name(seen))
+            logger.warning(
+                "%s holds %s; watching its heartbeat for up to %.0f s: this run is refused if it lives, and "
+                "takes over if it does not",
+                _name(seen),
+                self._url,
+                self._stale_s,
+            )
             while time.monotonic() - since < self._stale_s:
                 time.sleep(min(LOOK_S, self._stale_s / 4))
                 now = self._read()
@@ -87,10 +95,7 @@ class RunLock:
                         "output.path: another run was at work there and has just ended; start again"
                     )
                 if now != seen:
-                    raise ConfigError(
-                        f"output.path: another run is at work there: {_name(now)} holds {self._url}; "
-                        "wait for it, or choose another output.path"
-                    )
+                    raise self._refusal(now)
         logger.warning("taking over %s from %s, which has died", self._url, _name(seen))
         put(self._url, self._content())
         time.sleep(self._settle_s)
@@ -98,6 +103,12 @@ class RunLock:
             raise ConfigError(
                 f"output.path: another run took {self._url} over at the same moment; leave it to that one"
             )
+
+    def _refusal(self, owner: dict[str, Any]) -> ConfigError:
+        return ConfigError(
+            f"output.path: another run is at work there: {_name(owner)} holds {self._url}; "
+            "wait for it, or choose another output.path"
+        )
 
     def _beat(self) -> None:
         while not self._stop.wait(self._beat_s):
@@ -152,10 +163,13 @@ def _start_of(pid: int) -> str | None:
 
 def _has_died_here(owner: dict[str, Any]) -> bool:
     """Whether the owner ran on this machine, since its last start, and is no more."""
+    return _is_of_here(owner) and _start_of(owner["pid"]) != owner["started"]
+
+
+def _is_of_here(owner: dict[str, Any]) -> bool:
+    """Whether the owner runs on this machine, or ran since its last start."""
     here = _this_process()
-    if owner["boot"] is None or (owner["host"], owner["boot"]) != (here["host"], here["boot"]):
-        return False
-    return _start_of(owner["pid"]) != owner["started"]
+    return owner["boot"] is not None and (owner["host"], owner["boot"]) == (here["host"], here["boot"])
 
 
 def _owner_id(content: dict[str, Any] | None) -> str | None:
@@ -176,8 +190,8 @@ def watch_owner(run_url: str, *, watch_s: float) -> str:
     seen = read_bytes(url)
     if seen is None:
         return "none"
-    owner, here = json.loads(seen), _this_process()
-    if owner["boot"] is not None and (owner["host"], owner["boot"]) == (here["host"], here["boot"]):
+    owner = json.loads(seen)
+    if _is_of_here(owner):
         return "dead" if _has_died_here(owner) else "alive"
     while time.monotonic() < deadline:
         time.sleep(min(LOOK_S, watch_s))

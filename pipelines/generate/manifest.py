@@ -4,7 +4,9 @@ import logging
 import time
 from typing import Any
 
+from pipelines.generate.input_changes import changed_inputs, tag_contents
 from pipelines.generate.job import Job, versions
+from pipelines.storage import FileInfo
 
 # Of an engine's report, what does not change while it runs.
 ENGINE_FACTS = (
@@ -27,16 +29,21 @@ logger = logging.getLogger(__name__)
 def open_manifest(job: Job) -> dict[str, Any]:
     """The stored manifest with a note of this resumption, or a new one."""
     stored = None if job.is_new else job.ledger.manifest()
+    inputs = tag_contents([shard.file for shard in job.plan.shards])
+    now: dict[str, Any] = {"inputs": [file.to_dict() for file in inputs]}
     if stored is None:
-        return job.manifest()
+        return job.manifest() | now
+    _, accepted = changed_inputs([FileInfo(**entry) for entry in stored["inputs"]], inputs)
+    if accepted:
+        now["accepted_inputs"] = [*stored.get("accepted_inputs", []), *accepted]
     if job.repair is not None:
-        return job.repaired_manifest(stored)
+        return job.repaired_manifest(stored) | now
     changed = _differences(stored["versions"], versions())
     if changed:
         logger.warning("resumed with other versions, texts could differ: %s", changed)
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    resumed = [*stored.get("resumed", []), {"at": now, "versions": versions()}]
-    return {**stored, "resumed": resumed}
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    resumed = [*stored.get("resumed", []), {"at": at, "versions": versions()}]
+    return {**stored, **now, "resumed": resumed}
 
 
 def note_engine(job: Job, manifest: dict[str, Any], report: dict[str, Any]) -> None:

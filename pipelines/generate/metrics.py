@@ -4,10 +4,11 @@ A thread of the actor reads the engine's counters once a second; nothing is meas
 here is logged once and harms no run.
 """
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -90,11 +91,39 @@ def readings(report: Mapping[str, Any], unit_totals: Mapping[str, float], ready_
     return {name: float(value) for name, value in found.items() if value is not None}
 
 
-def live(now: Readings) -> dict[str, Any]:
+class LiveRows:
+    """Input rows that an actor has finished and the tokens of all its rows so far, without the audit's."""
+
+    def __init__(self, finished_share: Callable[[], float]):
+        """Args: finished_share of the requests in the engine."""
+        self._finished_share = finished_share
+        self._finished = self._in_engine = 0
+        self.tokens = 0
+
+    def count(self, token_ids: Sequence[int]) -> None:
+        """Take in tokens of a row; for `Request.on_tokens`."""
+        self.tokens += len(token_ids)
+
+    @property
+    def finished(self) -> float:
+        """Rows, those of units in progress too."""
+        return self._finished + self._in_engine * self._finished_share()
+
+    @contextlib.contextmanager
+    def unit(self, num_rows: int) -> Iterator[None]:
+        """Within this, the rows of a unit are generated."""
+        self._in_engine += num_rows
+        yield
+        self._in_engine -= num_rows
+        self._finished += num_rows
+
+
+def live(now: Readings, rows: LiveRows) -> dict[str, Any]:
     """What the driver shows of an actor, from its readings."""
     return {
         "state": "ready",
-        "tokens": now.get(("orthrus_tokens", ""), 0.0),
+        "tokens": rows.tokens,
+        "rows": rows.finished,
         "acceptance_length": now.get(("orthrus_acceptance_length_tokens", "")),
         "queue_rows": now.get(("orthrus_queue_rows", ""), 0.0),
         "slots_busy": now.get(("orthrus_slots", "busy"), 0.0),

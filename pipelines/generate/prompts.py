@@ -3,21 +3,21 @@
 A row that cannot be rendered gets an error text instead of ids; the other rows go on.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
-from jinja2 import TemplateSyntaxError
 
-from orthrus_core.errors import ConfigError, RequestError
+from orthrus_core.errors import RequestError
 from pipelines.checkpoint import load_tokenizer
-from pipelines.generate import template_process
 from pipelines.generate.columns import (
+    HIDDEN,
     PARAMS,
     PLACE,
     PROMPT_IDS,
+    PROMPT_TOKENS,
     ROW,
     ROW_ERROR,
     SAMPLES,
@@ -27,14 +27,16 @@ from pipelines.generate.columns import (
     TableLayout,
 )
 from pipelines.generate.config import GenerateConfig, PromptConfig
-from pipelines.generate.renderer import PromptRenderer
+from pipelines.generate.own_rows import own_rows
+from pipelines.generate.renderer import LongPromptError, PromptRenderer
 from pipelines.generate.repair import Repair
 from pipelines.generate.row_params import ParamColumns, RowParams
+from pipelines.generate.template_columns import template_columns
 from pipelines.storage_config import use_storage
 
 
 def needed_columns(config: GenerateConfig) -> dict[str, str]:
-    """Columns that prompts, ids and per-row options are made of: name to kind (text, list or any).
+    """Columns that must be there for prompts, ids and per-row options: name to kind (text, list or any).
 
     Raises:
         ConfigError: the template does not parse.
@@ -45,23 +47,22 @@ def needed_columns(config: GenerateConfig) -> dict[str, str]:
     elif prompt.messages is not None:
         needed = {prompt.messages: "list"}
     else:
-        needed = dict.fromkeys(template_columns(prompt.template or ""), "any")
+        needed = dict.fromkeys(template_columns(prompt.template or "").required, "any")
     for name in (config.input.id_column, *config.sampling.columns.given.values()):
         if name is not None:
             needed.setdefault(name, "any")
     return needed
 
 
-def template_columns(template: str) -> list[str]:
-    """Names of the columns that a Jinja template uses.
+def read_columns(config: GenerateConfig, available: Sequence[str]) -> list[str]:
+    """Columns that prompts, ids and per-row options are made of, of an input with these.
 
     Raises:
-        ConfigError: the template does not parse.
+        ConfigError: the template asks for one that is none of them.
     """
-    try:
-        return template_process.template_columns(template)
-    except TemplateSyntaxError as error:
-        raise ConfigError(f"input.prompt.template does not parse: {error}") from None
+    template = config.input.prompt.template
+    more = [] if template is None else template_columns(template).among(available)
+    return [*dict.fromkeys([*needed_columns(config), *more])]
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class RenderedRow:
     Attributes:
         params: its own sampling options; None where these are wrong.
         truncated_tokens: cut from the prompt.
+        long_tokens: of a prompt that is an error because it has so many; else 0.
     """
 
     id: str
@@ -78,6 +80,7 @@ class RenderedRow:
     params: RowParams | None
     error: str | None
     truncated_tokens: int = 0
+    long_tokens: int = 0
 
 
 def render_unit(
@@ -94,7 +97,7 @@ def render_unit(
         repair: only the rows that it asks for are rendered.
     Returns:
         Columns: id, the carried ones, SHARD, UNIT, PLACE, ROW_ERROR (string, null if fine), PROMPT_IDS
-        (list<int32>, null on error), TRUNCATED, PARAMS, SAMPLES.
+        (list<int32>, null on error), TRUNCATED, PROMPT_TOKENS, PARAMS, SAMPLES.
     """
     use_storage(config.storage)
     renderer = _renderer(tokenizer_path, config.input.prompt.model_dump_json(), config.decode.max_context)
@@ -107,10 +110,12 @@ def render_unit(
     rendered = render_rows(table, renderer, config)
     samples = [_samples(row, wanted[place]) for row, place in zip(rendered, sorted(wanted), strict=True)]
     columns: dict[str, Any] = {"id": pa.array([row.id for row in rendered], pa.string())}
-    columns |= {name: table.column(name) for name in (*layout.carried.names, SHARD, UNIT, PLACE)}
+    columns |= {layout.within(name): table.column(name) for name in layout.carried.names}
+    columns |= {name: table.column(name) for name in (SHARD, UNIT, PLACE)}
     columns[ROW_ERROR] = pa.array([row.error for row in rendered], pa.string())
     columns[PROMPT_IDS] = pa.array([row.prompt_ids for row in rendered], pa.list_(pa.int32()))
     columns[TRUNCATED] = pa.array([row.truncated_tokens for row in rendered], pa.int32())
+    columns[PROMPT_TOKENS] = pa.array([row.long_tokens for row in rendered], pa.int32())
     columns[PARAMS] = pa.array([row.params and row.params.overrides for row in rendered], pa.string())
     columns[SAMPLES] = pa.array(samples, pa.list_(pa.int32()))
     return pa.table(columns)
@@ -119,9 +124,9 @@ def render_unit(
 def render_rows(table: pa.Table, renderer: PromptRenderer, config: GenerateConfig) -> list[RenderedRow]:
     """Render the rows of a table as `source.read_unit` makes it."""
     errors = table.column(ROW_ERROR).to_pylist()
-    names = [*needed_columns(config), SHARD, ROW]
-    columns = {name: _values(table.column(name), name, errors) for name in names}
-    rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+    available = [name for name in table.column_names if not name.startswith(HIDDEN)]
+    names = [*read_columns(config, available), SHARD, ROW]
+    rows = own_rows(table, names, errors, messages=config.input.prompt.messages)
     params = ParamColumns(config.sampling)
     return [
         _render_row(row, error, renderer, params, config.input.id_column)
@@ -144,6 +149,8 @@ def _render_row(
         params = columns.of(row)
         prompt = renderer.prompt(row, params.max_new_tokens)
         return RenderedRow(own_id, prompt.ids, params, None, prompt.truncated_tokens)
+    except LongPromptError as fault:
+        return RenderedRow(own_id, None, params, str(fault), long_tokens=fault.prompt_tokens)
     except RequestError as fault:
         return RenderedRow(own_id, None, params, str(fault))
 
@@ -159,22 +166,6 @@ def _samples(row: RenderedRow, wanted: list[int] | None) -> list[int]:
 def _renderer(path: str, prompt_json: str, max_context: int) -> PromptRenderer:
     """One renderer for all units that a worker process reads; loading a tokenizer takes about a second."""
     return PromptRenderer(load_tokenizer(path), PromptConfig.model_validate_json(prompt_json), max_context)
-
-
-def _values(column: pa.ChunkedArray, name: str, errors: list[str | None]) -> list[Any]:
-    """A column as Python values; text that is not UTF-8 becomes None with an error, in place."""
-    try:
-        return column.to_pylist()
-    except UnicodeDecodeError:
-        pass
-    values: list[Any] = []
-    for index, scalar in enumerate(column):
-        try:
-            values.append(scalar.as_py())
-        except UnicodeDecodeError:
-            values.append(None)
-            errors[index] = errors[index] or f"column {name} is not valid UTF-8"
-    return values
 
 
 def _row_id(row: Mapping[str, Any], default: str, id_column: str | None) -> str:

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError
-
-from orthrus_core.errors import ConfigError, RequestError
+from orthrus_core.errors import RequestError
+from pipelines.generate.chat_template import ChatTemplate
+from pipelines.generate.columns import HIDDEN
 from pipelines.generate.config import PromptConfig
+from pipelines.generate.control_tokens import ControlTokens, Message
+from pipelines.generate.prompt_encoder import PromptEncoder
 from pipelines.generate.template_process import TemplateProcess, TemplateRowError
 
 if TYPE_CHECKING:
@@ -22,22 +24,39 @@ class Prompt:
     truncated_tokens: int = 0
 
 
+class LongPromptError(RequestError):
+    """A prompt that does not fit; `prompt_tokens` is how many it has."""
+
+    def __init__(self, message: str, prompt_tokens: int):
+        super().__init__(message)
+        self.prompt_tokens = prompt_tokens
+
+
 class PromptRenderer:
     """Turns rows into token ids; one for each process."""
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", prompt: PromptConfig, max_context: int):
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        prompt: PromptConfig,
+        max_context: int,
+        chat_process: TemplateProcess | None = None,
+    ):
         """Check that prompt and tokenizer fit together.
 
+        Args:
+            chat_process: fills chat templates; None: one of its own.
         Raises:
             ConfigError: chat is asked for and the tokenizer has no chat template.
         """
-        if prompt.chat and tokenizer.chat_template is None:
-            raise ConfigError(
-                "input.prompt.chat is true, but the tokenizer has no chat template; set it to false"
-            )
         self._tokenizer = tokenizer
         self._prompt = prompt
         self._max_context = max_context
+        self._encoder = PromptEncoder(tokenizer)
+        self._chat = ChatTemplate(tokenizer, prompt, chat_process) if prompt.chat else None
+        self._control: ControlTokens | None = None
+        if prompt.keeps_text:
+            self._control = ControlTokens(tokenizer, self._chat.source if self._chat else "")
         self._template: TemplateProcess | None = None
         if prompt.template is not None:
             self._template = TemplateProcess(prompt.template, prompt.template_limit_s)
@@ -50,15 +69,10 @@ class PromptRenderer:
         Raises:
             RequestError: null, of the wrong type, a template that fails on this row, or too long.
         """
-        content = self._content(row)
-        if self._prompt.overlong == "error":
-            ids = self.ids(self._render(content))
-            self._check_room(len(ids))
-            return Prompt(ids)
-        limit = self._limit(max_new_tokens)
-        if isinstance(content, str):
-            return self._cut_text(content, limit)
-        return self._cut_messages(content, limit)
+        try:
+            return self._fitting(self._content(row), max_new_tokens)
+        except RecursionError:
+            raise RequestError("prompt has values that are nested too deeply") from None
 
     def text(self, row: Mapping[str, Any]) -> str:
         """The whole text of a row, before it is tokenized or cut.
@@ -66,15 +80,19 @@ class PromptRenderer:
         Raises:
             RequestError: null, of the wrong type, or a template that fails on this row.
         """
-        return self._render(self._content(row))
+        content = self._content(row)
+        return content if isinstance(content, str) else self._rendered(content)
 
-    def ids(self, text: str) -> list[int]:
-        """Token ids of a rendered text.
+    def ids(self, content: str | list[Message]) -> list[int]:
+        """Token ids of a whole text or conversation.
 
         Raises:
-            RequestError: un-encodable text or no tokens.
+            RequestError: a chat template that fails, un-encodable text, no tokens, or too long for certain.
         """
-        ids = self._encode(text, specials=not self._prompt.chat)
+        text, is_marked = self._marked_text(content)
+        if self._prompt.overlong == "error":
+            self._encoder.check_length(text, self._max_context)
+        ids = self._encoder.ids(text, specials=isinstance(content, str), is_marked=is_marked)
         if not ids:
             raise RequestError("prompt has no tokens")
         return ids
@@ -83,7 +101,17 @@ class PromptRenderer:
         """Token ids as text, special tokens shown."""
         return str(self._tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
-    def _content(self, row: Mapping[str, Any]) -> str | list[dict[str, Any]]:
+    def _fitting(self, content: str | list[Message], max_new_tokens: int) -> Prompt:
+        if self._prompt.overlong == "error":
+            ids = self.ids(content)
+            self._check_room(len(ids))
+            return Prompt(ids)
+        limit = self._limit(max_new_tokens)
+        if isinstance(content, str):
+            return self._cut_text(content, limit)
+        return self._cut_messages(content, limit)
+
+    def _content(self, row: Mapping[str, Any]) -> str | list[Message]:
         """What a row says: messages for the chat template, or the text where there is none."""
         prompt = self._prompt
         if prompt.messages is not None:
@@ -99,36 +127,33 @@ class PromptRenderer:
             messages = [{"role": "system", "content": prompt.system}, *messages]
         return messages
 
-    def _render(self, content: str | list[dict[str, Any]]) -> str:
-        return content if isinstance(content, str) else self._chat(content)
+    def _marked_text(self, content: str | list[Message]) -> tuple[str, bool]:
+        """The whole text, and whether marks keep control tokens in it text."""
+        messages = [{"content": content}] if isinstance(content, str) else content
+        marked = self._control.mark(messages) if self._control else None
+        if isinstance(content, str):
+            return (marked or messages)[0]["content"], marked is not None
+        return self._rendered(marked or messages), marked is not None
+
+    def _rendered(self, messages: list[Message]) -> str:
+        assert self._chat is not None
+        return self._chat.render(messages)
 
     def _fill(self, row: Mapping[str, Any]) -> str:
         assert self._template is not None
         try:
-            return self._template.fill(row)
+            return self._template.fill(
+                {name: value for name, value in row.items() if not name.startswith(HIDDEN)}
+            )
         except TemplateRowError as failure:
             raise RequestError(f"input.prompt.template fails: {failure}") from None
-
-    def _chat(self, messages: list[dict[str, Any]]) -> str:
-        try:
-            text = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **self._prompt.template_args
-            )
-        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
-            raise RequestError(f"chat template fails: {type(error).__name__}: {error}") from None
-        return str(text)
-
-    def _encode(self, text: str, *, specials: bool) -> list[int]:
-        try:
-            return self._tokenizer.encode(text, add_special_tokens=specials)
-        except (UnicodeEncodeError, TypeError):
-            raise RequestError("prompt has text that cannot be encoded as UTF-8") from None
 
     def _check_room(self, count: int) -> None:
         room = self._prompt.room or 1
         if count + room > self._max_context:
             more = f", input.prompt.room {room}" if room > 1 else ""
-            raise RequestError(f"prompt has {count} tokens, decode.max_context is {self._max_context}{more}")
+            fault = f"prompt has {count} tokens, decode.max_context is {self._max_context}{more}"
+            raise LongPromptError(fault, count)
 
     def _limit(self, max_new_tokens: int) -> int:
         """Most tokens of a prompt."""
@@ -146,7 +171,8 @@ class PromptRenderer:
         excess = len(ids) - limit
         if excess <= 0:
             return Prompt(ids)
-        own = self._encode(text, specials=False)
+        own_text, is_marked = self._marked_text(text)
+        own = self._encoder.ids(own_text, specials=False, is_marked=is_marked)
         before = next((i for i in range(len(ids) - len(own) + 1) if ids[i : i + len(own)] == own), None)
         if before is None or excess >= len(own):
             own, before = ids, 0
@@ -154,9 +180,9 @@ class PromptRenderer:
         kept = own[excess:] if self._prompt.overlong == "truncate_left" else own[: len(own) - excess]
         return Prompt(ids[:before] + kept + after, excess)
 
-    def _cut_messages(self, messages: list[dict[str, Any]], limit: int) -> Prompt:
+    def _cut_messages(self, messages: list[Message], limit: int) -> Prompt:
         """Cut what users say, by whole tokens, until the rendered prompt fits."""
-        whole = len(ids := self.ids(self._chat(messages)))
+        whole = len(ids := self.ids(messages))
         if whole <= limit:
             return Prompt(ids)
         users = [i for i, message in enumerate(messages) if message["role"] == "user"]
@@ -164,17 +190,16 @@ class PromptRenderer:
         available, cut = sum(len(bounds[i]) - 1 for i in users), 0
         while len(ids) > limit and cut < available:
             cut = min(available, cut + len(ids) - limit)
-            ids = self.ids(self._chat(self._without(messages, bounds, cut)))
+            ids = self.ids(self._without(messages, bounds, cut))
         if len(ids) > limit:
-            raise RequestError(
+            raise LongPromptError(
                 f"prompt has {whole} tokens, {len(ids)} without what users say, and {limit} fit into "
-                f"decode.max_context {self._max_context} beside the completion"
+                f"decode.max_context {self._max_context} beside the completion",
+                whole,
             )
         return Prompt(ids, whole - len(ids))
 
-    def _without(
-        self, messages: list[dict[str, Any]], bounds: Mapping[int, list[int]], cut: int
-    ) -> list[dict[str, Any]]:
+    def _without(self, messages: list[Message], bounds: Mapping[int, list[int]], cut: int) -> list[Message]:
         """Messages without `cut` tokens of users: the first ones, or the last ones."""
         messages = list(messages)
         from_left = self._prompt.overlong == "truncate_left"
@@ -202,7 +227,7 @@ def _checked_text(value: Any, name: str | None) -> str:
     return value
 
 
-def _checked_messages(value: Any, name: str) -> list[dict[str, Any]]:
+def _checked_messages(value: Any, name: str) -> list[Message]:
     if value is None:
         raise RequestError(f"messages column {name} is null")
     if not isinstance(value, list) or not value:

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from pipelines.generate.columns import PLACE
+from pipelines.generate.arrow_types import bring_all_to
+from pipelines.generate.columns import PLACE, TableLayout
+from pipelines.generate.damage import read_unit_footer
 from pipelines.generate.ledger import Ledger
 from pipelines.generate.unit_file import UnitRows, read_footer, read_unit_rows
 from pipelines.generate.units import Plan, Unit, unit_file_name
@@ -18,6 +20,7 @@ class Repair:
 
     data_url: str
     dropped_url: str
+    layout: TableLayout
 
     def samples(self, shard: int, index: int, num_rows: int) -> dict[int, list[int] | None]:
         """Which completions of a unit to make again.
@@ -39,19 +42,20 @@ class Repair:
                 failed.setdefault(place, []).append(sample)
         return {place: None if len(samples[place]) == 1 else found for place, found in failed.items()}
 
-    def merge(self, made: pa.Table, schema: pa.Schema, shard: int, index: int) -> UnitRows:
+    def merge(self, made: pa.Table, shard: int, index: int) -> UnitRows:
         """A unit's rows with those that were made again in the place of the old ones.
 
         Args:
-            made: the schema's columns and PLACE.
+            made: the layout's columns and PLACE.
         """
+        schema = self.layout.output
         name = unit_file_name(shard, index)
         old = self._read(shard, index, read_footer(join(self.data_url, name))["counts"]["rows_in"])
         made_places = [int(place) for place in made.column(PLACE).to_pylist()]
-        made = made.select(schema.names).cast(schema)
+        made = bring_all_to(made, schema)
         if old is None:
             return UnitRows(made, tuple(made_places), {})
-        both = pa.concat_tables([old.table.select(schema.names).cast(schema), made]).unify_dictionaries()
+        both = pa.concat_tables([bring_all_to(old.table, schema), made]).unify_dictionaries()
         keys = zip([*old.places, *made_places], both.column("sample").to_pylist(), strict=True)
         rows = {key: row for row, key in enumerate(keys)}  # the later one of two, which is the new one
         order = sorted(rows)
@@ -59,7 +63,7 @@ class Repair:
         return UnitRows(table, tuple(place for place, _ in order), old.facts)
 
     def _read(self, shard: int, index: int, num_rows: int) -> UnitRows | None:
-        rows = read_unit_rows(self.data_url, self.dropped_url, unit_file_name(shard, index))
+        rows = read_unit_rows(self.data_url, self.dropped_url, unit_file_name(shard, index), self.layout)
         return rows if rows is not None and len(set(rows.places)) == num_rows else None
 
 
@@ -68,8 +72,12 @@ def failed_units(ledger: Ledger, plan: Plan, remaining: Sequence[Unit]) -> list[
 
     Args:
         remaining: units that are not finished.
+    Raises:
+        DamagedUnitError: a file that cannot be read.
     """
     undone = {unit.file_name for unit in remaining}
     finished = [unit for unit in plan.units if unit.file_name not in undone]
-    footers = map_files(read_footer, [ledger.unit_url(unit) for unit in finished])
-    return [u for u, footer in zip(finished, footers, strict=True) if footer["counts"].get("errors")]
+    looked = map_files(read_unit_footer, [ledger.unit_url(unit) for unit in finished])
+    return [
+        u for u, (footer, _) in zip(finished, looked, strict=True) if footer.get("counts", {}).get("errors")
+    ]

@@ -7,7 +7,17 @@ import pyarrow as pa
 
 from orthrus_core.engine.sequence import Completion
 from orthrus_core.engine.stop import cut_text
-from pipelines.generate.columns import COUNTERS, PLACE, PROMPT_IDS, SHARD, TRUNCATED, UNIT, TableLayout
+from pipelines.generate.arrow_types import bring_to
+from pipelines.generate.columns import (
+    COUNTERS,
+    PLACE,
+    PROMPT_IDS,
+    PROMPT_TOKENS,
+    SHARD,
+    TRUNCATED,
+    UNIT,
+    TableLayout,
+)
 from pipelines.generate.requests import SampleRow
 
 
@@ -42,15 +52,16 @@ class ResultWriter:
             The output columns of the layout, then SHARD, UNIT and PLACE.
         """
         source = pa.array([row.row for row in rows], pa.int64())
-        hidden = (SHARD, UNIT, PLACE, PROMPT_IDS, TRUNCATED)
-        given = unit.select(["id", *self._layout.carried.names, *hidden]).take(source)
-        columns = {name: given.column(name) for name in ("id", *self._layout.carried.names)}
+        hidden = (SHARD, UNIT, PLACE, PROMPT_IDS, TRUNCATED, PROMPT_TOKENS)
+        carried = [self._layout.within(name) for name in self._layout.carried.names]
+        given = unit.select(["id", *carried, *hidden]).take(source)
+        columns = {name: given.column(name) for name in ("id", *carried)}
         columns |= {"sample": [row.sample for row in rows], "seed": [row.params.seed for row in rows]}
         columns |= {"prompt_token_ids": given.column(PROMPT_IDS), "truncated_tokens": given.column(TRUNCATED)}
-        columns["exactness"] = [
-            self.sampled_level if row.params.temperature > 0 else self.level for row in rows
-        ]
+        columns["exactness"] = [self._exactness(*both) for both in zip(rows, completions, strict=True)]
         columns |= self._results(rows, completions)
+        counted = zip(completions, given.column(PROMPT_TOKENS).to_pylist(), strict=True)
+        columns["prompt_tokens"] = [one.stats.prompt_tokens or tokens for one, tokens in counted]
         schema = self._layout.output
         output = pa.table([_cast(columns[field.name], field.type) for field in schema], schema)
         for name in (SHARD, UNIT, PLACE):
@@ -74,6 +85,11 @@ class ResultWriter:
             ],
         }
 
+    def _exactness(self, row: SampleRow, completion: Completion) -> str | None:
+        if completion.error is not None:
+            return None
+        return self.sampled_level if row.params.temperature > 0 else self.level
+
     def _text(self, row: SampleRow, completion: Completion) -> str | None:
         if completion.error is not None:
             return None
@@ -86,4 +102,4 @@ def _mean_logprob(completion: Completion) -> float | None:
 
 
 def _cast(values: Any, kind: pa.DataType) -> Any:
-    return values.cast(kind) if isinstance(values, pa.ChunkedArray) else pa.array(values, kind)
+    return bring_to(values, kind) if isinstance(values, pa.ChunkedArray) else pa.array(values, kind)

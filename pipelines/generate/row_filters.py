@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.generate.config import RowFilters
+from pipelines.generate.output_config import RowFilters
 
 
 def dropped_reasons(table: pa.Table, filters: RowFilters) -> list[str | None]:

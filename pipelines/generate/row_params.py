@@ -36,7 +36,7 @@ class ParamColumns:
         self._columns = sampling.columns.given
         self._base = sampling.model_dump()
         self._default = RowParams(sampling.max_new_tokens, sampling.n, None)
-        self._known: dict[tuple[Any, ...], RowParams] = {}
+        self._known: dict[str, RowParams] = {}
 
     def of(self, row: Mapping[str, Any]) -> RowParams:
         """The options of a row.
@@ -53,7 +53,7 @@ class ParamColumns:
                 values[option] = tuple(value) if isinstance(value, list) else value
         if not values:
             return self._default
-        key = tuple((option, type(value), value) for option, value in values.items())
+        key = repr(values)  # a value may be of any type, unhashable ones among them
         known = self._known.get(key)
         if known is None:
             if len(self._known) >= 4096:  # every row may have a seed of its own

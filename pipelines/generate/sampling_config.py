@@ -1,7 +1,7 @@
 """Options of the generate job that say how completions are chosen and where they end."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -43,6 +43,12 @@ class SamplingConfig(SamplingParams):
         "At temperature 0 they are all the same.",
     )
 
+    generation_config: Literal["ignore", "use"] = Field(
+        "ignore",
+        description="use: what the checkpoint's generation_config.json says goes before the defaults of this "
+        "section, and what is set here before that. Its EOS ids are used either way.",
+    )
+
     @field_validator("json_schema", mode="before")
     @classmethod
     def _read_schema_file(cls, value: Any) -> Any:
@@ -57,4 +63,4 @@ class SamplingConfig(SamplingParams):
     @property
     def params(self) -> SamplingParams:
         """What the engine takes."""
-        return SamplingParams(**self.model_dump(exclude={"columns", "n"}))
+        return SamplingParams(**self.model_dump(exclude={"columns", "n", "generation_config"}))

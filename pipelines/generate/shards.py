@@ -1,16 +1,17 @@
 """Input files: what is in each, looked at once before anything is generated."""
 
-import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import IO, Any
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orthrus_core.errors import ConfigError
-from pipelines.generate.input_file import BadFileError, WatchedFile, read_file, uncompressed
+from pipelines.generate.arrow_types import JSON_TEXT, join_types, plain_type
+from pipelines.generate.input_file import COMPRESSIONS, BadFileError, WatchedFile, read_file, uncompressed
+from pipelines.generate.jsonl import OPENINGS, SCAN_LINES, JsonColumns, describe_line, split_lines
 from pipelines.listing import list_inputs
 from pipelines.storage import FileInfo, map_files
 from pipelines.storage_errors import reason
@@ -18,10 +19,8 @@ from pipelines.working_dir import portable_file
 
 ENDINGS = {
     "parquet": (".parquet", ".pq"),
-    "jsonl": (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz"),
+    "jsonl": tuple(name + packed for name in (".jsonl", ".ndjson") for packed in ("", *COMPRESSIONS)),
 }
-
-SCAN_BYTES = 2**20  # of a jsonl file at once
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +35,8 @@ class Shard:
         format: "parquet" or "jsonl".
         num_rows: rows in it.
         row_groups: rows of each Parquet row group; empty for jsonl.
-        offsets: jsonl only: byte where each unit's first line begins, then the file's size; of a .gz file,
-            bytes of its content.
+        offsets: jsonl only: byte where each unit's first line begins, then the file's size; of a compressed
+            file, bytes of its content.
         skipped: why nothing is read from it; None: all of it is.
     """
 
@@ -56,41 +55,39 @@ class Inspection:
 
     Attributes:
         shards: in the order of the listing.
-        schema: union of their columns; where types differ between shards, the wider one.
+        schema: union of their columns; where types differ between shards, the wider one, and JSON_TEXT where
+            values of jsonl have none in common.
     """
 
     shards: tuple[Shard, ...]
     schema: pa.Schema
 
 
-@dataclass
-class _JsonlScan:
-    """What a pass over a jsonl file finds: line offsets of units and the columns' types."""
-
-    offsets: list[int] = field(default_factory=list)
-    num_rows: int = 0
-    types: dict[str, pa.DataType] = field(default_factory=dict)
-
-
 class _Types:
     """Columns of all shards in the order in which they first appear, each as wide as any of them needs."""
 
-    def __init__(self) -> None:
+    def __init__(self, needed: Collection[str], carried: Collection[str] | None):
+        self._needed = needed
+        self._carried = carried
         self._types: dict[str, pa.DataType] = {}
         self._seen: list[pa.Schema] = []  # shards mostly have one and the same schema
 
     def add(self, schema: pa.Schema, url: str) -> None:
-        """Take in a shard's columns; raises ConfigError where a type fits no earlier one."""
+        """Take in a shard's columns; raises ConfigError where one that is used fits no earlier one."""
         if any(schema.equals(seen) for seen in self._seen):
             return
         for column in schema:
-            wider = _wider(self._types.get(column.name, pa.null()), column.type)
-            if wider is None:
+            earlier = self._types.get(column.name, pa.null())
+            wider = join_types(earlier, column.type)
+            if wider is None and _is_used(column.name, self._needed, self._carried):
+                repair = "make the files agree"
+                if column.name not in self._needed:
+                    repair = f"leave it out with input.carry, or {repair}"
                 raise ConfigError(
-                    f"column {column.name} is {self._types[column.name]} in earlier files and {column.type} "
-                    f"in {url}; leave it out with input.carry, or make the files agree"
+                    f"column {column.name} is {_shown(earlier)} in earlier files and {_shown(column.type)} "
+                    f"in {url}; {repair}"
                 )
-            self._types[column.name] = wider
+            self._types[column.name] = earlier if wider is None else wider
         self._seen = [*self._seen[-7:], schema]
 
     @property
@@ -117,6 +114,7 @@ def inspect_shards(
     needed: Mapping[str, str],
     unit_rows: int,
     on_bad_shard: str = "fail",
+    carried: Collection[str] | None = None,
 ) -> Inspection:
     """Read every shard's footer (Parquet) or all its lines once (jsonl).
 
@@ -125,22 +123,28 @@ def inspect_shards(
         needed: columns that every shard must have, each with its kind: "text", "list" or "any".
         unit_rows: rows of a unit; jsonl offsets are taken every so many lines.
         on_bad_shard: "fail", or "skip" to keep bad shards without rows and say why.
+        carried: other columns that are read, where a shard has them; None: all. The rest does not matter.
     Raises:
         ConfigError: naming every shard that is unreadable, lacks a needed column or has it in another kind;
-            or a store that does not answer.
+            or a store that does not answer; or a column in types that have none in common.
     """
-    jobs = [(index, file, kind, unit_rows) for index, (file, kind) in enumerate(files)]
+    jobs = [_Look(index, file, kind, unit_rows, needed, carried) for index, (file, kind) in enumerate(files)]
     looked = map_files(_inspect, jobs)
     shards: list[Shard] = []
-    types = _Types()
+    types, lines = _Types(needed, carried), JsonColumns(needed, carried)
     for (file, kind), result in zip(files, looked, strict=True):
-        fault = result if isinstance(result, str) else _column_faults(result[0], result[1], needed)
+        fault = result if isinstance(result, str) else _column_faults(result[0], result[1], needed, carried)
         if fault or isinstance(result, str):
             shards.append(Shard(len(shards), file, kind, 0, skipped=fault))
             continue
         shards.append(result[0])
-        types.add(result[1], file.url)
+        if isinstance(result[1], JsonColumns):
+            lines.join(result[1])
+        else:
+            types.add(result[1], file.url)
     _tell_of_bad([shard for shard in shards if shard.skipped], on_bad_shard)
+    types.add(lines.schema, "jsonl")
+    _tell_of_json(types.schema, carried)
     return Inspection(tuple(shards), types.schema)
 
 
@@ -152,136 +156,101 @@ def _tell_of_bad(shards: Sequence[Shard], on_bad_shard: str) -> None:
         logger.warning("bad_shard_skipped %s", fault)
 
 
-def jsonl_rows(lines: Sequence[bytes]) -> Iterator[dict[str, Any] | str]:
-    """Each line as a dict, or as the reason why it is none."""
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            yield f"line is not json: {error}"
-            continue
-        yield row if isinstance(row, dict) else f"line is a json {type(row).__name__}, not an object"
+def _tell_of_json(schema: pa.Schema, carried: Collection[str] | None) -> None:
+    as_text = [f.name for f in schema if f.type == JSON_TEXT and _is_used(f.name, (), carried)]
+    if as_text:
+        logger.warning(
+            "carried_as_json_text columns=%s: their values have no type in common", ",".join(as_text)
+        )
 
 
-def infer_type(values: Sequence[Any]) -> pa.DataType | None:
-    """Arrow type that holds all of these values, or None where no one type does."""
-    try:
-        return pa.array(values).type
-    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError, OverflowError):
-        return None
+def _shown(kind: pa.DataType) -> str:
+    return "of several types" if kind == JSON_TEXT else str(kind)
+
+
+def _is_used(name: str, needed: Collection[str], carried: Collection[str] | None) -> bool:
+    return carried is None or name in needed or name in carried
 
 
 def _format_of(url: str, format_name: str) -> str:
     if format_name != "auto":
         return format_name
     for name, endings in ENDINGS.items():
-        if url.endswith(endings):
+        if url.lower().endswith(endings):
             return name
     raise ConfigError(
-        f"input.paths: {url} has none of the endings .parquet .pq .jsonl .ndjson (.gz); set input.format"
+        f"input.paths: {url} has none of the endings .parquet .pq .jsonl .ndjson (the latter two also with "
+        f"{' '.join(COMPRESSIONS)}); set input.format"
     )
 
 
-def _inspect(job: tuple[int, FileInfo, str, int]) -> tuple[Shard, pa.Schema] | str:
-    """A shard and its schema, or what is wrong with the file."""
-    index, file, kind, unit_rows = job
+@dataclass(frozen=True)
+class _Look:
+    """A file to look into; the attributes are those of `Shard` and of `inspect_shards`."""
+
+    index: int
+    file: FileInfo
+    format: str
+    unit_rows: int
+    needed: Mapping[str, str]
+    carried: Collection[str] | None
+
+
+def _inspect(job: _Look) -> tuple[Shard, pa.Schema | JsonColumns] | str:
+    """A shard and its columns, or what is wrong with the file."""
     try:
-        if kind == "parquet":
-            return read_file(file, lambda handle: _inspect_parquet(index, file, handle), cache="none")
-        return read_file(file, lambda handle: _inspect_jsonl(index, file, unit_rows, handle))
+        if job.format == "parquet":
+            return read_file(job.file, lambda handle: _inspect_parquet(job, handle), cache="none")
+        return read_file(job.file, lambda handle: _inspect_jsonl(job, handle))
     except BadFileError as error:
         return str(error)
     except Exception as error:  # whatever the store's client raises
-        raise ConfigError(f"input.paths: cannot read {file.url}: {reason(error)}") from None
+        raise ConfigError(f"input.paths: cannot read {job.file.url}: {reason(error)}") from None
 
 
-def _inspect_parquet(index: int, file: FileInfo, handle: WatchedFile) -> tuple[Shard, pa.Schema]:
+def _inspect_parquet(job: _Look, handle: WatchedFile) -> tuple[Shard, pa.Schema]:
     footer = pq.ParquetFile(handle)
     groups = tuple(footer.metadata.row_group(g).num_rows for g in range(footer.num_row_groups))
-    schema = pa.schema([(field.name, _without_views(field.type)) for field in footer.schema_arrow])
-    return Shard(index, file, "parquet", sum(groups), groups), schema
+    schema = pa.schema([(field.name, plain_type(field.type)) for field in footer.schema_arrow])
+    return Shard(job.index, job.file, "parquet", sum(groups), groups), schema
 
 
-def _without_views(kind: pa.DataType) -> pa.DataType:
-    """The type with large_string for string_view and large_binary for binary_view: Ray cannot send views."""
-    if pa.types.is_string_view(kind):
-        return pa.large_string()
-    if pa.types.is_binary_view(kind):
-        return pa.large_binary()
-    return kind
-
-
-def _inspect_jsonl(
-    index: int, file: FileInfo, unit_rows: int, handle: WatchedFile
-) -> tuple[Shard, pa.Schema]:
-    scan = _JsonlScan()
-    with uncompressed(handle, file.url) as stream:
-        lines: list[bytes] = []
-        position = 0
-        for line in _lines(stream):
+def _inspect_jsonl(job: _Look, handle: WatchedFile) -> tuple[Shard, JsonColumns]:
+    columns, offsets, lines = JsonColumns(job.needed, job.carried), [], []
+    position, num_rows, first, has_rows = 0, 0, b"", False
+    with uncompressed(handle, job.file.url) as stream:
+        for line in split_lines(stream):
             if line.strip():
-                if scan.num_rows % unit_rows == 0:
-                    scan.offsets.append(position)
-                scan.num_rows += 1
+                if num_rows % job.unit_rows == 0:
+                    offsets.append(position)
+                num_rows += 1
+                first = first or line
                 lines.append(line)
             position += len(line)
-            if len(lines) == 4096:
-                _add_types(scan.types, lines)
+            if len(lines) == SCAN_LINES:
+                has_rows |= columns.add_lines(lines)
                 lines = []
-        _add_types(scan.types, lines)
-    offsets = (*scan.offsets, position)
-    schema = pa.schema([pa.field(name, kind) for name, kind in scan.types.items()])
-    return Shard(index, file, "jsonl", scan.num_rows, offsets=offsets), schema
+        has_rows |= columns.add_lines(lines)
+    if num_rows and (not has_rows or first.strip() in OPENINGS):
+        raise BadFileError(f"no JSON lines; the first line is {describe_line(first)}")
+    return Shard(job.index, job.file, "jsonl", num_rows, offsets=(*offsets, position)), columns
 
 
-def _lines(stream: IO[bytes]) -> Iterator[bytes]:
-    """Lines with their ends, the last one perhaps without."""
-    rest = b""
-    while chunk := stream.read(SCAN_BYTES):
-        *whole, rest = (rest + chunk).split(b"\n")
-        yield from (line + b"\n" for line in whole)
-    if rest:
-        yield rest
-
-
-def _add_types(types: dict[str, pa.DataType], lines: Sequence[bytes]) -> None:
-    """Widen the known column types by what these lines hold.
-
-    The first type seen wins over values that fit no common type: their rows become error rows.
-    """
-    columns: dict[str, list[Any]] = {}
-    for row in jsonl_rows(lines):
-        if isinstance(row, dict):
-            for name, value in row.items():
-                columns.setdefault(name, []).append(value)
-    for name, values in columns.items():
-        seen = infer_type(values)
-        for kind in [seen] if seen is not None else map(infer_type, ([v] for v in values)):
-            if kind is not None:
-                types[name] = _wider(types.get(name, pa.null()), kind) or types[name]
-
-
-def _wider(first: pa.DataType, second: pa.DataType) -> pa.DataType | None:
-    if first == second or pa.types.is_null(second):
-        return first
-    if pa.types.is_null(first):
-        return second
-    try:
-        both = [pa.schema([pa.field("c", kind)]) for kind in (first, second)]
-        return pa.unify_schemas(both, promote_options="permissive").field("c").type
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return None
-
-
-def _column_faults(shard: Shard, schema: pa.Schema, needed: Mapping[str, str]) -> str:
+def _column_faults(
+    shard: Shard, columns: pa.Schema | JsonColumns, needed: Mapping[str, str], carried: Collection[str] | None
+) -> str:
     """What is wrong with a file's columns; empty if nothing is."""
     if shard.num_rows == 0:
         return ""
+    schema = columns if isinstance(columns, pa.Schema) else columns.schema
     absent = [name for name in needed if name not in schema.names]
     if absent:
         return f"no column {', '.join(absent)} (it has {', '.join(schema.names) or 'none'})"
     if shard.format == "jsonl":
         return ""  # values of the wrong type are error rows there
+    twice = [n for n, count in Counter(schema.names).items() if count > 1 and _is_used(n, needed, carried)]
+    if twice:
+        return f"more than one column {', '.join(twice)}; rename one, or leave it out with input.carry"
     wrong = {name: kind for name, kind in needed.items() if not _fits(schema.field(name).type, kind)}
     return ", ".join(
         f"column {n} is {schema.field(n).type}, not a {kind} column" for n, kind in wrong.items()
@@ -295,4 +264,4 @@ def _fits(kind: pa.DataType, wanted: str) -> bool:
         return True
     if wanted == "list":
         return pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return isinstance(kind, pa.JsonType) or pa.types.is_string(kind) or pa.types.is_large_string(kind)

@@ -7,23 +7,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from orthrus_core.errors import ConfigError
+from pipelines.generate.arrow_types import bring_all_to
 from pipelines.generate.columns import (
-    DROPPED_REASON,
     ENGINE,
+    INPUT_FAULTS,
     OVERWRITTEN,
     PLACE,
     SHARD,
     UNIT,
-    UNREADABLE,
     TableLayout,
 )
-from pipelines.generate.config import RowFilters
+from pipelines.generate.id_hashes import hash_ids
+from pipelines.generate.output_config import RowFilters
 from pipelines.generate.repair import Repair
 from pipelines.generate.report.sums import add_histories
 from pipelines.generate.row_filters import count_reasons, dropped_reasons
-from pipelines.generate.unit_facts import unit_facts
+from pipelines.generate.unit_facts import add_work, unit_facts
 from pipelines.generate.unit_file import count_rows, facts_of, read_footer, write_unit_file
 from pipelines.generate.units import unit_file_name
 from pipelines.storage import is_local, join
@@ -32,8 +34,6 @@ from pipelines.storage_config import StorageConfig, use_storage
 __all__ = ["SUMMARY", "RowPolicy", "commit_unit", "read_footer"]
 
 SUMMARY = "summary"
-# What a unit's file says of itself, so that a report of all sessions reads no rows; audit: of earlier units.
-FOOTER_FACTS = ("counts", "session", "began", "at", "positions", "lengths", "groups", "errors", "audit")
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class RowPolicy:
         dropped_url: where rows go that `filters` takes out.
         repair: finished units whose other rows are kept; None: units are written for the first time.
         group_by: carried columns that the report groups by.
+        id_share: share of the ids whose hashes the footer keeps, so that those of two rows are found.
         driver_file: one that the driver wrote; a node that does not see it would write for itself alone.
             Empty: not looked for.
     """
@@ -53,6 +54,7 @@ class RowPolicy:
     repair: Repair | None = None
     group_by: tuple[str, ...] = ()
     driver_file: str = ""
+    id_share: float = 0.0
 
 
 def commit_unit(
@@ -90,9 +92,8 @@ def commit_unit(
     made = json.loads(table.column(ENGINE)[0].as_py())
     policy = policy or RowPolicy("", RowFilters())
     _check_shared(policy.driver_file)
-    output, facts = _unit_rows(table, layout, made, policy.repair, (shard, index))
+    output, facts = _unit_rows(table, layout, made, policy, (shard, index))
     reasons = dropped_reasons(output, policy.filters)
-    facts |= unit_facts(output, policy.group_by)
     counts = facts["counts"] | count_reasons(reasons)
     counts["rows"] = output.num_rows - counts["dropped"]
     footer = {"fingerprint": fingerprint, "shard": shard, "unit": index, **facts, "counts": counts}
@@ -101,7 +102,7 @@ def commit_unit(
         footer["dropped_at"] = [row for row, reason in enumerate(reasons) if reason is not None]
         write_unit_file(join(policy.dropped_url, name), _dropped(output, layout, reasons), footer)
         output = output.filter(pa.array([reason is None for reason in reasons], pa.bool_()))
-    write_unit_file(join(data_url, name), output, footer)
+    write_unit_file(join(data_url, name), layout.to_file(output), footer)
     summary = {"shard": shard, "unit": index, **made, "rows": counts["rows"], "rows_in": counts["rows_in"]}
     if policy.repair is None:
         summary |= facts | {"counts": counts}
@@ -122,30 +123,42 @@ def _check_shared(driver_file: str) -> None:
 
 
 def _input_fault(table: pa.Table, on_bad_shard: str) -> str | None:
-    """Why a unit cannot be done: its input is damaged and the config says fail, or it was overwritten."""
+    """Why a unit cannot be done: its input cannot be read and the config says fail, or it was overwritten."""
     error = table.column("error")[0].as_py()
-    if error is None or not error.startswith((UNREADABLE, OVERWRITTEN)):
+    if error is None or not error.startswith(INPUT_FAULTS):
         return None
-    return None if error.startswith(UNREADABLE) and on_bad_shard == "skip" else error
+    return None if not error.startswith(OVERWRITTEN) and on_bad_shard == "skip" else error
 
 
 def _unit_rows(
-    table: pa.Table, layout: TableLayout, made: dict[str, Any], repair: Repair | None, unit: tuple[int, int]
+    table: pa.Table, layout: TableLayout, made: dict[str, Any], policy: RowPolicy, unit: tuple[int, int]
 ) -> tuple[pa.Table, dict[str, Any]]:
     """All rows of a unit, and what its footer says of them before filters."""
     schema = layout.output
-    if repair is None:
-        return table.select(schema.names).cast(schema), facts_of(made)
-    merged = repair.merge(table.select([*schema.names, PLACE]), schema, *unit)
+    if policy.repair is None:
+        output = bring_all_to(table, schema)
+        return output, facts_of(made) | _facts(output, layout, policy)
+    merged = policy.repair.merge(table.select([*schema.names, PLACE]), *unit)
     counts = count_rows(merged.table) | {"rows_in": len(set(merged.places))}
     for name in ("deduplicated", "deduplicated_tokens"):
         counts[name] = merged.facts.get("counts", {}).get(name, 0) + made["counts"].get(name, 0)
-    return merged.table, facts_of(made) | add_histories(merged.facts, made) | {"counts": counts}
+    facts = facts_of(made) | add_histories(merged.facts, made) | {"counts": counts}
+    facts |= _facts(merged.table, layout, policy)
+    if not layout.diagnostics:
+        add_work(facts, merged.facts)
+    return merged.table, facts
+
+
+def _facts(output: pa.Table, layout: TableLayout, policy: RowPolicy) -> dict[str, Any]:
+    """Sums over rows, groups by the names of the input, and hashes of the ids."""
+    facts = unit_facts(output, [layout.within(name) for name in policy.group_by])
+    facts["groups"] = dict(zip(policy.group_by, facts["groups"].values(), strict=True))
+    first = output.filter(pc.equal(output.column("sample"), 0))
+    return facts | {"ids": hash_ids(first.column("id").to_pylist(), policy.id_share)}
 
 
 def _dropped(output: pa.Table, layout: TableLayout, reasons: Sequence[str | None]) -> pa.Table:
     """The rows of the side file."""
-    with_reasons = output.append_column(DROPPED_REASON.name, pa.array(reasons, pa.string()))
-    return with_reasons.filter(pa.array([reason is not None for reason in reasons], pa.bool_())).cast(
-        layout.dropped
-    )
+    with_reasons = layout.to_file(output).append_column(layout.dropped_reason, pa.array(reasons, pa.string()))
+    dropped = with_reasons.filter(pa.array([reason is not None for reason in reasons], pa.bool_()))
+    return bring_all_to(dropped, layout.dropped)

@@ -3,6 +3,7 @@
 Ray's own `read_parquet` packs many small files into one block, so that one actor gets all the work.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -12,7 +13,19 @@ import pyarrow.parquet as pq
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from pipelines.generate.columns import OVERWRITTEN, ROW, ROW_ERROR, SHARD, UNIT, UNREADABLE, TableLayout
+from pipelines.generate.arrow_types import JSON_TEXT, bring_to, has_dictionaries, plain_type, stored_type
+from pipelines.generate.columns import (
+    LINE,
+    OVERWRITTEN,
+    OWN,
+    ROW,
+    ROW_ERROR,
+    SHARD,
+    UNFIT,
+    UNIT,
+    UNREADABLE,
+    TableLayout,
+)
 from pipelines.generate.input_file import (
     CHANGED,
     BadFileError,
@@ -21,9 +34,14 @@ from pipelines.generate.input_file import (
     read_file,
     uncompressed,
 )
-from pipelines.generate.shards import Shard, jsonl_rows
+from pipelines.generate.jsonl import jsonl_rows
+from pipelines.generate.shards import Shard
 from pipelines.generate.units import Plan, Unit
 from pipelines.storage_config import StorageConfig, use_storage
+
+
+class UnfitFileError(BadFileError):
+    """A file with values that do not fit the types that all files together have."""
 
 
 class UnitSource(Datasource):
@@ -81,9 +99,10 @@ def read_unit(shard: Shard, unit: Unit, types: pa.Schema) -> pa.Table:
     Args:
         types: the columns wanted; a column that this shard lacks comes back null.
     Returns:
-        A table of `unit.num_rows` rows: the columns wanted, then SHARD, UNIT, ROW and ROW_ERROR (null, or why
-        a jsonl row does not fit its columns; it then has nulls in those). If the shard is damaged here, all
-        rows have nulls and an error that begins with UNREADABLE; if it has changed, with OVERWRITTEN.
+        A table of `unit.num_rows` rows: the columns wanted, of jsonl LINE, of Parquet perhaps OWN columns,
+        then SHARD, UNIT, ROW and ROW_ERROR (null, or why a jsonl row does not fit its columns; it then has
+        nulls in those). If the shard is damaged here, all rows have nulls and an error that begins with
+        UNREADABLE; if it has changed, with OVERWRITTEN; if values do not fit the types, with UNFIT.
     """
     columns, errors = _read(shard, unit, types)
     columns[SHARD] = pa.repeat(pa.scalar(unit.shard, pa.int32()), unit.num_rows)
@@ -107,9 +126,11 @@ def _read(shard: Shard, unit: Unit, types: pa.Schema) -> tuple[dict[str, Any], l
     except BadFileError as error:
         rows = f"rows {unit.start} to {unit.start + unit.num_rows - 1}"
         prefix = OVERWRITTEN if isinstance(error, ChangedFileError) else UNREADABLE
+        prefix = UNFIT if isinstance(error, UnfitFileError) else prefix
         fault = f"{prefix}{shard.file.url}, unit {unit.index} ({rows}): {error}"
     nothing = {
-        name: pa.nulls(unit.num_rows, kind) for name, kind in zip(types.names, types.types, strict=True)
+        name: pa.nulls(unit.num_rows, stored_type(kind))
+        for name, kind in zip(types.names, types.types, strict=True)
     }
     return nothing, [fault] * unit.num_rows
 
@@ -122,14 +143,41 @@ def _blocks(shard: Shard, unit: Unit, types: pa.Schema, storage: StorageConfig |
 
 def _read_parquet(shard: Shard, unit: Unit, types: pa.Schema, handle: WatchedFile) -> dict[str, Any]:
     groups, skip = _row_groups(shard, unit)
-    file = pq.ParquetFile(handle, pre_buffer=True)
-    schema = pa.schema([column for column in file.schema_arrow if column.name in types.names])
-    batches = file.iter_batches(batch_size=max(1024, unit.num_rows), row_groups=groups, columns=schema.names)
-    table = pa.Table.from_batches(_take(batches, skip, unit.num_rows), schema if schema.names else None)
-    return {
-        name: table.column(name).cast(kind) if name in schema.names else pa.nulls(unit.num_rows, kind)
-        for name, kind in zip(types.names, types.types, strict=True)
-    }
+    file = pq.ParquetFile(handle, pre_buffer=True, page_checksum_verification=True)
+    names = [name for name in file.schema_arrow.names if name in types.names]
+    parts = [groups]
+    if any(has_dictionaries(file.schema_arrow.field(name).type) for name in names):
+        parts = [[group] for group in groups]  # pyarrow cannot read such a column over several
+    size = max(1024, unit.num_rows)
+    batches = (
+        batch
+        for part in parts
+        for batch in file.iter_batches(batch_size=size, row_groups=part, columns=names)
+    )
+    taken = _take(batches, skip, unit.num_rows)
+    if not taken:
+        raise ChangedFileError(CHANGED)
+    table = pa.Table.from_batches(taken)
+    columns: dict[str, Any] = {}
+    for name, kind in zip(types.names, types.types, strict=True):
+        if name not in names:
+            columns[name] = pa.nulls(unit.num_rows, stored_type(kind))
+            continue
+        own = bring_to(table.column(name), plain_type(table.column(name).type))
+        columns[name] = _fitted(name, own, stored_type(kind))
+        if own.type != columns[name].type:
+            columns[OWN + name] = own
+    return columns
+
+
+def _fitted(name: str, column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    try:
+        return bring_to(column, kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise UnfitFileError(
+            f"column {name} is {column.type} in this file, {kind} in all together, and not every value fits: "
+            f"{error}; make the files agree, or leave the column out with input.carry"
+        ) from None
 
 
 def _row_groups(shard: Shard, unit: Unit) -> tuple[list[int], int]:
@@ -165,21 +213,27 @@ def _read_jsonl(
     with uncompressed(handle, shard.file.url) as stream:
         stream.seek(unit.first_byte)
         content = stream.read(unit.last_byte - unit.first_byte)
-    rows = list(jsonl_rows([line for line in content.split(b"\n") if line.strip()]))
+    lines = [line for line in content.split(b"\n") if line.strip()]
+    rows = list(jsonl_rows(lines))
     errors = [row if isinstance(row, str) else None for row in rows]
     dicts = [row if isinstance(row, dict) else {} for row in rows]
     columns: dict[str, Any] = {
         name: _column(name, kind, [row.get(name) for row in dicts], errors)
         for name, kind in zip(types.names, types.types, strict=True)
     }
+    own = [line if isinstance(row, dict) else None for line, row in zip(lines, rows, strict=True)]
+    columns[LINE] = pa.array(own, pa.large_binary())
     return columns, errors
 
 
 def _column(name: str, kind: pa.DataType, values: list[Any], errors: list[str | None]) -> pa.Array:
     """Values as an array; those that do not fit become null and get an error, in place."""
+    if kind == JSON_TEXT:
+        values = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
+        return pa.array(values, stored_type(kind))
     try:
         return pa.array(values, kind)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, UnicodeEncodeError, OverflowError):
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
         pass
     fitting: list[Any] = []
     for index, value in enumerate(values):
@@ -189,7 +243,4 @@ def _column(name: str, kind: pa.DataType, values: list[Any], errors: list[str | 
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
             fitting.append(None)
             errors[index] = errors[index] or f"column {name} is {kind}, got {value!r:.60}"
-        except UnicodeEncodeError:
-            fitting.append(None)
-            errors[index] = errors[index] or f"column {name} has text that cannot be encoded as UTF-8"
     return pa.array(fitting, kind)

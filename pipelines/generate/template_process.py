@@ -1,4 +1,5 @@
-"""Filling Jinja templates in a process of its own, which a runaway template ends without harm to others.
+"""Filling Jinja templates, the checkpoint's chat template among them, in a process of its own, which a
+runaway template ends without harm to others.
 
 Jinja's sandbox keeps a template away from Python's insides, but not from `{{ 'a' * 10**9 }}` or loops without
 end, and neither can be stopped from within the process. So the process that fills templates has limits on
@@ -14,38 +15,33 @@ import struct
 import subprocess
 import sys
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import IO, Any
 
-from jinja2 import StrictUndefined, Template, TemplateError, TemplateRuntimeError, meta, pass_context
-from jinja2.runtime import Context
+from jinja2 import StrictUndefined, TemplateRuntimeError, Undefined, pass_context
+from jinja2.runtime import Context, TemplateReference
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MEMORY_BYTES = 2**29  # beyond what Python and Jinja take
-LONGEST_TEXT = 4_000_000  # characters; far above any model's context, and tokenized in a second or two
-LENGTH = struct.Struct("<?I")  # whether the row was filled, bytes that follow
+LONGEST_TEXT = 4_000_000  # characters beyond the row's own; tokenized in a second or two
+LENGTH = struct.Struct("<?Q")  # whether the row was filled, bytes that follow
 
 
 class TemplateRowError(Exception):
     """A row that could not be filled, and why."""
 
 
-def template_columns(template: str) -> list[str]:
-    """Names of the columns that a template uses.
-
-    Raises:
-        jinja2.TemplateSyntaxError: it does not parse, or uses an unknown filter.
-    """
-    environment = _environment()
-    environment.from_string(template)
-    return sorted(meta.find_undeclared_variables(environment.parse(template)) - environment.globals.keys())
-
-
 class TemplateProcess:
     """Fills one template for one row after the other; starts when the first row comes."""
 
-    def __init__(self, template: str, limit_s: float):
-        """Args: limit_s is the CPU time that a row may take."""
+    def __init__(self, template: str | None, limit_s: float):
+        """What to fill, and how long.
+
+        Args:
+            template: over a row's columns and `row`, all of them; None: `fill` gets the arguments of
+                transformers' render_jinja_template instead of a row, the chat template among them.
+            limit_s: CPU time that a row may take.
+        """
         self._template = template
         self._limit_s = limit_s
         self._process: subprocess.Popen[bytes] | None = None
@@ -94,22 +90,26 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
+def new_environment() -> ImmutableSandboxedEnvironment:
     """Jinja without evaluation at compile time: compiling must be harmless, whatever the constants are."""
     return ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined, keep_trailing_newline=True, optimized=False, finalize=_not_null
+        undefined=StrictUndefined, keep_trailing_newline=True, optimized=False, finalize=_printable
     )
 
 
 @pass_context
-def _not_null(context: Context, value: Any) -> Any:
-    """What is printed: no prompt should say None where a column is null.
+def _printable(context: Context, value: Any) -> Any:
+    """What is printed: no prompt should say None where a column is null, or <class 'range'> without one.
 
     It takes the context since Jinja evaluates constant output when it compiles, but not if what finalizes it
     wants the context.
     """
     if value is None:
         raise TemplateRuntimeError("it prints a null value; where that is meant, write {{ column or '' }}")
+    if (callable(value) and not isinstance(value, Undefined)) or isinstance(value, TemplateReference):
+        raise TemplateRuntimeError(
+            f"it prints a part of Jinja, {value!r:.40}; a column of that name is row['its name']"
+        )
     return value
 
 
@@ -129,17 +129,26 @@ def _receive(stream: IO[bytes]) -> tuple[bool, bytes]:
     return flag, content
 
 
-def _fill(template: Template, row: Mapping[str, Any]) -> tuple[bool, str]:
+def _row_filler(template: str) -> Callable[[dict[str, Any]], str]:
+    compiled = new_environment().from_string(template)
+    return lambda row: compiled.render({"row": row, **row})
+
+
+def _chat_filler() -> Callable[[dict[str, Any]], str]:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    return lambda arguments: render_jinja_template(**arguments)[0][0]
+
+
+def _fill(filler: Callable[[dict[str, Any]], str], request: bytes) -> tuple[bool, str]:
     try:
-        text = template.render(row)
+        text = filler(pickle.loads(request))
     except MemoryError:
         return False, f"needs more than {MEMORY_BYTES // 2**20} MiB"
-    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+    except Exception as error:  # whatever a template raises is about this row
         return False, f"{type(error).__name__}: {error}"[:1000]
-    except RecursionError as error:
-        return False, f"RecursionError: {error}"
-    if len(text) > LONGEST_TEXT:
-        return False, f"makes a text of {len(text)} characters, at most {LONGEST_TEXT} are taken"
+    if len(text) > len(request) + LONGEST_TEXT:
+        return False, f"makes a text of {len(text)} characters, {LONGEST_TEXT} more than it is given"
     return True, text
 
 
@@ -158,16 +167,16 @@ def _serve() -> None:
     """Fill rows until there are no more; the kernel ends the process when a row takes too long."""
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     template, limit_s = pickle.loads(_receive(requests)[1])
-    compiled = _environment().from_string(template)
+    filler = _chat_filler() if template is None else _row_filler(template)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     _limit_memory()
     while True:
         try:
-            row = pickle.loads(_receive(requests)[1])
+            request = _receive(requests)[1]
         except EOFError:
             return
         signal.setitimer(signal.ITIMER_PROF, limit_s)
-        is_filled, text = _fill(compiled, row)
+        is_filled, text = _fill(filler, request)
         signal.setitimer(signal.ITIMER_PROF, 0)
         _send(answers, is_filled, text.encode("utf-8", "surrogatepass"))
 

@@ -6,12 +6,15 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.generate.own_rows import python_values
+
 MOST_VALUES = 50  # of a column that the report groups by, in one unit; the rest is `other`
 MOST_KINDS = 20  # of errors in one unit
 MOST_EXAMPLES = 3
 VALUE_LENGTH = 80
 OTHER = "(other)"
 NULL = "(null)"
+WORK = ("steps", "forwards", "drafted", "accepted", "step_tokens")  # what output.diagnostics tells of rows
 SUMS = ("rows", "errors", "completion_tokens", "steps", "step_tokens")
 
 
@@ -28,9 +31,7 @@ def unit_facts(output: pa.Table, group_by: Sequence[str] = ()) -> dict[str, Any]
     rows = _row_sums(output)
     lengths = [length_bucket(row["completion_tokens"]) if not row["errors"] else None for row in rows]
     groups = {
-        name: keep_largest(
-            sum_by([value_text(value) for value in output.column(name).to_pylist()], rows), MOST_VALUES
-        )
+        name: keep_largest(sum_by(_group_names(output.column(name), name), rows), MOST_VALUES)
         for name in group_by
     }
     ids, errors = output.column("id").to_pylist(), output.column("error").to_pylist()
@@ -40,6 +41,15 @@ def unit_facts(output: pa.Table, group_by: Sequence[str] = ()) -> dict[str, Any]
 def length_bucket(num_tokens: int) -> str:
     """The smallest power of two >= num_tokens, at least 8, as text (json has no other keys)."""
     return str(max(8, 1 << max(0, num_tokens - 1).bit_length()))
+
+
+def _group_names(column: pa.ChunkedArray, name: str) -> list[str]:
+    """Texts of a column's values; of those that Python has none for, why."""
+    faults: list[str | None] = [None] * len(column)
+    values = python_values(column, name, faults)
+    return [
+        value_text(value if fault is None else fault) for value, fault in zip(values, faults, strict=True)
+    ]
 
 
 def value_text(value: Any) -> str:
@@ -69,6 +79,25 @@ def add_into(sums: dict[str, int], more: Mapping[str, int]) -> None:
     """Add numbers to those of the same name, in place."""
     for name, value in more.items():
         sums[name] = sums.get(name, 0) + value
+
+
+def add_work(facts: dict[str, Any], earlier: Mapping[str, Any]) -> None:
+    """Add the steps of rows whose file does not tell them to a unit's sums, in place.
+
+    Args:
+        facts: of rows made now and earlier ones, as `unit_facts` and `count_rows` make them.
+        earlier: what the file says of the rows that it had.
+    """
+    _add_steps(facts["counts"], earlier.get("counts", {}))
+    pairs = [(facts["lengths"], earlier.get("lengths", {}))]
+    pairs += [(groups, earlier.get("groups", {}).get(name, {})) for name, groups in facts["groups"].items()]
+    for sums, before in pairs:
+        for key in sums.keys() & before.keys():
+            _add_steps(sums[key], before[key])
+
+
+def _add_steps(sums: dict[str, int], more: Mapping[str, int]) -> None:
+    add_into(sums, {name: more[name] for name in WORK if name in more})
 
 
 def keep_largest(groups: Mapping[str, dict[str, int]], most: int) -> dict[str, dict[str, int]]:

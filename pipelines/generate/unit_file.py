@@ -9,19 +9,30 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.generate.columns import COUNTERS, DROPPED_REASON
+from pipelines.generate.columns import COUNTERS, TableLayout
 from pipelines.storage import join, open_file, put
 
 FOOTER_KEY = b"orthrus"
 # What a unit's file says of itself, so that a report of all sessions reads no rows; audit: of earlier units.
-FOOTER_FACTS = ("counts", "session", "began", "at", "positions", "lengths", "groups", "errors", "audit")
+FOOTER_FACTS = (
+    "counts",
+    "session",
+    "began",
+    "at",
+    "positions",
+    "lengths",
+    "groups",
+    "errors",
+    "audit",
+    "ids",
+)
 
 
 def write_unit_file(url: str, table: pa.Table, footer: Mapping[str, Any]) -> None:
     """Write a Parquet file in one atomic step, with facts about it in its footer."""
     buffer = pa.BufferOutputStream()
     table = table.replace_schema_metadata({FOOTER_KEY: json.dumps(footer).encode()})
-    pq.write_table(table, buffer, compression="zstd")
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     put(url, buffer.getvalue().to_pybytes())
 
 
@@ -58,7 +69,7 @@ class UnitRows:
     """All rows of a finished unit in their order, dropped ones among the others.
 
     Attributes:
-        table: the output columns.
+        table: the columns of the layout's `output`.
         places: of each row, the input row it belongs to, counted within the unit.
         facts: FOOTER_FACTS, as the footer says.
     """
@@ -68,9 +79,11 @@ class UnitRows:
     facts: Mapping[str, Any]
 
 
-def read_unit_rows(data_url: str, dropped_url: str, name: str) -> UnitRows | None:
+def read_unit_rows(data_url: str, dropped_url: str, name: str, layout: TableLayout) -> UnitRows | None:
     """Read a finished unit back.
 
+    Args:
+        layout: of the run.
     Returns:
         None where data/ and dropped/ do not belong together: a run was killed between the two.
     """
@@ -83,17 +96,18 @@ def read_unit_rows(data_url: str, dropped_url: str, name: str) -> UnitRows | Non
             return None
         if side_stored.get("dropped_at") != dropped_at or side.num_rows != len(dropped_at):
             return None
-        table = _interleave(table, side.drop_columns(DROPPED_REASON.name), dropped_at)
+        table = _interleave(table, side.drop_columns(layout.dropped_reason), dropped_at)
+    table = layout.from_file(table)
     places, place = [], -1
     for sample in table.column("sample").to_pylist():
         place += sample == 0
         places.append(place)
-    return UnitRows(table.replace_schema_metadata(), tuple(places), facts_of(stored))
+    return UnitRows(table, tuple(places), facts_of(stored))
 
 
 def _read(url: str) -> tuple[pa.Table, dict[str, Any]]:
     with open_file(url) as handle:
-        table = pq.ParquetFile(handle).read()
+        table = pq.ParquetFile(handle, page_checksum_verification=True).read()
     return table, json.loads((table.schema.metadata or {}).get(FOOTER_KEY, b"{}"))
 
 

@@ -2,8 +2,8 @@
 
 import base64
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -52,6 +52,12 @@ class Plan:
     def skipped_inputs(self) -> list[dict[str, str]]:
         """Shards that were left out, as url and reason."""
         return [{"url": s.file.url, "reason": s.skipped} for s in self.shards if s.skipped is not None]
+
+    def with_files(self, files: Iterable[FileInfo]) -> "Plan":
+        """The plan with what these say of its files."""
+        known = {file.url: file for file in files}
+        shards = [replace(shard, file=known.get(shard.file.url, shard.file)) for shard in self.shards]
+        return replace(self, shards=tuple(shards))
 
     def to_json(self) -> str:
         """The plan as text; the schema in Arrow's own form."""

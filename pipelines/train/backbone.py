@@ -13,6 +13,7 @@ from orthrus_core.errors import ConfigError
 from orthrus_core.models.checkpoint import is_plain_backbone, load_config
 from orthrus_core.models.head import remove_diffusion_head
 from orthrus_core.models.loading import load_model
+from orthrus_core.models.mask_token import MaskToken, choose_mask_token
 from pipelines.checkpoint import Checkpoint, fetch, locate
 from pipelines.checkpoint import load_tokenizer as load_model_tokenizer
 from pipelines.config import ModelConfig
@@ -26,12 +27,12 @@ class Backbone:
     Attributes:
         checkpoint: where and what it is.
         vocab_size: rows of its embeddings.
-        mask_token_id: of the head to train.
+        mask_token: of the head to train.
     """
 
     checkpoint: Checkpoint
     vocab_size: int
-    mask_token_id: int
+    mask_token: MaskToken
 
 
 def find_backbone(config: HeadTrainConfig) -> Backbone:
@@ -59,23 +60,18 @@ def find_backbone(config: HeadTrainConfig) -> Backbone:
             f"packing.sequence_len must be <= {model.max_position_embeddings}, the backbone's window, "
             f"got {config.packing.sequence_len}"
         )
-    return Backbone(checkpoint, model.vocab_size, _mask_token_id(config, tokenizer, model.vocab_size))
+    return Backbone(checkpoint, model.vocab_size, _mask_token(config, tokenizer, model.vocab_size))
 
 
-def _mask_token_id(config: HeadTrainConfig, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> int:
+def _mask_token(config: HeadTrainConfig, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> MaskToken:
     mask = config.head.mask_token_id
     if mask is None:
-        mask = tokenizer.mask_token_id
-    if mask is None:
-        raise ConfigError(
-            f"head.mask_token_id must be set: the tokenizer in {config.backbone} has no mask token; take an "
-            f"id that occurs in no text, such as an unused one between {len(tokenizer)} and {vocab_size - 1}"
-        )
+        return choose_mask_token(tokenizer, vocab_size)
     if mask >= vocab_size:
         raise ConfigError(f"head.mask_token_id must be < {vocab_size}, the backbone's vocabulary, got {mask}")
     if mask == tokenizer.eos_token_id:
         raise ConfigError(f"head.mask_token_id must be another token than the end of sequence, got {mask}")
-    return int(mask)
+    return MaskToken(mask, "head.mask_token_id")
 
 
 def check_tokenizer_of_data(backbone: Backbone, manifests: Sequence[Mapping[str, Any]]) -> None:

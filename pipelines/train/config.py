@@ -48,7 +48,9 @@ class RowDataConfig(StrictConfig):
         "any fsspec URL; hf://datasets/owner/name[@revision][/path]."
     )
     format: Literal["auto", "parquet", "jsonl"] = Field(
-        "auto", description="auto: by file ending (.parquet .pq, .jsonl .ndjson, the latter also .gz)."
+        "auto",
+        description="auto: by file ending (.parquet .pq, .jsonl .ndjson, the latter two also with .gz .bz2 "
+        ".xz .zst).",
     )
     prompt_column: str = Field("prompt_token_ids", description="Column with the prompt, list of token ids.")
     completion_column: str = Field("token_ids", description="Column with the completion, final EOS included.")

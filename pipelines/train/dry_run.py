@@ -19,6 +19,7 @@ from pipelines.train.job import check_model, row_rules, with_absolute_paths
 from pipelines.train.prepare import Preparation, collect, prepare_here
 from pipelines.train.recipe import Output
 from pipelines.train.source import find_rows
+from pipelines.train.token_shards import check_held_out
 
 UNITS_READ = 64  # of larger data, tokens and rows left out are estimated from the first ones
 GIB = 2**30
@@ -40,7 +41,7 @@ def dry_run(config: TrainConfig) -> Lines:
     backbone, _ = check_model(config)
     lines = [("output", f"{config.output.path}{' (a run is there)' if stored else ''}")]
     if isinstance(config, HeadTrainConfig) and backbone is not None:
-        lines += [("backbone", f"{config.backbone}, mask token {backbone.mask_token_id}")]
+        lines += [("backbone", f"{config.backbone}, mask token {backbone.mask_token}")]
         lines += list(_rows(config, backbone))
     lines += list(_steps(config))
     return lines + list(_memory(config, backbone))
@@ -56,6 +57,8 @@ def _rows(config: HeadTrainConfig, backbone: Backbone) -> Iterator[tuple[str, st
         results = prepare_here(source, Preparation(source.columns, rules), units)
         _, counts = collect(results, config.data, rules)
     is_all = len(units) == len(source.plan.units)
+    if is_all:
+        check_held_out(config.data.held_out_documents, counts.used)
     share = source.plan.num_rows / max(1, counts.rows)
     about = "" if is_all else f" (estimated from the first {counts.rows})"
     left_out = (

@@ -15,8 +15,9 @@ from orthrus_core.training.trainer import Progress
 from pipelines.generate.config import RunConfig
 from pipelines.generate.lock import RunLock
 from pipelines.generate.ray_session import RaySession
+from pipelines.output_path import check_output
 from pipelines.signals import StopSignals
-from pipelines.storage import absolute, check_reachable, join, read_bytes
+from pipelines.storage import absolute, join, read_bytes
 from pipelines.storage_config import use_storage
 from pipelines.train.backbone import Backbone, check_tokenizer_of_data, find_backbone, load_tokenizer
 from pipelines.train.config import BackboneTrainConfig, HeadTrainConfig, TrainConfig
@@ -29,7 +30,6 @@ from pipelines.train.snapshots import Snapshots, sweep_scratch
 from pipelines.train.source import Source, find_rows
 from pipelines.train.token_shards import TokenIndex
 from pipelines.train.worker import DATA, Work, raise_error
-from pipelines.working_dir import check_outlives_job
 
 logger = logging.getLogger(__name__)
 
@@ -50,11 +50,12 @@ def train(
     """
     use_storage(config.storage)
     config = with_absolute_paths(config)
-    check_outlives_job(config.output.path, "output.path")
-    check_reachable(config.output.path, "output.path")
+    check_output(config.output.path)
     output = Output(config.output.path)
     output.manifest()  # refuses a place of something else, before anything is written there
     backbone, hashes = check_model(config)
+    if backbone is not None:
+        logger.info("mask_token=%s", backbone.mask_token)
     with RunLock(output.run_url):
         source = _find_rows(config, backbone, output)
         identity = recipe(config, hashes | ({"data.fingerprint": source.fingerprint} if source else {}))
@@ -88,7 +89,7 @@ def check_model(config: TrainConfig) -> tuple[Backbone | None, dict[str, str]]:
         hashes = {
             "backbone.hash": backbone.checkpoint.model_hash,
             "tokenizer.hash": backbone.checkpoint.tokenizer_hash,
-            "head.mask_token_id": str(backbone.mask_token_id),
+            "head.mask_token_id": str(backbone.mask_token.id),
         }
         return backbone, hashes
     vocabulary = sorted(load_tokenizer(config.tokenizer).get_vocab().items())
@@ -97,7 +98,7 @@ def check_model(config: TrainConfig) -> tuple[Backbone | None, dict[str, str]]:
 
 def row_rules(config: HeadTrainConfig, backbone: Backbone) -> RowRules:
     """What a row must be like."""
-    return RowRules(config.packing.sequence_len, backbone.vocab_size, backbone.mask_token_id)
+    return RowRules(config.packing.sequence_len, backbone.vocab_size, backbone.mask_token.id)
 
 
 def _find_rows(config: TrainConfig, backbone: Backbone | None, output: Output) -> Source | None:

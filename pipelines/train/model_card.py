@@ -20,6 +20,7 @@ class CardFacts:
         config: as stored, without credentials.
         base: the backbone's path or hub id; None: trained from scratch.
         base_hash: of its files.
+        mask_token: of the head, and what it is; None without one.
         data_fingerprint: of the documents in order; None: generated tasks.
         counts: of rows; None likewise.
         progress: the run's last state, with its history.
@@ -30,6 +31,7 @@ class CardFacts:
     config: Mapping[str, Any]
     base: str | None
     base_hash: str | None
+    mask_token: str | None
     data_fingerprint: str | None
     counts: RowCounts | None
     progress: Mapping[str, Any]
@@ -72,6 +74,8 @@ def _training(facts: CardFacts) -> str:
         ("tokens seen", progress["tokens"]),
         ("seconds", progress["seconds"]),
     ]
+    if facts.mask_token is not None:
+        rows.append(("mask token", facts.mask_token))
     if facts.counts is not None:
         left_out = facts.counts.rows - facts.counts.used
         rows += [

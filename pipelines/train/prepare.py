@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orthrus_core.errors import ConfigError, OrthrusError
-from pipelines.generate.columns import OVERWRITTEN, ROW_ERROR, SHARD, UNIT, UNREADABLE, TableLayout
+from pipelines.generate.columns import INPUT_FAULTS, ROW_ERROR, SHARD, UNIT, TableLayout
 from pipelines.generate.config import RunConfig
+from pipelines.generate.failures import raised
 from pipelines.generate.ray_options import set_options
 from pipelines.generate.source import UnitSource, column_types, read_unit
 from pipelines.generate.units import Unit
@@ -144,7 +145,7 @@ def _with_ray(source: Source, preparation: Preparation) -> Iterator[dict[str, An
 
     context = ray.data.DataContext.get_current().copy()
     set_options(context, RunConfig())
-    with ray.data.DataContext.current(context), _failures_in_one_line():
+    with ray.data.DataContext.current(context), failures_in_one_line():
         rows = ray.data.read_datasource(
             UnitSource(source.plan, source.plan.units, _layout(source), preparation.storage),
             override_num_blocks=len(source.plan.units),  # else Ray cuts units into smaller blocks
@@ -153,7 +154,7 @@ def _with_ray(source: Source, preparation: Preparation) -> Iterator[dict[str, An
 
 
 @contextmanager
-def _failures_in_one_line() -> Iterator[None]:
+def failures_in_one_line() -> Iterator[None]:
     """Ray wraps what a stage raised into tracebacks."""
     try:
         yield
@@ -161,7 +162,7 @@ def _failures_in_one_line() -> Iterator[None]:
         raise
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = lines[-1] if lines else type(error).__name__
+        reason = raised(str(error)) or (lines[-1] if lines else type(error).__name__)
         raise OrthrusError(
             f"preparing the data failed: {reason:.300}; the same command tries again"
         ) from error
@@ -174,7 +175,7 @@ def _as_batch(preparation: Callable[[pa.Table], dict[str, Any]], table: pa.Table
 def _damage(table: pa.Table) -> str | None:
     """Why a unit's rows cannot be read; None: they can."""
     first = table[ROW_ERROR][0].as_py() or ""
-    return first if first.startswith((UNREADABLE, OVERWRITTEN)) else None
+    return first if first.startswith(INPUT_FAULTS) else None
 
 
 def _layout(source: Source) -> TableLayout:

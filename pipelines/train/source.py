@@ -56,7 +56,9 @@ def find_rows(config: RowDataConfig, run_url: str, *, is_begun: bool = False) ->
         directories, identities = exported(entry, run_url, is_begun=is_begun)
         files = list_shards([*plain_paths(entry), *directories], config.format)
         needed = {config.prompt_column: "list", config.completion_column: "list"}
-        inspection = inspect_shards(files, needed=needed, unit_rows=config.unit_rows)
+        inspection = inspect_shards(
+            files, needed=needed, unit_rows=config.unit_rows, carried=(config.error_column,)
+        )
     plan = plan_units(inspection, config.unit_rows)
     columns = _columns(plan, config)
     return Source(plan, columns, _fingerprint(plan, columns, identities), manifests)
@@ -80,7 +82,7 @@ def _without_runs(paths: Sequence[str]) -> tuple[tuple[str, ...], tuple[dict[str
     """The paths, with data/ in the place of a generate job's output, and the manifests of such jobs."""
     found, manifests = [], []
     for path in paths:
-        stored = None if path.startswith("hf://") or any(m in path for m in "*?[") else _manifest(path)
+        stored = None if path.startswith("hf://") else _manifest(path)
         if stored is None:
             found.append(path if path.startswith("hf://") else absolute(path))
             continue

@@ -112,6 +112,18 @@ def held_out_documents(url: str) -> list[Document]:
     return [table[row] for row in range(len(table))]
 
 
+def check_held_out(count: int, total: int) -> None:
+    """Refuse to keep all documents out of training.
+
+    Raises:
+        ConfigError: nothing would be left to train on.
+    """
+    if count >= total:
+        raise ConfigError(
+            f"data.held_out_documents must be below the {total} documents that can be used, got {count}"
+        )
+
+
 def hold_out(url: str, shards: Sequence[TokenShard], *, count: int, seed: int) -> list[TokenShard]:
     """Draw documents to keep out of training and write them as a file of their own.
 
@@ -119,10 +131,7 @@ def hold_out(url: str, shards: Sequence[TokenShard], *, count: int, seed: int) -
         ConfigError: nothing would be left to train on.
     """
     total = sum(shard.num_documents for shard in shards)
-    if count >= total:
-        raise ConfigError(
-            f"data.held_out_documents must be below the {total} documents that can be used, got {count}"
-        )
+    check_held_out(count, total)
     chosen = sorted(random.Random(seed).sample(range(total), count))
     by_shard = dict(_by_shard(shards, chosen))
     tables = []

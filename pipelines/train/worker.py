@@ -234,7 +234,7 @@ def build_objective(work: Work, device: torch.device, *, rank: int) -> tuple[Any
     model = add_diffusion_head(
         load_backbone(work.backbone.checkpoint),
         block_size=config.head.block_size,
-        mask_token_id=work.backbone.mask_token_id,
+        mask_token_id=work.backbone.mask_token.id,
         init=config.head.init,
         seed=config.seed,
     )
@@ -259,6 +259,7 @@ def card_facts(work: Work, progress: Mapping[str, Any]) -> CardFacts:
         config=public_config(config),
         base=config.backbone if isinstance(config, HeadTrainConfig) else None,
         base_hash=work.backbone.checkpoint.model_hash if is_head and work.backbone else None,
+        mask_token=str(work.backbone.mask_token) if work.backbone else None,
         data_fingerprint=index.fingerprint if index else None,
         counts=index.counts if index else None,
         progress=progress,

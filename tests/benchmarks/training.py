@@ -4,7 +4,7 @@ Prints, for some blocks and precisions, the operations of a step (formula: orthr
 rate it reaches beside that of a large matrix product on the same threads, and the most bytes of tensors alive
 at once, per trained slot. Weights and text are random, which changes none of these. Run it on an otherwise
 idle machine. No test; about a minute on one core. On a GPU:
-`python jobs/bench_gpu.py --shape 1.7b --sections train`.
+`python -m tests.benchmarks.gpu --shape 1.7b --sections train`.
 """
 
 import argparse
@@ -12,9 +12,9 @@ import time
 
 import torch
 
-from orthrus_core.evaluation.gpu.shapes import model_shape, random_model
-from orthrus_core.evaluation.gpu.training import matmul_flops_per_s
-from orthrus_core.evaluation.training import TrainingLoad, TrainingStep, flops_by_part
+from tests.benchmarks.gpu.shapes import model_shape, random_model
+from tests.benchmarks.gpu.training import matmul_flops_per_s
+from tests.benchmarks.gpu.training_load import TrainingLoad, TrainingStep, flops_by_part
 from tests.live_bytes import LiveBytes
 
 CPU = torch.device("cpu")

@@ -3,32 +3,19 @@
 import copy
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from infra.validate.__main__ import overlays
 from infra.validate.bundle import quantity
 from infra.validate.check import faults
-from infra.validate.kustomize import build, by_kubectl
+from infra.validate.kustomize import by_kubectl
 from infra.validate.schemas import HERE, Schemas
+from tests.infra.manifests import GENERATE, GONE, KUBERAY, find, objects, put
 
-KUBERAY = Path(__file__).parents[2] / "infra/kuberay"
-GENERATE = "RayJob/orthrus-generate"
 WORKERS = "spec.rayClusterSpec.workerGroupSpecs.0"
 WORKER = f"{WORKERS}.template.spec"
 HEAD = "spec.rayClusterSpec.headGroupSpec.template.spec"
-GONE = object()
-
-
-@pytest.fixture(scope="module")
-def schemas():
-    return Schemas()
-
-
-@pytest.fixture(scope="module")
-def rendered():
-    return {path.name: build(path) for path in overlays()}
 
 
 def test_there_are_two_overlays_and_two_schedules(rendered):
@@ -43,27 +30,7 @@ def test_nothing_is_wrong_with_what_a_user_would_apply(name, rendered, schemas):
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
 @pytest.mark.parametrize("path", overlays(), ids=lambda path: path.name)
 def test_the_renderer_of_the_checks_makes_what_kubectl_makes(path, rendered):
-    def by_name(things):
-        return {(thing["kind"], thing["metadata"]["name"]): thing for thing in things}
-
-    assert by_name(rendered[path.name]) == by_name(by_kubectl(path))
-
-
-def find(things, name):
-    kind, _, name = name.partition("/")
-    [thing] = [t for t in things if (t["kind"], t["metadata"]["name"]) == (kind, name)]
-    return thing
-
-
-def put(things, name, path, value):
-    *way, last = path.split(".")
-    place = find(things, name)
-    for part in way:
-        place = place[int(part) if isinstance(place, list) else part]
-    if value is GONE:
-        del place[int(last) if isinstance(place, list) else last]
-    else:
-        place[int(last) if isinstance(place, list) else last] = value
+    assert objects(rendered[path.name]) == objects(by_kubectl(path))
 
 
 CONFIG = ("ConfigMap/orthrus-config", "data")
@@ -126,6 +93,13 @@ BROKEN = [
     (GENERATE, "spec.runtimeEnvYAML", "{}", "RAY_JOB_STOP_WAIT_TIME_S above"),
     # schedules
     ("RayCronJob/orthrus-nightly", "spec.schedule", "0 2 * * *", "with the same H"),
+    (
+        "RayCronJob/orthrus-nightly",
+        "spec.jobTemplate.entrypoint",
+        "python /app/jobs/generate.py --config /etc/orthrus/generate.yaml "
+        "--set input.paths=s3://b/$(date --utc --date '1 hour ago' +%F) --set output.path=s3://b/run",
+        "output.path hold",
+    ),
     ("RayCronJob/orthrus-nightly", "spec.timeZone", "Europe/Berlin", "timeZone must be Etc/UTC"),
     ("RayCronJob/orthrus-nightly", "spec.jobTemplate.activeDeadlineSeconds", 90000, "must be below 86400"),
     # pods
@@ -172,6 +146,14 @@ BROKEN = [
     (GENERATE, f"{WORKERS}.template.metadata.labels", {}, "no NetworkPolicy selects"),
     (GENERATE, f"{WORKER}.containers.0.ports", [], "does not find the port metrics"),
     ("RoleBinding/orthrus-scheduler", "roleRef.name", "other", "names the Role other"),
+    ("PodMonitor/orthrus", "metadata.namespace", GONE, "namespace must be orthrus, got None"),
+    ("RoleBinding/orthrus-scheduler", "subjects.0.namespace", "other", "must be orthrus, got other"),
+    (
+        GENERATE,
+        f"{WORKER}.volumes.3",
+        {"name": "cache", "persistentVolumeClaim": {"claimName": "orthrus-cache"}},
+        "needs the PersistentVolumeClaim orthrus-cache",
+    ),
     # images, commands
     (GENERATE, f"{HEAD}.containers.0.image", "registry.example.com/orthrus:1", "must end with -cpu or -cuda"),
     (
@@ -197,6 +179,12 @@ BROKEN = [
     ),
     ("CronJob/orthrus-nightly", "spec.jobTemplate.spec.template.spec.containers.0.args", [], "--template"),
     (GENERATE, "spec.suspend", False, "must be a RayJob with suspend: true"),
+    (
+        "CronJob/orthrus-nightly",
+        "spec.jobTemplate.spec.template.spec.containers.0.args",
+        ["--template=orthrus-generate", "--set=output.pth=s3://b/{time}"],
+        "output.pth is not a known key",
+    ),
     # configs
     (
         GENERATE,
@@ -283,13 +271,6 @@ def test_a_directory_without_crds_is_refused(tmp_path):
         Schemas(tmp_path)
 
 
-def test_spot_workers_tolerate_spot_nodes_and_grow_from_nothing(rendered):
-    group = find(rendered["gpu-spot"], GENERATE)["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]
-    keys = {toleration["key"] for toleration in group["template"]["spec"]["tolerations"]}
-    assert {"nvidia.com/gpu", "cloud.google.com/gke-spot", "kubernetes.azure.com/scalesetpriority"} <= keys
-    assert (group["minReplicas"], group["replicas"], group["maxReplicas"]) == (0, 0, 8)
-
-
 def test_the_dashboard_is_let_in_for_the_operator_alone(rendered):
     rules = find(rendered["gpu-spot"], "NetworkPolicy/orthrus")["spec"]["ingress"]
     [peers] = [rule["from"] for rule in rules if {"protocol": "TCP", "port": 8265} in rule.get("ports", [])]
@@ -315,21 +296,10 @@ def test_tries_of_one_night_have_one_date(begins, night, rendered):
     entrypoint = find(rendered["raycronjob"], "RayCronJob/orthrus-nightly")["spec"]["jobTemplate"][
         "entrypoint"
     ]
-    command = entrypoint[entrypoint.index("$(") + 2 : -1].replace(
-        "--date '", f"--date '2026-11-{begins} UTC "
-    )
-    date = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True).stdout
-    assert date == f"2026-11-{night}\n"
-
-
-def test_the_component_for_kueue_puts_jobs_into_a_queue(tmp_path, schemas):
-    (tmp_path / "kustomization.yaml").write_text(
-        f"resources: [{KUBERAY / 'overlays/demo-cpu'}]\ncomponents: [{KUBERAY / 'components/kueue'}]\n"
-    )
-    things = build(tmp_path)
-    for name in (GENERATE, "RayJob/orthrus-train"):
-        assert find(things, name)["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "orthrus"}
-    assert faults(things, schemas) == []
+    command = "echo " + entrypoint.replace("--date '", f"--date '2026-11-{begins} UTC ")
+    said = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True).stdout.split()
+    assert f"input.paths=s3://my-bucket/orthrus/prompts/2026-11-{night}" in said
+    assert f"output.path=s3://my-bucket/orthrus/nightly/2026-11-{night}" in said
 
 
 def test_the_grafana_dashboard_comes_as_a_config_map(rendered):

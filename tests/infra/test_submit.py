@@ -3,6 +3,7 @@
 import datetime
 import importlib.util
 import json
+import shlex
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,7 +19,8 @@ from pipelines.generate.lock import RunLock
 KUBERAY = Path(__file__).parents[2] / "infra/kuberay"
 NIGHT = datetime.datetime(2026, 11, 22, 1, 0, tzinfo=datetime.UTC)
 MINUTES = 29921820  # of NIGHT since 1970
-ARGUMENTS = ["--template", "orthrus-generate", "--output-prefix", "s3://bucket/nightly/"]
+OUTPUT = "output.path=s3://bucket/nightly/{time}"
+ARGUMENTS = ["--template=orthrus-generate", "--set=input.paths=s3://bucket/prompts/{date}", f"--set={OUTPUT}"]
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,9 @@ def api(submit, template, tmp_path, monkeypatch):
 def test_a_job_runs_under_the_time_that_it_was_scheduled_for(submit, api):
     assert submit.main(ARGUMENTS) == 0
     job = api.jobs["orthrus-generate-202611220100"]
-    assert job["spec"]["entrypoint"].endswith(" --set output.path=s3://bucket/nightly/2026-11-22T0100Z")
+    assert job["spec"]["entrypoint"].endswith(
+        " --set input.paths=s3://bucket/prompts/2026-11-22 --set output.path=s3://bucket/nightly/2026-11-22T0100Z"
+    )
     assert "suspend" not in job["spec"]
     assert job["metadata"]["ownerReferences"][0]["uid"] == "5f1c"
     assert api.tokens == {"Bearer t0ken"}
@@ -111,16 +115,30 @@ def test_the_same_time_twice_makes_one_job(submit, api, capsys):
     assert "already there" in capsys.readouterr().err
 
 
+def test_yesterday_is_the_day_before_that_of_the_schedule(submit):
+    first = datetime.datetime(2027, 1, 1, 1, 0, tzinfo=datetime.UTC)
+    assert submit.stamped("input.paths=p/{yesterday}/{date}", first) == "input.paths=p/2026-12-31/2027-01-01"
+
+
+def test_an_option_with_a_space_stays_one_option(submit, template):
+    job = submit.stamped_job(template, NIGHT, ["input.paths=s3://b/my prompts/{date}"])
+    assert shlex.split(job["spec"]["entrypoint"])[-2:] == [
+        "--set",
+        "input.paths=s3://b/my prompts/2026-11-22",
+    ]
+
+
 def test_two_nights_have_two_outputs(submit, template):
     later = NIGHT + datetime.timedelta(days=1)
-    first, second = (submit.stamped_job(template, time, "s3://b/n") for time in (NIGHT, later))
+    first, second = (submit.stamped_job(template, time, [OUTPUT]) for time in (NIGHT, later))
     assert first["metadata"]["name"] != second["metadata"]["name"]
     assert first["spec"]["entrypoint"] != second["spec"]["entrypoint"]
 
 
 def test_runs_of_one_night_share_an_output_which_the_lock_gives_to_one_of_them(submit, template, tmp_path):
+    option = f"output.path={tmp_path}/{{time}}"
     outputs = [
-        submit.stamped_job(template, submit.scheduled_time(f"orthrus-nightly-{MINUTES}", now), str(tmp_path))
+        submit.stamped_job(template, submit.scheduled_time(f"orthrus-nightly-{MINUTES}", now), [option])
         for now in (NIGHT, NIGHT + datetime.timedelta(hours=9))
     ]
     paths = [job["spec"]["entrypoint"].rpartition("output.path=")[2] for job in outputs]
@@ -141,5 +159,5 @@ def test_a_job_made_by_hand_has_the_time_of_its_making(submit):
 
 
 def test_a_template_that_is_not_there_is_a_failure_with_the_answer_of_the_api(submit, api, capsys):
-    assert submit.main(["--template", "missing", "--output-prefix", "s3://b"]) == 1
+    assert submit.main(["--template", "missing"]) == 1
     assert "failed: HTTP 404" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """The command line of the generate job."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -69,6 +70,19 @@ def test_a_missing_model_is_exit_code_2(main, arguments, capsys):
     assert error_line(capsys) == f"config error: model.path: no directory ./nothing (looked in {ROOT})"
 
 
+def test_a_quantised_model_is_exit_code_2_in_a_dry_run(main, arguments, capsys, tmp_path):
+    config = tmp_path / "model/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization": {"bits": 4}}))
+    assert main([*arguments, "--dry-run"]) == 2
+    assert "model: its weights are quantised (config.quantization)" in error_line(capsys)
+
+
+@pytest.mark.parametrize("path", ["/etc/hostname/out", "/proc/out"])
+def test_a_dry_run_refuses_an_output_that_cannot_be_written(main, arguments, capsys, path):
+    assert main([*arguments, "--dry-run", "--set", f"output.path={path}"]) == 2
+    assert error_line(capsys).startswith("config error: output.path: cannot write below ")
+
+
 def test_bad_shards_are_all_named_in_one_line(main, arguments, capsys, tmp_path):
     pq.write_table(pa.table({"text": ["x"]}), tmp_path / "one.parquet")
     (tmp_path / "two.parquet").write_bytes(b"no parquet")
@@ -92,3 +106,12 @@ def test_a_failure_that_is_not_the_users_is_exit_code_1(main, arguments, capsys,
 
 def test_the_job_is_short():
     assert len((ROOT / "jobs/generate.py").read_text().splitlines()) <= 80
+
+
+@pytest.mark.parametrize(("allowed", "code"), [(0.5, 2), (1.0, 0)])
+def test_a_dry_run_of_which_every_row_fails_is_exit_code_2(main, arguments, capsys, allowed, code):
+    tight = ["decode.max_context=4", "sampling.max_new_tokens=2", f"run.max_error_share={allowed}"]
+    assert main([*arguments, *(part for o in tight for part in ("--set", o)), "--dry-run"]) == code
+    shown = capsys.readouterr()
+    assert shown.out.count("prompt of row heldout-") == 3
+    assert ("3 rows tried, every one is an error row: prompt has" in shown.err) == bool(code)

@@ -67,7 +67,8 @@ def test_an_unknown_key_gets_a_suggestion(config_file):
 
 def test_an_unknown_key_without_a_neighbour_gets_the_known_ones(config_file):
     assert refusal(config_file, "output.zzz=4") == (
-        "output.zzz is not a known key; known: path, token_ids, prompt_token_ids, filters"
+        "output.zzz is not a known key; known: path, token_ids, prompt_token_ids, diagnostics, rename, "
+        "filters"
     )
 
 
@@ -128,6 +129,33 @@ def test_a_missing_config_file_is_one_line(tmp_path):
         refusal(tmp_path / "none.yaml")
         == f"cannot read config {tmp_path}/none.yaml: No such file or directory"
     )
+
+
+def test_a_key_that_a_section_has_twice_is_refused_with_both_lines(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("model: {path: a}\nsampling:\n  seed: 1\n  top_k: 2\n  seed: 3\n")
+    assert "key seed is there already in line 3, and again in line 5" in refusal(path)
+    path.write_text(yaml.safe_dump(SMALL))
+    assert "key finish is there already" in refusal(path, "output.filters={finish: 1, finish: 2}")
+
+
+def test_a_key_of_a_merged_section_may_be_given_again(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("model: &model {path: a, dtype: float32}\noutput: {<<: *model, path: b}\n")
+    assert "twice" not in refusal(path)
+    assert "is not yaml" not in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "rule"),
+    [
+        ("{text: t}", "must name output columns, got text; there are id, sample, completion"),
+        ("{error: completion}", "must give every output column a name of its own, got completion"),
+        ("{error: ''}", "must give every output column a name of its own"),
+    ],
+)
+def test_new_names_are_those_of_output_columns_and_differ(config_file, value, rule):
+    assert rule in refusal(config_file, f"output.rename={value}")
 
 
 def test_broken_yaml_is_one_line(tmp_path):

@@ -108,6 +108,15 @@ def test_a_removed_file_is_gone_and_may_be_removed_twice(bucket):
     assert storage.read_bytes(f"{bucket}/file") is None
 
 
+def test_a_directory_is_removed_and_not_those_that_its_marks_match(bucket):
+    for name in ("out[1]/a", "out[1]/deep/b", "out1/a", "out[1]b"):
+        storage.put(f"{bucket}/{name}", b"x")
+    storage.remove_tree(f"{bucket}/out[1]")
+    storage.remove_tree(f"{bucket}/none")
+    left = [file.url.removeprefix(f"{bucket}/") for file in listing.list_tree(bucket)]
+    assert left == ["out1/a", "out[1]b"]
+
+
 def test_a_second_driver_finds_the_lock_held(bucket):
     with (
         RunLock(f"{bucket}/_run", beat_s=0.1),
@@ -131,7 +140,7 @@ def test_footers_take_one_request_for_each_shard_and_listing_none(bucket, s3):
     files = list_shards([f"{bucket}/in/*.parquet"], "auto")
     listed = len(s3.requests())
     assert len(files) == 30
-    assert listed - before <= 6
+    assert listed - before <= 8  # two of them: whether the name is meant as written
     shards = inspect_shards(files, needed={"q": "text"}, unit_rows=10).shards
     assert [shard.num_rows for shard in shards] == [number % 3 for number in range(30)]
     assert len(s3.requests()) - listed == 30

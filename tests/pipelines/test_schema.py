@@ -70,4 +70,4 @@ def test_the_command_prints_one_job(capsys):
     text = capsys.readouterr().out
     assert "## plan" in text
     assert "## generate" not in text
-    assert "`block_size` | int | `32` | >= 1 |" in text
+    assert "`trial_s` | float | `60.0` | > 0 |" in text

@@ -4,7 +4,17 @@ import json
 
 import pyarrow as pa
 
-from pipelines.generate.columns import PARAMS, PLACE, PROMPT_IDS, ROW_ERROR, SAMPLES, SHARD, TRUNCATED, UNIT
+from pipelines.generate.columns import (
+    PARAMS,
+    PLACE,
+    PROMPT_IDS,
+    PROMPT_TOKENS,
+    ROW_ERROR,
+    SAMPLES,
+    SHARD,
+    TRUNCATED,
+    UNIT,
+)
 
 
 def unit(prompts, errors=None, limits=None, index=0, params=None, samples=None) -> pa.Table:
@@ -25,6 +35,7 @@ def unit(prompts, errors=None, limits=None, index=0, params=None, samples=None) 
             ROW_ERROR: pa.array(errors or [None] * count, pa.string()),
             PROMPT_IDS: pa.array(prompts, pa.list_(pa.int32())),
             PLACE: pa.array(range(count), pa.int32()),
+            PROMPT_TOKENS: pa.array([0] * count, pa.int32()),
             TRUNCATED: pa.array([0] * count, pa.int32()),
             PARAMS: pa.array([json.dumps(own) for own in params], pa.string()),
             SAMPLES: pa.array(samples or [[0]] * count, pa.list_(pa.int32())),

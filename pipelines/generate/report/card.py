@@ -8,6 +8,7 @@ import yaml
 
 from pipelines.generate.columns import IDENTITY, OPTIONAL, RESULT
 from pipelines.generate.report.terminal import audit_line
+from pipelines.wording import count_of
 
 if TYPE_CHECKING:
     from pipelines.generate.job import Job
@@ -60,7 +61,7 @@ def _summary(job: "Job", report: Mapping[str, Any]) -> str:
     level, revision = report["exactness"], job.checkpoint.revision or "none (a directory)"
     return (
         f"# Completions of {_code(job.config.model.path)}\n\n"
-        f"{report['rows']:,} rows: prompts of {report['inputs']['files']:,} input file(s) and the "
+        f"{report['rows']:,} rows: prompts of {count_of(report['inputs']['files'], 'input file')} and the "
         f"completions that the model wrote to them. {EXACTNESS.get(level, '')}\n\n"
         f"Model: {_code(job.config.model.path)}, revision {_code(revision)}, "
         f"hash {_code(job.checkpoint.model_hash)}; tokenizer hash {_code(job.checkpoint.tokenizer_hash)}."
@@ -92,9 +93,10 @@ def _loading() -> str:
 
 def _columns(job: "Job") -> str:
     described = {column.name: column.meaning for column in (*IDENTITY, *RESULT, *OPTIONAL)}
+    layout = job.layout
     lines = [
-        (field.name, str(field.type), described.get(field.name, "carried from the input"))
-        for field in job.layout.output
+        (written, str(layout.output.field(name).type), described.get(name, "carried from the input"))
+        for name, written in layout.file_names.items()
     ]
     return "## Columns\n\n" + _table(("column", "type", "meaning"), lines)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pipelines.generate.id_hashes import count_repeats, kept_share
 from pipelines.generate.report.sums import RunSums, largest
 from pipelines.generate.report.timeline import speed_over_time
 
@@ -81,10 +82,12 @@ def run_report(
         "dropped": counts.get("dropped", 0),
         "deduplicated": counts.get("deduplicated", 0),
         "errors": counts.get("errors", 0),
+        "duplicate_ids": count_repeats(sums.ids, kept_share(job.plan.num_rows)),
         "finish_reasons": {k[7:]: v for k, v in sorted(counts.items()) if k.startswith("finish_")},
         "prompt_tokens": counts.get("prompt_tokens", 0),
         "completion_tokens": counts.get("completion_tokens", 0),
         **_ratios(counts),
+        "drafting": _drafting(job, sums),
         "exactness": (engine or {}).get("exactness"),
         "audit": audit_figures(job, sums),
         "error_kinds": dict(sorted(sums.errors.items(), key=lambda item: -item[1]["count"])),
@@ -130,32 +133,21 @@ def audit_figures(job: "Job", sums: RunSums) -> dict[str, Any]:
     return found
 
 
-def is_mismatch(job: "Job", report: Mapping[str, Any]) -> bool:
-    """Whether an engine that promises AR's text broke the promise, and the operator did not accept it."""
-    audit = report["audit"]
-    differs = audit.get("compared", 0) > audit.get("identical", 0)
-    return differs and report["exactness"] == "exact" and job.config.audit.enabled
-
-
-def mismatch_reason(report: Mapping[str, Any]) -> str:
-    """One line that names the rows."""
-    audit = report["audit"]
-    rows = ", ".join(
-        f"{row['id']}[{row['sample']}] from token {row['first_token']}" for row in audit["mismatches"][:5]
-    )
-    count = audit["compared"] - audit["identical"]
-    return (
-        f"audit mismatch: {count} of {audit['compared']} rows differ from plain AR decoding although the "
-        f"engine says exact: {rows}; the rows are written, _SUCCESS is not; see _run/report.json, and set "
-        "audit.enabled=false to accept the output"
-    )
-
-
 def _ratios(sums: Mapping[str, int]) -> dict[str, float | None]:
     return {
         "acceptance_length": ratio(sums.get("step_tokens", 0), sums.get("steps", 0)),
         "tokens_per_forward": ratio(sums.get("step_tokens", 0), sums.get("forwards", 0)),
     }
+
+
+def _drafting(job: "Job", sums: RunSums) -> dict[str, float] | None:
+    """How many of the steps of rows drafted, and the tokens of such a step; None where none may draft."""
+    steps = sums.counts.get("steps", 0)
+    if job.config.decode.mode != "consensus" or not steps:
+        return None
+    blocks = sums.drafted[0] if sums.drafted else 0
+    accepted = sum(sums.accepted) / blocks if blocks else 0.0
+    return {"share": min(1.0, blocks / steps), "accepted": accepted}
 
 
 def _group(sums: Mapping[str, int]) -> dict[str, Any]:

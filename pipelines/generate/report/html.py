@@ -6,7 +6,9 @@ from typing import Any
 
 from pipelines.generate.report.page_style import STYLE
 from pipelines.generate.report.plots import length_plot, position_plot, short, speed_plot
-from pipelines.generate.report.terminal import cost_line
+from pipelines.generate.report.terminal import cost_line, dates
+from pipelines.generate.report.verdict import drafting_note, duplicates_note
+from pipelines.wording import count_of
 
 Report = Mapping[str, Any]
 COLOURS = ("blue", "orange", "green", "pink", "sky", "red", "yellow", "grey")
@@ -16,6 +18,7 @@ def html_report(report: Report) -> str:
     """Return the page of a report as `figures.run_report` makes it; all text in it is escaped."""
     sections = (
         _headline(report),
+        _samples(report),
         _speed(report),
         _acceptance(report),
         *(_group(name, rows) for name, rows in report["by_group"].items()),
@@ -59,12 +62,27 @@ def _headline(report: Report) -> str:
     alarm = (
         "<p class='reason'>Drafts hardly ever stood: see drafter_alarm.</p>" if run["drafter_alarm"] else ""
     )
+    notes = [note for note in (drafting_note(report), duplicates_note(report)) if note]
+    alarm += "".join(f"<p class='reason'>{escape(note)}</p>" for note in notes)
     covers = "<p>Figures of this session only.</p>" if report.get("covers") == "this session" else ""
     return (
         f"<header><h1>Generation run <span class='status {status}'>{status}</span></h1>"
-        f"<p class='path'>{escape(report['output'])}</p>{reason}{covers}{alarm}</header>"
+        f"<p class='path'>{escape(report['model']['path'])} → {escape(report['output'])}</p>"
+        f"<p>{escape(dates(report))}</p>"
+        f"{reason}{covers}{alarm}</header>"
         f'<div class="tiles">{cells}</div>'
     )
+
+
+def _samples(report: Report) -> str:
+    samples = report.get("samples", [])
+    blocks = [
+        f"<figure><figcaption>{escape(one['id'])}</figcaption>"
+        + (f"<p class='prompt'>{escape(one['prompt'])}</p>" if one["prompt"] else "")
+        + f"<p class='text'>{escape(one['completion'])}</p></figure>"
+        for one in samples
+    ]
+    return _section("The first completions", "".join(blocks)) if blocks else ""
 
 
 def _speed(report: Report) -> str:
@@ -203,7 +221,7 @@ def _facts(report: Report) -> str:
         f"<h3>Model</h3>{_plain(report['model'])}",
         f"<h3>Engine</h3>{_plain(engine)}" if engine else "",
         f"<h3>Sampling</h3>{_plain(report['sampling'])}",
-        f"<h3>Inputs</h3><p>{inputs['files']:,} files, {inputs['rows']:,} rows, "
+        f"<h3>Inputs</h3><p>{count_of(inputs['files'], 'file')}, {count_of(inputs['rows'], 'row')}, "
         f"{inputs['bytes'] / 2**20:,.1f} MiB</p>{_table(('file', 'rows'), files, text_columns=1)}{left}",
         f"<h3>Versions</h3>{_plain(report['versions'])}",
     ]

@@ -33,6 +33,9 @@ th { color: var(--soft); font-weight: 500; } .num { text-align: right; font-vari
 .figure { display: inline-block; min-width: 4rem; }
 dl { display: grid; grid-template-columns: minmax(9rem, 15rem) 1fr; gap: .15rem 1rem; margin: .4rem 0;
   font-size: .9rem; } dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
+figure { margin: .6rem 0; padding: .6rem .8rem; background: var(--panel); border-radius: .5rem; }
+figcaption { font-size: .8rem; color: var(--soft); } .prompt, .text { white-space: pre-wrap;
+  overflow-wrap: anywhere; } .text { color: var(--ink); }
 code { background: var(--panel); padding: 0 .3rem; border-radius: .2rem; }
 ul { margin: .3rem 0; padding-left: 1.2rem; } li { overflow-wrap: anywhere; }
 .split { display: flex; height: 1.4rem; border-radius: .3rem; overflow: hidden; margin: .6rem 0; }

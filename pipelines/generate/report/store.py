@@ -6,9 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from orthrus_core.errors import ConfigError, OrthrusError
 from pipelines.generate.report.card import data_card
-from pipelines.generate.report.figures import RunTimes, is_mismatch, mismatch_reason, run_report
+from pipelines.generate.report.figures import RunTimes, run_report
 from pipelines.generate.report.html import html_report
+from pipelines.generate.report.samples import first_completions
 from pipelines.generate.report.sums import RunSums
+from pipelines.generate.report.verdict import (
+    duplicates_note,
+    errors_reason,
+    has_too_many_errors,
+    is_mismatch,
+    mismatch_reason,
+)
 from pipelines.generate.unit_file import read_footer
 from pipelines.storage import join, map_files, put
 
@@ -22,17 +30,22 @@ logger = logging.getLogger(__name__)
 
 
 def finish_run(job: "Job", sums: RunSums, times: RunTimes) -> dict[str, Any]:
-    """Write report, page and data card of a complete run, and _SUCCESS where its audit allows it.
+    """Write report, page and data card of a complete run, and _SUCCESS where audit and errors allow it.
 
     Returns:
-        The report; its status is "done" or "mismatch".
+        The report; its status is "done", "mismatch" or "failed".
     """
     manifest = job.ledger.manifest()
-    report = run_report(job, sums, times, manifest)
+    report = run_report(job, sums, times, manifest) | {"samples": first_completions(job)}
+    if note := duplicates_note(report):
+        logger.warning(note)
     if is_mismatch(job, report):
-        reason = mismatch_reason(report)
-        report |= {"status": "mismatch", "exit_code": 1, "reason": reason}
-        logger.error(reason)
+        report |= {"status": "mismatch", "exit_code": 1, "reason": mismatch_reason(report)}
+    elif has_too_many_errors(job, report):
+        report |= {"status": "failed", "exit_code": 1, "reason": errors_reason(job, report)}
+    if report["reason"]:
+        logger.error(report["reason"])
+        job.ledger.reopen()
         store_report(job, report)
         put(join(job.ledger.url, "README.md"), data_card(job, report).encode())
         return report
@@ -63,7 +76,8 @@ def partial_report(
     report = run_report(
         job, sums or times.sums, times, manifest, status=status, exit_code=exit_code, reason=reason
     )
-    return report | {"covers": "this session" if sums is None else "all sessions"}
+    covers = "this session" if sums is None else "all sessions"
+    return report | {"covers": covers, "samples": first_completions(job)}
 
 
 def _sums_of_all_sessions(job: "Job", times: RunTimes) -> RunSums | None:

@@ -1,5 +1,6 @@
 """What the driver keeps of all units: sums, whose size does not grow with the rows."""
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,7 @@ class RunSums:
         drafted, accepted: drafts by position, the one after the anchor first.
         audit: numbers by name, and lists `mismatches` and `speed`.
         times: one entry a unit.
+        ids: hashes, as `id_hashes.count_repeats` takes them.
     """
 
     units: int = 0
@@ -44,6 +46,7 @@ class RunSums:
     audit: dict[str, Any] = field(default_factory=dict)
     audit_s: float = 0.0
     times: list[UnitTime] = field(default_factory=list)
+    ids: bytearray = field(default_factory=bytearray)
 
     def add(self, facts: Mapping[str, Any]) -> None:
         """Take in one unit; files of earlier versions may lack all but the counts."""
@@ -61,6 +64,7 @@ class RunSums:
         self.drafted = _add_lists(self.drafted, positions.get("drafted", []))
         self.accepted = _add_lists(self.accepted, positions.get("accepted", []))
         self._add_audit(facts.get("audit") or {})
+        self.ids += base64.b64decode(facts.get("ids", ""))
         if "at" in facts:
             tokens = counts.get("completion_tokens", 0)
             self.times.append(UnitTime(facts["session"], facts["began"], facts["at"], tokens))

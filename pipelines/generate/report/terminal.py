@@ -3,24 +3,26 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import pyarrow.parquet as pq
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.storage import open_file
+from pipelines.generate.report.verdict import drafting_note, duplicates_note
+from pipelines.storage import is_local
+from pipelines.wording import count_of
 
 if TYPE_CHECKING:
-    from pipelines.generate.job import Job, Preview
+    from pipelines.generate.job import Job
+    from pipelines.generate.preview import Preview
 
 MOST_KINDS = 5  # of errors that are shown
 
 
 def render_report(job: "Job", report: dict[str, Any]) -> RenderableType:
     """A table of figures, three completions, and how to open the output."""
-    return Group(figures_table(report), *_samples(job), _how_to_open(job))
+    return Group(figures_table(report), *_samples(report), _how_to_open(job))
 
 
 def render_plan(job: "Job", preview: "Preview") -> RenderableType:
@@ -28,8 +30,11 @@ def render_plan(job: "Job", preview: "Preview") -> RenderableType:
     plan, config = job.plan, job.config
     table = Table(show_header=False, box=None, title="Plan", title_justify="left")
     for name, value in (
-        ("input", f"{len(plan.shards)} files, {plan.num_rows} rows"),
-        ("units", f"{len(plan.units)} of at most {config.run.unit_rows} rows, {len(job.units)} to do"),
+        ("input", f"{count_of(len(plan.shards), 'file')}, {count_of(plan.num_rows, 'row')}"),
+        (
+            "units",
+            f"{len(plan.units)} of at most {count_of(config.run.unit_rows, 'row')}, {len(job.units)} to do",
+        ),
         ("model", f"{config.model.path} (hash {job.checkpoint.model_hash})"),
         ("decode", f"{config.decode.mode}, {config.decode.max_sequences} sequences at once"),
         ("actors", f"{config.run.pool}, {config.run.cpus_per_actor:g} CPUs each"),
@@ -53,16 +58,20 @@ def figures_table(report: Mapping[str, Any]) -> Table:
     """The figures of any report.json."""
     run = report["this_run"]
     table = Table(show_header=False, box=None)
+    table.add_row("model", Text(report["model"]["path"]))
+    table.add_row("time", Text(dates(report)))
     if report["status"] != "done":
         table.add_row(report["status"], Text(report["reason"] or "", style="bold red"))
     for name, value in (
         ("rows", report["rows"]),
         ("errors", report["errors"]),
+        ("duplicate ids", duplicates_note(report)),
         ("finish reasons", ", ".join(f"{k} {v}" for k, v in report["finish_reasons"].items())),
         ("prompt tokens", report["prompt_tokens"]),
         ("completion tokens", report["completion_tokens"]),
         ("acceptance length (tokens per step)", _number(report["acceptance_length"])),
         ("tokens per forward", _number(report["tokens_per_forward"])),
+        ("drafting", drafting_note(report)),
         ("exactness", report["exactness"]),
         ("audit", audit_line(report["audit"])),
         ("tokens/s, start-up included", _number(run["tokens_per_s"], 1)),
@@ -71,7 +80,8 @@ def figures_table(report: Mapping[str, Any]) -> Table:
         ("of it outside the engine", _percent(run["outside_engine_share"])),
         ("engine idle after loading", _percent(run["idle_when_ready_share"])),
     ):
-        table.add_row(name, Text(str(value)))
+        if value is not None:
+            table.add_row(name, Text(str(value)))
     if cost := report.get("cost"):
         table.add_row("cost", cost_line(cost))
     for kind, entry in list(report["error_kinds"].items())[:MOST_KINDS]:
@@ -104,28 +114,31 @@ def cost_line(cost: Mapping[str, Any]) -> str:
     )
 
 
-def _samples(job: "Job", count: int = 3) -> list[Panel]:
-    """The first completions of the first file."""
-    with open_file(job.ledger.unit_url(job.plan.units[0])) as handle:
-        rows = next(pq.ParquetFile(handle).iter_batches(batch_size=64)).to_pylist()
-    prompt = job.config.input.prompt
+def dates(report: Mapping[str, Any]) -> str:
+    """When a run began and ended."""
+    return f"begun {report['created'] or 'never'}, ended {report['ended']}"
+
+
+def _samples(report: Mapping[str, Any]) -> list[Panel]:
+    """The first completions."""
     panels = []
-    for row in [row for row in rows if row["error"] is None][:count]:
-        asked = row.get(prompt.column or prompt.messages or "")
-        if isinstance(asked, list) and asked:
-            asked = asked[-1]["content"]
-        text = (Text(f"{asked}\n\n", style="dim") if asked else Text()) + Text(row["completion"])
-        panels.append(Panel(text, title=f"row {escape(row['id'])}", title_align="left"))
+    for one in report.get("samples", []):
+        text = Text.assemble((f"{one['prompt']}\n\n" if one["prompt"] else "", "dim"), one["completion"])
+        panels.append(Panel(text, title=f"row {escape(one['id'])}", title_align="left"))
     return panels
 
 
 def _how_to_open(job: "Job") -> Text:
     url, data = job.ledger.url, job.ledger.data_url
+    if is_local(url):
+        datasets = f'datasets.load_dataset("{url}")'
+    else:  # load_dataset takes neither the URL of a store nor a data card there
+        datasets = f'datasets.load_dataset("parquet", data_files="{data}/*.parquet")'
     return Text(
         f"Output: {url}\n"
         f'  pyarrow:  pyarrow.dataset.dataset("{data}").to_table()\n'
         f'  pandas:   pandas.read_parquet("{data}")\n'
-        f'  datasets: datasets.load_dataset("{url}")\n'
+        f"  datasets: {datasets}\n"
         f"  figures:  {job.ledger.run_url}/report.json, report.html"
     )
 

@@ -1,9 +1,12 @@
 import pytest
 import torch
 
+from orthrus_core import Engine, EngineConfig
 from orthrus_core.attention.choose import choose_backend, spec_of
-from orthrus_core.attention.kernel import KernelError, KernelShape, build_kernel
-from tests.small_models import small_backbone
+from orthrus_core.attention.kernel import KernelError, KernelShape, build_kernel, paged_attend
+from orthrus_core.attention.rows import LINES
+from orthrus_core.errors import ConfigError
+from tests.small_models import small_backbone, small_orthrus
 
 SHAPE = KernelShape(head_dim=16, repeats=2, page_size=16, dtype=torch.float32)
 
@@ -57,3 +60,78 @@ def test_without_a_compiler_plain_attention_takes_over(monkeypatch, caplog):
 
 def test_with_a_compiler_the_kernel_is_taken():
     assert backend_of(small_backbone()).name == "native"
+
+
+def kernel_tensors() -> dict[str, torch.Tensor]:
+    """Three rows of one sequence of a page, for the kernel of `SHAPE` with two K/V heads."""
+    packed = torch.zeros(len(LINES), 3, dtype=torch.int64)
+    packed[1] = packed[3] = packed[4] = torch.arange(3)
+    return {
+        "q": torch.randn(3, 4, 16),
+        "k": torch.randn(3, 2, 16),
+        "v": torch.randn(3, 2, 16),
+        "keys": torch.zeros(2, 2, 16, 16),
+        "values": torch.zeros(2, 2, 16, 16),
+        "packed": packed,
+        "page_tables": torch.ones(1, 1, dtype=torch.int64),
+    }
+
+
+def attend(**tensors) -> torch.Tensor:
+    kernel = build_kernel(SHAPE)
+    return paged_attend(**kernel_tensors() | tensors, scaling=1.0, window=0, softcap=0.0, kernel=kernel)
+
+
+@pytest.mark.parametrize("name", kernel_tensors())
+def test_a_tensor_of_another_dtype_does_not_reach_the_kernel(name):
+    tensor = kernel_tensors()[name]
+    other = torch.int32 if tensor.dtype == torch.int64 else torch.bfloat16
+    with pytest.raises(ConfigError, match=f"attention needs {name} of {tensor.dtype} .*, got {other}"):
+        attend(**{name: tensor.to(other)})
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("q", (3, 2, 16)),
+        ("k", (2, 2, 16)),
+        ("v", (3, 2, 8)),
+        ("v", (3, 32)),
+        ("keys", (2, 2, 8, 16)),
+        ("values", (1, 2, 16, 16)),
+        ("packed", (len(LINES), 2)),
+        ("page_tables", (1,)),
+    ],
+)
+def test_a_tensor_of_another_shape_does_not_reach_the_kernel(name, sizes):
+    tensor = torch.zeros(sizes, dtype=kernel_tensors()[name].dtype)
+    with pytest.raises(ConfigError, match=rf"attention needs {name} of .*, got {tensor.dtype} \({sizes[0]}"):
+        attend(**{name: tensor})
+
+
+@pytest.mark.parametrize("name", ["keys", "values", "packed"])
+def test_pages_and_rows_that_are_not_contiguous_do_not_reach_the_kernel(name):
+    tensor = kernel_tensors()[name]
+    with pytest.raises(ConfigError, match=f"attention needs {name} contiguous"):
+        attend(**{name: tensor.mT.contiguous().mT})
+
+
+def test_rows_may_have_any_strides():
+    tensors = kernel_tensors()
+    expected = attend(**tensors)
+    strided = {name: tensors[name].mT.contiguous().mT for name in "qkv"}
+    fresh = {name: tensors[name].zero_() for name in ("keys", "values")}
+    assert torch.equal(attend(**tensors | strided | fresh), expected)
+
+
+def test_a_layer_of_another_dtype_is_named_before_anything_runs():
+    model = small_orthrus()
+    model.model.layers[1].self_attn.v_proj.register_forward_hook(lambda _, __, out: out.bfloat16())
+    with pytest.raises(ConfigError, match=r"attention needs v of torch.float32 .* got torch.bfloat16"):
+        Engine(model, EngineConfig(max_context=32))
+
+
+def test_the_engine_does_not_run_under_autocast():
+    engine = Engine(small_orthrus(), EngineConfig(max_context=32, self_check=False))
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ConfigError, match=r"leave torch\.autocast"):
+        engine.generate([[1, 2, 3]])

@@ -1,5 +1,6 @@
 """Grammars that cannot be had: one request ends with the reason, the others go on."""
 
+import functools
 import json
 import sys
 
@@ -9,6 +10,9 @@ from pydantic import ValidationError
 import orthrus_core.choosers.grammar_compiler as grammar_module
 from orthrus_core import Engine, EngineConfig, Request, SamplingParams
 from orthrus_core.choosers.grammar_compiler import GrammarCompiler
+from orthrus_core.choosers.grammar_trial import GrammarTrial
+from orthrus_core.choosers.masks import allows
+from orthrus_core.errors import RequestError
 from tests.grammars import EOS, PERSON, V, grammar_model, obeys, tokenizer
 from tests.small_models import small_orthrus
 from tests.tokenizers import ByteTokenizer, fast_tokenizer
@@ -41,6 +45,10 @@ def refusal(*, with_tokenizer=TOKENIZER, model=None, **params) -> str:
             {"regex": "(?=a)b"},
             'invalid regex "(?=a)b" (in regex): regex parse error: (?=a)b ^^^ error: look-around',
         ),
+        (
+            {"json_schema": {"minProperties": 2}},
+            "json_schema is refused: minProperties: 2 may be met by one key written twice: name the keys",
+        ),
         ({"regex": "[a"}, "unclosed character class"),
         ({"regex": "a", "stop_token_ids": (5,)}, "stop ids that are special tokens of the tokenizer"),
         ({"regex": "a", "eos_token_id": ()}, "the model names no EOS: set eos_token_id"),
@@ -53,6 +61,53 @@ def refusal(*, with_tokenizer=TOKENIZER, model=None, **params) -> str:
 )
 def test_a_grammar_that_cannot_be_had_is_one_request_s_error(params, reason):
     assert reason in refusal(**params)
+
+
+def test_a_schema_that_takes_too_long_is_one_request_s_error_and_named(monkeypatch):
+    monkeypatch.setattr(grammar_module, "GrammarTrial", functools.partial(GrammarTrial, limit_s=0.2))
+    error = refusal(json_schema={"type": "integer", "multipleOf": 9999991})
+    assert error == (
+        'json_schema is refused: {"type": "integer", "multipleOf": 9999991} takes more than 0.2 s to compile'
+    )
+
+
+def test_a_refused_grammar_is_not_compiled_again(monkeypatch):
+    compiler = GrammarCompiler(TOKENIZER, vocab_size=V)
+    for _ in range(2):
+        with pytest.raises(RequestError, match="Unimplemented keys"):
+            compiler.new_state(SamplingParams(json_schema={"not": {}}), [EOS])
+        monkeypatch.setattr(grammar_module, "_grammar_text", None)  # would fail if called
+
+
+def test_as_many_choices_as_there_are_may_share_a_beginning():
+    choices = tuple(f"abc {number}" for number in range(10_000))
+    state = GrammarCompiler(TOKENIZER, vocab_size=V).new_state(SamplingParams(choices=choices), [EOS])
+    ids = TOKENIZER.encode("abc 9999")
+    assert state.advance(ids) == len(ids)
+    assert state.error is None
+    assert [token_id for token_id in range(V) if allows(state.mask, token_id)] == [EOS]
+
+
+@pytest.mark.parametrize(
+    ("schema", "warning"),
+    [
+        (
+            {"type": "string", "maxLenght": 3},
+            "json_schema has unknown keywords, which have no effect: maxLenght",
+        ),
+        (
+            {"type": "string", "not": {}, "x-guidance": {"lenient": True}},
+            'json_schema is obeyed in part: Unimplemented keys: ["not"]: {"type": "string"',
+        ),
+        (
+            {"oneOf": [{"const": 1}, {"type": "integer"}], "x-guidance": {"coerce_one_of": True}},
+            "json_schema is obeyed in part: oneOf not fully supported, falling back to anyOf",
+        ),
+    ],
+)
+def test_what_has_no_effect_in_a_schema_is_warned_of(schema, warning, caplog):
+    GrammarCompiler(TOKENIZER, vocab_size=V).new_state(SamplingParams(json_schema=schema), [EOS])
+    assert warning in caplog.text
 
 
 def test_an_engine_without_a_tokenizer_says_what_to_pass():

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 from orthrus_core import Engine, EngineConfig, SamplingParams
 from orthrus_core.engine.stop import StopStrings, cut_at_stop, cut_text
 from tests.small_models import small_orthrus
-from tests.tokenizers import ByteTokenizer
+from tests.tokenizers import BareTokenizer, ByteTokenizer
 
 V = 97
 EMOJI = "🙂".encode()  # four bytes
@@ -79,6 +79,45 @@ def test_the_end_is_that_of_decoding_all_text_at_every_token(seed):
     cuts = [text[start : start + source.randint(1, 12)] for start in starts]
     stop = tuple(cut for cut in cuts if "\N{REPLACEMENT CHARACTER}" not in cut) or ("\n \n", "éa")
     assert end_of(ids, stop, tokenizer) == end_by_decoding_all(ids, stop, tokenizer)
+
+
+STYLES = ["byte-level", "byte-fallback", "unigram", "word-piece"]
+WORDS = [" the", " a", "ab", "b", " ab", "\n", " \n", ".", ",", " ", "n't", "日本", "é", " é", "  "]
+LETTERS = "ກຂຄງຈສຊ" + "አበገደ" + "ආඇඈ" + "éß" + "🙂🙃"  # of three, two and four bytes
+
+
+def random_tokens(source: random.Random, tokenizer: BareTokenizer) -> list[int]:
+    """Words, letters byte by byte where there are byte tokens, and now and then bytes that are no letter."""
+    strangeness = source.choice([0.0, 0.0, 0.02, 0.2])
+    letters = source.choice([0.2, 0.6, 0.95])
+    ids: list[int] = []
+    while len(ids) < 48:
+        if source.random() < strangeness:
+            ids.append(source.choice([tokenizer.special_id, *tokenizer.byte_ids]))
+        elif tokenizer.byte_ids and source.random() < letters:
+            text = source.choice(LETTERS) + source.choice(["", "", "", "\n"])
+            ids += [tokenizer.byte_ids[byte] for byte in text.encode()]
+        else:
+            ids.append(source.choice(tokenizer.piece_ids))
+    return ids
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_the_end_is_that_of_decoding_all_text_with_every_style_of_tokenizer(style):
+    tokenizer = BareTokenizer(style, WORDS)
+    source = random.Random(style)
+    num_found = 0
+    for _ in range(2000):
+        ids = random_tokens(source, tokenizer)
+        text = tokenizer.decode(ids[30:], skip_special_tokens=True)
+        start = source.randrange(max(1, len(text)))
+        cut = text[start : start + source.randint(1, 8)]
+        stop = ("\n",) if not cut or "\N{REPLACEMENT CHARACTER}" in cut else (cut, "\n\n")
+        ids = ids[source.randint(0, 8) :]
+        expected = end_by_decoding_all(ids, stop, tokenizer)
+        assert end_of(ids, stop, tokenizer) == expected, (ids, stop)
+        num_found += (expected[0] or 0) > 24
+    assert num_found > 200  # behind the first window
 
 
 def test_a_real_tokenizer_gives_the_end_of_decoding_all_text():

@@ -34,6 +34,18 @@ class FakeStreamer:
         self.ended += 1
 
 
+class ScaledByTheBatch(torch.nn.Module):
+    """Rounds its input to steps that depend on all rows."""
+
+    def __init__(self, inner: torch.nn.Module):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        step = x.abs().max() / 127
+        return self.inner((x / step).round() * step)
+
+
 # The same tokens by three ways
 
 
@@ -89,6 +101,29 @@ def test_prompts_may_be_passed_by_the_name_input_ids():
     inputs = {"input_ids": input_ids, "attention_mask": mask, "max_new_tokens": 6}
     expected = model.generate(do_sample=False, **inputs)
     assert torch.equal(model.generate(use_diffusion_mode=True, **inputs), expected)
+
+
+def test_a_model_whose_rows_depend_on_their_neighbours_is_warned_of_once(caplog):
+    input_ids, _ = prompts(9)
+    model = small_orthrus()
+    options = {"use_diffusion_mode": True, "max_new_tokens": 3}
+    model.generate(input_ids, **options)
+    assert "exactness" not in caplog.text
+    model.model.layers[0].mlp = ScaledByTheBatch(model.model.layers[0].mlp)  # as dynamic quantisation does
+    model.generate(input_ids, **options)
+    model.generate(input_ids, **options)
+    assert caplog.text.count("exactness=unverified: token rows differ in bits") == 1
+
+
+def test_without_a_compiled_kernel_the_engine_checks_itself(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    input_ids, mask = prompts(9, 4)
+    engine_equals_transformers(small_orthrus(), input_ids, attention_mask=mask, max_new_tokens=9)
+
+
+def test_under_autocast_nothing_is_generated():
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(ConfigError, match=r"leave torch\.autocast"):
+        small_orthrus().generate(prompts(8)[0], use_diffusion_mode=True)
 
 
 # Stopping and padding

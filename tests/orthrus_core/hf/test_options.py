@@ -6,6 +6,8 @@ from transformers import GenerationConfig
 
 from orthrus_core import Engine, EngineConfig, SamplingParams
 from orthrus_core.errors import ConfigError
+from orthrus_core.hf.options import IGNORED_OPTIONS, USED_OPTIONS
+from orthrus_core.models import options as options_module
 from tests.orthrus_core.models.greedy import PAD, engine_equals_transformers, prompts, some_emitted
 from tests.small_models import small_orthrus
 
@@ -68,6 +70,86 @@ def test_sampling_that_is_asked_for_takes_the_models_own_temperature():
     model.generation_config.update(do_sample=True, temperature=0.6, top_k=20)
     out = model.generate(input_ids, use_diffusion_mode=True, do_sample=True, max_new_tokens=9)
     assert torch.equal(out, expected)
+
+
+FIELDS = [name for name in vars(GenerationConfig()) if not name.startswith("_")]
+# Without these, transformers fails, or recomputes what it does not cache and gets other tokens.
+TRANSFORMERS_NEEDS = {"num_beams", "num_return_sequences", "max_length", "use_cache"}
+
+
+def test_none_turns_every_option_off_as_in_transformers():
+    input_ids, _ = prompts(8)
+    model = small_orthrus()
+    model.generation_config.eos_token_id = some_emitted(model, input_ids, 1)
+    base = {"max_length": 11, "eos_token_id": [96, 95], "do_sample": False}
+    for name in sorted(set(FIELDS) - TRANSFORMERS_NEEDS):
+        options = base | {name: None}
+        expected = model.generate(input_ids, **options)
+        assert torch.equal(model.generate(input_ids, use_diffusion_mode=False, **options), expected), name
+
+
+def test_without_an_eos_by_keyword_a_completion_goes_on_to_its_length():
+    input_ids, _ = prompts(8)
+    model = small_orthrus()
+    model.generation_config.eos_token_id = some_emitted(model, input_ids, 4)
+    out = engine_equals_transformers(model, input_ids, eos_token_id=None, max_new_tokens=9)
+    assert out.shape[1] == 8 + 9
+
+
+def test_an_eos_of_the_config_alone_ends_nothing_as_in_transformers():
+    input_ids, _ = prompts(8)
+    model = small_orthrus()
+    model.config.eos_token_id = some_emitted(model, input_ids, 4)
+    assert engine_equals_transformers(model, input_ids, max_new_tokens=9).shape[1] == 8 + 9
+
+
+@pytest.mark.parametrize(
+    ("name", "off"), [("top_k", 0), ("top_p", 1.0), ("min_p", 0.0), ("temperature", 1.0)]
+)
+def test_none_turns_a_filter_off_where_sampling_is_asked_for(name, off):
+    input_ids, _ = prompts(8)
+    model = small_orthrus()
+    model.generation_config.update(temperature=0.5, top_k=3, top_p=0.6, min_p=0.2)
+    options = {"use_diffusion_mode": True, "do_sample": True, "max_new_tokens": 9}
+    out = model.generate(input_ids, **options, **{name: None})
+    assert torch.equal(out, model.generate(input_ids, **options, **{name: off}))
+
+
+def test_no_field_of_transformers_is_ignored_in_silence():
+    """A number that no option means nothing by; with sampling, where all of them count."""
+    model, (input_ids, _) = small_orthrus(), prompts(8)
+    for name in sorted(set(FIELDS) - USED_OPTIONS - IGNORED_OPTIONS):
+        with pytest.raises(ConfigError, match=f"has no {name}, got 0.375"):
+            model.generate(input_ids, use_diffusion_mode=True, do_sample=True, **{name: 0.375})
+
+
+@pytest.mark.parametrize("name", ["forced_eos_token_id", "max_time", "suppress_tokens"])
+def test_zero_is_no_neutral_value_where_it_means_something(name):
+    with pytest.raises(ConfigError, match=f"has no {name}, got 0"):
+        small_orthrus().generate(prompts(8)[0], use_diffusion_mode=True, **{name: 0})
+
+
+def test_a_field_that_a_later_transformers_may_have_is_refused(monkeypatch):
+    class Later(GenerationConfig):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.repetition_bonus = kwargs.get("repetition_bonus")
+
+    monkeypatch.setattr(options_module, "GenerationConfig", Later)
+    model = small_orthrus()
+    model.generation_config.repetition_bonus = 0
+    with pytest.raises(ConfigError, match="has no repetition_bonus, got 0"):
+        model.generate(prompts(8)[0], use_diffusion_mode=True)
+
+
+def test_entries_that_transformers_does_not_know_are_refused_or_warned_of(caplog):
+    model = small_orthrus()
+    config = GenerationConfig(repetition_penalti=1.2)
+    with pytest.raises(ConfigError, match="does not take repetition_penalti"):
+        model.generate(prompts(8)[0], use_diffusion_mode=True, generation_config=config)
+    model.generation_config.chat_format = "raw"
+    model.generate(prompts(8)[0], use_diffusion_mode=True, max_new_tokens=1)
+    assert "the model's generation_config has chat_format, which nothing here knows" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_a_checkpoint_without_any_diffusion_tensor_says_how_to_get_a_head(load, 
     error = error_of(load, checkpoint)
     assert f"{checkpoint}: " in error
     assert "12 missing (model.layers.0.self_attn.k_norm_diff.weight, " in error
-    assert "orthrus_core.add_diffusion_head" in error
+    assert "if it is a plain backbone, decode.mode: autoregressive runs it as it is" in error
 
 
 def test_a_diffusion_tensor_of_a_layer_that_is_not_there_is_named(load, checkpoint):
@@ -97,11 +97,14 @@ def test_a_config_with_an_unusable_head_is_refused_by_name(removed, fields, mess
     assert error_of(load, checkpoint).startswith(f"{checkpoint}: {message}")
 
 
-def test_a_plain_qwen3_checkpoint_says_how_to_get_a_head(tmp_path):
+def test_a_plain_qwen3_checkpoint_says_how_to_run_it_and_how_to_train_a_head(tmp_path):
     save(small_backbone(), tmp_path)
     error = error_of(orthrus_core.load_model, tmp_path)
     assert error.startswith(f"{tmp_path}: config.json has neither block_size nor mask_token_id")
-    assert error.endswith("add one with orthrus_core.add_diffusion_head")
+    assert error.endswith(
+        "decode.mode: autoregressive runs it as it is (in Python also load_model(..., needs_head=False)), "
+        "and docs/training.md says how to train a head for it"
+    )
 
 
 def test_a_plain_qwen3_checkpoint_gets_an_untrained_head_where_none_is_needed(tmp_path):

@@ -129,7 +129,7 @@ def test_a_model_that_has_a_head_is_refused():
         add_diffusion_head(small_orthrus(), block_size=4, mask_token_id=96)
 
 
-@pytest.mark.parametrize("fields", [{"block_size": 1}, {"mask_token_id": 97}, {"mask_token_id": None}])
+@pytest.mark.parametrize("fields", [{"block_size": 1}, {"mask_token_id": 98}, {"mask_token_id": -1}])
 def test_a_head_that_cannot_draft_is_refused(fields):
     with pytest.raises(CheckpointError, match=f"config.{next(iter(fields))} "):
         add_diffusion_head(small_backbone(), **{"block_size": 4, "mask_token_id": 96} | fields)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.block_simulator import Job, Simulation, best_fixed_rate, cpu_costs, fixed_rate, gpu_costs
+from tests.benchmarks.simulator import Job, Simulation, best_fixed_rate, cpu_costs, fixed_rate, gpu_costs
 
 K = 8
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)

@@ -56,6 +56,8 @@ def test_sections_can_be_switched_off():
             "replay.acceptance={tokens_per_step: 10}",
             "replay acceptance: tokens per step must be between 1 and 9, got 10.0",
         ),
+        ("replay.acceptance={tokens_per_step: 3, conditional: [0.5]}", "must have exactly one of"),
+        ("replay.acceptance={accepted_by_position: [1]}", "drafted_by_position together"),
         ("memory.prompt_set=other", "memory names the prompt set 'other', which is none of demo"),
         ("sped=null", "sped is not a known key, did you mean speed?"),
     ],
@@ -65,6 +67,19 @@ def test_mistakes_name_key_rule_and_value(setting, message):
         load_config(EvaluateConfig, DEMO, [setting])
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("acceptance", "survival"),
+    [
+        ("conditional: [0.5, 0.25]", (0.5, 0.125)),
+        ("accepted_by_position: [5, 2], drafted_by_position: [10, 10]", (0.5, 0.2)),
+        ("tokens_per_step: 9", (1.0,) * 8),
+    ],
+)
+def test_acceptance_can_be_described_in_three_ways(acceptance, survival):
+    config = load_config(EvaluateConfig, DEMO, [f"replay.acceptance={{{acceptance}}}"])
+    assert config.replay.acceptance.curve(8).survival == pytest.approx(survival)
 
 
 def test_the_generate_job_of_a_set_has_its_model_engine_and_limits():

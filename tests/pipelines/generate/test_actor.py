@@ -12,7 +12,7 @@ import pytest
 from pipelines.checkpoint import load_tokenizer, locate
 from pipelines.generate.actor import GenerateActor, load_engine
 from pipelines.generate.actor_spec import ActorSpec
-from pipelines.generate.columns import ENGINE, PLACE, SHARD, UNIT, TableLayout
+from pipelines.generate.columns import ENGINE, PLACE, PROMPT_TOKENS, SHARD, UNIT, TableLayout
 from pipelines.generate.config import GenerateConfig
 from pipelines.generate.failures import FailureNotes
 from pipelines.generate.sampling_config import SamplingColumns
@@ -326,3 +326,12 @@ def test_a_hung_engine_leaves_the_stacks_and_the_reason_and_ends_the_process(spe
     assert spec.failures.last_reason() == "the engine hangs: a step took more than 0.2 s (run.step_timeout_s)"
     [note] = Path(spec.failures.url).iterdir()
     assert "in step" in note.read_text()
+
+
+def test_a_row_without_a_completion_claims_no_exactness_and_tells_the_tokens_that_were_counted(spec):
+    prompts = unit([None, None, [7, 7], [8]], errors=["prompt has 5210 tokens", "prompt is null", None, None])
+    place = prompts.column_names.index(PROMPT_TOKENS)
+    prompts = prompts.set_column(place, PROMPT_TOKENS, pa.array([5210, 0, 0, 0], pa.int32()))
+    [table] = call(GenerateActor(spec, lambda _: FakeEngine(poison=7)), prompts)
+    assert table.column("exactness").to_pylist() == [None, None, None, "exact"]
+    assert table.column("prompt_tokens").to_pylist() == [5210, 0, 2, 1]

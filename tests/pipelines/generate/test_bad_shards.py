@@ -1,9 +1,11 @@
 """Shards that are damaged: seen before anything starts, or only while reading."""
 
+import bz2
 import gzip
 import io
 import json
 import logging
+import lzma
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +15,8 @@ import pytest
 from orthrus_core.errors import ConfigError
 from pipelines.generate.columns import ENGINE, ROW_ERROR, SHARD, UNIT, TableLayout
 from pipelines.generate.config import GenerateConfig
-from pipelines.generate.job import prepare, preview
+from pipelines.generate.job import prepare
+from pipelines.generate.preview import preview
 from pipelines.generate.shards import inspect_shards, list_shards
 from pipelines.generate.sink import SUMMARY, commit_unit
 from pipelines.generate.source import column_types, read_unit
@@ -115,20 +118,49 @@ def test_a_store_that_fails_is_no_damage(tmp_path, monkeypatch):
         read(plan, 0)
 
 
-def test_gzipped_lines_are_read_unit_by_unit(tmp_path):
+PACKERS = {
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "ZST": lambda content: pa.Codec("zstd").compress(content, asbytes=True),
+}
+
+
+@pytest.mark.parametrize("ending", PACKERS)
+def test_compressed_lines_are_read_unit_by_unit(tmp_path, ending):
     rows = [{"q": f"q{n}", "n": n} for n in range(25)]
-    path = tmp_path / "a.jsonl.gz"
-    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path = tmp_path / f"a.jsonl.{ending}"
+    path.write_bytes(PACKERS[ending](content[:99]) + PACKERS[ending](content[99:]))  # as cat joins them
     plan = planned(path)
     tables = [read(plan, unit) for unit in range(3)]
     assert pa.concat_tables(tables).select(["q", "n"]).to_pylist() == rows
 
 
-def test_a_gzip_file_that_was_cut_off_is_a_bad_shard(tmp_path):
-    path = tmp_path / "a.jsonl.gz"
-    path.write_bytes(gzip.compress(b'{"q": "x"}\n' * 1000)[:-20])
-    with pytest.raises(ConfigError, match="unreadable: EOFError"):
+@pytest.mark.parametrize("ending", PACKERS)
+def test_a_compressed_file_that_was_cut_off_is_a_bad_shard(tmp_path, ending):
+    path = tmp_path / f"a.jsonl.{ending}"
+    path.write_bytes(PACKERS[ending](b'{"q": "x"}\n' * 1000)[:-20])
+    with pytest.raises(ConfigError, match="unreadable: (EOFError|OSError)"):
         planned(path)
+
+
+def test_a_link_that_leads_nowhere_is_a_bad_shard(tmp_path):
+    (tmp_path / "a.parquet").symlink_to("gone")
+    with pytest.raises(ConfigError, match=r"1 bad input file\(s\): .*a.parquet: unreadable: "):
+        planned(tmp_path)
+
+
+def test_a_flipped_bit_in_a_page_with_a_checksum_makes_its_unit_unreadable(tmp_path):
+    path = tmp_path / "a.parquet"
+    table = pa.table({"q": ["one", "two"], "n": [1, 2]})
+    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    pq.write_table(table, path, write_page_checksum=True, **plain)
+    path.write_bytes(path.read_bytes().replace(b"two", b"twx", 1))
+    assert pq.read_table(path).column("q").to_pylist() == ["one", "twx"]  # it decodes all the same
+    error = read(planned(path), 0).column(ROW_ERROR)[0].as_py()
+    assert error.startswith("input is damaged: ")
+    assert "CRC" in error
 
 
 def completed(error: str) -> tuple[pa.Table, TableLayout]:

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 from pathlib import Path
 
 import pyarrow.dataset as ds
@@ -76,6 +77,12 @@ def test_files_are_one_for_each_unit_and_complete_the_ledger(finished):
         "report.json",
     }
     assert Path(job.ledger.url, "README.md").read_text() == data_card(job, report)
+
+
+def test_the_drivers_log_is_kept_with_the_output(finished):
+    logs = join(finished[0].ledger.run_url, "logs")
+    [name] = list_directory(logs)
+    assert f"driver host={socket.gethostname()}" in Path(logs, name).read_text()
 
 
 def test_every_file_has_the_same_schema(finished):
@@ -276,10 +283,11 @@ def test_the_report_of_a_resumed_run_covers_all_sessions(finished, again):
 def test_rows_are_audited_and_the_page_is_written(finished):
     job, report = finished
     audit = report["audit"]
-    assert (audit["selected"], audit["compared"], audit["identical"]) == (8, 8, 8)
+    count = audit["selected"]  # by fingerprint; an error row may be among them
+    assert 6 <= count == audit["compared"] == audit["identical"]
     assert audit["speed_ratio"]["pairs"] >= 1
     page = Path(job.ledger.run_url, "report.html").read_text()
-    assert "8 of 8" in page
+    assert f"{count} of {count}" in page
     assert "prompt column prompt is null" in page
 
 
@@ -319,9 +327,10 @@ def test_a_plan_made_again_keeps_what_the_manifest_knows_of_the_engine(finished,
     assert len(job.ledger.manifest()["resumed"]) == 1
 
 
-def test_a_truncated_unit_file_fails_the_end_of_a_run_and_is_made_again_by_the_next(finished, again):
+def test_a_unit_file_truncated_after_success_fails_the_next_run_and_is_made_again_by_the_one_after(
+    finished, again
+):
     path = Path(again["output"]["path"])
-    (path / "_run/_SUCCESS").unlink()
     unit = finished[0].plan.units[3]
     os.truncate(path / "data" / unit.file_name, 100)
     with pytest.raises(OrthrusError, match=r"1 damaged unit file\(s\) removed"):

@@ -47,8 +47,51 @@ def test_an_input_column_named_id_must_be_named_as_the_id():
 
 def test_other_collisions_with_output_columns_are_refused():
     schema = SCHEMA.append(pa.field("error", pa.string()))
-    with pytest.raises(ConfigError, match="input columns error have names of output columns"):
+    with pytest.raises(
+        ConfigError, match=r"names of output columns: error; set output\.rename: \{error: gen"
+    ):
         layout(schema)
+
+
+def test_an_input_column_is_carried_beside_an_output_column_of_its_name_that_is_renamed():
+    schema = SCHEMA.append(pa.field("error", pa.int8())).append(pa.field("id", pa.string()))
+    chosen = layout(schema, rename={"error": "why", "id": "row"})
+    assert chosen.written.names[:8] == [
+        "row",
+        "sample",
+        "key",
+        "question",
+        "score",
+        "error",
+        "id",
+        "completion",
+    ]
+    assert [chosen.written.field(name).type for name in ("error", "why")] == [pa.int8(), pa.string()]
+    assert len(set(chosen.output.names)) == len(chosen.written.names)
+
+
+def test_a_new_name_that_an_input_column_has_is_refused():
+    with pytest.raises(ConfigError, match="names of output columns: score"):
+        layout(rename={"error": "score"})
+
+
+def test_without_diagnostics_their_names_are_free():
+    schema = SCHEMA.append(pa.field("steps", pa.int8()))
+    written = layout(schema, diagnostics=False).written
+    assert written.field("steps").type == pa.int8()
+    assert not {"forwards", "drafted", "mean_logprob"} & set(written.names)
+    assert {"completion", "error", "completion_tokens", "exactness", "seed"} < set(written.names)
+
+
+def test_a_table_comes_back_from_its_file_as_it_went_but_for_what_was_left_out():
+    schema = SCHEMA.append(pa.field("error", pa.string()))
+    chosen = layout(schema, rename={"error": "why"}, diagnostics=False)
+    table = pa.table([pa.nulls(2, one.type) for one in chosen.output], chosen.output)
+    table = table.set_column(table.column_names.index("error"), "error", pa.array(["a", None]))
+    written = chosen.to_file(table)
+    assert written.column("why").to_pylist() == ["a", None]
+    assert written.column("error").to_pylist() == [None, None]
+    assert chosen.from_file(written) == table
 
 
 def test_a_carried_column_must_exist():
@@ -61,7 +104,7 @@ def test_a_seed_column_called_seed_is_not_carried_twice():
     chosen = layout(schema, seed_column="seed")
     assert "seed" not in chosen.carried.names
     assert chosen.output.field("seed").type == pa.int64()
-    with pytest.raises(ConfigError, match="input columns seed have names of output columns"):
+    with pytest.raises(ConfigError, match="names of output columns: seed"):
         layout(schema, seed_column="key")
 
 

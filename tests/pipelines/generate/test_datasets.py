@@ -1,5 +1,7 @@
 """Data sets by name: local ones, and a hub that is played."""
 
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
@@ -168,6 +170,21 @@ def test_a_data_set_that_changed_is_refused_once_a_run_has_begun(dataset_tree, s
     datasets.Dataset.from_dict({"prompt": ["x"], "n": [1]}).save_to_disk(f"{saved}/train")
     with pytest.raises(ConfigError, match="has changed since the run in output.path"):
         prepare(config)
+
+
+def test_a_data_set_that_was_copied_with_new_times_is_the_same(dataset_tree, saved):
+    config = GenerateConfig.model_validate(dataset_tree)
+    job = prepare(config)
+    job.ledger.start(job.plan, job.manifest())
+    for file in Path(saved).rglob("*"):
+        os.utime(file, (5.0, 5.0))
+    assert prepare(config).fingerprint == job.fingerprint
+
+
+def test_an_output_in_the_data_set_is_refused(dataset_tree, saved):
+    dataset_tree["output"]["path"] = f"{saved}/out"
+    with pytest.raises(ConfigError, match="lies in the input"):
+        prepare(GenerateConfig.model_validate(dataset_tree))
 
 
 def test_a_run_without_the_data_set_is_left_alone(dataset_tree, prompts_dir):

@@ -3,6 +3,7 @@
 import threading
 import time
 from concurrent.futures import wait
+from dataclasses import replace
 
 import pytest
 
@@ -33,6 +34,25 @@ def test_batches_of_many_callers_share_the_engine():
 
 def test_an_empty_batch_is_done_at_once():
     assert EngineThread(FakeEngine, on_broken=print).submit([]).result(10)[0] == []
+
+
+def test_the_finished_share_is_that_of_batches_in_the_engine_without_the_audits():
+    shares, stepped = [], threading.Event()
+
+    class Looked(FakeEngine):
+        def step(self):
+            completions = super().step()
+            stepped.wait(10)
+            shares.append(thread.finished_share)
+            return completions
+
+    thread = EngineThread(lambda: Looked(max_sequences=4), on_broken=print)
+    future = thread.submit(requests(8, 0, 0, 0))  # 9 tokens in three steps, and three times one
+    audit = thread.submit([replace(one, drafts=False) for one in requests(0, 0, 0)])
+    stepped.set()
+    wait([future, audit], 10)
+    assert set(shares) == {0.0, 0.75}
+    assert thread.finished_share == 0.0
 
 
 def test_the_engine_is_built_and_stepped_in_one_thread_of_its_own():

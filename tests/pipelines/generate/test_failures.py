@@ -57,7 +57,7 @@ def test_another_failure_is_explained_by_what_the_actor_wrote_down(notes):
     assert str(fault).startswith("RuntimeError: CUDA error; finished units are kept")
 
 
-RAY_TEXT = """ray::MapBatches(commit_unit)() (pid=1, ip=127.0.0.1)
+RAY_TEXT = """\x1b[36mray::MapBatches(commit_unit)()\x1b[39m (pid=1, ip=127.0.0.1)
   File "sink.py", line 9, in commit_unit
     put(url, data)
 {raised}
@@ -83,6 +83,11 @@ To change retry attempts, configure `ray.data.DataContext.get_current()` if you 
             "orthrus_core.errors.EngineError: every sequence of a step got NaN",
             "every sequence of a step got NaN",
         ),
+        ("pyarrow.lib.ArrowInvalid: Integer value 9 not in range", "ArrowInvalid: Integer value 9 not in"),
+        ("zlib.error: Error -3 while decompressing: bad header", "error: Error -3 while decompressing"),
+        ("s3fs.core.FileExpired: x has changed", "FileExpired: x has changed"),
+        ("MemoryError", "MemoryError; finished units"),
+        ("KeyError: 'a'\nand a second line: of its message", "KeyError: 'a'"),
     ],
 )
 def test_what_a_stage_raised_is_told_and_not_rays_advice(notes, raised, reason):

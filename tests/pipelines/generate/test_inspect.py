@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -83,7 +84,7 @@ def test_error_rows_are_listed_with_their_reasons(output):
     assert [row["id"] for row in rows] == ["null", "long"]
     assert state.errors == sum(state.failed_units.values()) == 2
     text = shown(state, rows)
-    assert "2 in 1 units; --only-failed runs these again" in text
+    assert "2 in 1 unit; --only-failed runs these again" in text
     assert "prompt column prompt is null" in text
     assert len(error_rows(state, 1)) == 1
 
@@ -91,6 +92,35 @@ def test_error_rows_are_listed_with_their_reasons(output):
 def test_all_of_it_is_json(output):
     tree = json.loads(json.dumps(inspect_run(str(output)).to_dict()))
     assert (tree["status"], tree["rows"], tree["errors"]) == ("done", 223, 2)
+
+
+def test_a_truncated_and_a_missing_file_of_a_finished_run_are_named(output):
+    first, second, *_ = sorted((output / "data").iterdir())
+    first.write_bytes(first.read_bytes()[:-100])
+    second.unlink()
+    state = inspect_run(str(output))
+    assert (state.status, state.units - state.units_done) == ("damaged", 2)
+    text = shown(state)
+    assert f"data/{second.name} is gone" in text
+    assert f"{first.name} is no whole Parquet file" in text
+    assert "Move away what is damaged" in text
+
+
+def test_a_flipped_bit_in_a_page_is_found_by_verify_alone(output):
+    path = sorted((output / "data").iterdir())[3]
+    column = pq.read_metadata(path).row_group(0).column(0)
+    content = bytearray(path.read_bytes())
+    content[column.data_page_offset + column.total_compressed_size // 2] ^= 1
+    path.write_bytes(content)
+    assert inspect_run(str(output)).faults == []
+    state = inspect_run(str(output), verify=True)
+    assert state.status == "damaged"
+    [fault] = state.faults
+    assert fault.startswith(f"{path} is no whole Parquet file")
+
+
+def test_verify_finds_nothing_in_a_whole_run(output):
+    assert inspect_run(str(output), verify=True).faults == []
 
 
 def test_a_path_without_a_run_is_a_mistake_of_the_caller(tmp_path):

@@ -8,7 +8,8 @@ import pytest
 
 from orthrus_core.errors import ConfigError
 from pipelines.generate.config import GenerateConfig
-from pipelines.generate.job import prepare, preview
+from pipelines.generate.job import prepare
+from pipelines.generate.preview import preview
 from pipelines.storage import list_directory
 
 
@@ -131,6 +132,32 @@ def test_a_preview_of_jsonl_works_too(tree, tmp_path):
     rows = preview(job_of(tree)).rows
     assert [row.id for _, row in rows] == ["a", "0:1", "c"]
     assert rows[1][1].error.startswith("line is not json")
+
+
+def test_a_prompt_says_what_its_line_says_and_nothing_of_other_lines(tree, tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text(
+        '{"v": 1, "m": {"a": 1}}\n{"v": 2.5, "m": {"b": {}}}\n{"v": 18446744073709551616, "m": "x"}\n'
+    )
+    tree["input"] |= {"paths": [str(path)], "id_column": None}
+    tree["input"]["prompt"] = {"template": "{{ v }} {{ m }}", "chat": False}
+    job = job_of(tree)
+    assert [text for text, _ in preview(job).rows] == [
+        "1 {'a': 1}",
+        "2.5 {'b': {}}",
+        "18446744073709551616 x",
+    ]
+    assert job.layout.carried == pa.schema([("v", pa.string()), ("m", pa.string())])
+
+
+def test_shards_may_disagree_on_columns_that_are_not_carried(tree, prompts_dir):
+    for name, value in (("d", 1), ("e", "one")):
+        pq.write_table(
+            pa.table({"id": ["x"], "prompt": ["x"], "n": [value]}), prompts_dir / f"{name}.parquet"
+        )
+    assert "column n is int64 in earlier files and string in " in refusal(tree)
+    tree["input"]["carry"] = ["prompt"]
+    assert job_of(tree).layout.carried.names == ["prompt"]
 
 
 def test_a_report_cannot_group_by_a_column_that_is_not_carried(tree):

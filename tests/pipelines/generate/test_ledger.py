@@ -9,7 +9,7 @@ from orthrus_core.errors import ConfigError, OrthrusError
 from pipelines.generate.ledger import Ledger, check_counts, fingerprint
 from pipelines.generate.shards import Inspection, Shard
 from pipelines.generate.units import Plan, Unit, plan_units
-from pipelines.storage import FileInfo, list_directory, put
+from pipelines.storage import FileInfo, list_directory, put, remove
 
 SCHEMA = pa.schema([("q", pa.string())])
 FILE = FileInfo("/in/a.parquet", 100, None, 5.0)
@@ -142,6 +142,23 @@ def test_a_store_with_etags_is_not_asked_for_times(ledger):
         ledger.open(IDENTITY, [FileInfo(file.url, 100, "e2", 5.0)])
 
 
+def test_a_replaced_file_is_accepted_on_demand_named_and_read_as_it_is_now(ledger, caplog):
+    file = FileInfo("s3://b/a.parquet", 100, "e1", 5.0)
+    shard = Shard(0, file, "parquet", 1, (1,))
+    ledger.start(plan(shard, unit_rows=1), {"identity": IDENTITY, "inputs": [file.to_dict()]})
+    now = FileInfo(file.url, 100, "e2", 6.0)
+    with pytest.raises(ConfigError, match="set input.on_changed: accept"):
+        ledger.open(IDENTITY, [now])
+    assert ledger.open(IDENTITY, [now], on_changed="accept").shards[0].file == now
+    assert f"input {file.url} has another etag" in caplog.text
+
+
+@pytest.mark.parametrize("now", [[], [FileInfo(FILE.url, 101, None, 5.0)]])
+def test_a_file_that_is_gone_or_of_another_size_is_never_accepted(begun, now):
+    with pytest.raises(ConfigError, match=r"belongs to another run: .*choose another output.path$"):
+        begun[0].open(IDENTITY, now, on_changed="accept")
+
+
 def test_data_without_a_manifest_is_refused(ledger):
     put(f"{ledger.data_url}/part-00000-00000.parquet", b"x")
     with pytest.raises(ConfigError, match="no _run/manifest.json"):
@@ -170,6 +187,49 @@ def test_only_a_finished_run_has_a_finished_report(begun):
     assert ledger.finished_report() == {"rows": 10}
     ledger.start(two, {"identity": IDENTITY, "inputs": []})
     assert ledger.finished_report() is None
+
+
+@pytest.fixture
+def complete(begun):
+    """A ledger of a complete run: two unit files, one side file."""
+    ledger, two = begun
+    for unit in two.units:
+        put(ledger.unit_url(unit), b"12345")
+    put(f"{ledger.dropped_url}/part-00000-00001.parquet", b"123")
+    put(f"{ledger.data_url}/.part.tmp", b"of a killed writer")
+    ledger.finish({"rows": 10}, "# card")
+    return ledger
+
+
+def test_a_complete_run_whose_files_are_as_they_were_is_trusted(complete):
+    assert complete.changes_since_success() == []
+    put(f"{complete.data_url}/.part.tmp", b"another")
+    assert complete.finished_report() == {"rows": 10}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "change"),
+    [
+        ("data/part-00000-00001.parquet", b"123", "data/part-00000-00001.parquet has 3 bytes of 5"),
+        ("data/part-00000-00000.parquet", None, "data/part-00000-00000.parquet is gone"),
+        ("dropped/part-00000-00001.parquet", None, "dropped/part-00000-00001.parquet is gone"),
+        ("dropped/part-00000-00000.parquet", b"1", "dropped/part-00000-00000.parquet is new"),
+        ("_run/_SUCCESS", b"[", "_run/_SUCCESS is damaged"),
+    ],
+)
+def test_a_complete_run_whose_files_have_changed_is_not_trusted(complete, caplog, file, content, change):
+    remove(f"{complete.url}/{file}")
+    if content is not None:
+        put(f"{complete.url}/{file}", content)
+    assert complete.changes_since_success() == [change]
+    assert complete.finished_report() is None
+    assert change in caplog.text
+
+
+def test_an_empty_mark_of_success_is_trusted(complete):
+    put(f"{complete.run_url}/_SUCCESS", b"")
+    put(f"{complete.data_url}/part-00000-00001.parquet", b"1")
+    assert complete.finished_report() == {"rows": 10}
 
 
 @pytest.mark.parametrize(

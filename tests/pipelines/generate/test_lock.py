@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -55,6 +56,34 @@ def test_a_second_driver_is_refused_while_the_first_one_lives(run_url):
         RunLock(run_url, **QUICK),
     ):
         pass
+
+
+def test_a_lock_that_cannot_be_written_is_a_config_error(tmp_path):
+    (tmp_path / "out").write_bytes(b"a file")
+    with (
+        pytest.raises(ConfigError, match=r"output.path: cannot write .*/out"),
+        RunLock(f"{tmp_path}/out/_run"),
+    ):
+        pass
+
+
+def test_a_second_driver_on_the_machine_of_the_first_is_refused_at_once(run_url):
+    with (
+        RunLock(run_url, beat_s=1e6),
+        pytest.raises(ConfigError, match=f"at work there: process {os.getpid()} on "),
+        RunLock(run_url, stale_s=1e6),
+    ):
+        pass
+
+
+def test_a_driver_that_waits_says_so_and_for_whom_before_it_does(run_url, monkeypatch, caplog):
+    put(join(run_url, "lock"), json.dumps(ELSEWHERE).encode())
+    monkeypatch.setattr("pipelines.generate.lock.time.sleep", lambda _: said.append(caplog.text))
+    said: list[str] = []
+    with RunLock(run_url, **QUICK):
+        pass
+    assert "process 1 on another-machine holds" in said[0]
+    assert "watching its heartbeat for up to 1 s" in said[0]
 
 
 def test_the_lock_is_given_back(run_url):

@@ -9,6 +9,7 @@ import pytest
 from pipelines.generate.metrics import (
     METRICS,
     EngineReporter,
+    LiveRows,
     RayMetrics,
     UnitTally,
     live,
@@ -73,8 +74,17 @@ def test_names_carry_a_prefix_and_counters_end_in_total():
 
 
 def test_the_driver_is_shown_tokens_queue_and_slots():
-    shown = live(now())
-    assert (shown["tokens"], shown["queue_rows"], shown["slots_busy"]) == (900, 7, 5)
+    rows = LiveRows(lambda: 0.25)
+    rows.count([1, 2, 3])
+    shown = live(now(), rows)
+    assert (shown["tokens"], shown["queue_rows"], shown["slots_busy"]) == (3, 7, 5)
+
+
+def test_rows_of_a_unit_count_by_the_share_of_its_requests_and_then_for_good():
+    rows = LiveRows(lambda: 0.25)
+    with rows.unit(8):
+        assert rows.finished == 2.0
+    assert rows.finished == 8.0
 
 
 def test_a_sink_that_fails_is_warned_of_once_and_the_others_go_on(caplog):

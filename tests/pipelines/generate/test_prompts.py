@@ -9,6 +9,7 @@ from pipelines.generate.columns import (
     PARAMS,
     PLACE,
     PROMPT_IDS,
+    PROMPT_TOKENS,
     ROW,
     ROW_ERROR,
     SAMPLES,
@@ -18,7 +19,7 @@ from pipelines.generate.columns import (
     TableLayout,
 )
 from pipelines.generate.config import GenerateConfig, PromptConfig
-from pipelines.generate.prompts import needed_columns, render_rows, render_unit, template_columns
+from pipelines.generate.prompts import needed_columns, render_rows, render_unit
 from pipelines.generate.renderer import PromptRenderer
 
 CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
@@ -30,8 +31,11 @@ def tokenizer(model_dir):
 
 
 @pytest.fixture
-def renderer(tokenizer):
-    return lambda max_context=256, **prompt: PromptRenderer(tokenizer, PromptConfig(**prompt), max_context)
+def renderer(tokenizer, chat_process):
+    def build(max_context=256, **prompt):
+        return PromptRenderer(tokenizer, PromptConfig(**prompt), max_context, chat_process)
+
+    return build
 
 
 @pytest.fixture
@@ -88,16 +92,6 @@ def test_a_rows_own_system_message_is_kept(renderer):
 def test_a_template_sees_the_columns(renderer):
     text = renderer(template="{{ a }} + {{ b.c }}", chat=False).text({"a": 1, "b": {"c": 2}})
     assert text == "1 + 2"
-
-
-def test_template_columns_are_its_free_names():
-    template = "{% for x in items %}{{ x }}{% endfor %}{% set y = 1 %}{{ y }}{{ name }}{{ range(3) }}"
-    assert template_columns(template) == ["items", "name"]
-
-
-def test_a_template_that_does_not_parse_is_a_config_error():
-    with pytest.raises(ConfigError, match="input.prompt.template does not parse"):
-        template_columns("{{ a ")
 
 
 def test_needed_columns_are_those_of_prompt_id_and_options(config):
@@ -168,6 +162,27 @@ def test_text_that_is_no_unicode_is_an_error(renderer):
         renderer(column="q", chat=False).ids("\ud800")
 
 
+def test_a_text_too_long_for_any_tokens_is_refused_before_it_is_tokenized(renderer, tokenizer, monkeypatch):
+    monkeypatch.setattr(type(tokenizer), "encode", None)
+    longest = max(map(len, tokenizer.get_vocab()))
+    with pytest.raises(
+        RequestError, match=f"^prompt has 1000001 characters, and .* 256 .* hold at most {256 * longest}$"
+    ):
+        renderer(column="q", chat=False).prompt({"q": "a" * 1_000_001}, 9)
+
+
+def test_a_prompt_nested_beyond_all_bounds_is_an_error_row(renderer):
+    nested: list = []
+    for _ in range(100_000):
+        nested = [nested]
+    for prompt, row in (
+        ({"template": "{{ a }}"}, {"a": nested}),
+        ({"messages": "m"}, {"m": [{"role": "user", "content": "x", "tool_calls": nested}]}),
+    ):
+        with pytest.raises(RequestError, match="nested too deeply"):
+            renderer(**prompt).prompt(row, 9)
+
+
 def test_good_rows_go_on_beside_bad_ones(renderer, config):
     table = unit({"q": ["fine", None, "late"]}, errors=[None, None, "line is not json"])
     rows = render_rows(table, renderer(column="q"), config({"column": "q"}))
@@ -207,7 +222,7 @@ def test_a_rendered_unit_has_what_the_next_stages_need(config, model_dir):
     table = unit({"q": ["a", None], "extra": [1, 2]})
     layout = TableLayout(pa.schema([("extra", pa.int64())]), ("q", "extra"))
     rendered = render_unit(table, config({"column": "q"}), str(model_dir), layout)
-    hidden = [SHARD, UNIT, PLACE, ROW_ERROR, PROMPT_IDS, TRUNCATED, PARAMS, SAMPLES]
+    hidden = [SHARD, UNIT, PLACE, ROW_ERROR, PROMPT_IDS, TRUNCATED, PROMPT_TOKENS, PARAMS, SAMPLES]
     assert rendered.column_names == ["id", "extra", *hidden]
     assert rendered.schema.field(PROMPT_IDS).type == pa.list_(pa.int32())
     assert rendered.column(PROMPT_IDS).null_count == 1
@@ -224,9 +239,33 @@ def test_a_rendered_unit_asks_for_the_samples_of_each_row(tree, model_dir):
     assert rendered.column(ROW_ERROR)[3].as_py() == "column k: n must be >= 1, got 0"
 
 
+def test_a_template_reads_the_columns_that_are_there(renderer, config):
+    prompt = {"template": "{{ range }}-{{ row['my col'] }}-{{ dict(x=1).x }}", "chat": False}
+    table = unit({"range": ["a", "b"], "my col": [1, 2]})
+    rows = render_rows(table, renderer(**prompt), config(prompt))
+    texts = [renderer(**prompt).decode(row.prompt_ids) for row in rows]
+    assert texts == ["a-1-1", "b-2-1"]
+
+
+def test_a_whole_row_has_no_hidden_columns(renderer, config):
+    prompt = {"template": "{{ row.items() | list }}", "chat": False}
+    [row] = render_rows(unit({"b": [1], "a": [None]}), renderer(**prompt), config(prompt))
+    assert renderer(**prompt).decode(row.prompt_ids) == "[('b', 1), ('a', None)]"
+
+
 def test_chat_template_arguments_reach_the_template(renderer, tokenizer, monkeypatch):
     thinking = "{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}"
     monkeypatch.setattr(tokenizer, "chat_template", tokenizer.chat_template + thinking)
     assert renderer(column="q").text({"q": "x"}) == CHAT.format("x")
     text = renderer(column="q", template_args={"enable_thinking": False}).text({"q": "x"})
     assert text == CHAT.format("x") + "<think></think>"
+
+
+@pytest.mark.parametrize("overlong", ["error", "truncate_left"])
+def test_a_prompt_that_is_too_long_says_how_many_tokens_it_has(config, model_dir, overlong):
+    prompts = unit({"q": ["Add one " * 100, None]})
+    options = {"column": "q", "overlong": overlong, "system": "Be brief. " * 100}
+    rendered = render_unit(prompts, config(options), str(model_dir), TableLayout(pa.schema([]), ("q",)))
+    count, none = rendered.column(PROMPT_TOKENS).to_pylist()
+    assert f"prompt has {count} tokens" in rendered.column(ROW_ERROR)[0].as_py()
+    assert (count > 256, none) == (True, 0)

@@ -1,6 +1,7 @@
 """Error rows made again, and the rows that stay; the stages one after the other, without Ray."""
 
 import asyncio
+import os
 from functools import partial
 from pathlib import Path
 
@@ -149,6 +150,38 @@ def test_dropped_rows_keep_their_place_through_a_repair(tree, token, tmp_path):
     assert counts_of(job) == counts_of(plain_job)
 
 
+@pytest.fixture
+def named_alike(tree, tmp_path):
+    """A run whose input has columns with names of output columns, and whose files have no diagnostics."""
+    columns = {
+        "id": [f"r{n}" for n in range(17)],
+        "prompt": [f"Add {n} and {2 * n}." for n in range(17)],
+        "error": [n % 2 for n in range(17)],
+        "steps": [n % 3 for n in range(17)],
+    }
+    (tmp_path / "alike").mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "alike/a.parquet")
+    tree["input"]["paths"] = [str(tmp_path / "alike")]
+    tree["output"] |= {"rename": {"error": "why"}, "diagnostics": False, "filters": {"min_tokens": 9}}
+    return tree
+
+
+def test_a_repair_keeps_carried_columns_and_counts_where_names_are_other_ones(named_alike, token, tmp_path):
+    job = job_of(named_alike)
+    run(job, poisoned(token))
+    before = all_rows(job)
+    assert before.column("why").null_count < before.num_rows
+    assert before.column("error").to_pylist() == [int(one[1:]) % 2 for one in before.column("id").to_pylist()]
+    run(job_of(named_alike, only_failed=True))
+    plain_job, plain = undisturbed(named_alike, tmp_path)
+    assert all_rows(job) == plain
+    assert all_rows(job, "dropped") == all_rows(plain_job, "dropped")
+    counts, sums = counts_of(job), settle(job.ledger, job.plan.units, job.fingerprint)
+    assert counts == counts_of(plain_job)
+    assert counts["steps"] > 0
+    assert sums.lengths == settle(plain_job.ledger, plain_job.plan.units, plain_job.fingerprint).lengths
+
+
 def test_counts_add_up_with_samples_and_filters(tree, token):
     tree["sampling"] |= SAMPLED
     tree["output"] |= {"filters": {"min_tokens": 9}}
@@ -178,6 +211,30 @@ def test_a_repair_that_was_killed_between_side_file_and_commit_is_made_whole_by_
     run(job_of(tree, only_failed=True))
     assert all_rows(job) == undisturbed(tree, tmp_path)[1]
     settle(job.ledger, job.plan.units, job.fingerprint)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: os.truncate(path, 20)])
+def test_a_unit_whose_side_file_is_gone_or_truncated_is_made_again(tree, damage):
+    tree["output"] |= {"filters": {"min_tokens": 1000}}
+    job = job_of(tree)
+    run(job)
+    unit = job.plan.units[1]
+    damage(Path(job.ledger.dropped_url, unit.file_name))
+    with pytest.raises(OrthrusError, match=rf"1 damaged unit .*dropped/{unit.file_name} .*makes them again"):
+        settle(job.ledger, job.plan.units, job.fingerprint)
+    again = job_of(tree)
+    assert again.units == (unit,)
+    run(again)
+    settle(job.ledger, job.plan.units, job.fingerprint)
+
+
+def test_a_repair_of_a_run_with_a_truncated_file_names_it(tree):
+    job = job_of(tree)
+    run(job)
+    path = Path(job.ledger.data_url, job.plan.units[1].file_name)
+    os.truncate(path, 20)
+    with pytest.raises(OrthrusError, match=f"{path} is no whole Parquet file"):
+        job_of(tree, only_failed=True)
 
 
 def test_a_side_file_that_no_footer_asks_for_is_removed(tree):
@@ -254,5 +311,5 @@ def test_a_repair_of_a_run_that_lacks_units_does_not_complete_it(tree):
     again = job_of(tree, only_failed=True)
     report = run_job(again, Progress(total_rows=17, done_rows=0, every_s=60))
     assert (report["status"], report["exit_code"], report["rows"]) == ("interrupted", 3, 13)
-    assert report["reason"].startswith("1 units are still to be generated")
+    assert report["reason"].startswith("1 unit left to generate; the same command")
     assert job.ledger.finished_report() is None

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from pipelines.generate.config import RowFilters
+from pipelines.generate.output_config import RowFilters
 from pipelines.generate.row_filters import count_reasons, dropped_reasons, is_json
 
 

@@ -1,6 +1,8 @@
 """A row's own sampling options."""
 
+import datetime
 import json
+from decimal import Decimal
 
 import pytest
 
@@ -60,6 +62,8 @@ def test_whole_numbers_may_come_as_floats():
         ),
         ({"st": ["a", ""]}, "column st: stop must hold no empty string, got ['a', '']"),
         ({"st": 5}, "column st: stop must be a valid tuple, got 5"),
+        ({"te": 1e39}, "column te: temperature must be <= 1000000.0, got 1e+39"),
+        ({"tk": 2**63}, f"column tk: top_k must be < {2**63}, got {2**63}"),
         ({"n": 0}, "column n: n must be >= 1, got 0"),
         ({"n": 1025}, "column n: n must be <= 1024, got 1025"),
     ],
@@ -68,6 +72,27 @@ def test_a_bad_value_names_column_rule_and_value(row, reason):
     with pytest.raises(RequestError) as caught:
         of(row)
     assert str(caught.value) == reason
+
+
+@pytest.mark.parametrize("option", COLUMNS)
+@pytest.mark.parametrize(
+    "value",
+    [
+        [["a"]],
+        {"a": 1},
+        [{"a": [1]}],
+        [None],
+        b"\xff",
+        datetime.timedelta(1),
+        [b"\xff"],
+        Decimal("NaN"),
+        10**400,
+    ],
+    ids=str,
+)
+def test_a_value_of_any_other_type_is_the_rows_error(option, value):
+    with pytest.raises(RequestError, match=f"^column {COLUMNS[option]}: {option}"):
+        of({COLUMNS[option]: value})
 
 
 def test_a_long_bad_value_is_cut_in_the_error():

@@ -85,7 +85,9 @@ def test_a_run_in_a_bucket_is_whole_and_shows_no_credential(
         job, report = run_tree(tree, _fetching_engine)
     assert _downloads(s3, bucket) == 1  # for two actors
     store = s3.client()
-    assert sorted(store.find(f"{bucket}/out")) == [
+    [log] = store.find(f"{bucket}/out/_run/logs")
+    assert "rows=6/6" in store.cat_file(log).decode()
+    assert [name for name in sorted(store.find(f"{bucket}/out")) if name != log] == [
         f"{bucket.removeprefix('s3://')}/out/{name}"
         for name in (
             *("README.md", "_run/_SUCCESS", "_run/manifest.json", "_run/plan.json"),

@@ -8,7 +8,8 @@ import pytest
 
 from orthrus_core.errors import ConfigError
 from pipelines.generate.columns import ENGINE, SHARD, UNIT, TableLayout
-from pipelines.generate.config import RowFilters
+from pipelines.generate.id_hashes import hash_ids
+from pipelines.generate.output_config import RowFilters
 from pipelines.generate.sink import SUMMARY, RowPolicy, commit_unit, read_footer
 from pipelines.storage import list_directory
 
@@ -118,3 +119,11 @@ def test_a_node_that_sees_the_drivers_files_writes(table, tmp_path):
     policy = RowPolicy("", RowFilters(), driver_file=str(tmp_path / "_run/manifest.json"))
     commit_unit(table, str(tmp_path / "data"), LAYOUT, "f00", policy=policy)
     assert len(list_directory(str(tmp_path / "data"))) == 1
+
+
+def test_ids_are_hashed_once_for_each_input_row(table, tmp_path):
+    columns = [table.column(name) for name in table.column_names]
+    columns[table.column_names.index("sample")] = pa.array([0, 1], pa.int32())
+    policy = RowPolicy("", RowFilters(), id_share=1.0)
+    commit_unit(pa.table(columns, table.column_names), str(tmp_path), LAYOUT, "f00", policy=policy)
+    assert read_footer(f"{tmp_path}/{NAME}")["ids"] == hash_ids(["a"], 1.0)

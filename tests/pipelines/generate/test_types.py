@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.generate.columns import ENGINE, choose_layout
+from pipelines.generate.columns import ENGINE, ROW_ERROR, choose_layout
 from pipelines.generate.shards import inspect_shards, list_shards
 from pipelines.generate.sink import commit_unit
 from pipelines.generate.source import column_types, read_unit
@@ -54,12 +54,13 @@ def planned(*tables: pa.Table, folder) -> Plan:
     )
 
 
-def through(plan: Plan, folder) -> list[pa.Table]:
-    """What each unit's output file holds, with rows as an actor would complete them."""
+def through(plan: Plan, folder, samples: int = 1) -> list[pa.Table]:
+    """What each unit's output file holds, with rows as an actor would complete them, each so many times."""
     layout = choose_layout(plan.schema, needed=["q"], carry=None, id_column=None)
     outputs = []
     for unit in plan.units:
         table = read_unit(plan.shards[unit.shard], unit, column_types(plan, layout))
+        table = table.take(pa.array([row for row in range(table.num_rows) for _ in range(samples)]))
         for field in layout.output:
             if field.name not in table.column_names:
                 table = table.append_column(field, pa.nulls(table.num_rows, field.type))
@@ -111,6 +112,48 @@ def test_types_that_differ_between_shards_become_the_wider_one(tmp_path):
     outputs = through(planned(*tables, folder=tmp_path / "in"), tmp_path / "out")
     assert [output.column("value").to_pylist() for output in outputs] == [[1], [2**40], [None]]
     assert {output.schema.field("value").type for output in outputs} == {pa.int64()}
+
+
+def test_json_values_without_a_common_type_come_out_as_json_text(tmp_path):
+    (tmp_path / "in").mkdir()
+    values = [5, "text", None, {"a": {}}, 2**64, [0.5, "é"]]
+    lines = [json.dumps({"q": "x", "value": value}) for value in values]
+    (tmp_path / "in" / "0.jsonl").write_text("\n".join(lines[:4]))
+    (tmp_path / "in" / "1.jsonl").write_text("\n".join(lines[4:]))
+    plan = planned(folder=tmp_path / "in")
+    outputs = through(Plan.from_json(plan.to_json()), tmp_path / "out")
+    assert {output.schema.field("value").type for output in outputs} == {pa.string()}
+    texts = [value for output in outputs for value in output.column("value").to_pylist()]
+    assert [None if text is None else json.loads(text) for text in texts] == values
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kind"),
+    [
+        (pa.array([1]), pa.array([2**53 + 1, 0]), pa.float64()),
+        (pa.array([1]), pa.array([2**64 - 1, 0], pa.uint64()), pa.int64()),
+    ],
+)
+def test_a_value_that_fits_no_common_type_is_no_damage_and_says_what_to_do(tmp_path, first, second, kind):
+    (tmp_path / "in").mkdir()
+    if kind == pa.float64():
+        first = first.cast(kind)
+    tables = [pa.table({"q": ["a"] * len(value), "value": value}) for value in (first, second)]
+    plan = planned(*tables, folder=tmp_path / "in")
+    assert plan.schema.field("value").type == kind
+    [error] = set(read_unit(plan.shards[1], plan.units[1], plan.schema).column(ROW_ERROR).to_pylist())
+    assert error.startswith(
+        f"input types differ: {tmp_path}/in/1.parquet, unit 0 (rows 0 to 1): column value is "
+    )
+    assert f"in this file, {kind} in all together, and not every value fits: " in error
+    assert error.endswith("make the files agree, or leave the column out with input.carry")
+
+
+def test_a_column_whose_name_has_a_dot_is_not_part_of_another(tmp_path):
+    (tmp_path / "in").mkdir()
+    table = pa.table({"q": ["x"], "q.a": [1], "s": [{"a": 1}], "s.a": ["y"]})
+    [output] = through(planned(table, folder=tmp_path / "in"), tmp_path / "out")
+    assert output.select(table.column_names).to_pylist() == table.to_pylist()
 
 
 def test_an_extension_type_that_nobody_registered_stays_what_it_is_stored_as(tmp_path):

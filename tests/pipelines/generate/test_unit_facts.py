@@ -58,3 +58,9 @@ def test_values_are_one_line_of_bounded_length():
 def test_small_groups_are_summed_up_as_other():
     groups = {name: {"rows": rows} for name, rows in (("a", 1), ("b", 5), ("(other)", 2), ("c", 3))}
     assert keep_largest(groups, 2) == {"b": {"rows": 5}, "c": {"rows": 3}, "(other)": {"rows": 3}}
+
+
+def test_a_group_whose_value_python_cannot_hold_says_so():
+    times = pa.array([2**62] * 4, pa.timestamp("ms"))
+    groups = unit_facts(pa.table({**COLUMNS, "t": times}), ["t"])["groups"]["t"]
+    assert [name.startswith("column t cannot be read") for name in groups] == [True]

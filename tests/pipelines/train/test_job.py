@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,20 @@ def test_the_result_is_a_checkpoint_with_the_backbone_s_tokenizer(trained, plain
     assert (model.config.block_size, model.config.mask_token_id) == (8, 3)
     ours, its = (locate(ModelConfig(path=str(path))) for path in (trained, plain_backbone))
     assert ours.tokenizer_hash == its.tokenizer_hash
+
+
+def test_a_backbone_without_a_free_id_gets_a_row_for_the_mask_token(make_config, plain_backbone, tmp_path):
+    backbone = shutil.copytree(plain_backbone, tmp_path / "backbone")
+    settings = json.loads((backbone / "tokenizer_config.json").read_text())
+    settings.pop("mask_token")
+    (backbone / "tokenizer_config.json").write_text(json.dumps(settings))
+    config = make_config(tmp_path / "head", f"backbone={backbone}", "loop.max_tokens=20")
+    told = "1024 (a new row of the embedding table)"
+    assert dict(dry_run(config))["backbone"] == f"{backbone}, mask token {told}"
+    train(config)
+    model = orthrus_core.load_model(tmp_path / "head")
+    assert (model.config.mask_token_id, model.config.vocab_size) == (1024, 1025)
+    assert f"| mask token | {told} |" in (tmp_path / "head" / "README.md").read_text()
 
 
 def test_the_resolved_config_and_the_figures_lie_beside_the_model(trained, make_config):

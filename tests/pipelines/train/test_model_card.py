@@ -25,6 +25,7 @@ def card(**changes) -> str:
         "config": HEAD,
         "base": "owner/backbone",
         "base_hash": "b1",
+        "mask_token": "9 (an unused id)",
         "data_fingerprint": "d1",
         "counts": COUNTS,
         "progress": {"step": 9, "tokens": 90, "seconds": 12.5, "finished": True, "history": HISTORY},
@@ -54,6 +55,10 @@ def test_rows_left_out_are_told_with_reasons():
     assert "| data fingerprint | `d1` |" in text
 
 
+def test_the_mask_token_is_told():
+    assert "| mask token | 9 (an unused id) |" in card()
+
+
 def test_the_recipe_comes_last_as_yaml():
     recipe = card().split("```yaml\n")[1].split("```")[0]
     assert yaml.safe_load(recipe) == HEAD
@@ -63,7 +68,13 @@ def test_a_backbone_from_scratch_has_no_base_and_keeps_its_loss():
     history = [{"step": 1, "tokens": 5, "loss": 0.5}, {"step": 1, "tokens": 5, "right_answers": 0.75}]
     progress = {"step": 1, "tokens": 5, "seconds": 1.0, "finished": True, "history": history}
     text = card(
-        config={"seed": 1}, base=None, base_hash=None, data_fingerprint=None, counts=None, progress=progress
+        config={"seed": 1},
+        base=None,
+        base_hash=None,
+        mask_token=None,
+        data_fingerprint=None,
+        counts=None,
+        progress=progress,
     )
     assert "base_model" not in text
     assert "| loss | 0.5000 |\n| right_answers | 0.7500 |" in text

@@ -4,11 +4,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from orthrus_core.errors import ConfigError
+from orthrus_core.errors import ConfigError, OrthrusError
 from pipelines.storage import list_directory
 from pipelines.storage_config import StorageConfig
 from pipelines.train.config import RowDataConfig
-from pipelines.train.prepare import prepare_data
+from pipelines.train.prepare import failures_in_one_line, prepare_data
 from pipelines.train.rows import RowRules
 from pipelines.train.source import find_rows
 from pipelines.train.token_shards import TokenIndex, held_out_documents, read_index, read_shards
@@ -121,3 +121,12 @@ def test_held_out_rows_are_a_file_of_their_own(data, tmp_path):
     places = [row for shard in index.shards for row in shard.held_out]
     assert len(held_out) == len(places) == 2
     assert all(prompt in rows for prompt in held_out)
+
+
+def test_what_a_stage_of_ray_raised_is_told_and_not_rays_advice():
+    text = "  File x\npyarrow.lib.ArrowInvalid: bad\n\nray.exceptions.UserCodeException: x\nTo change"
+    with (
+        pytest.raises(OrthrusError, match="preparing the data failed: ArrowInvalid: bad; "),
+        failures_in_one_line(),
+    ):
+        raise RuntimeError(text)

@@ -1,6 +1,7 @@
 """A job, and reports of made-up units: a plain one and one with everything that may be ugly."""
 
 import pytest
+from rich.console import Console
 
 from pipelines.generate.config import GenerateConfig
 from pipelines.generate.job import prepare
@@ -50,6 +51,14 @@ def sums_of(*units: dict) -> RunSums:
     for one in units:
         sums.add(one)
     return sums
+
+
+def shown(renderable) -> str:
+    """What a wide terminal shows."""
+    console = Console(width=400)
+    with console.capture() as screen:
+        console.print(renderable)
+    return screen.get()
 
 
 @pytest.fixture

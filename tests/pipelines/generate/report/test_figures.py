@@ -1,14 +1,18 @@
 """Figures of a run, by hand."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from pipelines.generate.config import GenerateConfig
+from pipelines.generate.id_hashes import hash_ids
 from pipelines.generate.job import prepare
-from pipelines.generate.report import RunSums, RunTimes, run_report
-from pipelines.generate.report.figures import is_mismatch, mismatch_reason
-from tests.pipelines.generate.report.conftest import facts, summary, sums_of
+from pipelines.generate.report import RunSums, RunTimes, finish_run, run_report
+from pipelines.generate.report.html import html_report
+from pipelines.generate.report.terminal import figures_table
+from pipelines.generate.report.verdict import drafting_note, is_mismatch, mismatch_reason
+from tests.pipelines.generate.report.conftest import facts, shown, summary, sums_of
 
 WRONG = {"id": "r7", "sample": 0, "shard": 0, "unit": 1, "first_token": 3, "written": 5, "plain_ar": 6}
 WRONG |= {"reason": "token"}
@@ -179,3 +183,49 @@ def test_sums_do_not_grow_with_the_values_of_a_column():
         sums.add(facts(value=f"v{n}"))
     assert len(sums.groups["domain"]) <= 2001
     assert sum(one["rows"] for one in sums.groups["domain"].values()) == 12_000
+
+
+@pytest.mark.parametrize(("share", "code"), [(0.25, 0), (0.24, 1), (1.0, 0)])
+def test_more_error_rows_than_allowed_fail_the_run_with_their_reasons(tree, share, code, caplog):
+    tree["run"]["max_error_share"] = share
+    job = prepare(GenerateConfig.model_validate(tree))
+    report = finish_run(job, sums_of(facts(0), facts(1)), RunTimes())
+    assert report["exit_code"] == code
+    assert (job.ledger.finished_report() is None) == bool(code)
+    stored = json.loads(Path(job.ledger.run_url, "report.json").read_text())
+    assert (stored["status"], stored["exit_code"]) == ("failed" if code else "done", code)
+    if code:
+        assert "2 of 8 rows are error rows" in report["reason"]
+        assert "2 x prompt is null (row r0)" in report["reason"]
+        assert report["reason"] in caplog.text
+
+
+def test_a_run_that_lost_its_success_to_error_rows_has_it_again_when_they_are_allowed(tree):
+    for share, is_done in ((1.0, True), (0.0, False), (0.5, True)):
+        tree["run"]["max_error_share"] = share
+        job = prepare(GenerateConfig.model_validate(tree))
+        finish_run(job, sums_of(facts()), RunTimes())
+        assert (job.ledger.finished_report() is not None) == is_done
+
+
+def test_rows_that_share_an_id_are_counted_over_all_units_and_warned_of(tree, caplog):
+    units = [facts(n) | {"ids": hash_ids(["a", f"b{n}"], 1.0)} for n in range(3)]
+    job = prepare(GenerateConfig.model_validate(tree))
+    assert finish_run(job, sums_of(*units), RunTimes())["duplicate_ids"] == 2
+    assert "2 rows with an id (input.id_column) that an earlier row has" in caplog.text
+
+
+def test_drafting_that_the_policy_stopped_is_told_with_what_the_head_accepts(tree):
+    unit = facts() | {"positions": {"drafted": [2, 2], "accepted": [1, 1]}}  # 2 of 9 steps drafted
+    _, report = report_of(tree, unit)
+    assert report["drafting"] == {"share": pytest.approx(2 / 9), "accepted": 1.0}
+    assert "off in 78 % of the steps: the head accepts 1.00 drafts (2.00 tokens)" in drafting_note(report)
+    assert drafting_note(report) in shown(figures_table(report))
+    assert drafting_note(report) in html_report(report)
+
+
+def test_a_head_that_drafts_most_steps_and_a_plain_run_have_no_such_note(tree):
+    busy = facts() | {"positions": {"drafted": [5, 5], "accepted": [4, 1]}}
+    assert drafting_note(report_of(tree, busy)[1]) is None
+    tree["decode"]["mode"] = "autoregressive"
+    assert drafting_note(report_of(tree, facts())[1]) is None

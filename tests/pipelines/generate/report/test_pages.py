@@ -13,11 +13,13 @@ from rich.console import Console
 
 from pipelines.generate.config import GenerateConfig
 from pipelines.generate.job import prepare
-from pipelines.generate.report import RunTimes, data_card, partial_report, run_report
+from pipelines.generate.ledger import Ledger
+from pipelines.generate.report import RunTimes, data_card, partial_report, render_report, run_report
 from pipelines.generate.report.html import html_report
+from pipelines.generate.report.samples import first_completions
 from pipelines.generate.report.terminal import audit_line, figures_table
 from pipelines.generate.unit_file import write_unit_file
-from tests.pipelines.generate.report.conftest import NASTY, facts, summary, sums_of
+from tests.pipelines.generate.report.conftest import NASTY, facts, shown, summary, sums_of
 
 VOID = {"meta", "br", "img"}
 
@@ -184,3 +186,66 @@ def test_the_audit_in_one_line():
         "consensus / AR 1.50 (1.25-1.75)"
     )
     assert audit_line({"note": "switched off"}) == "switched off"
+
+
+SAMPLE = {"id": "r1", "prompt": "Add 1 and 2.", "completion": "1 + 2 = <b>3</b>"}
+
+
+def test_the_page_begins_with_model_dates_and_completions(report):
+    report |= {"samples": [SAMPLE], "created": "2026-11-22T01:02:03Z"}
+    page = html_report(report)
+    text = " ".join(parsed(page).text)
+    order = [
+        report["model"]["path"],
+        "begun 2026-11-22T01:02:03Z",
+        "rows",
+        "1 + 2 = <b>3</b>",
+        "Speed over time",
+    ]
+    assert [text.index(words) for words in order] == sorted(text.index(words) for words in order)
+    assert "&lt;b&gt;3" in page
+
+
+def test_the_terminal_shows_model_dates_and_completions_apart_from_their_prompts(job, report):
+    report |= {"samples": [SAMPLE]}
+    text = shown(render_report(job, report))
+    assert text.index(report["model"]["path"]) < text.index("rows")
+    assert f"ended {report['ended']}" in text
+    assert text.index("Add 1 and 2.") < text.index("1 + 2 = <b>3</b>")
+    console = Console(width=80, force_terminal=True, color_system="standard")
+    with console.capture() as screen:
+        console.print(render_report(job, report))
+    assert "\x1b[2m1 + 2" not in screen.get()
+
+
+def test_the_first_completions_are_those_of_the_first_unit_that_is_there(job):
+    rows = {one.name: pa.nulls(2, one.type) for one in job.layout.output}
+    rows |= {"id": pa.array(["a", "b"]), "error": pa.array(["too long", None])}
+    rows |= {"completion": pa.array([None, "x" * 2000]), "prompt": pa.array(["p", "q"])}
+    write_unit_file(job.ledger.unit_url(job.plan.units[1]), job.layout.to_file(pa.table(rows)), facts())
+    [one] = first_completions(job)
+    assert (one["id"], one["prompt"], len(one["completion"])) == ("b", "q", 1502)
+
+
+def test_a_damaged_file_costs_the_completions_of_the_report_alone(job, caplog):
+    Path(job.ledger.data_url).mkdir(parents=True)
+    Path(job.ledger.unit_url(job.plan.units[0])).write_bytes(b"PAR1")
+    assert first_completions(job) == []
+    assert "no completions in the report" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("url", "call"),
+    [
+        ("/tmp/out", 'datasets.load_dataset("/tmp/out")'),
+        ("s3://b/out", 'datasets.load_dataset("parquet", data_files="s3://b/out/data/*.parquet")'),
+    ],
+)
+def test_the_call_that_is_shown_for_datasets_is_one_that_works_there(job, report, url, call):
+    assert call in shown(render_report(replace(job, ledger=Ledger(url)), report))
+
+
+def test_one_of_a_thing_is_no_plural(job, report):
+    report["inputs"] |= {"files": 1, "rows": 1}
+    assert "1 file, 1 row, " in html_report(report)
+    assert "1 input file and" in data_card(job, report)

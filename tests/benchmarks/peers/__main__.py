@@ -1,0 +1,59 @@
+"""Measure this engine against others: `python -m tests.benchmarks.peers --config FILE` (`make bench-peers`).
+
+Each runs in a process, and may run in an environment, of its own. Exit codes are those of the evaluate job.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+import orthrus_core
+from pipelines.checkpoint import fetch, locate
+from pipelines.command import job_parser, run_job_command
+from pipelines.config import load_config
+from pipelines.evaluate.job import evaluate, write_report
+from pipelines.evaluate.prompts import read_prompt_set
+from pipelines.evaluate.report import render_evaluation
+from tests.benchmarks.peers.compare import compare_with_peers
+from tests.benchmarks.peers.config import PeersBenchmark
+from tests.benchmarks.peers.report import render_peers
+
+GENERATE_JOB = Path(__file__).parents[3] / "jobs/generate.py"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the benchmark; returns the exit code."""
+    options = job_parser(
+        "Measure speed against other engines.",
+        configs="tests/benchmarks/peers/peers.yaml",
+        example="peers.authors.path=CHECKOUT",
+    ).parse_args(arguments)
+    return run_job_command(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    config = load_config(PeersBenchmark, options.config, options.set)
+    report = measure(config)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(render_peers(report["peers"]), render_evaluation(report, str(config.output)))
+    return 0
+
+
+def measure(config: PeersBenchmark) -> dict[str, Any]:
+    """The evaluation's report, and in it `peers`, which are timed in FP32 on the CPU."""
+    report = evaluate(config, GENERATE_JOB)
+    checkpoint = locate(config.model)
+    path = fetch(checkpoint)
+    model = orthrus_core.load_model(path, dtype=torch.float32)
+    prompt_set = read_prompt_set(config, config.peers.prompt_set, checkpoint)
+    report["peers"] = compare_with_peers(config, model, path, prompt_set)
+    write_report(config.output, report)
+    return report
+
+
+if __name__ == "__main__":
+    sys.exit(main())
