@@ -45,9 +45,9 @@ def sampling_of(
         None when every row is greedy.
     """
     by_row: dict[int, Sequence] = {}
-    for rows in choosing:
-        if rows.sequence.params.temperature:
-            by_row.update(dict.fromkeys(range(rows.first, rows.first + rows.count), rows.sequence))
+    for one in choosing:
+        if one.sequence.params.temperature:
+            by_row.update(dict.fromkeys(range(one.first, one.first + one.count), one.sequence))
     if not by_row:
         return None
     params: list[SamplingParams | None] = [None] * token_budget

@@ -169,7 +169,7 @@ def _verdicts(step: StepLayout, ids: np.ndarray, numbers: np.ndarray) -> list[Ve
         ids: (2, T) int32, tokens of the verify forward's rows and their choices.
         numbers: (2, T) float32, logit gaps and log-probabilities.
     """
-    accepted = longest_agreeing_prefix(*ids, step.anchor_rows, step.num_drafts)
+    accepted = longest_agreeing_prefix(ids[0], ids[1], step.anchor_rows, step.num_drafts)
     choices, (gaps, logprobs) = ids[1].tolist(), numbers.tolist()
     verdicts = []
     for work, first, num_accepted in zip(

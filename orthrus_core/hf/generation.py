@@ -16,7 +16,7 @@ from orthrus_core.engine.sequence import Completion
 from orthrus_core.engine.stop import Decoder
 from orthrus_core.errors import ConfigError, RequestError
 from orthrus_core.hf.options import SAMPLING_DEFAULTS, merge_options
-from orthrus_core.models.model import DualViewLM
+from orthrus_core.models.model import DualViewLM, OrthrusLM
 from orthrus_core.readiness.engine import Engine
 from orthrus_core.readiness.selfcheck import check_exactness
 from orthrus_core.request import Request, SamplingParams
@@ -27,7 +27,7 @@ SAMPLING_OPTIONS = SAMPLING_DEFAULTS.keys() | {"seed"}
 
 
 def generate(
-    model: DualViewLM, inputs: Tensor | None = None, *args, use_diffusion_mode: bool, **kwargs
+    model: OrthrusLM, inputs: Tensor | None = None, *args, use_diffusion_mode: bool, **kwargs
 ) -> Tensor:
     """Generate with the decoding engine: `model.generate` with `use_diffusion_mode`.
 
@@ -151,7 +151,7 @@ def _plan(
     return config, params
 
 
-def _check_once(model: DualViewLM, config: EngineConfig) -> None:
+def _check_once(model: OrthrusLM, config: EngineConfig) -> None:
     """Try whether the model's rows keep their bits whatever stands beside them; a warning if not.
 
     The outcome holds for a budget as long as the model has the same kinds of layers: what quantisation or an

@@ -90,10 +90,11 @@ class DualViewLM(GenerationMixin):
                 same tokens bit for bit; None: transformers' own `generate` with everything it offers.
         """
         if use_diffusion_mode is None:
-            return super().generate(*args, **kwargs)
-        if self.engine_generate is None:
+            return super().generate(*args, **kwargs)  # type: ignore[misc]
+        by_engine = type(self).engine_generate
+        if by_engine is None:
             raise OrthrusError("use_diffusion_mode needs the engine: import orthrus_core.hf.generation")
-        return type(self).engine_generate(self, *args, use_diffusion_mode=use_diffusion_mode, **kwargs)
+        return by_engine(self, *args, use_diffusion_mode=use_diffusion_mode, **kwargs)
 
     @property
     def logit_softcap(self) -> float | None:
