@@ -82,7 +82,8 @@ class ModelRunner:
         self.model = model
         if not make_experts_row_wise(model):
             logger.warning("its experts compute rows in groups: text may depend on the batch")
-        self.mask_token_id: int = model.config.mask_token_id
+        assert model.config.mask_token_id is not None, "DualViewConfig.check_head sees to it"
+        self.mask_token_id = model.config.mask_token_id
         self.device = model.device
         pool = tables.pool
         self.backend = backend or choose_backend(
