@@ -26,9 +26,9 @@ from rich.table import Table
 from rich.text import Text
 
 from orthrus_core.errors import ConfigError
-from orthrus_core.evaluation.cost import ModelShape, forward_bytes, forward_flops
 from orthrus_core.evaluation.curve import AcceptanceCurve
 from orthrus_core.models.config import DualViewConfig, head_dim
+from orthrus_core.models.cost import ModelShape, forward_bytes, forward_flops
 from orthrus_core.models.loading import load_config
 from orthrus_core.models.model import model_class
 from orthrus_core.readiness.ladder import choose_token_budget

@@ -1,4 +1,4 @@
-"""Imports go from jobs to pipelines to orthrus_core; orthrus_core knows no data or cluster library."""
+"""What import-linter does not see: the scripts of jobs/, and a benchmark that runs on a bare machine."""
 
 import ast
 from collections.abc import Iterator
@@ -8,8 +8,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FORBIDDEN = {
-    "orthrus_core": {"pipelines", "jobs", "tests", "ray", "pyarrow", "datasets", "fsspec"},
-    "pipelines": {"jobs", "tests"},
     "jobs": {"tests"},
     "tests/benchmarks/gpu": {"pipelines", "jobs", "ray", "pyarrow", "datasets", "fsspec"},  # a bare machine's
 }
@@ -35,7 +33,7 @@ def wrong_imports(root: Path) -> list[str]:
     ]
 
 
-def test_imports_go_from_jobs_to_pipelines_to_orthrus_core_only():
+def test_scripts_and_the_gpu_benchmark_import_nothing_forbidden():
     assert all(any((ROOT / package).rglob("*.py")) for package in FORBIDDEN)
     assert wrong_imports(ROOT) == []
 
@@ -43,13 +41,12 @@ def test_imports_go_from_jobs_to_pipelines_to_orthrus_core_only():
 @pytest.mark.parametrize(
     ("file", "source", "package"),
     [
-        ("orthrus_core/engine/engine.py", "import ray\n", "ray"),
-        ("orthrus_core/cache.py", "def f():\n    from pyarrow.parquet import read_table\n", "pyarrow"),
-        ("orthrus_core/models/model.py", "import json, fsspec.core as core\n", "fsspec"),
-        ("orthrus_core/__init__.py", "if True:\n    from datasets import Dataset\n", "datasets"),
-        ("orthrus_core/errors.py", "from pipelines import config\n", "pipelines"),
-        ("orthrus_core/errors.py", "import jobs.generate\n", "jobs"),
-        ("pipelines/demo/tokenizer.py", "from jobs.train import main\n", "jobs"),
+        (
+            "tests/benchmarks/gpu/steps.py",
+            "def f():\n    from pyarrow.parquet import read_table\n",
+            "pyarrow",
+        ),
+        ("tests/benchmarks/gpu/steps.py", "import json, fsspec.core as core\n", "fsspec"),
         ("jobs/train.py", "from tests.small_models import small_backbone\n", "tests"),
     ],
 )
@@ -61,11 +58,6 @@ def test_a_planted_wrong_import_is_found(file, source, package, tmp_path):
 
 
 def test_allowed_imports_are_no_fault(tmp_path):
-    for file, source in {
-        "orthrus_core/cache.py": "import torch\nfrom orthrus_core import errors\n",
-        "pipelines/config.py": "import ray, pyarrow\nfrom orthrus_core import Engine\n",
-        "jobs/generate.py": "from pipelines import config\nimport orthrus_core\n",
-    }.items():
-        (tmp_path / file).parent.mkdir(exist_ok=True)
-        (tmp_path / file).write_text(source)
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs/generate.py").write_text("from pipelines import config\nimport orthrus_core\n")
     assert wrong_imports(tmp_path) == []

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from orthrus_core.errors import ConfigError
 
+Outputs = tuple[Tensor, ...]
+Forward = Callable[[], Outputs]
+
 WARM_UPS = 3  # compilation, workspaces and lazy handles must be done before the capture
 
 
@@ -20,11 +23,11 @@ class GraphedForward:
 
     def __init__(
         self,
-        forward: Callable[[], tuple[Tensor, ...]],
+        forward: Forward,
         *,
         device: torch.device,
         pool: Any = None,
-        outputs: tuple[Tensor, ...] | None = None,
+        new_outputs: Callable[[Outputs], Outputs] | None = None,
     ):
         """Run `forward` a few times on a side stream, then capture it.
 
@@ -32,7 +35,7 @@ class GraphedForward:
             forward: reads static buffers; without host syncs and with the same shapes every time.
             device: where it runs.
             pool: `pool` of another graph, to share its memory; graphs of a pool must not run at once.
-            outputs: where to put the results; None: buffers of its own.
+            new_outputs: where to put results like these; None: buffers of its own.
         Raises:
             ConfigError: the device is not CUDA.
         """
@@ -40,7 +43,7 @@ class GraphedForward:
             raise ConfigError(f"CUDA graphs need a CUDA device, got {device}: run the forward itself instead")
         with torch.cuda.device(device):
             results = _warm_up(forward)
-            self.outputs = outputs or tuple(torch.empty_like(result) for result in results)
+            self.outputs = (new_outputs or _buffers_like)(results)
             del results
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph, pool=pool):
@@ -52,13 +55,54 @@ class GraphedForward:
         """The memory pool, for graphs that share it."""
         return self._graph.pool()
 
-    def replay(self) -> tuple[Tensor, ...]:
+    def replay(self) -> Outputs:
         """Launch the forward; return its output buffers, valid until the next replay."""
         self._graph.replay()
         return self.outputs
 
 
-def _warm_up(forward: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+class ForwardGraphs:
+    """The CUDA graphs of a runner, one per view and T, in one memory pool.
+
+    The first output, the logits (T, V), lies in one buffer per view, which the graphs of all T share.
+    """
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._graphs: dict[tuple[str, int], GraphedForward] = {}
+        self._logits: dict[str, Tensor] = {}
+
+    def clear(self) -> None:
+        """Forget all graphs: forwards are others from now on."""
+        self._graphs.clear()
+
+    def replay(self, view: str, T: int, forward: Forward) -> Outputs:
+        """Run one view's forward of T rows, whose inputs lie in fixed buffers; captured the first time."""
+        if (view, T) not in self._graphs:
+            self._graphs[view, T] = GraphedForward(
+                forward,
+                device=self._device,
+                pool=next((graph.pool for graph in self._graphs.values()), None),
+                new_outputs=lambda results: (
+                    self._logits_like(view, results[0]),
+                    *_buffers_like(results[1:]),
+                ),
+            )
+        return self._graphs[view, T].replay()
+
+    def _logits_like(self, view: str, logits: Tensor) -> Tensor:
+        """Return the first rows of the view's buffer, which grows where it must."""
+        T, V = logits.shape
+        if view not in self._logits or len(self._logits[view]) < T:
+            self._logits[view] = logits.new_empty(max(T, *map(len, self._logits.values()), 0), V)
+        return self._logits[view][:T]
+
+
+def _buffers_like(results: Outputs) -> Outputs:
+    return tuple(torch.empty_like(result) for result in results)
+
+
+def _warm_up(forward: Forward) -> Outputs:
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

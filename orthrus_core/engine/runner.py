@@ -15,7 +15,7 @@ from orthrus_core.attention.view import VIEWS, View
 from orthrus_core.cache import PageTables
 from orthrus_core.compilation.compiled import compiled, mark_budget_dynamic
 from orthrus_core.compilation.compiler import get_compiler_ready
-from orthrus_core.compilation.graphs import GraphedForward
+from orthrus_core.compilation.graphs import ForwardGraphs
 from orthrus_core.errors import ConfigError
 from orthrus_core.models.experts import make_experts_row_wise
 from orthrus_core.models.model import OrthrusLM
@@ -104,8 +104,7 @@ class ModelRunner:
         self.tables = tables
         self._page_tables = torch.from_numpy(tables.pages).to(self.device)
         self._buffers: dict[tuple[View, int], RowBuffer] = {}
-        self._graphs: dict[tuple[View, int], GraphedForward] = {}
-        self._logits: dict[View, Tensor] = {}
+        self._graphs = ForwardGraphs(self.device)
         self.is_compiled = False
         self._forwards = {view: self._new_forward(view) for view in VIEWS}
 
@@ -142,36 +141,11 @@ class ModelRunner:
             self._page_tables.copy_(torch.from_numpy(self.tables.pages))
         if self.is_compiled:
             mark_budget_dynamic(rows.packed, rows.arrangement)
+        forward, arguments = self._forwards[view], (rows.packed, self._page_tables, rows.arrangement)
         if self.device.type == "cuda" and self.backend.has_static_shapes:
-            return self._replay(rows, view)
-        return self._forwards[view](rows.packed, self._page_tables, rows.arrangement)
-
-    def _replay(self, rows: TokenRows, view: View) -> Readout:
-        """Run one view's CUDA graph of T rows: its rows, page tables and arrangement lie in fixed buffers."""
-        T = rows.packed.shape[1]
-        if (view, T) not in self._graphs:
-            forward, arguments = self._forwards[view], (rows.packed, self._page_tables, rows.arrangement)
-            self._graphs[view, T] = GraphedForward(
-                lambda: forward(*arguments),
-                device=self.device,
-                pool=next((graph.pool for graph in self._graphs.values()), None),
-                outputs=self._new_readout(view, T),
-            )
-        return Readout(*self._graphs[view, T].replay())
-
-    def _new_readout(self, view: View, T: int) -> Readout:
-        ids = torch.empty(T, dtype=torch.int64, device=self.device)
-        gaps, logprobs, logsumexp = torch.empty(3, T, device=self.device)
-        return Readout(self._logits_for(view, T), ids, gaps, logprobs, logsumexp)
-
-    def _logits_for(self, view: View, T: int) -> Tensor:
-        """Return (T, V) of one buffer per view, which the graphs of all T share; it grows where it must."""
-        if view not in self._logits or len(self._logits[view]) < T:
-            rows = max(T, *map(len, self._logits.values()), 0)
-            self._logits[view] = torch.empty(
-                rows, self.model.config.vocab_size, dtype=self.model.dtype, device=self.device
-            )
-        return self._logits[view][:T]
+            T = rows.packed.shape[1]
+            return Readout(*self._graphs.replay(view, T, lambda: forward(*arguments)))
+        return forward(*arguments)
 
     def compile(self, views: Sequence[View] = VIEWS) -> bool:
         """Send views through torch.compile, for every T at once; whether it worked.

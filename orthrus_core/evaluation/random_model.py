@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from orthrus_core.evaluation.cost import ModelShape
+from orthrus_core.models.cost import ModelShape
 from orthrus_core.models.head import add_diffusion_head
 from orthrus_core.models.model import OrthrusLM
 

@@ -1,7 +1,8 @@
 """Configuration of a dual-view model: that of its backbone plus the shape of its diffusion head."""
 
 import functools
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, Qwen3Config
 
@@ -29,6 +30,7 @@ class DualViewConfig(PreTrainedConfig):
     block_size: int = 32
     mask_token_id: int | None = None
     backbone_type: str = PUBLISHED_BACKBONE
+    register_model: ClassVar[Callable[[str], Any] | None] = None  # set by `orthrus_core.models.model`
     if TYPE_CHECKING:
         vocab_size: int
 
@@ -36,18 +38,16 @@ class DualViewConfig(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         """Build the config of the backbone that `config_dict` names, whichever of these classes is asked.
 
-        The Auto classes come here, and know the backbone's model class afterwards; that of the published
-        one they know from the start, so that tokenizers are to be had without importing models.
+        The Auto classes come here, and know the backbone's model class afterwards, where models are
+        imported: tokenizers are to be had without.
 
         Raises:
             CheckpointError: the backbone is of an unknown type.
         """
-        own_class: Any = OrthrusConfig
         backbone_type = config_dict.get("backbone_type", PUBLISHED_BACKBONE)
-        if backbone_type != PUBLISHED_BACKBONE:
-            from orthrus_core.models.model import model_class  # it imports this module
-
-            own_class = model_class(backbone_type).config_class
+        own_class: Any = config_class(backbone_type)
+        if DualViewConfig.register_model is not None:
+            DualViewConfig.register_model(backbone_type)
         if cls is own_class:
             return super().from_dict(config_dict, **kwargs)
         return own_class.from_dict(config_dict, **kwargs)

@@ -195,3 +195,4 @@ def plain_model_class(backbone_type: str) -> type[PreTrainedModel]:
 
 
 AutoModelForCausalLM.register(OrthrusConfig, OrthrusLM, exist_ok=True)
+DualViewConfig.register_model = staticmethod(model_class)

@@ -7,7 +7,6 @@ from torch.nn import Module
 
 from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.choosers.choose import chooser_by
-from orthrus_core.compilation.worth import should_compile
 from orthrus_core.engine.blocks import BlockPolicy, Costs, FixedBlocks
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.engine.engine import EngineCore
@@ -18,6 +17,7 @@ from orthrus_core.engine.step import DraftSource
 from orthrus_core.models.model import OrthrusLM
 from orthrus_core.policy.adaptive import AdaptiveBlocks
 from orthrus_core.readiness.admission import RequestAdmission, check_context, check_model, drafted_block_size
+from orthrus_core.readiness.compilation import should_compile
 from orthrus_core.readiness.health import DraftAlarm, LogitHealth
 from orthrus_core.readiness.prompts import Prompt, new_requests, with_text
 from orthrus_core.readiness.startup import Readiness, get_ready

@@ -18,7 +18,7 @@ again count as `recomputed`, apart.
 
 from dataclasses import dataclass
 
-from orthrus_core.evaluation.cost import ModelShape
+from orthrus_core.models.cost import ModelShape
 
 
 @dataclass(frozen=True)

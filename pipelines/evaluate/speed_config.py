@@ -4,8 +4,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from orthrus_core.evaluation.cost import ModelShape
 from orthrus_core.evaluation.curve import AcceptanceCurve
+from orthrus_core.models.cost import ModelShape
 from pipelines.config import Section
 
 PeerName = Literal["transformers", "prompt_lookup", "generate_batch"]

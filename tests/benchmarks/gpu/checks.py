@@ -14,7 +14,7 @@ from orthrus_core.attention.spec import AttentionSpec
 from orthrus_core.attention.trial import TRIAL_TOLERANCE, random_trial
 from orthrus_core.attention.triton_paged import TritonBackend
 from orthrus_core.errors import ConfigError
-from orthrus_core.evaluation.cost import ModelShape
+from orthrus_core.models.cost import ModelShape
 from orthrus_core.request import SamplingParams
 from tests.benchmarks.gpu.shapes import random_model
 

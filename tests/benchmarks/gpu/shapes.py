@@ -4,8 +4,8 @@ import torch
 from transformers.initialization import no_init_weights
 
 from orthrus_core.errors import ConfigError
-from orthrus_core.evaluation.cost import ModelShape
 from orthrus_core.models.config import OrthrusConfig
+from orthrus_core.models.cost import ModelShape
 from orthrus_core.models.model import OrthrusLM
 
 BLOCK_SIZE = 32

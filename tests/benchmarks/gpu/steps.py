@@ -11,8 +11,8 @@ from orthrus_core.attention.rows import Span
 from orthrus_core.attention.view import View
 from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.engine.runner import ModelRunner
-from orthrus_core.evaluation.cost import ModelShape, forward_bytes
 from orthrus_core.evaluation.curve import AcceptanceCurve
+from orthrus_core.models.cost import ModelShape, forward_bytes
 from orthrus_core.models.model import OrthrusLM
 
 Row = dict[str, Any]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from orthrus_core.evaluation.cost import ModelShape
+from orthrus_core.models.cost import ModelShape
 from orthrus_core.training.config import HeadConfig
 from orthrus_core.training.cost import step_flops
 from tests.benchmarks.gpu.shapes import model_shape

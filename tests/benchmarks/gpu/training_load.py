@@ -7,8 +7,8 @@ from typing import Literal
 
 import torch
 
-from orthrus_core.evaluation.cost import ModelShape
 from orthrus_core.models.attention import DIFFUSION_SUFFIX
+from orthrus_core.models.cost import ModelShape
 from orthrus_core.models.model import OrthrusLM
 from orthrus_core.training.anchors import sample_blocks
 from orthrus_core.training.config import HeadConfig

@@ -1,6 +1,6 @@
 """A model shape small enough to count by hand."""
 
-from orthrus_core.evaluation.cost import ModelShape
+from orthrus_core.models.cost import ModelShape
 
 TINY = ModelShape(
     num_layers=2,

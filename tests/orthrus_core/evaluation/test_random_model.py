@@ -1,7 +1,7 @@
 import torch
 
-from orthrus_core.evaluation.cost import ModelShape
 from orthrus_core.evaluation.random_model import random_model, random_prompts
+from orthrus_core.models.cost import ModelShape
 
 SHAPE = ModelShape(
     num_layers=2,

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from orthrus_core.evaluation.cost import ModelShape
+from orthrus_core.models.cost import ModelShape
 from orthrus_core.training.anchors import sample_blocks
 from orthrus_core.training.config import HeadConfig
 from orthrus_core.training.cost import StepSize, step_flops

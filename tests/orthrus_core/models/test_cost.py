@@ -2,7 +2,7 @@ import pytest
 from transformers import Qwen2Config, Qwen3MoeConfig
 
 from orthrus_core.errors import ConfigError
-from orthrus_core.evaluation.cost import ModelShape, forward_bytes, forward_flops
+from orthrus_core.models.cost import ModelShape, forward_bytes, forward_flops
 from tests.orthrus_core.evaluation.shapes import TINY
 from tests.small_models import small_backbone, small_orthrus
 

@@ -1,7 +1,7 @@
 import pytest
 
-from orthrus_core.compilation.worth import should_compile
 from orthrus_core.engine.config import EngineConfig
+from orthrus_core.readiness.compilation import should_compile
 
 
 def decides(*, device_type: str = "cpu", **fields) -> bool:
