@@ -9,7 +9,7 @@ from orthrus_core import EngineConfig, OrthrusLM
 from orthrus_core.attention.plain import PlainAttention
 from orthrus_core.attention.rows import RowBuffer, Span, TokenRows, fill, span_rows
 from orthrus_core.cache import PagePool, PageTables
-from orthrus_core.engine.runner import Readout, read_out
+from orthrus_core.models.readout import Readout, read_out
 
 
 def next_token(prefix: tuple[int, ...], vocab_size: int) -> int:

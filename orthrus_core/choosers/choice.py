@@ -10,8 +10,8 @@ from orthrus_core.choosers.filters import Filters, filter_logits
 from orthrus_core.choosers.masks import RowMasks
 from orthrus_core.choosers.noise import gumbel_noise
 from orthrus_core.engine.layout import ChoosingRows
-from orthrus_core.engine.runner import Readout
 from orthrus_core.engine.sequence import Sequence
+from orthrus_core.models.readout import Readout
 from orthrus_core.request import SamplingParams
 
 

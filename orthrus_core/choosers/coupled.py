@@ -11,8 +11,8 @@ from torch import Tensor
 from orthrus_core.choosers.choice import RowSampling, choose, sampling_of
 from orthrus_core.choosers.masks import RowMasks
 from orthrus_core.engine.layout import ChoosingRows, StepLayout
-from orthrus_core.engine.runner import Readout
 from orthrus_core.engine.step import Choices
+from orthrus_core.models.readout import Readout
 
 
 class Coupled:

@@ -11,8 +11,8 @@ from orthrus_core.choosers.coupled import Coupled
 from orthrus_core.choosers.grammar_state import GrammarState, walk_over
 from orthrus_core.choosers.masks import RowMasks, allows
 from orthrus_core.engine.layout import ChoosingRows, StepLayout
-from orthrus_core.engine.runner import Readout
 from orthrus_core.engine.step import Choices
+from orthrus_core.models.readout import Readout
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from orthrus_core.choosers.choice import logprobs_of
 from orthrus_core.choosers.coupled import Coupled
 from orthrus_core.choosers.noise import Stream, gumbel_noise, uniform_noise
 from orthrus_core.engine.layout import ChoosingRows, StepLayout
-from orthrus_core.engine.runner import Readout
 from orthrus_core.engine.sequence import Sequence
 from orthrus_core.engine.step import NO_TOKEN, Choices
+from orthrus_core.models.readout import Readout
 
 
 class Rejection:

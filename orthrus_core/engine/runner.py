@@ -1,9 +1,8 @@
 """One forward of either view over T token rows."""
 
 import logging
-import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,44 +12,16 @@ from orthrus_core.attention.choose import choose_backend, spec_of
 from orthrus_core.attention.rows import RowBuffer, Span, TokenRows, fill, span_rows
 from orthrus_core.attention.view import VIEWS, View
 from orthrus_core.cache import PageTables
-from orthrus_core.compilation.compiled import compiled, mark_budget_dynamic
-from orthrus_core.compilation.compiler import get_compiler_ready
+from orthrus_core.compilation.compiled import mark_budget_dynamic
 from orthrus_core.compilation.graphs import ForwardGraphs
 from orthrus_core.errors import ConfigError
 from orthrus_core.models.experts import make_experts_row_wise
 from orthrus_core.models.model import OrthrusLM
+from orthrus_core.models.readout import Readout, read_out
 
 logger = logging.getLogger(__name__)
 
-COMPILED_WITH = 16  # T of the first compiled forward; it could be any
-
-
-class Readout(NamedTuple):
-    """What the rows of a forward say, on the device.
-
-    Attributes:
-        logits: (T, V), in the model's dtype.
-        ids: (T,) int64, the lowest of the likeliest ids.
-        gaps: (T,) float32, difference of the two largest logits.
-        logprobs: (T,) float32, log-probability of `ids`: not finite where a row is broken, since a logit of
-            NaN or +inf anywhere in it makes its log-probability NaN or infinite.
-        logsumexp: (T,) float32.
-    """
-
-    logits: Tensor
-    ids: Tensor
-    gaps: Tensor
-    logprobs: Tensor
-    logsumexp: Tensor
-
-
-def read_out(logits: Tensor) -> Readout:
-    """Read logits (T, V) of any float dtype out, in float32."""
-    exact = logits.float()
-    top, ids = exact.max(dim=-1)
-    second = exact.scatter(1, ids[:, None], float("-inf")).amax(dim=-1)
-    logsumexp = exact.logsumexp(dim=-1)
-    return Readout(logits, ids, top - second, top - logsumexp, logsumexp)
+FIRST_BUDGET = 16  # T of the first compiled forward; it could be any
 
 
 Forward = Callable[[Tensor, Tensor, Any], Readout]
@@ -147,31 +118,18 @@ class ModelRunner:
             return Readout(*self._graphs.replay(view, T, lambda: forward(*arguments)))
         return forward(*arguments)
 
-    def compile(self, views: Sequence[View] = VIEWS) -> bool:
-        """Send views through torch.compile, for every T at once; whether it worked.
-
-        Takes seconds to minutes the first time on a machine, less afterwards: torch keeps what it made. Where
-        it fails, forwards stay eager and a warning says why.
-        """
-        if not self.backend.has_static_shapes:
-            logger.warning("compile=off: %s attention has no static shapes", self.backend.name)
-            return False
+    def replace_forwards(self, replace: Callable[[Forward], Forward], views: Sequence[View]) -> None:
+        """Run the forwards of some views through what `replace` makes of them, or as before if that fails."""
         eager = self._forwards
-        started_at = time.perf_counter()
-        get_compiler_ready()
+        self._forwards = eager | {view: replace(eager[view]) for view in views}
+        self._graphs.clear()  # they hold the forwards of before
         try:
-            self._forwards = eager | {view: compiled(eager[view]) for view in views}
             self.is_compiled = True
-            self._graphs.clear()  # they hold the eager forwards
             for view in views:
-                self.run(self.lay_out([Span(0, 0, [0])], view, token_budget=COMPILED_WITH), view)
-        except Exception as error:  # whatever the compiler or its toolchain raises
+                self.run(self.lay_out([Span(0, 0, [0])], view, token_budget=FIRST_BUDGET), view)
+        except Exception:
             self._forwards, self.is_compiled = eager, False
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            logger.warning("compile=off: torch.compile failed: %s", reason[0])
-            return False
-        logger.info("compiled views seconds=%.1f", time.perf_counter() - started_at)
-        return True
+            raise
 
     def _new_forward(self, view: View) -> Forward:
         def forward(packed: Tensor, page_tables: Tensor, arrangement: Any) -> Readout:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from orthrus_core.engine.layout import StepLayout
-from orthrus_core.engine.runner import ModelRunner, Readout
+from orthrus_core.engine.runner import ModelRunner
+from orthrus_core.models.readout import Readout
 
 NO_TOKEN = -1
 

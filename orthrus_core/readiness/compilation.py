@@ -1,6 +1,16 @@
-"""Whether torch.compile pays for an engine."""
+"""Whether torch.compile pays for an engine, and putting it to work."""
 
+import logging
+import time
+from collections.abc import Sequence
+
+from orthrus_core.attention.view import VIEWS, View
+from orthrus_core.compilation.compiled import compiled
+from orthrus_core.compilation.compiler import get_compiler_ready
 from orthrus_core.engine.config import EngineConfig
+from orthrus_core.engine.runner import ModelRunner
+
+logger = logging.getLogger(__name__)
 
 COMPILE_S = 10.0  # both views, on a machine that compiles them for the first time, and
 COMPILE_PER_LAYER_S = 2.0  # (demo model: 16 to 18 s; a second process takes 6 s)
@@ -24,3 +34,24 @@ def should_compile(config: EngineConfig, *, device_type: str, num_layers: int) -
     num_forwards = config.expected_tokens * FORWARDS_PER_TOKEN / config.max_sequences
     saved_s = num_forwards * num_layers * SAVED_PER_LAYER_S
     return saved_s > MARGIN * (COMPILE_S + COMPILE_PER_LAYER_S * num_layers)
+
+
+def compile_forwards(runner: ModelRunner, views: Sequence[View] = VIEWS) -> bool:
+    """Send views through torch.compile, for every T at once; whether it worked.
+
+    Takes seconds to minutes the first time on a machine, less afterwards: torch keeps what it made. Where it
+    fails, forwards stay eager and a warning says why.
+    """
+    if not runner.backend.has_static_shapes:
+        logger.warning("compile=off: %s attention has no static shapes", runner.backend.name)
+        return False
+    started_at = time.perf_counter()
+    get_compiler_ready()
+    try:
+        runner.replace_forwards(compiled, views)
+    except Exception as error:  # whatever the compiler or its toolchain raises
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        logger.warning("compile=off: torch.compile failed: %s", reason[0])
+        return False
+    logger.info("compiled views seconds=%.1f", time.perf_counter() - started_at)
+    return True

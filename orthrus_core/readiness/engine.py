@@ -5,19 +5,20 @@ from typing import Any
 
 from torch.nn import Module
 
+from orthrus_core.attention.view import VIEWS
 from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.choosers.choose import chooser_by
 from orthrus_core.engine.blocks import BlockPolicy, Costs, FixedBlocks
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.engine.engine import EngineCore
-from orthrus_core.engine.runner import VIEWS, ModelRunner
+from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.engine.scheduler import Scheduler
 from orthrus_core.engine.sequence import Completion
 from orthrus_core.engine.step import DraftSource
 from orthrus_core.models.model import OrthrusLM
 from orthrus_core.policy.adaptive import AdaptiveBlocks
 from orthrus_core.readiness.admission import RequestAdmission, check_context, check_model, drafted_block_size
-from orthrus_core.readiness.compilation import should_compile
+from orthrus_core.readiness.compilation import compile_forwards, should_compile
 from orthrus_core.readiness.health import DraftAlarm, LogitHealth
 from orthrus_core.readiness.prompts import Prompt, new_requests, with_text
 from orthrus_core.readiness.startup import Readiness, get_ready
@@ -160,7 +161,7 @@ def new_runner(model: OrthrusLM, config: EngineConfig) -> ModelRunner:
     runner = ModelRunner(model.eval(), tables)
     num_layers = model.config.num_hidden_layers
     if should_compile(config, device_type=model.device.type, num_layers=num_layers):
-        runner.compile(("ar",) if config.mode == "autoregressive" else VIEWS)
+        compile_forwards(runner, ("ar",) if config.mode == "autoregressive" else VIEWS)
     return runner
 
 

@@ -14,6 +14,7 @@ from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.evaluation.curve import AcceptanceCurve
 from orthrus_core.models.cost import ModelShape, forward_bytes
 from orthrus_core.models.model import OrthrusLM
+from orthrus_core.readiness.compilation import compile_forwards
 
 Row = dict[str, Any]
 COPY_BYTES = 2**32
@@ -67,7 +68,7 @@ class StepTimer:
         )
         self._runner = ModelRunner(model, self._tables)
         if compiled:
-            self._runner.compile()
+            compile_forwards(self._runner)
         for pages in (*self._runner.cache.keys, *self._runner.cache.values):
             pages.normal_()
 

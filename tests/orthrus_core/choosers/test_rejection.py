@@ -10,7 +10,7 @@ from orthrus_core.attention.rows import TokenRows
 from orthrus_core.choosers.filters import Filters, filter_logits
 from orthrus_core.choosers.noise import gumbel_noise
 from orthrus_core.choosers.rejection import Distributions, NoiseKeys, emitted_ids, judge, resample, stands
-from orthrus_core.engine.runner import Readout, read_out
+from orthrus_core.models.readout import Readout, read_out
 from tests.small_models import small_orthrus
 
 V = 5

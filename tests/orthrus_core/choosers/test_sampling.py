@@ -11,9 +11,9 @@ from orthrus_core import Engine, EngineConfig, Request, SamplingParams
 from orthrus_core.choosers.choice import choose, sampling_of
 from orthrus_core.choosers.noise import gumbel_noise
 from orthrus_core.engine.layout import ChoosingRows
-from orthrus_core.engine.runner import read_out
 from orthrus_core.engine.sequence import Sequence
 from orthrus_core.engine.step import DiffusionDrafts
+from orthrus_core.models.readout import read_out
 from tests.drafts import mostly_right, request_of
 from tests.small_models import small_orthrus
 

@@ -8,7 +8,7 @@ import torch
 import orthrus_core.engine.runner as runner_module
 from orthrus_core import Engine, EngineConfig, EngineError, Request, SamplingParams
 from orthrus_core.attention.plain import PlainAttention
-from orthrus_core.engine.runner import read_out
+from orthrus_core.models.readout import read_out
 from orthrus_core.readiness.health import DraftAlarm
 from tests.drafts import ChangedDrafts
 from tests.small_models import small_orthrus
