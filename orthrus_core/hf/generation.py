@@ -13,13 +13,13 @@ from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.engine.sequence import Completion
-from orthrus_core.engine.stop import Decoder
 from orthrus_core.errors import ConfigError, RequestError
 from orthrus_core.hf.options import SAMPLING_DEFAULTS, merge_options
 from orthrus_core.models.model import DualViewLM, OrthrusLM
 from orthrus_core.readiness.engine import Engine
 from orthrus_core.readiness.selfcheck import check_exactness
 from orthrus_core.request import Request, SamplingParams
+from orthrus_core.text.stop_strings import Decoder
 
 MAX_SEQUENCES = 32
 CHECKED_PAGES = 3  # of each of two sequences that try out whether rows keep their bits

@@ -3,10 +3,10 @@
 from orthrus_core.choosers.grammar_compiler import GrammarCompiler
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.engine.sequence import Sequence
-from orthrus_core.engine.stop import Decoder, StopStrings
 from orthrus_core.errors import ConfigError, RequestError
 from orthrus_core.models.model import OrthrusLM
 from orthrus_core.request import Request, SamplingParams
+from orthrus_core.text.stop_strings import Decoder, StopStrings
 
 
 def check_model(model: object) -> None:

@@ -20,9 +20,9 @@ from orthrus_core.policy.adaptive import AdaptiveBlocks
 from orthrus_core.readiness.admission import RequestAdmission, check_context, check_model, drafted_block_size
 from orthrus_core.readiness.compilation import compile_forwards, should_compile
 from orthrus_core.readiness.health import DraftAlarm, LogitHealth
-from orthrus_core.readiness.prompts import Prompt, new_requests, with_text
 from orthrus_core.readiness.startup import Readiness, get_ready
 from orthrus_core.request import SamplingParams
+from orthrus_core.text.prompts import Prompt, new_requests, with_text
 
 ALARM_STEPS = 200  # few, since adaptive blocks hardly ever try a head that drafts badly
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from orthrus_core.engine.sequence import Completion
-from orthrus_core.engine.stop import cut_text
+from orthrus_core.text.stop_strings import cut_text
 from pipelines.generate.arrow_types import bring_to
 from pipelines.generate.columns import (
     COUNTERS,

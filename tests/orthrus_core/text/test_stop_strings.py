@@ -7,7 +7,8 @@ from pydantic import ValidationError
 from transformers import AutoTokenizer
 
 from orthrus_core import Engine, EngineConfig, SamplingParams
-from orthrus_core.engine.stop import StopStrings, cut_at_stop, cut_text
+from orthrus_core.engine.stop import cut_at_stop
+from orthrus_core.text.stop_strings import StopStrings, cut_text
 from tests.small_models import small_orthrus
 from tests.tokenizers import BareTokenizer, ByteTokenizer
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from orthrus_core.engine.sequence import Completion
-from orthrus_core.engine.stop import cut_text
 from orthrus_core.errors import ConfigError
 from orthrus_core.request import Request, SamplingParams
+from orthrus_core.text.stop_strings import cut_text
 
 Prompt = str | Sequence[Mapping[str, Any]] | Sequence[int]  # text, messages or token ids
 
