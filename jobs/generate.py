@@ -41,12 +41,14 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace, console: Console, stop: StopSignals) -> int:
     from pipelines.config import load_config
     from pipelines.generate.config import GenerateConfig
+    from pipelines.generate.lock import refuse_second_driver
     from pipelines.generate.ray_session import RaySession
 
     config = load_config(GenerateConfig, options.config, options.set)
     session = RaySession(config.run)
     with contextlib.closing(session):
         if not options.dry_run and not Path(config.output.path, "_run/_SUCCESS").exists():
+            refuse_second_driver(config.output.path)
             session.begin()  # Ray starts while the rest is imported and planned
         return _run_job(config, options, console, stop, session)
 
