@@ -1,8 +1,7 @@
 """Generate completions for a data set of prompts: `python jobs/generate.py --config FILE`.
 
 Exit codes: 0 done, 2 a mistake in the config or on the command line (one line on stderr), 3 interrupted by
-SIGTERM or Ctrl-C (what is finished is kept, the same command goes on), 1 anything else,
-a mismatch that the audit found among them.
+SIGTERM or Ctrl-C (the same command goes on), 1 anything else: a failed audit, too many error rows, ...
 """
 
 import argparse
