@@ -1,8 +1,7 @@
 """Generate completions for a data set of prompts: `python jobs/generate.py --config FILE`.
 
 Exit codes: 0 done, 2 a mistake in the config or on the command line (one line on stderr), 3 interrupted by
-SIGTERM or Ctrl-C (what is finished is kept, the same command goes on), 1 anything else,
-a mismatch that the audit found among them.
+SIGTERM or Ctrl-C (the same command goes on), 1 anything else: a failed audit, too many error rows, ...
 """
 
 import argparse
@@ -41,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace, console: Console, stop: StopSignals) -> int:
     from pipelines.config import load_config
     from pipelines.generate.config import GenerateConfig
+    from pipelines.generate.lock import refuse_second_driver
     from pipelines.generate.ray_session import RaySession
     from pipelines.generate.run_log import RunLog
 
@@ -48,6 +48,7 @@ def _run(options: argparse.Namespace, console: Console, stop: StopSignals) -> in
     session = RaySession(config.run)
     with contextlib.closing(session), RunLog() as log:
         if not options.dry_run and not Path(config.output.path, "_run/_SUCCESS").exists():
+            refuse_second_driver(config.output.path)
             session.begin()  # Ray starts while the rest is imported and planned
         return _run_job(config, options, console, stop, session, log)
 

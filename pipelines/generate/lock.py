@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orthrus_core.errors import ConfigError, OrthrusError
-from pipelines.storage import create, join, put, read_bytes, remove
+from pipelines.storage import absolute, create, is_local, join, put, read_bytes, remove
 from pipelines.storage_errors import StorageError
 
 logger = logging.getLogger(__name__)
@@ -77,8 +77,7 @@ class RunLock:
     def _take_over(self) -> None:
         """Wait until the owner is known to be dead or alive; raises ConfigError if it is alive."""
         seen, since = self._read(), time.monotonic()
-        if seen is not None and _is_of_here(seen) and not _has_died_here(seen):
-            raise self._refusal(seen)
+        _refuse_if_alive_here(self._url, seen)
         if seen is not None and not _has_died_here(seen):
             logger.warning(
                 "%s holds %s; watching its heartbeat for up to %.0f s: this run is refused if it lives, and "
@@ -95,7 +94,7 @@ class RunLock:
                         "output.path: another run was at work there and has just ended; start again"
                     )
                 if now != seen:
-                    raise self._refusal(now)
+                    raise _refusal(self._url, now)
         logger.warning("taking over %s from %s, which has died", self._url, _name(seen))
         put(self._url, self._content())
         time.sleep(self._settle_s)
@@ -103,12 +102,6 @@ class RunLock:
             raise ConfigError(
                 f"output.path: another run took {self._url} over at the same moment; leave it to that one"
             )
-
-    def _refusal(self, owner: dict[str, Any]) -> ConfigError:
-        return ConfigError(
-            f"output.path: another run is at work there: {_name(owner)} holds {self._url}; "
-            "wait for it, or choose another output.path"
-        )
 
     def _beat(self) -> None:
         while not self._stop.wait(self._beat_s):
@@ -127,6 +120,31 @@ class RunLock:
     def _read(self) -> dict[str, Any] | None:
         stored = read_bytes(self._url)
         return None if stored is None else _parse(stored)
+
+
+def refuse_second_driver(output_path: str) -> None:
+    """Say at once what `RunLock` would say after seconds of imports: a driver on this machine is at work.
+
+    In object storage nothing is looked up yet.
+
+    Raises:
+        ConfigError: with its name.
+    """
+    url = join(join(absolute(output_path), "_run"), "lock")
+    stored = read_bytes(url) if is_local(url) else None
+    _refuse_if_alive_here(url, None if stored is None else _parse(stored))
+
+
+def _refuse_if_alive_here(url: str, owner: dict[str, Any] | None) -> None:
+    if owner is not None and _is_of_here(owner) and not _has_died_here(owner):
+        raise _refusal(url, owner)
+
+
+def _refusal(url: str, owner: dict[str, Any]) -> ConfigError:
+    return ConfigError(
+        f"output.path: another run is at work there: {_name(owner)} holds {url}; "
+        "wait for it, or choose another output.path"
+    )
 
 
 def _parse(stored: bytes) -> dict[str, Any]:

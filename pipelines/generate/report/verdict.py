@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from pipelines.generate.job import Job
 
 MOST_REASONS = 3  # of errors in the line that says why a run failed
-OFTEN = 0.5  # of the steps; below that drafting is called off
+OFTEN = 0.25  # of the steps; below that drafting is called off
 
 
 def is_mismatch(job: "Job", report: Mapping[str, Any]) -> bool:
@@ -62,8 +62,8 @@ def drafting_note(report: Mapping[str, Any]) -> str | None:
         return None
     off, found = 100 * (1 - drafting["share"]), drafting["accepted"]
     return (
-        f"drafting is off in {off:.0f} % of the steps: the head accepts {found:.2f} drafts "
-        f"({1 + found:.2f} tokens) in a step that drafts, which does not pay for its draft forward here"
+        f"drafting is off in {off:.0f} % of the steps, where it would not have paid: the head accepts "
+        f"{found:.2f} drafts ({1 + found:.2f} tokens) in a step that drafts"
     )
 
 

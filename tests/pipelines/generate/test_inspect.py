@@ -5,12 +5,13 @@ import os
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
 from orthrus_core.errors import ConfigError
-from pipelines.generate.inspect import error_rows, inspect_run
+from pipelines.generate.inspect import RunState, error_rows, inspect_run
 from pipelines.generate.inspect_view import render_state
 from pipelines.generate.lock import RunLock, watch_owner
 
@@ -87,6 +88,16 @@ def test_error_rows_are_listed_with_their_reasons(output):
     assert "2 in 1 unit; --only-failed runs these again" in text
     assert "prompt column prompt is null" in text
     assert len(error_rows(state, 1)) == 1
+
+
+def test_error_rows_are_found_under_the_names_that_the_files_have(tmp_path):
+    pq.write_table(pa.table({"row": ["a", "b"], "why": [None, "too long"]}), tmp_path / "a.parquet")
+    state = RunState(
+        "", "", "done", "none", 1, 1, 2, 2,
+        failed_units={str(tmp_path / "a.parquet"): 1},
+        rename={"id": "row", "error": "why"},
+    )  # fmt: skip
+    assert error_rows(state, 9) == [{"id": "b", "error": "too long"}]
 
 
 def test_all_of_it_is_json(output):

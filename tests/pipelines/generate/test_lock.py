@@ -8,7 +8,7 @@ import uuid
 import pytest
 
 from orthrus_core.errors import ConfigError, OrthrusError
-from pipelines.generate.lock import RunLock, _this_process
+from pipelines.generate.lock import RunLock, _this_process, refuse_second_driver
 from pipelines.signals import Interrupted
 from pipelines.storage import create, join, put, read_bytes, remove
 
@@ -74,6 +74,15 @@ def test_a_second_driver_on_the_machine_of_the_first_is_refused_at_once(run_url)
         RunLock(run_url, stale_s=1e6),
     ):
         pass
+
+
+def test_a_second_driver_can_be_told_before_it_tries(tmp_path):
+    run_url = str(tmp_path / "_run")
+    refuse_second_driver(str(tmp_path))
+    with RunLock(run_url, **QUICK), pytest.raises(ConfigError, match=f"process {os.getpid()} on "):
+        refuse_second_driver(str(tmp_path))
+    put(join(run_url, "lock"), json.dumps(ELSEWHERE).encode())
+    refuse_second_driver(str(tmp_path))  # RunLock watches that one's heartbeat
 
 
 def test_a_driver_that_waits_says_so_and_for_whom_before_it_does(run_url, monkeypatch, caplog):
