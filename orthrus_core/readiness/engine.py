@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from torch.nn import Module
-
 from orthrus_core.attention.view import VIEWS
 from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.choosers.choose import chooser_by
@@ -68,7 +66,7 @@ class Engine(EngineCore):
         """
         self._tokenizer = tokenizer
         self.config = config = config or EngineConfig()
-        runner = new_runner(model, config) if isinstance(model, Module) else model
+        runner = model if hasattr(model, "lay_out") else new_runner(model, config)
         model = runner.model
         self.block_size = drafted_block_size(config, model)
         ready = ready or get_ready(runner, config, head_block_size=model.config.block_size)

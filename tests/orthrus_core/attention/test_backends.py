@@ -53,7 +53,7 @@ def test_plain_attention_equals_dense_attention(view, window, softcap, page_size
     (out,) = rig.attend([(0, 60, 70)], view=view, window=window, softcap=softcap)
     q, k, v = (x.transpose(0, 1).double() for x in (rig.q[0][60:], rig.k[0], rig.v[0]))
     place, cells = torch.arange(60, 70)[:, None], torch.arange(70)
-    seen = cells <= (place if view == "ar" else 69)
+    seen = cells <= (place if view == "ar" else torch.full_like(place, 69))
     if window is not None:
         seen &= cells > place - window
     scores = q @ k.repeat_interleave(3, dim=0).transpose(1, 2) * SCALING

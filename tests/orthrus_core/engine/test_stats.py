@@ -3,14 +3,18 @@
 import pytest
 
 from orthrus_core import Engine, EngineConfig, Request, SamplingParams
+from orthrus_core.engine.layout import StepLayout, Work
+from orthrus_core.engine.sequence import Sequence
 from orthrus_core.engine.stats import EngineStats
 from tests.small_models import small_orthrus
 
 
 def test_a_verify_calls_time_is_split_between_verify_and_prefill_by_rows():
-    stats = EngineStats()
-    stats.count_seconds(1.0, 8.0, num_prefill=3, num_rows=4)
-    stats.count_seconds(0.5, 2.0, num_prefill=0, num_rows=4)
+    stats, sequence = EngineStats(), Sequence(0, [1] * 9, SamplingParams(), frozenset(), None)
+    prefilling = Work(sequence, num_prefill=3, has_anchor=True)
+    decoding = Work(sequence, num_prefill=0, has_anchor=True, num_drafts=3)
+    stats.count_step(StepLayout.of([prefilling]), 1.0, 8.0)
+    stats.count_step(StepLayout.of([decoding]), 0.5, 2.0)
     assert (stats.draft_s, stats.prefill_s, stats.verify_s) == (1.5, 6.0, 4.0)
 
 

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.readiness import calibration
@@ -12,13 +14,14 @@ def tables_of(*, num_slots: int, cells: int) -> PageTables:
 
 def seconds_when_forwards_take(monkeypatch, taken: dict[int, float], budgets) -> tuple[float, ...]:
     monkeypatch.setattr(calibration, "_measure", lambda runner, spans, T, view: taken[T])
-    return measure_forwards(None, tables_of(num_slots=2, cells=64), budgets, "ar")
+    runner = SimpleNamespace(tables=tables_of(num_slots=2, cells=64))
+    return measure_forwards(runner, budgets, "ar")
 
 
 def test_every_rung_gets_its_seconds():
     tables = tables_of(num_slots=4, cells=64)
     runner = ModelRunner(small_orthrus(), tables)
-    seconds = measure_forwards(runner, tables, (8, 16, 32), "ar")
+    seconds = measure_forwards(runner, (8, 16, 32), "ar")
     assert len(seconds) == 3
     assert 0 < seconds[0] <= seconds[1] <= seconds[2]
     assert tables.pool.num_available == tables.pool.num_pages - 1
@@ -48,5 +51,5 @@ def test_one_rung_is_measured_once(monkeypatch):
 def test_a_pool_without_room_for_all_slots_is_measured_with_fewer():
     tables = PageTables(PagePool(5, 16), num_slots=8, pages_per_sequence=4)
     runner = ModelRunner(small_orthrus(), tables)
-    assert len(measure_forwards(runner, tables, (16,), "diffusion")) == 1
+    assert len(measure_forwards(runner, (16,), "diffusion")) == 1
     assert tables.pool.num_available == 4
