@@ -107,7 +107,7 @@ def flat_options(section: BaseModel, prefix: str = "") -> dict[str, Any]:
 
 
 def option_defaults(section: type[BaseModel], prefix: str = "") -> dict[str, Any]:
-    """The defaults of all options of a section that have one, and of those inside it: dotted name to value."""
+    """The defaults of options that have one, of a section and of those inside it: dotted name to value."""
     flat: dict[str, Any] = {}
     for name, field in section.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
