@@ -106,6 +106,17 @@ def flat_options(section: BaseModel, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def option_defaults(section: type[BaseModel], prefix: str = "") -> dict[str, Any]:
+    """The defaults of options that have one, of a section and of those inside it: dotted name to value."""
+    flat: dict[str, Any] = {}
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            flat |= option_defaults(field.annotation, f"{prefix}{name}.")
+        elif not field.is_required():
+            flat[prefix + name] = field.get_default(call_default_factory=True)
+    return flat
+
+
 def _apply_override(tree: dict[str, Any], override: str) -> None:
     """Set one `a.b=value` in a tree of dicts, in place."""
     name, equals, text = override.partition("=")

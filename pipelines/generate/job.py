@@ -11,7 +11,7 @@ import orthrus_core
 from orthrus_core.errors import ConfigError
 from orthrus_core.models.checkpoint import load_config as load_model_config
 from pipelines.checkpoint import Checkpoint, load_tokenizer, locate
-from pipelines.config import flat_options
+from pipelines.config import flat_options, option_defaults
 from pipelines.generate.columns import TableLayout, choose_layout
 from pipelines.generate.config import GenerateConfig
 from pipelines.generate.datasets import exported, local_directories, plain_paths
@@ -133,10 +133,13 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
     new_renderer(config, checkpoint)
     check_grammar(config, checkpoint)
     ledger = Ledger(absolute(config.output.path))
-    is_begun = ledger.manifest() is not None
+    stored = ledger.manifest()
+    is_begun = stored is not None
     exports, datasets = exported(config.input, ledger.run_url, is_begun=is_begun)
     files = list_shards((*plain_paths(config.input), *exports), config.input.format)
     identity = run_identity(config, checkpoint) | ({"input.datasets": datasets} if datasets else {})
+    if stored is not None:
+        identity = without_newer_options(identity, stored["identity"])
     may_differ = REPAIRS if only_failed else ()
     on_changed = config.input.on_changed
     plan = ledger.open(identity, [file for file, _ in files], may_differ, on_changed=on_changed)
@@ -204,6 +207,19 @@ def run_identity(config: GenerateConfig, checkpoint: Checkpoint) -> dict[str, An
         identity.pop(name, None)
     identity |= {"run.unit_rows": config.run.unit_rows}
     return identity | {f"model.{key}": getattr(config.model, key) for key in ("dtype", "device")}
+
+
+def without_newer_options(identity: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity as the version says it with which a run was begun: without what that did not know.
+
+    An option that came later counts where it has another value than its default.
+    """
+    defaults = option_defaults(GenerateConfig)
+    return {
+        name: value
+        for name, value in identity.items()
+        if name in stored or name not in defaults or value != defaults[name]
+    }
 
 
 def versions() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Everything that is checked before an actor starts."""
 
 import json
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -169,3 +170,23 @@ def test_audit_and_report_are_not_in_the_fingerprint(tree):
     before = job_of(tree).fingerprint
     tree |= {"audit": {"fraction": 0.5}, "report": {"group_by": "prompt", "gpu_hour_price": 2.5}}
     assert job_of(tree).fingerprint == before
+
+
+def begun_before_an_option(tree, name: str):
+    """A run that an earlier version began, which did not know the option."""
+    job = job_of(tree)
+    identity = {key: value for key, value in job.identity.items() if key != name}
+    older = replace(job, identity=identity)
+    job.ledger.start(job.plan, older.manifest())
+    return older
+
+
+def test_a_run_goes_on_with_a_version_that_has_more_options(tree):
+    older = begun_before_an_option(tree, "output.rename")
+    assert job_of(tree).fingerprint == older.fingerprint
+
+
+def test_an_option_that_the_run_did_not_know_may_not_be_set_when_it_goes_on(tree):
+    begun_before_an_option(tree, "output.rename")
+    changed = tree | {"output": tree["output"] | {"rename": {"completion": "text"}}}
+    assert 'output.rename was null, is {"completion": "text"}' in refusal(changed)
