@@ -43,7 +43,7 @@ class Engine(EngineCore):
 
     def __init__(
         self,
-        model: OrthrusLM | ModelRunner,
+        model: Any,
         config: EngineConfig | None = None,
         tokenizer: Any | None = None,
         *,
@@ -66,10 +66,9 @@ class Engine(EngineCore):
         """
         self._tokenizer = tokenizer
         self.config = config = config or EngineConfig()
-        runner = model if hasattr(model, "lay_out") else new_runner(model, config)
-        model = runner.model
-        self.block_size = drafted_block_size(config, model)
-        ready = ready or get_ready(runner, config, head_block_size=model.config.block_size)
+        runner: ModelRunner = model if hasattr(model, "lay_out") else new_runner(model, config)
+        self.block_size = drafted_block_size(config, runner.model)
+        ready = ready or get_ready(runner, config, head_block_size=runner.model.config.block_size)
         self.exactness, self.costs = ready.exactness, ready.costs
         scheduler = Scheduler(
             config,
@@ -82,7 +81,7 @@ class Engine(EngineCore):
         super().__init__(
             runner,
             scheduler,
-            RequestAdmission(model, config, tokenizer),
+            RequestAdmission(runner.model, config, tokenizer),
             max_context=config.max_context,
             drafts=draft,
             chooser=chooser_by(config.consensus),

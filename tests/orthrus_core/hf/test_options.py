@@ -6,8 +6,8 @@ from transformers import GenerationConfig
 
 from orthrus_core import Engine, EngineConfig, SamplingParams
 from orthrus_core.errors import ConfigError
+from orthrus_core.hf import options as options_module
 from orthrus_core.hf.options import IGNORED_OPTIONS, USED_OPTIONS
-from orthrus_core.models import options as options_module
 from tests.orthrus_core.models.greedy import PAD, engine_equals_transformers, prompts, some_emitted
 from tests.small_models import small_orthrus
 
