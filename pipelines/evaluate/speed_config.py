@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from orthrus_core.evaluation.cost import ModelShape
 from orthrus_core.evaluation.curve import AcceptanceCurve
-from pipelines.config import Section
+from pipelines.config.section import Section
 
 PeerName = Literal["transformers", "prompt_lookup", "generate_batch"]
 

@@ -8,30 +8,30 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from orthrus_core.errors import OrthrusError
-from pipelines.generate.accounts import settle
-from pipelines.generate.actor import EngineFactory, GenerateActor, load_engine
-from pipelines.generate.actor_spec import ActorSpec, new_actor_spec
-from pipelines.generate.board import open_board
-from pipelines.generate.cluster import STAGE_CPUS, gpus_per_actor
-from pipelines.generate.drain import Drain, summaries
-from pipelines.generate.failures import explain_failure
-from pipelines.generate.id_hashes import kept_share
-from pipelines.generate.interruption import interrupted
-from pipelines.generate.job import Job
-from pipelines.generate.lock import RunLock
-from pipelines.generate.manifest import note_engine, open_manifest
-from pipelines.generate.progress import Progress
-from pipelines.generate.prompts import render_unit
-from pipelines.generate.ray_noise import quiet_stderr
-from pipelines.generate.ray_options import set_options
-from pipelines.generate.ray_session import RaySession
+from pipelines.cluster.board import open_board
+from pipelines.cluster.data_options import set_options
+from pipelines.cluster.failures import explain_failure
+from pipelines.cluster.lock import RunLock
+from pipelines.cluster.noise import quiet_stderr
+from pipelines.cluster.resources import STAGE_CPUS, gpus_per_actor
+from pipelines.cluster.session import RaySession
+from pipelines.command.signals import INTERRUPTED, Interrupted, StopSignals
+from pipelines.command.wording import count_of
+from pipelines.generate.decode.actor import EngineFactory, GenerateActor, load_engine
+from pipelines.generate.decode.spec import ActorSpec, new_actor_spec
+from pipelines.generate.job.job import Job
+from pipelines.generate.job.manifest import note_engine, open_manifest
+from pipelines.generate.ledger.accounts import settle
+from pipelines.generate.prompt.unit import render_unit
 from pipelines.generate.report import RunTimes, finish_run, run_report, store_failure, store_report
-from pipelines.generate.run_log import RunLog
-from pipelines.generate.run_warnings import RunWarnings
-from pipelines.generate.sink import RowPolicy, commit_unit
-from pipelines.generate.source import UnitSource
-from pipelines.signals import INTERRUPTED, Interrupted, StopSignals
-from pipelines.wording import count_of
+from pipelines.generate.report.interruption import interrupted
+from pipelines.generate.watch.drain import Drain, summaries
+from pipelines.generate.watch.progress import Progress
+from pipelines.generate.watch.run_log import RunLog
+from pipelines.generate.watch.warnings import RunWarnings
+from pipelines.generate.write.id_hashes import kept_share
+from pipelines.generate.write.sink import RowPolicy, commit_unit
+from pipelines.read.source import UnitSource
 
 if TYPE_CHECKING:
     from ray.data import Dataset

@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orthrus_core.errors import ConfigError, OrthrusError
-from pipelines.generate.columns import INPUT_FAULTS, ROW_ERROR, SHARD, UNIT, TableLayout
-from pipelines.generate.config import RunConfig
-from pipelines.generate.failures import raised
-from pipelines.generate.ray_options import set_options
-from pipelines.generate.source import UnitSource, column_types, read_unit
-from pipelines.generate.units import Unit
-from pipelines.storage import join, put
-from pipelines.storage_config import StorageConfig, use_storage
+from pipelines.cluster.config import RunConfig
+from pipelines.cluster.data_options import set_options
+from pipelines.cluster.failures import raised
+from pipelines.read.columns import INPUT_FAULTS, ROW_ERROR, SHARD, UNIT, TableLayout
+from pipelines.read.source import UnitSource, column_types, read_unit
+from pipelines.read.units import Unit
+from pipelines.storage.config import StorageConfig, use_storage
+from pipelines.storage.files import join, put
 from pipelines.train.config import RowDataConfig
 from pipelines.train.rows import COMPLETION, PROMPT, RowCounts, RowRules, usable_rows
 from pipelines.train.source import Source
