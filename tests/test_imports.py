@@ -63,7 +63,7 @@ def test_a_planted_wrong_import_is_found(file, source, package, tmp_path):
 def test_allowed_imports_are_no_fault(tmp_path):
     for file, source in {
         "orthrus_core/cache.py": "import torch\nfrom orthrus_core import errors\n",
-        "pipelines/command/config_file.py": "import ray, pyarrow\nfrom orthrus_core import Engine\n",
+        "pipelines/plan.py": "import ray, pyarrow\nfrom orthrus_core import Engine\n",
         "jobs/generate.py": "from pipelines import config\nimport orthrus_core\n",
     }.items():
         (tmp_path / file).parent.mkdir(exist_ok=True)

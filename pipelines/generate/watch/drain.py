@@ -6,7 +6,6 @@ driver takes summaries until every unit that was begun is committed, and then en
 of the plan costs nothing, however much it is.
 """
 
-import contextlib
 import json
 import queue
 import threading
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Self
 
 from pipelines.cluster.board import UnitKey
+from pipelines.cluster.ray_data import Executions
 from pipelines.command.signals import Interrupted
 from pipelines.generate.write.sink import SUMMARY
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 LOOK_S = 0.05  # between two looks at a dataset that is to end
 TICK_S = 0.5  # between two looks of the driver at signals and board
 START_S = 5.0  # for a dataset to start
-EXECUTOR = "StreamingExecutor-"  # Ray Data's name of the thread that runs a dataset
 
 
 class SummaryStream:
@@ -33,7 +32,6 @@ class SummaryStream:
     def __init__(self, dataset: "Dataset"):
         self._dataset = dataset
         self._inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-        self._others = set(threading.enumerate())
         self._thread = threading.Thread(target=self._run, name="summaries", daemon=True)
         self.is_over = False
 
@@ -46,20 +44,8 @@ class SummaryStream:
         if self.is_over:
             return
         deadline = time.monotonic() + START_S
-        while self._thread.is_alive() and not self._shut_down() and time.monotonic() < deadline:
+        while self._thread.is_alive() and not Executions.end() and time.monotonic() < deadline:
             self._thread.join(LOOK_S)
-
-    def _shut_down(self) -> bool:
-        """End what runs the dataset; whether there was anything."""
-        executors = [
-            thread
-            for thread in set(threading.enumerate()) - self._others
-            if thread.name.startswith(EXECUTOR) and hasattr(thread, "shutdown")
-        ]
-        for executor in executors:
-            with contextlib.suppress(Exception):  # ray.shutdown ends what this cannot
-                executor.shutdown(force=True)
-        return bool(executors)
 
     def next(self, timeout_s: float) -> dict[str, Any] | None:
         """The summary of a committed unit; None if there is none yet, or `is_over`.

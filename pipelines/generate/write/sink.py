@@ -16,14 +16,12 @@ from pipelines.generate.write.repair import Repair
 from pipelines.generate.write.row_filters import count_reasons, dropped_reasons
 from pipelines.generate.write.sums import add_histories
 from pipelines.generate.write.unit_facts import add_work, unit_facts
-from pipelines.generate.write.unit_file import count_rows, facts_of, read_footer, write_unit_file
+from pipelines.generate.write.unit_file import count_rows, facts_of, write_unit_file
 from pipelines.read.arrow_types import bring_all_to
 from pipelines.read.columns import ENGINE, INPUT_FAULTS, OVERWRITTEN, PLACE, SHARD, UNIT, TableLayout
 from pipelines.read.units import unit_file_name
 from pipelines.storage.config import StorageConfig, use_storage
 from pipelines.storage.files import is_local, join
-
-__all__ = ["SUMMARY", "RowPolicy", "commit_unit", "read_footer"]
 
 SUMMARY = "summary"
 

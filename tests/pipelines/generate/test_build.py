@@ -17,8 +17,8 @@ from orthrus_core.models.loading import load_model
 from orthrus_core.readiness.engine import Engine
 from pipelines.checkpoint.directory import load_tokenizer
 from pipelines.cluster.config import RunConfig
-from pipelines.cluster.data_options import set_options
 from pipelines.cluster.lock import RunLock
+from pipelines.cluster.ray_data import set_options
 from pipelines.generate.build import default_calls_in_flight
 from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.decode.spec import decode_options

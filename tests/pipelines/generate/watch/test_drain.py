@@ -17,9 +17,10 @@ import pytest
 import yaml
 
 from pipelines.cluster.board import BoardState
+from pipelines.cluster.ray_data import Executions
 from pipelines.command.signals import Interrupted
 from pipelines.generate.decode.gate import UnitGate
-from pipelines.generate.watch.drain import EXECUTOR, Drain, summaries
+from pipelines.generate.watch.drain import Drain, summaries
 from pipelines.generate.write.sink import SUMMARY
 from tests.pipelines.conftest import ROOT, generate_tree, run_tree
 from tests.pipelines.generate.test_resume import committed, descendants, end_leftovers, start_job
@@ -32,19 +33,19 @@ class FakeBoard(BoardState):
         return super().begin(unit)
 
 
-class FakeExecutor(threading.Thread):
-    """What runs a dataset, to be found by its name."""
+class FakeExecutor:
+    """What runs a dataset."""
 
     def __init__(self):
-        super().__init__(name=f"{EXECUTOR}fake", daemon=True)
         self.ended = threading.Event()
 
-    def run(self):
-        self.ended.wait()
+    def start(self):
+        Executions().on_execution_step(self)
 
     def shutdown(self, force):
         assert force
         self.ended.set()
+        Executions().after_execution_succeeds(self)
 
 
 class FakeDataset:
