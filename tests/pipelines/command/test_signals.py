@@ -63,7 +63,7 @@ def test_outside_of_with_no_handler_is_put():
 def test_one_signal_more_than_two_ends_the_process_whatever_hangs():
     program = """
 import signal
-from pipelines import signals
+from pipelines.command import signals
 signals.ECHO_S = 0.0
 with signals.StopSignals() as stop, stop.deferred():
     signal.raise_signal(signal.SIGTERM)

@@ -10,7 +10,7 @@ from tests.pipelines.conftest import ROOT
 
 STUCK = """
 import ctypes, time
-from pipelines.generate.watchdog import Watchdog
+from pipelines.generate.engine.watchdog import Watchdog
 
 watchdog = Watchdog(0.3, print)
 watchdog.begin()
