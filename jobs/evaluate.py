@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipelines.command import job_console, job_parser, run_job_command
+from pipelines.command.job import job_console, job_parser, run_job_command
 
 GENERATE_JOB = Path(__file__).with_name("generate.py")
 
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, console: Console) -> int:
-    from pipelines.config import load_config
+    from pipelines.command.config_file import load_config
     from pipelines.evaluate.config import EvaluateConfig
 
     config = load_config(EvaluateConfig, options.config, options.set)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from pipelines.command import job_console, job_parser, run_job_command
-from pipelines.signals import StopSignals
+from pipelines.command.job import job_console, job_parser, run_job_command
+from pipelines.command.signals import StopSignals
 
 if TYPE_CHECKING:
-    from pipelines.generate.config import GenerateConfig
+    from pipelines.generate.config.job import GenerateConfig
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,11 +38,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, console: Console, stop: StopSignals) -> int:
-    from pipelines.config import load_config
-    from pipelines.generate.config import GenerateConfig
-    from pipelines.generate.lock import refuse_second_driver
-    from pipelines.generate.ray_session import RaySession
-    from pipelines.generate.run_log import RunLog
+    from pipelines.cluster.lock import refuse_second_driver
+    from pipelines.cluster.session import RaySession
+    from pipelines.command.config_file import load_config
+    from pipelines.generate.config.job import GenerateConfig
+    from pipelines.generate.watch.run_log import RunLog
 
     config = load_config(GenerateConfig, options.config, options.set)
     session = RaySession(config.run)
@@ -55,8 +55,8 @@ def _run(options: argparse.Namespace, console: Console, stop: StopSignals) -> in
 
 def _run_job(config: "GenerateConfig", options, console: Console, stop: StopSignals, session, log) -> int:
     """Prepare and run; Ray starts meanwhile."""
-    from pipelines.generate.job import prepare
-    from pipelines.generate.preview import check_preview, preview
+    from pipelines.generate.job.job import prepare
+    from pipelines.generate.job.preview import check_preview, preview
     from pipelines.generate.report import render_plan, render_report
 
     job = prepare(config, only_failed=options.only_failed)
@@ -66,7 +66,7 @@ def _run_job(config: "GenerateConfig", options, console: Console, stop: StopSign
         check_preview(job, found)
         return 0
     from pipelines.generate.build import run_job
-    from pipelines.generate.progress import Progress
+    from pipelines.generate.watch.progress import Progress
 
     rows = job.plan.num_rows
     done = rows - sum(unit.num_rows for unit in (*job.units, *job.left))

@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 
-from pipelines.command import job_console, run_job_command
+from pipelines.command.job import job_console, run_job_command
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from pipelines.generate.inspect import error_rows, inspect_run
+    from pipelines.generate.watch.inspect import error_rows, inspect_run
 
     state = inspect_run(options.path, watch_s=options.watch_s, verify=options.verify)
     errors = error_rows(state, options.errors)
@@ -44,7 +44,7 @@ def _run(options: argparse.Namespace) -> int:
         tree = json.dumps(state.to_dict() | {"error_rows": errors}, indent=2, default=str)
         job_console().out(tree, highlight=False)
         return int(bool(state.faults))
-    from pipelines.generate.inspect_view import render_state
+    from pipelines.generate.watch.inspect_view import render_state
 
     job_console().print(render_state(state, errors))
     return int(bool(state.faults))

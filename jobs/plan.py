@@ -10,7 +10,7 @@ import sys
 
 from rich.console import Console
 
-from pipelines.command import job_parser, run_job_command
+from pipelines.command.job import job_parser, run_job_command
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, console: Console) -> int:
-    from pipelines.config import load_config
+    from pipelines.command.config_file import load_config
     from pipelines.plan import PlanConfig, plan_job
 
     console.print(plan_job(load_config(PlanConfig, options.config, options.set)))

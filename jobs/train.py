@@ -10,8 +10,8 @@ import sys
 
 from rich.console import Console
 
-from pipelines.command import job_parser, run_job_command
-from pipelines.signals import StopSignals
+from pipelines.command.job import job_parser, run_job_command
+from pipelines.command.signals import StopSignals
 
 
 def keep_freed_memory() -> None:

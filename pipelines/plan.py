@@ -33,18 +33,18 @@ from orthrus_core.models.loading import load_config
 from orthrus_core.models.model import model_class
 from orthrus_core.readiness.ladder import choose_token_budget
 from orthrus_core.request import Request
-from pipelines.config import Section
-from pipelines.generate.actor import load_engine
-from pipelines.generate.actor_spec import ActorSpec, decode_options
-from pipelines.generate.cluster import gpus_per_actor
-from pipelines.generate.config import GenerateConfig
-from pipelines.generate.failures import FailureNotes
-from pipelines.generate.job import Job, prepare
-from pipelines.generate.preview import first_rows
-from pipelines.generate.prompts import render_unit
-from pipelines.generate.requests import RequestBuilder
-from pipelines.storage import join, read_bytes
-from pipelines.urls import Url
+from pipelines.cluster.failures import FailureNotes
+from pipelines.cluster.resources import gpus_per_actor
+from pipelines.config.section import Section
+from pipelines.config.urls import Url
+from pipelines.generate.config.job import GenerateConfig
+from pipelines.generate.decode.actor import load_engine
+from pipelines.generate.decode.requests import RequestBuilder
+from pipelines.generate.decode.spec import ActorSpec, decode_options
+from pipelines.generate.job.job import Job, prepare
+from pipelines.generate.job.preview import first_rows
+from pipelines.generate.prompt.unit import render_unit
+from pipelines.storage.files import join, read_bytes
 
 SAMPLE_ROWS, SAMPLE_FILES = 256, 8
 MEMORY_SHARE = 0.9  # of a device that an actor may fill

@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
 def job_models() -> dict[str, list[type[BaseModel]]]:
     """The config models of each job; the train job has one for each kind."""
     from pipelines.evaluate.config import EvaluateConfig
-    from pipelines.generate.config import GenerateConfig
+    from pipelines.generate.config.job import GenerateConfig
     from pipelines.plan import PlanOptions
     from pipelines.train.config import BackboneTrainConfig, HeadTrainConfig
 
@@ -74,7 +74,7 @@ def config_page(job: str | None = None) -> str:
 
 def columns_page() -> str:
     """Columns of the generate job's output files."""
-    from pipelines.generate.columns import IDENTITY, OPTIONAL, RESULT
+    from pipelines.read.columns import IDENTITY, OPTIONAL, RESULT
 
     head = ("column", "type", "meaning")
 

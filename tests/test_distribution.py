@@ -8,7 +8,7 @@ import pytest
 
 import orthrus_core
 from infra.docker.dockerfile import read_dockerfile
-from pipelines.generate.job import versions
+from pipelines.config.versions import versions
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

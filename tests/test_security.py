@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 
 import orthrus_core
 from orthrus_core.errors import CheckpointError, ConfigError
-from pipelines.checkpoint import Checkpoint, locate
-from pipelines.config import ModelConfig
-from pipelines.generate.shards import Inspection, Shard
-from pipelines.generate.units import plan_units
-from pipelines.model_cache import local_copy
-from pipelines.storage import FileInfo
+from pipelines.checkpoint.cache import local_copy
+from pipelines.checkpoint.directory import Checkpoint, locate
+from pipelines.config.model import ModelConfig
+from pipelines.read.shards import Inspection, Shard
+from pipelines.read.units import plan_units
+from pipelines.storage.file_info import FileInfo
 from pipelines.train.backbone import load_backbone
 from tests.small_models import small_backbone
 
@@ -128,9 +128,9 @@ def test_pickles_beside_safetensors_do_no_harm_and_are_not_read(pickled, tmp_pat
 def test_a_file_of_a_model_in_a_store_cannot_lead_out_of_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("ORTHRUS_CACHE", str(tmp_path / "cache"))
     files = [FileInfo("s3://b/m/../../../evil.json", 3, None, "e")]
-    monkeypatch.setattr("pipelines.model_cache.list_model", lambda url: files)
-    monkeypatch.setattr("pipelines.model_cache.listing_key", lambda files: "key")
-    monkeypatch.setattr("pipelines.model_cache.download", lambda url, path: Path(path).write_text("bad"))
+    monkeypatch.setattr("pipelines.checkpoint.cache.list_model", lambda url: files)
+    monkeypatch.setattr("pipelines.checkpoint.cache.listing_key", lambda files: "key")
+    monkeypatch.setattr("pipelines.checkpoint.cache.download", lambda url, path: Path(path).write_text("bad"))
     with pytest.raises(ConfigError, match="leads out of it: '../../../evil.json'"):
         local_copy("s3://b/m", "key", weights=True)
     assert list(tmp_path.rglob("evil.json")) == []

@@ -192,8 +192,8 @@ def load(program: str, text: str, overrides: list[str]) -> Any:
         ConfigError: as the job would say it.
         ValueError: the program has no config that is known here.
     """
-    from pipelines.config import load_config
-    from pipelines.generate.config import GenerateConfig
+    from pipelines.command.config_file import load_config
+    from pipelines.generate.config.job import GenerateConfig
     from pipelines.train.config import load_train_config
 
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:

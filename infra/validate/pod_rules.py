@@ -111,15 +111,16 @@ def object_store_fits(bundle: Bundle) -> Iterator[str]:
 
 
 def ray_pods_are_probed(bundle: Bundle) -> Iterator[str]:
-    """Ray containers have both probes and a preStop that runs `pipelines.pod_stop` in their role."""
+    """Ray containers have both probes and a preStop that runs `pipelines.cluster.pod_stop` in their role."""
     for pod in _ray_pods(bundle):
         container = pod.spec["containers"][0]
         for probe in ("readinessProbe", "livenessProbe"):
             if not container.get(probe):
                 yield f"{pod.where}: {container['name']} has no {probe}"
         command = _pre_stop(container)
-        if command[:4] != ["python", "-m", "pipelines.pod_stop", pod.role]:
-            yield f"{pod.where}: preStop must run python -m pipelines.pod_stop {pod.role}, got {command}"
+        if command[:4] != ["python", "-m", "pipelines.cluster.pod_stop", pod.role]:
+            wanted = f"python -m pipelines.cluster.pod_stop {pod.role}"
+            yield f"{pod.where}: preStop must run {wanted}, got {command}"
 
 
 def pods_wait_for_their_units(bundle: Bundle) -> Iterator[str]:

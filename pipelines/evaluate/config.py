@@ -8,16 +8,14 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.request import SamplingParams
-from pipelines.config import ModelConfig, Section
+from pipelines.cluster.config import RunConfig
+from pipelines.config.model import ModelConfig
+from pipelines.config.section import Section
 from pipelines.evaluate.speed_config import MemoryConfig, ReplayConfig, SpeedConfig
-from pipelines.generate.config import (
-    GenerateConfig,
-    InputConfig,
-    OutputConfig,
-    PromptConfig,
-    RunConfig,
-    SamplingConfig,
-)
+from pipelines.generate.config.job import GenerateConfig, InputConfig
+from pipelines.generate.config.output import OutputConfig
+from pipelines.generate.config.prompt import PromptConfig
+from pipelines.generate.config.sampling import SamplingConfig
 
 DType = Literal["float32", "bfloat16", "float16"]
 

@@ -14,13 +14,13 @@ import torch
 import orthrus_core
 from orthrus_core.evaluation.exactness import Comparison, ModeRun, compare_modes
 from orthrus_core.models.model import OrthrusLM
-from pipelines.checkpoint import Checkpoint, fetch, load_tokenizer, locate
+from pipelines.checkpoint.directory import Checkpoint, fetch, load_tokenizer, locate
+from pipelines.config.versions import versions
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.memory import weigh_modes
 from pipelines.evaluate.prompts import PromptSet, describe, read_prompt_set, score_rows
 from pipelines.evaluate.replay import time_replay
 from pipelines.evaluate.speed import check_room, time_job, time_load
-from pipelines.generate.job import versions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

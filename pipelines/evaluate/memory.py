@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from orthrus_core.evaluation.memory import measure_memory
-from pipelines.checkpoint import Checkpoint, fetch
+from pipelines.checkpoint.directory import Checkpoint, fetch
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.prompts import PromptSet
 from pipelines.evaluate.speed import AR, CONSENSUS, check_room, engine_config, token_budgets

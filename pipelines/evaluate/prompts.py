@@ -8,16 +8,16 @@ from typing import Any
 import pyarrow as pa
 
 from orthrus_core.errors import ConfigError
-from pipelines.checkpoint import Checkpoint
+from pipelines.checkpoint.directory import Checkpoint
 from pipelines.demo.tasks import Task, is_right
 from pipelines.evaluate.config import EvaluateConfig, PromptSetConfig, generate_config
-from pipelines.generate.columns import choose_layout
-from pipelines.generate.config import GenerateConfig
-from pipelines.generate.job import new_renderer
-from pipelines.generate.prompts import needed_columns, render_rows
-from pipelines.generate.shards import inspect_shards, list_shards
-from pipelines.generate.source import column_types, read_unit
-from pipelines.generate.units import Plan, plan_units
+from pipelines.generate.config.job import GenerateConfig
+from pipelines.generate.job.job import new_renderer
+from pipelines.generate.prompt.unit import needed_columns, render_rows
+from pipelines.read.columns import choose_layout
+from pipelines.read.shards import inspect_shards, list_shards
+from pipelines.read.source import column_types, read_unit
+from pipelines.read.units import Plan, plan_units
 
 UNIT_ROWS = 256
 

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.tables import new_table, show_number, show_spread
+from pipelines.evaluate.tables import new_table, show_number, show_spread
 
 SHOWN_POSITIONS = 8
 

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from orthrus_core.evaluation.curve import AcceptanceCurve
 from orthrus_core.models.cost import ModelShape
-from pipelines.config import Section
+from pipelines.config.section import Section
 
 PeerName = Literal["transformers", "prompt_lookup", "generate_batch"]
 

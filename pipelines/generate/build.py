@@ -8,30 +8,30 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from orthrus_core.errors import OrthrusError
-from pipelines.generate.accounts import settle
-from pipelines.generate.actor import EngineFactory, GenerateActor, load_engine
-from pipelines.generate.actor_spec import ActorSpec, new_actor_spec
-from pipelines.generate.board import open_board
-from pipelines.generate.cluster import STAGE_CPUS, gpus_per_actor
-from pipelines.generate.drain import Drain, summaries
-from pipelines.generate.failures import explain_failure
-from pipelines.generate.id_hashes import kept_share
-from pipelines.generate.interruption import interrupted
-from pipelines.generate.job import Job
-from pipelines.generate.lock import RunLock
-from pipelines.generate.manifest import note_engine, open_manifest
-from pipelines.generate.progress import Progress
-from pipelines.generate.prompts import render_unit
-from pipelines.generate.ray_noise import quiet_stderr
-from pipelines.generate.ray_options import set_options
-from pipelines.generate.ray_session import RaySession
+from pipelines.cluster.board import open_board
+from pipelines.cluster.failures import explain_failure
+from pipelines.cluster.lock import RunLock
+from pipelines.cluster.noise import quiet_stderr
+from pipelines.cluster.ray_data import WHOLE_BLOCKS, set_options
+from pipelines.cluster.resources import STAGE_CPUS, gpus_per_actor
+from pipelines.cluster.session import RaySession
+from pipelines.command.signals import INTERRUPTED, Interrupted, StopSignals
+from pipelines.command.wording import count_of
+from pipelines.generate.decode.actor import EngineFactory, GenerateActor, load_engine
+from pipelines.generate.decode.spec import ActorSpec, new_actor_spec
+from pipelines.generate.job.job import Job
+from pipelines.generate.job.manifest import note_engine, open_manifest
+from pipelines.generate.ledger.accounts import settle
+from pipelines.generate.prompt.unit import render_unit
 from pipelines.generate.report import RunTimes, finish_run, run_report, store_failure, store_report
-from pipelines.generate.run_log import RunLog
-from pipelines.generate.run_warnings import RunWarnings
-from pipelines.generate.sink import RowPolicy, commit_unit
-from pipelines.generate.source import UnitSource
-from pipelines.signals import INTERRUPTED, Interrupted, StopSignals
-from pipelines.wording import count_of
+from pipelines.generate.report.interruption import interrupted
+from pipelines.generate.watch.drain import Drain, summaries
+from pipelines.generate.watch.progress import Progress
+from pipelines.generate.watch.run_log import RunLog
+from pipelines.generate.watch.warnings import RunWarnings
+from pipelines.generate.write.id_hashes import kept_share
+from pipelines.generate.write.sink import RowPolicy, commit_unit
+from pipelines.read.source import UnitSource
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -111,7 +111,10 @@ def _finish(job: Job, times: RunTimes, started_at: float) -> dict[str, Any]:
 
 
 def build_dataset(job: Job, spec: ActorSpec, engine_factory: EngineFactory = load_engine) -> "Dataset":
-    """The dataset whose rows are summaries of committed units; nothing runs until it is iterated."""
+    """The dataset whose rows are summaries of committed units; nothing runs until it is iterated.
+
+    `pipelines.cluster.ray_data` says why it is built with these calls and options.
+    """
     import ray
     from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
@@ -125,7 +128,6 @@ def build_dataset(job: Job, spec: ActorSpec, engine_factory: EngineFactory = loa
     )
     # On a CPU the engines need the cores: every further reader is a process that imports for 6 CPU seconds.
     readers = TaskPoolStrategy(size=run.most_actors if spec.device == "cpu" else None)
-    whole_blocks: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
     units = ray.data.read_datasource(
         UnitSource(job.plan, job.units, job.layout, job.config.storage),
         override_num_blocks=len(job.units),
@@ -137,16 +139,15 @@ def build_dataset(job: Job, spec: ActorSpec, engine_factory: EngineFactory = loa
         fn_args=(job.config, job.checkpoint.source, job.layout, job.repair),
         compute=readers,
         num_cpus=STAGE_CPUS,
-        **whole_blocks,
+        **WHOLE_BLOCKS,
     )
-    # map_batches refuses a stage with GPUs and without a batch size; here a batch is a unit of any size
     completions = prompts.map_batches_internal(
         GenerateActor,
         compute=strategy,
         fn_constructor_args=(spec, engine_factory),
         num_cpus=run.cpus_per_actor,
         num_gpus=gpus_per_actor(run, spec.device),
-        **whole_blocks,
+        **WHOLE_BLOCKS,
     )
     return completions.map_batches(
         commit_unit,
@@ -157,7 +158,7 @@ def build_dataset(job: Job, spec: ActorSpec, engine_factory: EngineFactory = loa
             "on_bad_shard": job.config.input.on_bad_shard,
         },
         num_cpus=STAGE_CPUS,
-        **whole_blocks,
+        **WHOLE_BLOCKS,
     )
 
 

@@ -14,9 +14,9 @@ from orthrus_core.models.checkpoint import is_plain_backbone, load_config
 from orthrus_core.models.head import remove_diffusion_head
 from orthrus_core.models.loading import load_model
 from orthrus_core.models.mask_token import MaskToken, choose_mask_token
-from pipelines.checkpoint import Checkpoint, fetch, locate
-from pipelines.checkpoint import load_tokenizer as load_model_tokenizer
-from pipelines.config import ModelConfig
+from pipelines.checkpoint.directory import Checkpoint, fetch, locate
+from pipelines.checkpoint.directory import load_tokenizer as load_model_tokenizer
+from pipelines.config.model import ModelConfig
 from pipelines.train.config import HeadTrainConfig
 
 

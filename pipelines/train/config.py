@@ -14,9 +14,9 @@ from orthrus_core.training.config import (
     PackingConfig,
     StrictConfig,
 )
-from pipelines.config import load_config
-from pipelines.storage_config import StorageConfig
-from pipelines.urls import Url
+from pipelines.command.config_file import load_config
+from pipelines.config.urls import Url
+from pipelines.storage.config import StorageConfig
 
 
 class OutputConfig(StrictConfig):

@@ -11,8 +11,8 @@ from orthrus_core.models.checkpoint import load_config
 from orthrus_core.models.model import model_class
 from orthrus_core.training.backbone import new_backbone
 from orthrus_core.training.losses import BYTES_PER_LOGIT, chunk_rows
-from pipelines.storage import check_reachable, join
-from pipelines.storage_config import use_storage
+from pipelines.storage.config import use_storage
+from pipelines.storage.files import check_reachable, join
 from pipelines.train.backbone import Backbone, check_tokenizer_of_data, load_tokenizer
 from pipelines.train.config import BackboneTrainConfig, HeadTrainConfig, TrainConfig
 from pipelines.train.job import check_model, row_rules, with_absolute_paths

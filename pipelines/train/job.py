@@ -12,13 +12,13 @@ from rich.console import Console
 from orthrus_core.errors import ConfigError
 from orthrus_core.training.checkpoint import STATE_FILE
 from orthrus_core.training.trainer import Progress
-from pipelines.generate.config import RunConfig
-from pipelines.generate.lock import RunLock
-from pipelines.generate.ray_session import RaySession
-from pipelines.output_path import check_output
-from pipelines.signals import StopSignals
-from pipelines.storage import absolute, join, read_bytes
-from pipelines.storage_config import use_storage
+from pipelines.cluster.config import RunConfig
+from pipelines.cluster.lock import RunLock
+from pipelines.cluster.session import RaySession
+from pipelines.command.signals import StopSignals
+from pipelines.storage.config import use_storage
+from pipelines.storage.files import absolute, join, read_bytes
+from pipelines.storage.output_path import check_output
 from pipelines.train.backbone import Backbone, check_tokenizer_of_data, find_backbone, load_tokenizer
 from pipelines.train.config import BackboneTrainConfig, HeadTrainConfig, TrainConfig
 from pipelines.train.launch import run_here, run_on_ray, worker_resources

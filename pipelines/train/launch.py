@@ -14,7 +14,7 @@ import torch
 
 from orthrus_core.errors import ConfigError, OrthrusError
 from orthrus_core.training.parallel import Mode, Parallel
-from pipelines.generate.board import Board, open_board
+from pipelines.cluster.board import Board, open_board
 from pipelines.train.allocator import MALLOC_LIMITS
 from pipelines.train.config import TrainConfig
 from pipelines.train.progress import TrainProgress

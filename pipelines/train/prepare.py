@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orthrus_core.errors import ConfigError, OrthrusError
-from pipelines.generate.columns import INPUT_FAULTS, ROW_ERROR, SHARD, UNIT, TableLayout
-from pipelines.generate.config import RunConfig
-from pipelines.generate.failures import raised
-from pipelines.generate.ray_options import set_options
-from pipelines.generate.source import UnitSource, column_types, read_unit
-from pipelines.generate.units import Unit
-from pipelines.storage import join, put
-from pipelines.storage_config import StorageConfig, use_storage
+from pipelines.cluster.config import RunConfig
+from pipelines.cluster.failures import raised
+from pipelines.cluster.ray_data import WHOLE_BLOCKS, set_options
+from pipelines.read.columns import INPUT_FAULTS, ROW_ERROR, SHARD, UNIT, TableLayout
+from pipelines.read.source import UnitSource, column_types, read_unit
+from pipelines.read.units import Unit
+from pipelines.storage.config import StorageConfig, use_storage
+from pipelines.storage.files import join, put
 from pipelines.train.config import RowDataConfig
 from pipelines.train.rows import COMPLETION, PROMPT, RowCounts, RowRules, usable_rows
 from pipelines.train.source import Source
@@ -148,8 +148,8 @@ def _with_ray(source: Source, preparation: Preparation) -> Iterator[dict[str, An
     with ray.data.DataContext.current(context), failures_in_one_line():
         rows = ray.data.read_datasource(
             UnitSource(source.plan, source.plan.units, _layout(source), preparation.storage),
-            override_num_blocks=len(source.plan.units),  # else Ray cuts units into smaller blocks
-        ).map_batches(partial(_as_batch, preparation), batch_size=None, batch_format="pyarrow")
+            override_num_blocks=len(source.plan.units),
+        ).map_batches(partial(_as_batch, preparation), **WHOLE_BLOCKS)
         yield from rows.iter_rows()
 
 

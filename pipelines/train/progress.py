@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 
-from pipelines.generate.speed import show_duration
+from pipelines.command.wording import show_duration
 
 logger = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ from typing import Any
 from orthrus_core.errors import ConfigError
 from orthrus_core.models.checkpoint import CONFIG_FILE
 from orthrus_core.training.checkpoint import STATE_FILE
-from pipelines.config import flat_options
-from pipelines.generate.job import versions
-from pipelines.generate.ledger import RUN, differences, fingerprint
-from pipelines.listing import list_tree
-from pipelines.storage import join, put, read_bytes, remove, remove_tree
+from pipelines.config.section import flat_options
+from pipelines.config.versions import versions
+from pipelines.generate.ledger.ledger import RUN, differences, fingerprint
+from pipelines.storage.files import join, put, read_bytes, remove, remove_tree
+from pipelines.storage.listing import list_tree
 from pipelines.train.config import TrainConfig
 
 MANIFEST = "manifest.json"

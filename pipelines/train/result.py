@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from orthrus_core.models.checkpoint import CONFIG_FILE
 from orthrus_core.training.checkpoint import STATE_FILE, save_model
 from orthrus_core.training.parallel import Parallel
-from pipelines.checkpoint import TOKENIZER_FILES
+from pipelines.checkpoint.directory import TOKENIZER_FILES
 from pipelines.demo.answers import share_of_right_answers
-from pipelines.storage import join, remove, upload
+from pipelines.storage.files import join, remove, upload
 from pipelines.train.backbone import load_tokenizer
 from pipelines.train.config import BackboneTrainConfig
 from pipelines.train.model_card import CardFacts, model_card

@@ -11,7 +11,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
-from pipelines.storage import is_local, join, upload
+from pipelines.storage.files import is_local, join, upload
 
 DIRECTORY = "tensorboard"
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from pipelines.listing import list_tree
-from pipelines.storage import download, is_local, join, put, read_bytes, remove_tree, upload
+from pipelines.storage.files import download, is_local, join, put, read_bytes, remove_tree, upload
+from pipelines.storage.listing import list_tree
 
 logger = logging.getLogger(__name__)
 

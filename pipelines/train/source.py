@@ -11,12 +11,12 @@ from typing import Any
 import pyarrow as pa
 
 from orthrus_core.errors import ConfigError
-from pipelines.generate.config import InputConfig, PromptConfig
-from pipelines.generate.datasets import exported, plain_paths
-from pipelines.generate.ledger import DATA, RUN, SUCCESS
-from pipelines.generate.shards import inspect_shards, list_shards
-from pipelines.generate.units import Plan, plan_units
-from pipelines.storage import absolute, join, read_bytes
+from pipelines.generate.ledger.ledger import DATA, RUN, SUCCESS
+from pipelines.read.config import FilesConfig
+from pipelines.read.datasets import exported, plain_paths
+from pipelines.read.shards import inspect_shards, list_shards
+from pipelines.read.units import Plan, plan_units
+from pipelines.storage.files import absolute, join, read_bytes
 from pipelines.train.config import RowDataConfig
 
 logger = logging.getLogger(__name__)
@@ -50,9 +50,7 @@ def find_rows(config: RowDataConfig, run_url: str, *, is_begun: bool = False) ->
     """
     with _errors_name_the_option():
         paths, manifests = _without_runs(config.path)
-        entry = InputConfig(
-            paths=paths, format=config.format, prompt=PromptConfig(column=config.prompt_column)
-        )
+        entry = FilesConfig(paths=paths, format=config.format)
         directories, identities = exported(entry, run_url, is_begun=is_begun)
         files = list_shards([*plain_paths(entry), *directories], config.format)
         needed = {config.prompt_column: "list", config.completion_column: "list"}

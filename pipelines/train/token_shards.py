@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from orthrus_core.errors import ConfigError
 from orthrus_core.training.packing import Document
-from pipelines.storage import join, open_file, put, read_bytes
+from pipelines.storage.files import join, open_file, put, read_bytes
 from pipelines.train.rows import COMPLETION, PROMPT, SHARD_SCHEMA, RowCounts
 
 INDEX = "index.json"

@@ -17,10 +17,10 @@ from orthrus_core.training.head import HeadObjective
 from orthrus_core.training.packing import Document, PackedBatch, packed_batches
 from orthrus_core.training.parallel import Parallel
 from orthrus_core.training.trainer import Trainer
-from pipelines.checkpoint import fetch
-from pipelines.generate.job import versions
-from pipelines.storage import absolute, join, upload
-from pipelines.storage_config import use_storage
+from pipelines.checkpoint.directory import fetch
+from pipelines.config.versions import versions
+from pipelines.storage.config import use_storage
+from pipelines.storage.files import absolute, join, upload
 from pipelines.train.backbone import Backbone, load_backbone, load_tokenizer
 from pipelines.train.config import BackboneTrainConfig, HeadTrainConfig, TrainConfig
 from pipelines.train.documents import ShardDocuments

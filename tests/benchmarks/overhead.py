@@ -57,16 +57,16 @@ def write_prompts(directory: Path, num_rows: int) -> None:
 
 def measure(overrides: list[str]) -> float:
     """Run the job and print where its time went; the share of wall time outside the engines."""
-    from pipelines.config import load_config
-    from pipelines.generate.config import GenerateConfig
-    from pipelines.generate.ray_session import RaySession
+    from pipelines.cluster.session import RaySession
+    from pipelines.command.config_file import load_config
+    from pipelines.generate.config.job import GenerateConfig
 
     config = load_config(GenerateConfig, ROOT / "configs/generate/demo.yaml", overrides)
     session = RaySession(config.run)
     session.begin()
     begun_at = time.perf_counter()
     from pipelines.generate.build import run_job
-    from pipelines.generate.job import prepare
+    from pipelines.generate.job.job import prepare
 
     imported_at = time.perf_counter()
     job = prepare(config)
@@ -81,7 +81,7 @@ def measure(overrides: list[str]) -> float:
 
 def record_of(job: Any) -> Any:
     """Progress that also keeps every unit's summary and when it came."""
-    from pipelines.generate.progress import Progress
+    from pipelines.generate.watch.progress import Progress
 
     class Record(Progress):
         def __init__(self) -> None:

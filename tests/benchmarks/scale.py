@@ -77,9 +77,9 @@ def run_phase(options: argparse.Namespace) -> dict[str, Any]:
     import ray
 
     import tests.fakes
+    from pipelines.cluster.session import RaySession
     from pipelines.generate.build import run_job
-    from pipelines.generate.progress import Progress
-    from pipelines.generate.ray_session import RaySession
+    from pipelines.generate.watch.progress import Progress
 
     job = _job(options)
     if options.run_units != "all":
@@ -106,7 +106,7 @@ def resume_phase(options: argparse.Namespace) -> dict[str, Any]:
 def finish_phase(options: argparse.Namespace) -> dict[str, Any]:
     """Check that rows out = rows in over all files, and write the report."""
     from pipelines.generate.build import run_job
-    from pipelines.generate.progress import Progress
+    from pipelines.generate.watch.progress import Progress
 
     if options.run_units != "all":
         _link_outputs(options, share=1.0)
@@ -154,7 +154,7 @@ class _Curve:
 
 def _ledger_of_part(url: str, whole: Any) -> Any:
     """A ledger that leaves the whole plan stored while a part of it is run."""
-    from pipelines.generate.ledger import Ledger
+    from pipelines.generate.ledger.ledger import Ledger
 
     class PartLedger(Ledger):
         def start(self, plan: Any, manifest: Any) -> None:
@@ -168,7 +168,7 @@ def _ledger_of_part(url: str, whole: Any) -> Any:
 
 def _link_outputs(options: argparse.Namespace, *, share: float) -> None:
     """Give the first units of the plan an output: a link to one that has as many rows."""
-    from pipelines.generate.units import Plan
+    from pipelines.read.units import Plan
 
     out = options.directory / "out"
     plan = Plan.from_json((out / "_run/plan.json").read_bytes())
@@ -183,8 +183,8 @@ def _link_outputs(options: argparse.Namespace, *, share: float) -> None:
 
 
 def _job(options: argparse.Namespace) -> Any:
-    from pipelines.generate.config import GenerateConfig
-    from pipelines.generate.job import prepare
+    from pipelines.generate.config.job import GenerateConfig
+    from pipelines.generate.job.job import prepare
 
     tree = {
         "input": {"paths": [f"{options.directory}/prompts/*.parquet"], "prompt": {"column": "prompt"}},

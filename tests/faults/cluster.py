@@ -25,7 +25,7 @@ USUAL = {"head": {"num_cpus": 1}, "nodes": [{"num_cpus": 2}, {"num_cpus": 2}]}
 
 def main(directory: Path, layout: dict[str, Any]) -> None:
     """Keep the cluster until it is to end."""
-    from pipelines.generate.cluster import ENVIRONMENT
+    from pipelines.cluster.resources import ENVIRONMENT
 
     root = Path(tempfile.mkdtemp(prefix="ray-nodes-"))  # short: sockets below it have long names
     token = root / "token"

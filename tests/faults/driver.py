@@ -8,8 +8,8 @@ import json
 import sys
 from typing import Any
 
-from pipelines.command import run_job_command
-from pipelines.signals import StopSignals
+from pipelines.command.job import run_job_command
+from pipelines.command.signals import StopSignals
 
 
 def main() -> int:
@@ -23,11 +23,11 @@ def _run(stop: StopSignals) -> int:
 
     import tests.fakes
     import tests.faults.engines
-    from pipelines.config import load_config
+    from pipelines.command.config_file import load_config
     from pipelines.generate.build import run_job
-    from pipelines.generate.config import GenerateConfig
-    from pipelines.generate.job import prepare
-    from pipelines.generate.progress import Progress
+    from pipelines.generate.config.job import GenerateConfig
+    from pipelines.generate.job.job import prepare
+    from pipelines.generate.watch.progress import Progress
 
     class NotingProgress(Progress):
         """Prints which actor did each unit."""

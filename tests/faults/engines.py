@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.checkpoint import fetch
+from pipelines.checkpoint.directory import fetch
 from tests.fakes import FakeEngine
 
 NODE_NAME = "ORTHRUS_TEST_NODE"  # in the environment of a simulated node's processes

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.dataset as ds
 import yaml
 
-from pipelines.storage import list_directory
+from pipelines.storage.files import list_directory
 from tests.faults.engines import Stub
 from tests.pipelines.conftest import ROOT
 from tests.processes import descendants, end_leftovers, is_living

@@ -10,7 +10,7 @@ import torch
 
 from orthrus_core.errors import OrthrusError
 from orthrus_core.models.loading import load_model
-from pipelines.checkpoint import load_tokenizer
+from pipelines.checkpoint.directory import load_tokenizer
 from tests.faults.conftest import assert_whole
 from tests.faults.engines import Stub
 from tests.faults.runs import Driver, Outcome, compare, texts_of

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import storage
-from pipelines.storage_config import StorageConfig, use_storage
+from pipelines.storage import files as storage
+from pipelines.storage.config import StorageConfig, use_storage
 from tests.faults.conftest import assert_whole, prompts_in, stub_tree
 from tests.faults.engines import Stub
 from tests.faults.nodes import Nodes, farthest_from_even, rows_by_node, simulated_nodes

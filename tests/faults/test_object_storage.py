@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from orthrus_core.errors import ConfigError, OrthrusError
-from pipelines.generate.lock import RunLock
-from pipelines.storage import join, put, read_bytes
-from pipelines.storage_config import StorageConfig, use_storage
+from pipelines.cluster.lock import RunLock
+from pipelines.storage.config import StorageConfig, use_storage
+from pipelines.storage.files import join, put, read_bytes
 from tests.faults.conftest import assert_whole, stub_tree
 from tests.faults.engines import Stub
 from tests.faults.proxy import Rule, fault_proxy

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orthrus_core.errors import ConfigError
-from pipelines.generate.lock import RunLock
+from pipelines.cluster.lock import RunLock
 from tests.faults.conftest import assert_whole
 from tests.faults.engines import Stub
 from tests.faults.runs import Driver, compare

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.generate.metrics import METRICS, TAGS
+from pipelines.generate.watch.metrics import METRICS, TAGS
 
 ROOT = Path(__file__).parents[2]
 LABELS = {*TAGS, "kind", "state"}

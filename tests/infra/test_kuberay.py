@@ -140,7 +140,7 @@ BROKEN = [
     (
         GENERATE,
         f"{WORKER}.containers.0.lifecycle.preStop.exec.command",
-        ["python", "-m", "pipelines.pod_stop", "worker", "--limit-s", "60"],
+        ["python", "-m", "pipelines.cluster.pod_stop", "worker", "--limit-s", "60"],
         "preStop's --limit-s must be >= run.drain_s + 10 = 310, got 60",
     ),
     (GENERATE, f"{WORKERS}.template.metadata.labels", {}, "no NetworkPolicy selects"),
@@ -174,7 +174,7 @@ BROKEN = [
     (
         GENERATE,
         f"{WORKER}.containers.0.lifecycle.preStop.exec.command",
-        ["python", "-m", "pipelines.pod_stop", "worker", "--wait", "3"],
+        ["python", "-m", "pipelines.cluster.pod_stop", "worker", "--wait", "3"],
         "unrecognized arguments: --wait 3",
     ),
     ("CronJob/orthrus-nightly", "spec.jobTemplate.spec.template.spec.containers.0.args", [], "--template"),

@@ -14,7 +14,7 @@ from infra.validate.check import faults
 from infra.validate.kustomize import build
 from infra.validate.schemas import Schemas
 from orthrus_core.errors import ConfigError
-from pipelines.generate.lock import RunLock
+from pipelines.cluster.lock import RunLock
 
 KUBERAY = Path(__file__).parents[2] / "infra/kuberay"
 NIGHT = datetime.datetime(2026, 11, 22, 1, 0, tzinfo=datetime.UTC)

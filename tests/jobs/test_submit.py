@@ -9,7 +9,7 @@ import pyarrow.dataset as ds
 import pytest
 import yaml
 
-from pipelines.storage import list_directory
+from pipelines.storage.files import list_directory
 from tests.jobs.submitting import ROOT, finish, local_head
 from tests.pipelines.conftest import s3  # noqa: F401  fixture
 from tests.pipelines.s3 import KEY, SECRET

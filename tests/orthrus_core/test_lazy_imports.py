@@ -9,7 +9,7 @@ import pytest
 import orthrus_core
 
 ROOT = Path(__file__).parents[2]
-WRITERS = ("pipelines.generate.config", "pipelines.generate.sink", "pipelines.generate.prompts")
+WRITERS = ("pipelines.generate.config.job", "pipelines.generate.write.sink", "pipelines.generate.prompt.unit")
 
 
 def run(program: str) -> str:

@@ -50,8 +50,8 @@ def local_ray():
     """A local Ray that all tests of a session share; workers get the fakes by value."""
     import ray
 
-    from pipelines.generate.config import RunConfig
-    from pipelines.generate.ray_session import RaySession
+    from pipelines.cluster.config import RunConfig
+    from pipelines.cluster.session import RaySession
 
     os.environ.setdefault("RAY_metrics_report_interval_ms", "1000")  # of 10,000, for the tests of metrics
     ray.cloudpickle.register_pickle_by_value(tests.fakes)
@@ -92,9 +92,9 @@ def finished(local_ray, model_dir, many_prompts, tmp_path_factory):
 def run_tree(tree: dict[str, Any], *engine_factory):
     """Prepare and run a config; returns (job, report)."""
     from pipelines.generate.build import run_job
-    from pipelines.generate.config import GenerateConfig
-    from pipelines.generate.job import prepare
-    from pipelines.generate.progress import Progress
+    from pipelines.generate.config.job import GenerateConfig
+    from pipelines.generate.job.job import prepare
+    from pipelines.generate.watch.progress import Progress
 
     job = prepare(GenerateConfig.model_validate(tree))
     return job, run_job(job, Progress(total_rows=job.plan.num_rows, done_rows=0, every_s=60), *engine_factory)

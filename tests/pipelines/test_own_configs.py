@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from pipelines.config import load_config
+from pipelines.command.config_file import load_config
 from pipelines.evaluate.config import EvaluateConfig
-from pipelines.generate.config import GenerateConfig
+from pipelines.generate.config.job import GenerateConfig
 from pipelines.train.config import load_train_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -12,7 +12,7 @@ from orthrus_core.engine.stats import CompletionStats
 from orthrus_core.errors import ConfigError
 from orthrus_core.request import Request, SamplingParams
 from pipelines import plan
-from pipelines.generate.job import prepare
+from pipelines.generate.job.job import prepare
 from pipelines.plan import EFFICIENCY, OVERHEAD_S, Card, PlanConfig, Sample, Schedule, forward_s, plan_job
 from tests.orthrus_core.evaluation.shapes import TINY
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, Field
 
-from pipelines.generate.columns import IDENTITY, OPTIONAL, RESULT
+from pipelines.read.columns import IDENTITY, OPTIONAL, RESULT
 from pipelines.schema import REPAIR, _options, columns_page, config_page, job_models, main, sections
 
 DOCS = Path(__file__).parents[2] / "docs"

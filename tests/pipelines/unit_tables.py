@@ -4,7 +4,7 @@ import json
 
 import pyarrow as pa
 
-from pipelines.generate.columns import (
+from pipelines.read.columns import (
     PARAMS,
     PLACE,
     PROMPT_IDS,

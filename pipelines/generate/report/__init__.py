@@ -8,8 +8,8 @@ from pipelines.generate.report.store import (
     store_failure,
     store_report,
 )
-from pipelines.generate.report.sums import RunSums
 from pipelines.generate.report.terminal import figures_table, render_plan, render_report
+from pipelines.generate.write.sums import RunSums
 
 __all__ = [
     "RunSums",

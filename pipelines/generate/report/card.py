@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pipelines.generate.columns import IDENTITY, OPTIONAL, RESULT
+from pipelines.command.wording import count_of
 from pipelines.generate.report.terminal import audit_line
-from pipelines.wording import count_of
+from pipelines.read.columns import IDENTITY, OPTIONAL, RESULT
 
 if TYPE_CHECKING:
-    from pipelines.generate.job import Job
+    from pipelines.generate.job.job import Job
 
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 MORE = ((10_000_000, "1M<n<10M"), (100_000_000, "10M<n<100M"), (1_000_000_000, "100M<n<1B"))

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipelines.generate.id_hashes import count_repeats, kept_share
-from pipelines.generate.report.sums import RunSums, largest
 from pipelines.generate.report.timeline import speed_over_time
+from pipelines.generate.write.id_hashes import count_repeats, kept_share
+from pipelines.generate.write.sums import RunSums, largest
 
 if TYPE_CHECKING:
-    from pipelines.generate.job import Job
+    from pipelines.generate.job.job import Job
 
 MOST_VALUES = 20  # of a column in the report
 MOST_INPUTS = 20

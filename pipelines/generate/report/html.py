@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from pipelines.command.wording import count_of
 from pipelines.generate.report.page_style import STYLE
 from pipelines.generate.report.plots import length_plot, position_plot, short, speed_plot
 from pipelines.generate.report.terminal import cost_line, dates
 from pipelines.generate.report.verdict import drafting_note, duplicates_note
-from pipelines.wording import count_of
 
 Report = Mapping[str, Any]
 COLOURS = ("blue", "orange", "green", "pink", "sky", "red", "yellow", "grey")

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
-from pipelines.storage import open_file
+from pipelines.storage.files import open_file
 
 if TYPE_CHECKING:
-    from pipelines.generate.job import Job
+    from pipelines.generate.job.job import Job
 
 COUNT = 3
 MOST_ROWS = 64  # that are looked at for rows without an error

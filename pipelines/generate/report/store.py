@@ -9,7 +9,6 @@ from pipelines.generate.report.card import data_card
 from pipelines.generate.report.figures import RunTimes, run_report
 from pipelines.generate.report.html import html_report
 from pipelines.generate.report.samples import first_completions
-from pipelines.generate.report.sums import RunSums
 from pipelines.generate.report.verdict import (
     duplicates_note,
     errors_reason,
@@ -17,11 +16,12 @@ from pipelines.generate.report.verdict import (
     is_mismatch,
     mismatch_reason,
 )
-from pipelines.generate.unit_file import read_footer
-from pipelines.storage import join, map_files, put
+from pipelines.generate.write.sums import RunSums
+from pipelines.generate.write.unit_file import read_footer
+from pipelines.storage.files import join, map_files, put
 
 if TYPE_CHECKING:
-    from pipelines.generate.job import Job
+    from pipelines.generate.job.job import Job
 
 REPORT_PAGE = "report.html"
 MOST_READ = 2000  # footers that a run reads before it stops: a second on a disk, up to 20 s of a store

@@ -9,13 +9,13 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from pipelines.command.wording import count_of
 from pipelines.generate.report.verdict import drafting_note, duplicates_note
-from pipelines.storage import is_local
-from pipelines.wording import count_of
+from pipelines.storage.files import is_local
 
 if TYPE_CHECKING:
-    from pipelines.generate.job import Job
-    from pipelines.generate.preview import Preview
+    from pipelines.generate.job.job import Job
+    from pipelines.generate.job.preview import Preview
 
 MOST_KINDS = 5  # of errors that are shown
 

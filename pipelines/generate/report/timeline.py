@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.generate.report.sums import UnitTime
+from pipelines.generate.write.sums import UnitTime
 
 MOST_BINS = 120
 LEAST_BINS = 6

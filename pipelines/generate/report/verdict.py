@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pipelines.wording import count_of
+from pipelines.command.wording import count_of
 
 if TYPE_CHECKING:
-    from pipelines.generate.job import Job
+    from pipelines.generate.job.job import Job
 
 MOST_REASONS = 3  # of errors in the line that says why a run failed
 OFTEN = 0.25  # of the steps; below that drafting is called off

@@ -12,9 +12,9 @@ import torch
 from rich.console import Console
 
 import orthrus_core
-from pipelines.checkpoint import fetch, locate
-from pipelines.command import job_parser, run_job_command
-from pipelines.config import load_config
+from pipelines.checkpoint.directory import fetch, locate
+from pipelines.command.config_file import load_config
+from pipelines.command.job import job_parser, run_job_command
 from pipelines.evaluate.job import evaluate, write_report
 from pipelines.evaluate.prompts import read_prompt_set
 from pipelines.evaluate.report import render_evaluation

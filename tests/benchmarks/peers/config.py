@@ -5,7 +5,7 @@ from typing import Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from pipelines.config import Section
+from pipelines.config.section import Section
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.speed_config import LoadConfig
 

@@ -7,7 +7,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.tables import new_table, show_spread
+from pipelines.evaluate.tables import new_table, show_spread
 
 
 def render_peers(report: Mapping[str, Any]) -> Group:

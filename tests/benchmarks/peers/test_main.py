@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.config import load_config
+from pipelines.command.config_file import load_config
 from tests.benchmarks.peers import compare
 from tests.benchmarks.peers.__main__ import main
 from tests.benchmarks.peers.config import PeersBenchmark

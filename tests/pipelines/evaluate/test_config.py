@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 
 from orthrus_core.errors import ConfigError
-from pipelines.config import load_config
+from pipelines.command.config_file import load_config
 from pipelines.evaluate.config import EvaluateConfig, generate_config
-from pipelines.generate.config import GenerateConfig
+from pipelines.generate.config.job import GenerateConfig
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "evaluate"
 DEMO = CONFIGS / "demo.yaml"

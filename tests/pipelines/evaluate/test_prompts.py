@@ -3,7 +3,7 @@ import json
 import pytest
 
 from orthrus_core.errors import ConfigError
-from pipelines.checkpoint import load_tokenizer, locate
+from pipelines.checkpoint.directory import load_tokenizer, locate
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.prompts import PromptRow, describe, read_prompt_set, score_rows
 

@@ -15,14 +15,15 @@ from rich.console import Console
 from orthrus_core.errors import ConfigError, OrthrusError
 from orthrus_core.models.loading import load_model
 from orthrus_core.readiness.engine import Engine
-from pipelines.checkpoint import load_tokenizer
-from pipelines.generate.actor_spec import decode_options
+from pipelines.checkpoint.directory import load_tokenizer
+from pipelines.cluster.config import RunConfig
+from pipelines.cluster.lock import RunLock
+from pipelines.cluster.ray_data import set_options
 from pipelines.generate.build import default_calls_in_flight
-from pipelines.generate.config import GenerateConfig, RunConfig
-from pipelines.generate.lock import RunLock
-from pipelines.generate.ray_options import set_options
+from pipelines.generate.config.job import GenerateConfig
+from pipelines.generate.decode.spec import decode_options
 from pipelines.generate.report import data_card, render_report
-from pipelines.storage import join, list_directory
+from pipelines.storage.files import join, list_directory
 from tests.fakes import broken_engine, disagreeing_engine, refused_engine
 from tests.pipelines.conftest import run_tree
 
@@ -295,7 +296,7 @@ def test_storage_that_fails_under_the_driver_is_a_failure_of_one_line(tree, monk
     def full(self, plan, manifest):
         raise OSError(28, "No space left on device", "/out/_run/plan.json")
 
-    monkeypatch.setattr("pipelines.generate.ledger.Ledger.start", full)
+    monkeypatch.setattr("pipelines.generate.ledger.ledger.Ledger.start", full)
     with pytest.raises(
         OrthrusError, match="No space left on device: '/out/_run/plan.json'; finished units are"
     ):
@@ -309,7 +310,7 @@ def test_a_report_that_cannot_be_written_does_not_hide_why_the_run_failed(
     def refused(self, report):
         raise PermissionError("403")
 
-    monkeypatch.setattr("pipelines.generate.ledger.Ledger.write_report", refused)
+    monkeypatch.setattr("pipelines.generate.ledger.ledger.Ledger.write_report", refused)
     with pytest.raises(ConfigError, match="q_proj_diff.weight is missing"):
         run_tree(tree, refused_engine)
     assert "no report of the failure: PermissionError: 403" in caplog.text

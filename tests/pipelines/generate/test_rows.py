@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from orthrus_core import Engine, EngineConfig, SamplingParams, load_model
-from pipelines.checkpoint import load_tokenizer
+from pipelines.checkpoint.directory import load_tokenizer
 from pipelines.generate.build import run_job
-from pipelines.generate.config import GenerateConfig
-from pipelines.generate.job import prepare
-from pipelines.generate.progress import Progress
+from pipelines.generate.config.job import GenerateConfig
+from pipelines.generate.job.job import prepare
+from pipelines.generate.watch.progress import Progress
 from tests.fakes import FakeEngine
 from tests.pipelines.conftest import generate_tree, run_tree
 

@@ -10,17 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from orthrus_core.errors import ConfigError, OrthrusError
-from pipelines import storage
-from pipelines.checkpoint import fetch, load_tokenizer, locate
-from pipelines.config import ModelConfig
-from pipelines.generate.config import GenerateConfig
-from pipelines.generate.job import prepare
-from pipelines.model_cache import list_model, listing_key, local_copy
-from pipelines.storage_config import StorageConfig, use_storage
+from pipelines.checkpoint.cache import list_model, listing_key, local_copy
+from pipelines.checkpoint.directory import fetch, load_tokenizer, locate
+from pipelines.config.model import ModelConfig
+from pipelines.generate.config.job import GenerateConfig
+from pipelines.generate.job.job import prepare
+from pipelines.storage import files as storage
+from pipelines.storage.config import StorageConfig, use_storage
 from tests.fakes import fake_engine
 from tests.pipelines.conftest import ROOT, generate_tree, run_tree
-from tests.pipelines.generate.test_bad_shards import damage_pages
-from tests.pipelines.generate.test_types import COLUMNS
+from tests.pipelines.read.test_bad_shards import damage_pages
+from tests.pipelines.read.test_types import COLUMNS
 from tests.pipelines.s3 import KEY, SECRET
 
 TOKEN = "a-session-token-to-hide"
@@ -64,7 +64,7 @@ def _fetching_engine(spec):
     """A stand-in that fetches the model as the engine would; slow, so that both actors are at work."""
     import time
 
-    from pipelines.checkpoint import fetch
+    from pipelines.checkpoint.directory import fetch
     from tests.fakes import FakeEngine
 
     class Slow(FakeEngine):

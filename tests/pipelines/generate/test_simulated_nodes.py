@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import storage
-from pipelines.storage_config import StorageConfig, use_storage
+from pipelines.storage import files as storage
+from pipelines.storage.config import StorageConfig, use_storage
 from tests.faults.engines import Stub
 from tests.faults.nodes import farthest_from_even, rows_by_actor, rows_by_node, simulated_nodes
 from tests.faults.runs import Driver

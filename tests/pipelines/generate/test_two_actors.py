@@ -14,13 +14,13 @@ from pathlib import Path
 import pyarrow.dataset as ds
 import pytest
 
-from pipelines.generate.actor import GenerateActor
+from pipelines.command.signals import Interrupted, StopSignals
 from pipelines.generate.build import run_job
-from pipelines.generate.config import GenerateConfig
-from pipelines.generate.job import prepare
-from pipelines.generate.progress import Progress
-from pipelines.generate.unit_file import read_footer
-from pipelines.signals import Interrupted, StopSignals
+from pipelines.generate.config.job import GenerateConfig
+from pipelines.generate.decode.actor import GenerateActor
+from pipelines.generate.job.job import prepare
+from pipelines.generate.watch.progress import Progress
+from pipelines.generate.write.unit_file import read_footer
 from tests.fakes import FakeEngine
 from tests.pipelines.conftest import generate_tree
 

@@ -14,8 +14,8 @@ from orthrus_core.errors import ConfigError, OrthrusError
 from orthrus_core.models.attention import DIFFUSION_SUFFIX
 from orthrus_core.training.head import HeadObjective
 from orthrus_core.training.losses import LossSum
-from pipelines.checkpoint import locate
-from pipelines.config import ModelConfig
+from pipelines.checkpoint.directory import locate
+from pipelines.config.model import ModelConfig
 from pipelines.train.config import BackboneTrainConfig, load_train_config
 from pipelines.train.dry_run import dry_run
 from pipelines.train.job import train

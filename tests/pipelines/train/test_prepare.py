@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 
 from orthrus_core.errors import ConfigError, OrthrusError
-from pipelines.storage import list_directory
-from pipelines.storage_config import StorageConfig
+from pipelines.storage.config import StorageConfig
+from pipelines.storage.files import list_directory
 from pipelines.train.config import RowDataConfig
 from pipelines.train.prepare import failures_in_one_line, prepare_data
 from pipelines.train.rows import RowRules

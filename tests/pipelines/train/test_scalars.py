@@ -3,7 +3,7 @@ import uuid
 import fsspec
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pipelines.listing import list_tree
+from pipelines.storage.listing import list_tree
 from pipelines.train.scalars import Scalars
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.listing import list_tree
-from pipelines.storage import put
+from pipelines.storage.files import put
+from pipelines.storage.listing import list_tree
 from pipelines.train import snapshots
 from pipelines.train.snapshots import RunState, Snapshots, sweep_scratch
 

@@ -3,8 +3,8 @@
 import pytest
 from rich.console import Console
 
-from pipelines.generate.config import GenerateConfig
-from pipelines.generate.job import prepare
+from pipelines.generate.config.job import GenerateConfig
+from pipelines.generate.job.job import prepare
 from pipelines.generate.report import RunSums, RunTimes, run_report
 
 UNIT = {

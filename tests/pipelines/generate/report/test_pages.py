@@ -11,14 +11,14 @@ import pytest
 import yaml
 from rich.console import Console
 
-from pipelines.generate.config import GenerateConfig
-from pipelines.generate.job import prepare
-from pipelines.generate.ledger import Ledger
+from pipelines.generate.config.job import GenerateConfig
+from pipelines.generate.job.job import prepare
+from pipelines.generate.ledger.ledger import Ledger
 from pipelines.generate.report import RunTimes, data_card, partial_report, render_report, run_report
 from pipelines.generate.report.html import html_report
 from pipelines.generate.report.samples import first_completions
 from pipelines.generate.report.terminal import audit_line, figures_table
-from pipelines.generate.unit_file import write_unit_file
+from pipelines.generate.write.unit_file import write_unit_file
 from tests.pipelines.generate.report.conftest import NASTY, facts, shown, summary, sums_of
 
 VOID = {"meta", "br", "img"}

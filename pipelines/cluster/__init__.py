@@ -1,0 +1,1 @@
+"""Ray as the jobs use it: session, resources, the board between driver and actors, locks, failures."""

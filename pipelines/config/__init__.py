@@ -1,0 +1,1 @@
+"""What a config is: sections, their faults, and the options that all jobs share."""

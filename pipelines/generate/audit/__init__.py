@@ -1,0 +1,1 @@
+"""Rows decoded again in plain AR: which, how, and what was found."""

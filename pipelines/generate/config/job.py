@@ -1,0 +1,80 @@
+"""Options of the generate job: the only place where they live."""
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from orthrus_core.engine.config import EngineConfig
+from pipelines.cluster.config import RunConfig
+from pipelines.config.model import ModelConfig
+from pipelines.config.section import Section
+from pipelines.generate.config.output import OutputConfig
+from pipelines.generate.config.prompt import PromptConfig
+from pipelines.generate.config.sampling import SamplingConfig
+from pipelines.read.config import FilesConfig
+from pipelines.storage.config import StorageConfig
+
+
+class InputConfig(FilesConfig):
+    """Which rows to read and what to make of them."""
+
+    prompt: PromptConfig = Field(description="Where prompts come from.")
+    id_column: str | None = Field(
+        None, description="Column that becomes `id`; none: {shard}:{row}, counted from 0."
+    )
+    carry: tuple[str, ...] | None = Field(
+        None, description="Input columns written beside the completion; none given: all of them."
+    )
+    on_bad_shard: Literal["fail", "skip"] = Field(
+        "fail",
+        description="Of a shard that cannot be read or lacks the prompt column. fail: nothing starts, "
+        "all are named. skip: it is left out and reported. Damage that only shows while reading ends the run "
+        "after all other units (fail), or makes error rows (skip).",
+    )
+    on_changed: Literal["fail", "accept"] = Field(
+        "fail",
+        description="Of an input file of the same size, but with another etag or time than when the run was "
+        "begun (local files: and other content). fail: the run does not go on. accept: it does, on your word "
+        "that the rows are the same; log and manifest name the files.",
+    )
+
+
+class AuditConfig(Section):
+    """Rows that are decoded again in plain AR to prove the text. Changes no row."""
+
+    enabled: bool = Field(
+        True, description="Decode some rows again; false: also accept an output whose audit found a mismatch."
+    )
+    fraction: float = Field(0.01, ge=0.0, le=1.0, description="Share of the rows.")
+    min_rows: int = Field(8, ge=0, description="Least rows of a run, error rows among them.")
+
+
+class ReportConfig(Section):
+    """What the report says beyond its figures. Changes no row."""
+
+    group_by: tuple[str, ...] = Field(
+        (), description="Carried input columns by whose values the report breaks figures down."
+    )
+    gpu_hour_price: float | None = Field(
+        None, ge=0.0, description="Price of an hour of one actor's device, for cost per million tokens."
+    )
+    currency: str = Field("USD", description="Currency of the price.")
+
+    @field_validator("group_by", mode="before")
+    @classmethod
+    def _one_column_is_a_list_of_one(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
+class GenerateConfig(Section):
+    """The whole generate job."""
+
+    input: InputConfig = Field(description="Prompts.")
+    model: ModelConfig = Field(description="Model.")
+    decode: EngineConfig = Field(default_factory=EngineConfig, description="Engine.")
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig, description="Choice and end of text.")
+    output: OutputConfig = Field(description="Result.")
+    run: RunConfig = Field(default_factory=RunConfig, description="Machines.")
+    storage: StorageConfig = Field(default_factory=StorageConfig, description="Object storage.")
+    audit: AuditConfig = Field(default_factory=AuditConfig, description="Proof by sample.")
+    report: ReportConfig = Field(default_factory=ReportConfig, description="Report.")

@@ -1,0 +1,87 @@
+"""What is written of a run's rows, where, and under which names."""
+
+from typing import Literal, Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field, field_validator, model_validator
+
+from pipelines.config.section import Section
+from pipelines.config.urls import Url
+from pipelines.read.columns import DIAGNOSTICS, NAMES
+
+
+class RowFilters(Section):
+    """What a row must fulfil to be written to data/; the others go to dropped/ with their reason."""
+
+    finish_reason: tuple[Literal["stop", "length", "context"], ...] | None = Field(
+        None, min_length=1, description="Only rows that ended for one of these reasons."
+    )
+    min_tokens: int | None = Field(None, ge=0, description="Least completion_tokens.")
+    max_tokens: int | None = Field(None, ge=0, description="Most completion_tokens.")
+    min_chars: int | None = Field(None, ge=0, description="Least characters of the completion.")
+    max_chars: int | None = Field(None, ge=0, description="Most characters of the completion.")
+    regex: str | None = Field(
+        None, description="Expression in RE2 syntax that must be found in the completion (^...$: all of it)."
+    )
+    not_regex: str | None = Field(
+        None, description="Expression in RE2 syntax that must not be found in the completion."
+    )
+    valid_json: bool = Field(False, description="The completion must be one JSON value and nothing else.")
+    drop_errors: bool = Field(False, description="Error rows go to dropped/ too; false: they stay in data/.")
+
+    @property
+    def is_active(self) -> bool:
+        """Whether any row can be dropped."""
+        return self != RowFilters()
+
+    @field_validator("regex", "not_regex")
+    @classmethod
+    def _re2_takes_it(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                pc.match_substring_regex(pa.array([""]), value)
+            except pa.ArrowInvalid as error:
+                raise ValueError(f"must be an RE2 expression, got {value!r}: {error}") from None
+        return value
+
+    @model_validator(mode="after")
+    def _least_is_at_most_most(self) -> Self:
+        for least, most in (("min_tokens", "max_tokens"), ("min_chars", "max_chars")):
+            low, high = getattr(self, least), getattr(self, most)
+            if low is not None and high is not None and low > high:
+                raise ValueError(f"must have {least} <= {most}, got {low} and {high}")
+        return self
+
+
+class OutputConfig(Section):
+    """Where the result goes."""
+
+    path: Url = Field(description="Directory or any fsspec URL; holds data/ and _run/ afterwards.")
+    token_ids: bool = Field(False, description="Also write the completion's token ids.")
+    prompt_token_ids: bool = Field(False, description="Also write the prompt's token ids.")
+    diagnostics: bool = Field(
+        True,
+        description="Also write how a row was decoded: " + ", ".join(DIAGNOSTICS) + ". The report's figures "
+        "do not need them.",
+    )
+    rename: dict[str, str] = Field(
+        default_factory=dict,
+        description="Other names for output columns, such as error: generation_error where the input has a "
+        "column error.",
+    )
+    filters: RowFilters = Field(
+        default_factory=RowFilters, description="Rows that fail one of these go to dropped/ instead of data/."
+    )
+
+    @field_validator("rename")
+    @classmethod
+    def _names_are_known_and_differ(cls, value: dict[str, str]) -> dict[str, str]:
+        if unknown := [name for name in value if name not in NAMES]:
+            raise ValueError(
+                f"must name output columns, got {', '.join(unknown)}; there are {', '.join(NAMES)}"
+            )
+        written = [value.get(name, name) for name in NAMES]
+        if twice := [name for name in written if written.count(name) > 1 or not name]:
+            raise ValueError(f"must give every output column a name of its own, got {', '.join(twice)} twice")
+        return value

@@ -1,0 +1,1 @@
+"""Prompts to completions: the actor and what it is told."""

@@ -1,0 +1,105 @@
+"""Completions to output columns."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from orthrus_core.engine.sequence import Completion
+from orthrus_core.text.stop_strings import cut_text
+from pipelines.generate.decode.requests import SampleRow
+from pipelines.read.arrow_types import bring_to
+from pipelines.read.columns import (
+    COUNTERS,
+    PLACE,
+    PROMPT_IDS,
+    PROMPT_TOKENS,
+    SHARD,
+    TRUNCATED,
+    UNIT,
+    TableLayout,
+)
+
+
+class Decoder(Protocol):
+    """What turns tokens into the text that is written."""
+
+    def decode(self, token_ids: list[int]) -> str:
+        """Text of tokens."""
+
+
+class ResultWriter:
+    """Makes the table of a unit's results.
+
+    Attributes:
+        level: exactness of greedy rows.
+        sampled_level: of rows with a temperature.
+    """
+
+    def __init__(self, layout: TableLayout, decoder: Decoder, *, level: str, sampled_level: str):
+        self._layout = layout
+        self._decoder = decoder
+        self.level = level
+        self.sampled_level = sampled_level
+
+    def table(self, unit: pa.Table, rows: Sequence[SampleRow], completions: Sequence[Completion]) -> pa.Table:
+        """One row for each sample.
+
+        Args:
+            unit: as `prompt.unit.render_unit` makes it.
+            rows, completions: side by side, in the order of the output.
+        Returns:
+            The output columns of the layout, then SHARD, UNIT and PLACE.
+        """
+        source = pa.array([row.row for row in rows], pa.int64())
+        hidden = (SHARD, UNIT, PLACE, PROMPT_IDS, TRUNCATED, PROMPT_TOKENS)
+        carried = [self._layout.within(name) for name in self._layout.carried.names]
+        given = unit.select(["id", *carried, *hidden]).take(source)
+        columns = {name: given.column(name) for name in ("id", *carried)}
+        columns |= {"sample": [row.sample for row in rows], "seed": [row.params.seed for row in rows]}
+        columns |= {"prompt_token_ids": given.column(PROMPT_IDS), "truncated_tokens": given.column(TRUNCATED)}
+        columns["exactness"] = [self._exactness(*both) for both in zip(rows, completions, strict=True)]
+        columns |= self._results(rows, completions)
+        counted = zip(completions, given.column(PROMPT_TOKENS).to_pylist(), strict=True)
+        columns["prompt_tokens"] = [one.stats.prompt_tokens or tokens for one, tokens in counted]
+        schema = self._layout.output
+        output = pa.table([_cast(columns[field.name], field.type) for field in schema], schema)
+        for name in (SHARD, UNIT, PLACE):
+            output = output.append_column(name, given.column(name))
+        return output
+
+    def _results(self, rows: Sequence[SampleRow], completions: Sequence[Completion]) -> dict[str, Any]:
+        stats = [completion.stats for completion in completions]
+        is_fine = [completion.error is None for completion in completions]
+        return {name: [getattr(one, name) for one in stats] for name in COUNTERS} | {
+            "completion": [self._text(*both) for both in zip(rows, completions, strict=True)],
+            "finish_reason": [completion.finish_reason for completion in completions],
+            "error": [completion.error for completion in completions],
+            "acceptance_length": [one.acceptance_length for one in stats],
+            "tokens_per_forward": [one.tokens_per_forward for one in stats],
+            "min_logit_gap": [one.min_logit_gap for one in stats],
+            "mean_logprob": [_mean_logprob(completion) for completion in completions],
+            "logprobs": [c.logprobs if fine else None for c, fine in zip(completions, is_fine, strict=True)],
+            "token_ids": [
+                c.token_ids if fine else None for c, fine in zip(completions, is_fine, strict=True)
+            ],
+        }
+
+    def _exactness(self, row: SampleRow, completion: Completion) -> str | None:
+        if completion.error is not None:
+            return None
+        return self.sampled_level if row.params.temperature > 0 else self.level
+
+    def _text(self, row: SampleRow, completion: Completion) -> str | None:
+        if completion.error is not None:
+            return None
+        text = self._decoder.decode(completion.token_ids)
+        return cut_text(text, completion.stop_string, include=row.params.include_stop_str)
+
+
+def _mean_logprob(completion: Completion) -> float | None:
+    return completion.stats.logprob / len(completion.token_ids) if completion.token_ids else None
+
+
+def _cast(values: Any, kind: pa.DataType) -> Any:
+    return bring_to(values, kind) if isinstance(values, pa.ChunkedArray) else pa.array(values, kind)

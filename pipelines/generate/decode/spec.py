@@ -1,0 +1,120 @@
+"""What an actor needs to know, resolved by the driver."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orthrus_core.engine.config import EngineConfig
+from orthrus_core.errors import ConfigError
+from pipelines.checkpoint.directory import Checkpoint
+from pipelines.cluster.board import Board
+from pipelines.cluster.failures import FailureNotes
+from pipelines.cluster.resources import check_gpus, resolve_device
+from pipelines.generate.audit.plan import AuditPlan, plan_audit
+from pipelines.generate.config.job import GenerateConfig
+from pipelines.generate.config.sampling import SamplingConfig
+from pipelines.generate.job.job import Job
+from pipelines.read.columns import TableLayout
+from pipelines.storage.config import StorageConfig
+from pipelines.storage.files import join
+
+EXPECTED_SHARE = 0.5  # of max_new_tokens, for the choice whether torch.compile pays
+
+
+@dataclass(frozen=True)
+class ActorSpec:
+    """Everything an actor needs to know, resolved by the driver.
+
+    Attributes:
+        dtype: "auto" or a torch dtype's name.
+        device: "cpu" or "cuda".
+        threads: torch threads.
+        failures: where an actor that ends itself says why.
+        retries: restarts in a row without a finished unit between them, after which the job gives up.
+        storage: how to reach the model and the notes.
+        dedup_tokens: tokens of finished completions that are kept for copies; None: every row is generated.
+        board: where driver and engines meet; None: units begin unasked and figures go nowhere, for tests.
+        run: names the run in metrics.
+        audit: which rows are decoded again.
+        session: when the driver started, seconds since 1970; units of one session have the same.
+        step_timeout_s: seconds after which a step of the engine is taken to hang; None: never.
+    """
+
+    checkpoint: Checkpoint
+    dtype: str
+    device: str
+    threads: int
+    decode: EngineConfig
+    sampling: SamplingConfig
+    layout: TableLayout
+    failures: FailureNotes
+    retries: int
+    storage: StorageConfig = StorageConfig()
+    dedup_tokens: int | None = None
+    board: Board | None = None
+    run: str = ""
+    audit: AuditPlan = AuditPlan()
+    session: float = 0.0
+    step_timeout_s: float | None = None
+
+
+def new_actor_spec(job: Job, *, is_local: bool) -> ActorSpec:
+    """What an actor needs to know.
+
+    Raises:
+        ConfigError: not enough GPUs, or the run was begun on another device.
+    """
+    config = job.config
+    device = resolve_device(config.model.device)
+    check_gpus(config.run, device, is_local=is_local)
+    stored = (job.ledger.manifest() or {}).get("engine") or {}
+    if stored and stored["device"].split(":")[0] != device:
+        raise ConfigError(
+            f"model.device: output.path was begun on {stored['device']}, this machine would go on on "
+            f"{device}; texts could differ, choose another output.path"
+        )
+    threads = config.run.threads_per_actor or max(1, int(config.run.cpus_per_actor))
+    return ActorSpec(
+        checkpoint=job.checkpoint,
+        dtype=config.model.dtype,
+        device=device,
+        threads=threads,
+        decode=decode_options(config, stored, num_rows=sum(unit.num_rows for unit in job.units)),
+        sampling=config.sampling,
+        layout=job.layout,
+        failures=FailureNotes(
+            join(job.ledger.run_url, "failures", time.strftime("%Y%m%dT%H%M%S")), job.ledger.data_url
+        ),
+        retries=config.run.retries,
+        storage=config.storage,
+        dedup_tokens=config.run.dedup_tokens if config.run.dedup else None,
+        audit=plan_audit(job),
+        session=time.time(),
+        step_timeout_s=config.run.step_timeout_s,
+    )
+
+
+def decode_options(config: GenerateConfig, stored: Mapping[str, Any], *, num_rows: int) -> EngineConfig:
+    """Return the engine's options: a run that was begun goes on with the budgets and kernels it had.
+
+    Args:
+        stored: the engine's facts in the manifest; empty before the first unit.
+        num_rows: rows left to do.
+    Raises:
+        ConfigError: max_sequences has grown past the largest budget of the run.
+    """
+    decode = config.decode
+    num_tokens = int(
+        num_rows * config.sampling.n * config.sampling.max_new_tokens * EXPECTED_SHARE / config.run.actors
+    )
+    if not stored:
+        return decode.model_copy(update={"expected_tokens": decode.expected_tokens or num_tokens})
+    if decode.max_sequences > stored["token_budget"]:
+        raise ConfigError(
+            f"decode.max_sequences must be <= {stored['token_budget']}, the token budget that output.path "
+            f"was begun with, got {decode.max_sequences}"
+        )
+    compiled = "on" if stored["compiled"] else "off"
+    budgets = {"token_budget": stored["token_budget"], "budgets": tuple(stored["budgets"])}
+    return decode.model_copy(update={**budgets, "compile": compiled})

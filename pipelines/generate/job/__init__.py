@@ -1,0 +1,1 @@
+"""A checked job: what is known before an actor starts."""

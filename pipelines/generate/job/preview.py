@@ -1,0 +1,70 @@
+"""What a dry run tries: the first row of every file, and the prompts of a few."""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from orthrus_core.errors import ConfigError
+from pipelines.command.wording import count_of
+from pipelines.generate.job.job import Job, new_renderer
+from pipelines.generate.prompt.unit import RenderedRow, render_rows
+from pipelines.read.columns import INPUT_FAULTS, ROW_ERROR
+from pipelines.read.source import column_types, read_unit
+from pipelines.read.units import Unit
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a dry run shows of the data: (prompt text or None, rendered row) of a few rows."""
+
+    rows: tuple[tuple[str | None, RenderedRow], ...]
+
+
+def preview(job: Job, num_prompts: int = 3) -> Preview:
+    """Read the first row of every shard, and render the first few rows of the first unit.
+
+    Raises:
+        ConfigError: a shard whose rows cannot be read.
+    """
+    first_units = [unit for unit in job.plan.units if unit.index == 0]
+    faults: list[str] = []
+    tables: list[pa.Table] = []
+    for unit in first_units:
+        try:
+            table = first_rows(job, unit, num_prompts if not tables else 1)
+            error = table.column(ROW_ERROR)[0].as_py() or ""
+            if error.startswith(INPUT_FAULTS):
+                faults.append(error)
+            else:
+                tables.append(table)
+        except Exception as error:  # any reader's error makes it a bad shard
+            faults.append(f"{job.plan.shards[unit.shard].file.url}: {' '.join(str(error).split())}")
+    if faults and (job.config.input.on_bad_shard == "fail" or not tables):
+        raise ConfigError(f"{len(faults)} bad input file(s): " + "; ".join(faults))
+    renderer = new_renderer(job.config, job.checkpoint)
+    rows = render_rows(tables[0], renderer, job.config)
+    texts = [renderer.decode(row.prompt_ids) if row.prompt_ids else None for row in rows]
+    return Preview(tuple(zip(texts, rows, strict=True)))
+
+
+def check_preview(job: Job, found: Preview) -> None:
+    """Refuse a job of which every row that was tried fails, unless it allows that.
+
+    Raises:
+        ConfigError: with the first row's error.
+    """
+    errors = [(row.id, row.error) for _, row in found.rows if row.error is not None]
+    if errors and len(errors) == len(found.rows) and job.config.run.max_error_share < 1:
+        row_id, error = errors[0]
+        raise ConfigError(
+            f"{count_of(len(errors), 'row')} tried, every one is an error row: {error} (row {row_id}); "
+            "set run.max_error_share=1 to allow that"
+        )
+
+
+def first_rows(job: Job, unit: Unit, count: int) -> pa.Table:
+    """The first rows of a shard; of jsonl, cut from its first unit."""
+    types, shard = column_types(job.plan, job.layout), job.plan.shards[unit.shard]
+    if shard.format == "parquet":
+        return read_unit(shard, Unit(unit.shard, 0, 0, min(count, unit.num_rows)), types)
+    return read_unit(shard, unit, types).slice(0, count)

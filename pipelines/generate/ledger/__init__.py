@@ -1,0 +1,1 @@
+"""What is planned, committed and damaged, as the output directory tells it."""

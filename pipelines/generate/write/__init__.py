@@ -1,0 +1,1 @@
+"""Completions to files: filters, repairs, the unit file and its footer."""

@@ -1,0 +1,237 @@
+"""Names, types and meanings of the columns that go in, travel between stages and come out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from orthrus_core.errors import ConfigError
+from pipelines.read.arrow_types import stored_type
+
+# Columns that travel between the stages of the dataset and are never written.
+HIDDEN = "__orthrus_"
+SHARD = HIDDEN + "shard"  # int32, number of the input file
+UNIT = HIDDEN + "unit"  # int32, number of the unit within its shard
+ROW = HIDDEN + "row"  # int64, row within its shard
+ROW_ERROR = HIDDEN + "error"  # string, why this row cannot be generated; null: it can
+PROMPT_IDS = HIDDEN + "prompt_ids"  # list<int32>
+PLACE = HIDDEN + "place"  # int32, row within its unit, from 0
+PARAMS = HIDDEN + "params"  # string, json of sampling options that replace the config's for this row
+SAMPLES = HIDDEN + "samples"  # list<int32>, numbers of the completions to make
+TRUNCATED = HIDDEN + "truncated"  # int32, tokens cut from the prompt
+PROMPT_TOKENS = HIDDEN + "prompt_tokens"  # int32, of a prompt that was counted and cannot be run; else 0
+CARRIED = HIDDEN + "carried_"  # before the name of a carried column that an output column has too
+ENGINE = HIDDEN + "engine"  # string, json of the engine's figures on a unit's first row
+LINE = HIDDEN + "line"  # large_binary, of jsonl: the row as it stands in the file; null: it is none
+OWN = (
+    HIDDEN + "own_"
+)  # + name, of Parquet: a column in its file's own type, where that is not the one of all files
+
+# What the errors of all rows of a unit begin with whose input cannot be read.
+UNREADABLE = "input is damaged: "
+OVERWRITTEN = "input was overwritten: "
+UNFIT = "input types differ: "
+INPUT_FAULTS = (UNREADABLE, OVERWRITTEN, UNFIT)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One output column."""
+
+    name: str
+    type: pa.DataType
+    meaning: str
+
+
+IDENTITY = (
+    Column("id", pa.string(), "input.id_column's value, or {shard}:{row} counted from 0"),
+    Column("sample", pa.int32(), "number of the completion for this prompt, from 0"),
+)
+RESULT = (
+    Column("completion", pa.string(), "the text, without special tokens and what stopped it; null on error"),
+    Column("finish_reason", pa.string(), "stop, length, context or error"),
+    Column("error", pa.string(), "why there is no completion; null if fine"),
+    Column(
+        "prompt_tokens",
+        pa.int32(),
+        "tokens of the prompt after the chat template; 0 on an error that came before they were counted",
+    ),
+    Column("truncated_tokens", pa.int32(), "tokens that input.prompt.overlong cut from the prompt; 0: none"),
+    Column("completion_tokens", pa.int32(), "tokens emitted, the final end token included"),
+    Column("steps", pa.int32(), "engine steps that carried this row"),
+    Column("forwards", pa.int32(), "draft and verify passes that carried this row"),
+    Column("drafted", pa.int32(), "draft tokens proposed"),
+    Column("accepted", pa.int32(), "draft tokens accepted and emitted"),
+    Column("acceptance_length", pa.float32(), "tokens emitted per step; plain AR has 1.0"),
+    Column("tokens_per_forward", pa.float32(), "tokens emitted per draft or verify pass (TPF)"),
+    Column("min_logit_gap", pa.float32(), "smallest gap between the two best logits of any emitted token"),
+    Column("mean_logprob", pa.float32(), "mean log-probability of the emitted tokens"),
+    Column(
+        "exactness",
+        pa.string(),
+        "exact: same tokens as AR decoding, checked at start-up; distribution: as likely as in AR decoding "
+        "(decode.consensus rejection); or unverified; null on error",
+    ),
+    Column("seed", pa.int64(), "seed of this row: its own or the config's"),
+)
+LOGPROBS = Column("logprobs", pa.list_(pa.float32()), "log-probability of each of the completion's tokens")
+TOKEN_IDS = Column("token_ids", pa.list_(pa.int32()), "ids of the completion's tokens, end token included")
+PROMPT_TOKEN_IDS = Column("prompt_token_ids", pa.list_(pa.int32()), "ids of the prompt's tokens")
+DROPPED_REASON = Column(
+    "dropped_reason", pa.string(), "in dropped/ only: the filter that the row failed first, and its value"
+)
+OPTIONAL = (LOGPROBS, TOKEN_IDS, PROMPT_TOKEN_IDS, DROPPED_REASON)
+
+# Of how a row was decoded, not of what it says; output.diagnostics false leaves them out.
+DIAGNOSTICS = (
+    "steps",
+    "forwards",
+    "drafted",
+    "accepted",
+    "acceptance_length",
+    "tokens_per_forward",
+    "min_logit_gap",
+    "mean_logprob",
+)
+NAMES = tuple(column.name for column in (*IDENTITY, *RESULT, *OPTIONAL))
+COUNTERS = ("prompt_tokens", "completion_tokens", "steps", "forwards", "drafted", "accepted")
+
+
+@dataclass(frozen=True)
+class TableLayout:
+    """Which columns one run reads, carries and writes.
+
+    Between the stages, output columns have their own names, whatever `rename` makes of them in the files; a
+    carried column that has such a name goes by `within` there.
+
+    Attributes:
+        carried: carried input columns with the types they have in every output file.
+        read: input columns that are read, carried or not.
+        token_ids, prompt_token_ids, logprobs, diagnostics: whether these columns are written.
+        rename: output columns that have another name in the files.
+    """
+
+    carried: pa.Schema
+    read: tuple[str, ...]
+    token_ids: bool = False
+    prompt_token_ids: bool = False
+    logprobs: bool = False
+    diagnostics: bool = True
+    rename: Mapping[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def within(name: str) -> str:
+        """A carried column's name between the stages."""
+        return CARRIED + name if name in NAMES else name
+
+    @property
+    def output(self) -> pa.Schema:
+        """All columns between the stages, in the order of the files."""
+        result = [*RESULT]
+        if self.logprobs:
+            result.append(LOGPROBS)
+        if self.token_ids:
+            result.append(TOKEN_IDS)
+        if self.prompt_token_ids:
+            result.append(PROMPT_TOKEN_IDS)
+        fields = [pa.field(c.name, c.type) for c in IDENTITY]
+        fields += [one.with_name(self.within(one.name)) for one in self.carried]
+        return pa.schema(fields + [pa.field(c.name, c.type) for c in result])
+
+    @property
+    def written(self) -> pa.Schema:
+        """Schema of every output file."""
+        return pa.schema(
+            [self.output.field(name).with_name(written) for name, written in self.file_names.items()]
+        )
+
+    @property
+    def dropped(self) -> pa.Schema:
+        """Schema of every side file of dropped rows."""
+        return self.written.append(pa.field(self.dropped_reason, DROPPED_REASON.type))
+
+    @property
+    def dropped_reason(self) -> str:
+        """The name of that column in the side files."""
+        return self.rename.get(DROPPED_REASON.name, DROPPED_REASON.name)
+
+    @property
+    def file_names(self) -> dict[str, str]:
+        """Of each column that is written, its name between the stages to that in the files."""
+        return {
+            name: self.rename.get(name, name.removeprefix(CARRIED))
+            for name in self.output.names
+            if self.diagnostics or name not in DIAGNOSTICS
+        }
+
+    def to_file(self, table: pa.Table) -> pa.Table:
+        """The columns of a table of `output`, as the files have them."""
+        return table.select([*self.file_names]).rename_columns([*self.file_names.values()])
+
+    def from_file(self, table: pa.Table) -> pa.Table:
+        """A table read from a file as one of `output`; columns that were left out are null."""
+        names, count = self.file_names, table.num_rows
+        return pa.table(
+            {
+                one.name: table.column(names[one.name]) if one.name in names else pa.nulls(count, one.type)
+                for one in self.output
+            }
+        )
+
+
+def choose_layout(
+    schema: pa.Schema,
+    *,
+    needed: Sequence[str],
+    carry: Sequence[str] | None,
+    id_column: str | None,
+    token_ids: bool = False,
+    prompt_token_ids: bool = False,
+    logprobs: bool = False,
+    seed_column: str | None = None,
+    diagnostics: bool = True,
+    rename: Mapping[str, str] | None = None,
+) -> TableLayout:
+    """Decide which input columns are read and which travel to the output.
+
+    Args:
+        schema: columns of the input, all shards together.
+        needed: columns that prompts and per-row options are made of; all of them in the schema.
+        carry: columns to write beside the completion; None: all.
+        id_column: column that becomes `id`, and so is not carried under its own name if that is `id`.
+        seed_column: column with seeds of rows, the same for `seed`.
+    Raises:
+        ConfigError: a carried column does not exist or has the name of an output column.
+    """
+    carried = list(schema.names) if carry is None else list(dict.fromkeys(carry))
+    missing = [name for name in carried if name not in schema.names]
+    if missing:
+        raise ConfigError(f"input.carry: no column {', '.join(missing)}; there are {', '.join(schema.names)}")
+    own = {"id": id_column, "seed": seed_column}  # these come back as output columns of that name
+    carried = [name for name in carried if own.get(name) != name]
+    read = [*dict.fromkeys([*needed, *([id_column] if id_column else []), *carried])]
+    fields = [pa.field(name, stored_type(schema.field(name).type)) for name in carried]
+    layout = TableLayout(
+        pa.schema(fields),
+        tuple(read),
+        token_ids,
+        prompt_token_ids,
+        logprobs,
+        diagnostics,
+        dict(rename or {}),
+    )
+    _refuse_collisions(layout)
+    return layout
+
+
+def _refuse_collisions(layout: TableLayout) -> None:
+    names = [name for name in layout.dropped.names if not name.startswith(HIDDEN)]
+    taken = [name for name in layout.carried.names if names.count(name) > 1 or name.startswith(HIDDEN)]
+    if not taken:
+        return
+    renamed = ", ".join(f"{name}: generated_{name}" for name in taken)
+    raise ConfigError(
+        f"input columns with names of output columns: {', '.join(taken)}; set "
+        + ("input.id_column: id, or " if "id" in taken else "")
+        + f"output.rename: {{{renamed}}}, or list the columns to keep in input.carry"
+    )

@@ -1,0 +1,55 @@
+"""Which rows a job reads."""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from pipelines.config.section import Section
+from pipelines.config.urls import Url
+
+
+class DatasetConfig(Section):
+    """A data set by name, read through the `datasets` library."""
+
+    name: str = Field(
+        description="Hub name (owner/name), or a local directory with data files or written by save_to_disk."
+    )
+    config_name: str | None = Field(None, description="Configuration (subset) of the data set.")
+    split: str = Field("train", description="Split, as `datasets` writes it: train, test[:10%].")
+    revision: str | None = Field(None, description="Branch, tag or commit on the hub; none: its newest.")
+    files: str | None = Field(None, description="Files or a glob within the data set; none: all of them.")
+
+    @field_validator("name")
+    @classmethod
+    def _is_given(cls, value: str) -> str:
+        if not value:
+            raise ValueError("must not be empty")
+        return value
+
+
+class FilesConfig(Section):
+    """Which files, or which data set in their place."""
+
+    paths: tuple[Url, ...] = Field(
+        (),
+        description="Files, globs or directories; local (from the working directory) or any fsspec URL; "
+        "hf://datasets/owner/name[@revision][/path]. A file named twice is read once.",
+    )
+    format: Literal["auto", "parquet", "jsonl"] = Field(
+        "auto",
+        description="auto: by file ending (.parquet .pq, .jsonl .ndjson, the latter two also with .gz .bz2 "
+        ".xz .zst).",
+    )
+    dataset: DatasetConfig | None = Field(None, description="A data set by name, instead of paths.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if bool(self.paths) == (self.dataset is not None):
+            found = "both" if self.paths else "neither"
+            raise ValueError(f"must have either paths or dataset, got {found}")
+        return self
+
+    @field_validator("paths", mode="before")
+    @classmethod
+    def _one_path_is_a_list_of_one(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value

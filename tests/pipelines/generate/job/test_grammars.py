@@ -1,0 +1,136 @@
+"""Structured output through the pipeline: refused before anything starts, obeyed by what the actor writes."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import jsonschema
+import pyarrow as pa
+import pytest
+import yaml
+
+from orthrus_core.errors import ConfigError
+from pipelines.checkpoint.directory import load_tokenizer, locate
+from pipelines.cluster.failures import FailureNotes
+from pipelines.command.config_file import load_config
+from pipelines.generate.config.job import GenerateConfig
+from pipelines.generate.decode.actor import GenerateActor
+from pipelines.generate.decode.spec import ActorSpec
+from pipelines.generate.job.job import prepare
+from pipelines.read.columns import TableLayout
+from tests.pipelines.unit_tables import unit
+
+DEMO_MODEL = Path(__file__).parents[4] / "pipelines/demo/model"
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "answer": {"type": "integer", "minimum": 0, "maximum": 999},
+        "unit": {"enum": ["apples", "years", "none"]},
+    },
+    "required": ["answer", "unit"],
+    "additionalProperties": False,
+}
+
+
+def with_sampling(tree, **options):
+    return tree | {"sampling": tree["sampling"] | options}
+
+
+def refusal(tree, **options) -> str:
+    with pytest.raises(ConfigError) as caught:
+        prepare(GenerateConfig.model_validate(with_sampling(tree, **options)))
+    return str(caught.value)
+
+
+def test_a_grammar_is_refused_before_anything_starts(tree):
+    assert refusal(tree, json_schema={"not": {}}) == (
+        'sampling.json_schema is refused: Unimplemented keys: ["not"]'
+    )
+    assert refusal(tree, regex="[a").startswith('sampling.regex is refused: invalid regex "[a"')
+    assert "sampling.regex goes with stop ids that are special" in refusal(
+        tree, regex="a", stop_token_ids=[9]
+    )
+
+
+def test_good_grammars_are_let_through(tree):
+    for options in ({"json_schema": SCHEMA}, {"regex": "a+"}, {"choices": ["a", "b"]}, {"choices": "a"}):
+        assert prepare(GenerateConfig.model_validate(with_sampling(tree, **options))).units
+
+
+def test_a_schema_may_lie_in_a_file(tree, tmp_path):
+    file = tmp_path / "schema.json"
+    file.write_text(json.dumps(SCHEMA, indent=2))
+    config = tmp_path / "job.yaml"
+    config.write_text(yaml.safe_dump(with_sampling(tree, json_schema=str(file)), sort_keys=False))
+    sampling = load_config(GenerateConfig, config).sampling
+    assert json.loads(sampling.params.json_schema) == SCHEMA
+
+
+def test_a_schema_file_that_is_not_there_is_named(tree, tmp_path):
+    config = tmp_path / "job.yaml"
+    config.write_text(yaml.safe_dump(with_sampling(tree, json_schema="nowhere.json")))
+    with pytest.raises(ConfigError, match="sampling.json_schema cannot be read from nowhere.json"):
+        load_config(GenerateConfig, config)
+
+
+def test_two_grammars_in_a_config_are_refused(tree, tmp_path):
+    config = tmp_path / "job.yaml"
+    config.write_text(yaml.safe_dump(with_sampling(tree, regex="a", choices=["a"])))
+    with pytest.raises(ConfigError, match="sampling must have at most one of json_schema, regex, choices"):
+        load_config(GenerateConfig, config)
+
+
+def test_the_schema_and_its_order_are_in_the_fingerprint(tree):
+    def fingerprint_of(schema):
+        config = GenerateConfig.model_validate(with_sampling(tree, json_schema=schema))
+        return prepare(config).fingerprint
+
+    turned = SCHEMA | {"properties": dict(reversed(SCHEMA["properties"].items()))}
+    assert turned == SCHEMA
+    assert len({fingerprint_of(schema) for schema in (SCHEMA, turned, None)}) == 3
+
+
+def rows_of(tree, prompts, tmp_path, *, mode="consensus", **sampling) -> list[dict]:
+    """What an actor with the demo model writes for prompts."""
+    tree = with_sampling(tree, **sampling) | {"model": {"path": str(DEMO_MODEL)}}
+    tree |= {"decode": {"mode": mode, "max_context": 256, "token_budget": 64, "self_check": False}}
+    config = GenerateConfig.model_validate(tree)
+    spec = ActorSpec(
+        checkpoint=locate(config.model),
+        dtype="float32",
+        device="cpu",
+        threads=1,
+        decode=config.decode,
+        sampling=config.sampling,
+        layout=TableLayout(pa.schema([]), (), token_ids=True),
+        failures=FailureNotes(f"{tmp_path}/failures", f"{tmp_path}/data"),
+        retries=1,
+    )
+    tokenizer = load_tokenizer(str(DEMO_MODEL))
+    messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    ids = [
+        tokenizer.apply_chat_template(one, add_generation_prompt=True, return_dict=False) for one in messages
+    ]
+    table = unit(ids, limits=[60] * len(ids))
+
+    async def generate():
+        return await GenerateActor(spec)(table)
+
+    return asyncio.run(generate()).to_pylist()
+
+
+def test_the_actor_writes_json_that_the_schema_admits_with_drafts_and_without(tree, tmp_path):
+    prompts = [f"Sam has {n} apples and buys {n + 3} more. How many apples does Sam have?" for n in range(8)]
+    by_mode = [
+        rows_of(tree, prompts, tmp_path, mode=mode, json_schema=SCHEMA, temperature=1.0)
+        for mode in ("consensus", "autoregressive")
+    ]
+    assert [row["finish_reason"] for row in by_mode[0]] == ["stop"] * 8
+    for row in by_mode[0]:
+        jsonschema.validate(json.loads(row["completion"]), SCHEMA)
+    assert [row["token_ids"] for row in by_mode[1]] == [row["token_ids"] for row in by_mode[0]]
+
+
+def test_the_actor_writes_one_of_the_choices(tree, tmp_path):
+    rows = rows_of(tree, ["Is 7 odd?", "Is 8 odd?"], tmp_path, choices=["yes", "no"])
+    assert {row["completion"] for row in rows} <= {"yes", "no"}

@@ -1,0 +1,101 @@
+"""A row's own sampling options."""
+
+import datetime
+import json
+from decimal import Decimal
+
+import pytest
+
+from orthrus_core.errors import RequestError
+from pipelines.generate.config.sampling import SamplingConfig
+from pipelines.generate.prompt.row_params import ParamColumns
+
+COLUMNS = {
+    "temperature": "te",
+    "top_k": "tk",
+    "top_p": "tp",
+    "min_p": "mi",
+    "seed": "se",
+    "stop": "st",
+    "n": "n",
+}
+
+
+def of(row, **sampling):
+    config = SamplingConfig.model_validate({"columns": COLUMNS, **sampling})
+    return ParamColumns(config).of(dict.fromkeys(COLUMNS.values()) | row)
+
+
+def test_nulls_are_the_configs_values():
+    params = of({"te": float("nan")}, max_new_tokens=7, n=3)  # what pandas makes of null beside numbers
+    assert (params.max_new_tokens, params.n, params.overrides) == (7, 3, None)
+
+
+def test_values_replace_the_configs():
+    params = of({"te": 0.5, "tk": 3, "tp": 0.5, "se": 2**40, "n": 2}, n=3)
+    assert params.n == 2
+    assert json.loads(params.overrides) == {"temperature": 0.5, "top_k": 3, "top_p": 0.5, "seed": 2**40}
+
+
+@pytest.mark.parametrize(("stop", "found"), [("END", ["END"]), (["a", "b"], ["a", "b"]), ([], [])])
+def test_stop_is_a_text_or_a_list_of_texts(stop, found):
+    assert json.loads(of({"st": stop}).overrides) == {"stop": found}
+
+
+def test_whole_numbers_may_come_as_floats():
+    assert json.loads(of({"se": 5.0}).overrides) == {"seed": 5}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"te": -1.0}, "column te: temperature must be >= 0.0, got -1.0"),
+        ({"te": 1e-6}, "column te: temperature must be 0 (greedy) or >= 0.0001, got 1e-06"),
+        ({"te": "hot"}, "column te: temperature must be a number, got 'hot'"),
+        ({"te": True}, "column te: temperature must be a number, got True"),
+        ({"mi": 1.5}, "column mi: min_p must be <= 1.0, got 1.5"),
+        ({"se": -1}, "column se: seed must be >= 0, got -1"),
+        ({"se": 2**63}, f"column se: seed must be < {2**63}, got {2**63}"),
+        (
+            {"se": 0.5},
+            "column se: seed must be a valid integer, got a number with a fractional part, got 0.5",
+        ),
+        ({"st": ["a", ""]}, "column st: stop must hold no empty string, got ['a', '']"),
+        ({"st": 5}, "column st: stop must be a valid tuple, got 5"),
+        ({"te": 1e39}, "column te: temperature must be <= 1000000.0, got 1e+39"),
+        ({"tk": 2**63}, f"column tk: top_k must be < {2**63}, got {2**63}"),
+        ({"n": 0}, "column n: n must be >= 1, got 0"),
+        ({"n": 1025}, "column n: n must be <= 1024, got 1025"),
+    ],
+)
+def test_a_bad_value_names_column_rule_and_value(row, reason):
+    with pytest.raises(RequestError) as caught:
+        of(row)
+    assert str(caught.value) == reason
+
+
+@pytest.mark.parametrize("option", COLUMNS)
+@pytest.mark.parametrize(
+    "value",
+    [
+        [["a"]],
+        {"a": 1},
+        [{"a": [1]}],
+        [None],
+        b"\xff",
+        datetime.timedelta(1),
+        [b"\xff"],
+        Decimal("NaN"),
+        10**400,
+    ],
+    ids=str,
+)
+def test_a_value_of_any_other_type_is_the_rows_error(option, value):
+    with pytest.raises(RequestError, match=f"^column {COLUMNS[option]}: {option}"):
+        of({COLUMNS[option]: value})
+
+
+def test_a_long_bad_value_is_cut_in_the_error():
+    with pytest.raises(RequestError) as caught:
+        of({"st": ["x" * 10_000, ""]})
+    assert len(str(caught.value)) == 200
