@@ -59,6 +59,7 @@ RESULT = (
     Column("truncated_tokens", pa.int32(), "tokens that input.prompt.overlong cut from the prompt; 0: none"),
     Column("completion_tokens", pa.int32(), "tokens emitted, the final end token included"),
     Column("steps", pa.int32(), "engine steps that carried this row"),
+    Column("step_tokens", pa.int32(), "tokens that those steps emitted; the end of a prefill emits one more"),
     Column("forwards", pa.int32(), "draft and verify passes that carried this row"),
     Column("drafted", pa.int32(), "draft tokens proposed"),
     Column("accepted", pa.int32(), "draft tokens accepted and emitted"),
@@ -85,6 +86,7 @@ OPTIONAL = (LOGPROBS, TOKEN_IDS, PROMPT_TOKEN_IDS, DROPPED_REASON)
 # Of how a row was decoded, not of what it says; output.diagnostics false leaves them out.
 DIAGNOSTICS = (
     "steps",
+    "step_tokens",
     "forwards",
     "drafted",
     "accepted",
@@ -94,7 +96,7 @@ DIAGNOSTICS = (
     "mean_logprob",
 )
 NAMES = tuple(column.name for column in (*IDENTITY, *RESULT, *OPTIONAL))
-COUNTERS = ("prompt_tokens", "completion_tokens", "steps", "forwards", "drafted", "accepted")
+COUNTERS = ("prompt_tokens", "completion_tokens", "steps", "step_tokens", "forwards", "drafted", "accepted")
 
 
 @dataclass(frozen=True)
@@ -169,11 +171,15 @@ class TableLayout:
         return table.select([*self.file_names]).rename_columns([*self.file_names.values()])
 
     def from_file(self, table: pa.Table) -> pa.Table:
-        """A table read from a file as one of `output`; columns that were left out are null."""
+        """A table read from a file as one of `output`; columns that it lacks are null."""
         names, count = self.file_names, table.num_rows
         return pa.table(
             {
-                one.name: table.column(names[one.name]) if one.name in names else pa.nulls(count, one.type)
+                one.name: (
+                    table.column(names[one.name])
+                    if names.get(one.name) in table.column_names
+                    else pa.nulls(count, one.type)
+                )
                 for one in self.output
             }
         )

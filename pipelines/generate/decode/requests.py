@@ -34,7 +34,6 @@ class RequestBuilder:
 
     def __init__(self, sampling: SamplingConfig):
         self._base = sampling.params
-        self._fields = self._base.model_dump()
         self._known: dict[str | None, SamplingParams] = {None: self._base}
 
     def sample_rows(self, table: pa.Table) -> list[SampleRow]:
@@ -59,6 +58,8 @@ class RequestBuilder:
             if len(self._known) >= 4096:  # every row may have a seed of its own
                 self._known = {None: self._base}
             assert overrides is not None
-            known = SamplingParams.model_validate({**self._fields, **json.loads(overrides)})
+            own = json.loads(overrides)  # checked where the row was read
+            own = {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
+            known = self._base.model_copy(update=own)
             self._known[overrides] = known
         return known

@@ -122,16 +122,16 @@ def merge_errors(kinds: dict[str, Any], more: Mapping[str, Any], most: int = MOS
 
 
 def _row_sums(output: pa.Table) -> list[dict[str, int]]:
-    columns = ("error", "completion_tokens", "steps", "acceptance_length")
+    columns = ("error", "completion_tokens", "steps", "step_tokens")
     return [
         {
             "rows": 1,
             "errors": int(error is not None),
             "completion_tokens": tokens or 0,
             "steps": steps or 0,
-            "step_tokens": round((length or 0.0) * (steps or 0)),
+            "step_tokens": step_tokens or 0,
         }
-        for error, tokens, steps, length in zip(
+        for error, tokens, steps, step_tokens in zip(
             *(output.column(name).to_pylist() for name in columns), strict=True
         )
     ]

@@ -56,8 +56,6 @@ def count_rows(table: pa.Table) -> dict[str, int]:
         table: the output columns of all rows that were made, dropped ones too.
     """
     counts = {name: pc.sum(table.column(name)).as_py() or 0 for name in COUNTERS}
-    pairs = zip(*(table.column(name).to_pylist() for name in ("acceptance_length", "steps")), strict=True)
-    counts["step_tokens"] = sum(round(length * steps) for length, steps in pairs if length is not None)
     counts |= {"rows": table.num_rows, "errors": table.num_rows - table.column("error").null_count}
     for reason in table.column("finish_reason").to_pylist():
         counts[f"finish_{reason}"] = counts.get(f"finish_{reason}", 0) + 1

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from pipelines.generate.ray_noise import ARGUMENTS, ENDED_ON_PURPOSE, quiet_stderr
+from pipelines.cluster.noise import ARGUMENTS, ENDED_ON_PURPOSE, quiet_stderr
 
 RETRY = (
     "Task MapWorker.submit failed. There are infinite retries remaining, so the task will be retried. Error: "
@@ -21,7 +21,7 @@ def test_what_native_code_writes_to_stderr_comes_through_but_for_the_line_that_m
 
 
 def test_without_grep_nothing_is_left_out(capfd, monkeypatch):
-    monkeypatch.setattr("pipelines.generate.ray_noise.shutil.which", lambda _: None)
+    monkeypatch.setattr("pipelines.cluster.noise.shutil.which", lambda _: None)
     with quiet_stderr():
         os.write(2, f"{ARGUMENTS}\n".encode())
     assert ARGUMENTS in capfd.readouterr().err
