@@ -17,7 +17,7 @@ COLUMNS = {
     "error": [None, None, "prompt has 900 tokens, max is 10", None],
     "completion_tokens": [17, 40, 0, 32],
     "steps": [4, 10, 0, 0],
-    "acceptance_length": pa.array([4.25, 3.9, None, None], pa.float32()),
+    "step_tokens": [17, 39, 0, 0],
 }
 
 
