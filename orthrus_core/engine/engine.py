@@ -44,6 +44,8 @@ class EngineCore:
     whatever its neighbours do.
 
     Attributes:
+        runner: runs forwards.
+        scheduler: holds the sequences.
         cache: keys and values.
         stats: counters since the start.
     """
@@ -70,8 +72,8 @@ class EngineCore:
             chooser: makes the chooser of a step.
             observers: told of every step, in this order.
         """
-        self._runner = runner
-        self._scheduler = scheduler
+        self.runner = runner
+        self.scheduler = scheduler
         self._admission = admission
         self._max_context = max_context
         self._drafts = drafts or DiffusionDrafts()
@@ -92,7 +94,7 @@ class EngineCore:
         sequence = self._admission.new_sequence(request_id, request)
         error = self._admission.reason_to_reject(sequence)
         if error is None:
-            self._scheduler.add(sequence)
+            self.scheduler.add(sequence)
         else:
             self._rejected.append(sequence.complete("error", error))
         return request_id
@@ -100,15 +102,15 @@ class EngineCore:
     @property
     def has_work(self) -> bool:
         """Whether `step` has anything to do or to return."""
-        return bool(self._rejected or self._scheduler.num_sequences)
+        return bool(self._rejected or self.scheduler.num_sequences)
 
     def cancel(self, request_id: int) -> bool:
         """Drop a request that has not finished; whether there was one."""
-        return self._scheduler.remove(request_id)
+        return self.scheduler.remove(request_id)
 
     def forget_prompts(self) -> None:
         """Share no page with prompts from before, so that repeated work costs the same again."""
-        self._runner.tables.pool.forget_prefixes()
+        self.runner.tables.pool.forget_prefixes()
 
     def step(self) -> list[Completion]:
         """Advance all running sequences by one step and return the requests that ended.
@@ -118,16 +120,16 @@ class EngineCore:
         """
         started_at = time.perf_counter()
         finished, self._rejected = self._rejected, []
-        step = self._scheduler.plan()
+        step = self.scheduler.plan()
         if step.works:
             verdicts = self._judge(step)
             for observer in self._observers:
                 observer.saw(step, verdicts)
             num_accepted = [verdict.num_accepted for verdict in verdicts]
-            self._scheduler.observe(step, num_accepted, seconds=time.perf_counter() - started_at)
+            self.scheduler.observe(step, num_accepted, seconds=time.perf_counter() - started_at)
             completions = map(self._commit, step.works, verdicts)
             finished += [completion for completion in completions if completion is not None]
-            self._scheduler.index_prompts(step.works)
+            self.scheduler.index_prompts(step.works)
         self.stats.busy_s += time.perf_counter() - started_at
         return finished
 
@@ -136,9 +138,9 @@ class EngineCore:
         started_at = time.perf_counter()
         chooser, draft_ids = self._chooser(step.works), None
         if step.draft_budget:
-            draft_ids = self._drafts.propose(self._runner, step, chooser)
+            draft_ids = self._drafts.propose(self.runner, step, chooser)
         drafted_at = time.perf_counter()
-        verdicts = verify(self._runner, step, chooser, draft_ids)
+        verdicts = verify(self.runner, step, chooser, draft_ids)
         self.stats.count_step(step, drafted_at - started_at, time.perf_counter() - drafted_at)
         return verdicts
 
@@ -162,7 +164,7 @@ class EngineCore:
         self._emit(work, verdict, emitted)
         if reason is None and error is None:
             return None
-        self._scheduler.finish(sequence)
+        self.scheduler.finish(sequence)
         return sequence.complete(reason or "error", error)
 
     def _break_off(self, sequence: Sequence, position: int) -> str:
@@ -170,7 +172,7 @@ class EngineCore:
 
         No page from there on is shared or indexed, since those hold sound rows only; they are erased.
         """
-        self.cache.erase(self._scheduler.pages_from(sequence, position))
+        self.cache.erase(self.scheduler.pages_from(sequence, position))
         return (
             f"the logits after position {position} are NaN or infinite, so no token can be chosen there: the "
             "model overflows on this text in its dtype; try bfloat16 or float32, or leave the prompt out"

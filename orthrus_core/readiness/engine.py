@@ -49,6 +49,7 @@ class Engine(EngineCore):
         *,
         draft: DraftSource | None = None,
         policy: BlockPolicy | None = None,
+        scheduler: Scheduler | None = None,
         ready: Readiness | None = None,
     ):
         """Allocate the cache and check exactness.
@@ -60,6 +61,7 @@ class Engine(EngineCore):
                 that can only `decode` does for stop strings, and with a `backend_tokenizer` for grammars.
             draft: where drafts come from; None: the diffusion view.
             policy: shares the rows of a step; None: as `config` says.
+            scheduler: over the runner's page tables; None: one with that policy.
             ready: budgets, their costs and exactness; None: found out here.
         Raises:
             ConfigError: the model has no second view, or the config does not fit it.
@@ -70,7 +72,7 @@ class Engine(EngineCore):
         self.block_size = drafted_block_size(config, runner.model)
         ready = ready or get_ready(runner, config, head_block_size=runner.model.config.block_size)
         self.exactness, self.costs = ready.exactness, ready.costs
-        scheduler = Scheduler(
+        scheduler = scheduler or Scheduler(
             config,
             runner.tables,
             block_size=self.block_size,
@@ -117,7 +119,7 @@ class Engine(EngineCore):
 
     def report(self) -> dict:
         """Return what a manifest or a run report says about this engine."""
-        runner, scheduler, pool = self._runner, self._scheduler, self._runner.tables.pool
+        runner, scheduler, pool = self.runner, self.scheduler, self.runner.tables.pool
         return self.stats.to_dict() | {
             "mode": self.config.mode,
             "exactness": self.exactness,

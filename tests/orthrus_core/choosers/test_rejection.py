@@ -75,7 +75,7 @@ class ToyLanguage:
         source = torch.Generator().manual_seed(5)
         self.ar_logits = torch.randn(vocab_size, vocab_size, generator=source)
         self.draft_logits = torch.randn(8, vocab_size, generator=source)
-        self._runner = engine._runner
+        self._runner = engine.runner
 
     def __getattr__(self, name: str):
         return getattr(self._runner, name)
@@ -110,7 +110,7 @@ def toy_texts(model, consensus: str, params: SamplingParams, count: int) -> tupl
         self_check=False,
     )
     engine = Engine(model, config)
-    engine._runner = ToyLanguage(engine, V)
+    engine.runner = ToyLanguage(engine, V)
     requests = [
         Request(PROMPT, params.model_copy(update={"seed": index % 4}), sample=index // 4)
         for index in range(count)
@@ -123,7 +123,7 @@ def misfit(texts: Tensor, engine: Engine, params: SamplingParams) -> float:
 
     The exact joint of a pair comes from the chain of AR distributions, p(next | last token).
     """
-    logits = engine._runner.ar_logits
+    logits = engine.runner.ar_logits
     chain = filter_logits(logits, Filters.of([params] * V, logits.device)).softmax(dim=-1).double()
     before, ratios = chain[PROMPT[-1]], []
     for first in range(LENGTH - 1):

@@ -262,13 +262,13 @@ def test_adaptive_blocks_on_a_ladder_of_budgets_keep_the_bits_of_one_budget(dtyp
     truths = {tuple(p): r.token_ids for p, r in zip(prompts, references, strict=True)}
     engine = Engine(model, config, draft=drafts_from(truths, 0.8, seed))
     budgets = set()
-    lay_out = engine._runner.lay_out
+    lay_out = engine.runner.lay_out
 
     def counted(spans, view, *, token_budget):
         budgets.add(token_budget)
         return lay_out(spans, view, token_budget=token_budget)
 
-    monkeypatch.setattr(engine._runner, "lay_out", counted)
+    monkeypatch.setattr(engine.runner, "lay_out", counted)
     assert_same_bits(run_with_arrivals(engine, prompts, params, source), references)
     assert len(budgets) > 2, "the load moved along the ladder"
 

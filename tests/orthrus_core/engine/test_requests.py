@@ -93,7 +93,7 @@ def test_samples_of_a_prompt_share_its_pages_and_prefill_it_once():
     params = SamplingParams(max_new_tokens=6, temperature=1.0)
     config = EngineConfig(max_sequences=8, max_context=128, page_size=16, self_check=False)
     engine = Engine(model, config)
-    pool = engine._scheduler._tables.pool
+    pool = engine.runner.tables.pool
     ids = [engine.submit(Request(prompt, params, sample=sample)) for sample in range(8)]
     done, most_pages, prefill_rows = {}, 0, count_prefill_rows(engine)
     while engine.has_work:
@@ -112,14 +112,14 @@ def test_samples_of_a_prompt_share_its_pages_and_prefill_it_once():
 def count_prefill_rows(engine: Engine) -> list[int]:
     """Return a list that gets the prefill rows of every step from now on."""
     counts: list[int] = []
-    plan = engine._scheduler.plan
+    plan = engine.scheduler.plan
 
     def counting():
         step = plan()
         counts.append(sum(work.num_prefill for work in step.works))
         return step
 
-    engine._scheduler.plan = counting
+    engine.scheduler.plan = counting
     return counts
 
 
@@ -130,7 +130,7 @@ def test_another_prompt_does_not_wait_for_samples_that_do():
     for prompt in (long_prompt, long_prompt, [1, 2]):
         engine.submit(Request(prompt, params))
     engine.step()
-    assert sorted(sequence.num_prompt for sequence in engine._scheduler.running) == [2, 200]
+    assert sorted(sequence.num_prompt for sequence in engine.scheduler.running) == [2, 200]
     assert sorted(len(c.token_ids) for _ in range(40) for c in engine.step()) == [4, 4, 4]
 
 

@@ -86,7 +86,7 @@ def test_every_schedule_gives_the_ar_text_and_returns_all_pages(
 ):
     config, costs = priced_config
     engine = fake_engine(model, config, wrong_share=wrong_share, seed=seed, costs=costs)
-    pool = engine._runner.tables.pool
+    pool = engine.runner.tables.pool
     arrivals = sorted(range(len(requests)), key=lambda index: requests[index][2])
     index_of_id: dict[int, int] = {}
     done = {}
@@ -113,7 +113,7 @@ def test_every_schedule_gives_the_ar_text_and_returns_all_pages(
             assert not (index in plain and completion.stats.drafted)
     assert pool.num_available == pool.num_pages - 1
     assert not any(pool.references)
-    assert engine._runner.budgets_seen <= set(costs.budgets)
+    assert engine.runner.budgets_seen <= set(costs.budgets)
 
 
 def check_completion(completion, prompt: list[int], max_new_tokens: int, max_context: int) -> None:
@@ -187,7 +187,7 @@ def test_no_forward_exceeds_the_token_budget(model):
     config = EngineConfig(token_budget=12, max_sequences=6, max_context=50, self_check=False)
     engine = fake_engine(model, config, wrong_share=0.3, seed=2)
     engine.generate([[n] * (3 * n + 1) for n in range(9)], SamplingParams(max_new_tokens=12, ignore_eos=True))
-    assert max(engine._runner.rows_seen) == 12
+    assert max(engine.runner.rows_seen) == 12
 
 
 @pytest.mark.parametrize(("block_policy", "least", "most"), [("adaptive", 8, 30), ("fixed", 58, 58)])
@@ -207,6 +207,6 @@ def test_a_lone_sequence_runs_on_small_budgets_and_a_crowd_on_large_ones(model):
     costs = Costs((4, 8, 24), draft_s=(1.0, 1.9, 5.0), verify_s=(1.0, 1.9, 5.0))
     engine = fake_engine(model, config, wrong_share=1.0, seed=0, costs=costs)
     engine.generate([[1]], SamplingParams(max_new_tokens=9, ignore_eos=True))
-    assert engine._runner.budgets_seen == {4}
+    assert engine.runner.budgets_seen == {4}
     engine.generate([[n] * 20 for n in range(6)], SamplingParams(max_new_tokens=9, ignore_eos=True))
-    assert engine._runner.budgets_seen == {4, 8, 24}
+    assert engine.runner.budgets_seen == {4, 8, 24}

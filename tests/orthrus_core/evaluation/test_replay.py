@@ -102,8 +102,8 @@ def test_another_seed_draws_others():
 def test_the_real_diffusion_forward_runs(model, texts, monkeypatch):
     views = []
     engine = Engine(model, config(), draft=replay_of(texts, 1.0).new_draft())
-    run = engine._runner.run
-    monkeypatch.setattr(engine._runner, "run", lambda rows, view: views.append(view) or run(rows, view))
+    run = engine.runner.run
+    monkeypatch.setattr(engine.runner, "run", lambda rows, view: views.append(view) or run(rows, view))
     engine.generate(PROMPTS, PARAMS)
     assert views.count("diffusion") == engine.report()["draft_forwards"] > 0
 

@@ -89,7 +89,7 @@ class BreakingRunner:
     """
 
     def __init__(self, engine: Engine, is_broken, value: float = float("nan"), column: int | None = None):
-        self._runner = engine._runner
+        self._runner = engine.runner
         self._is_broken = is_broken
         self._value, self._column = value, column
         self._slots: list[int] = []
@@ -114,7 +114,7 @@ def breaking_engine(is_broken, *, consensus="coupled", mode="consensus", sequenc
         mode=mode, consensus=consensus, max_sequences=sequences, max_context=64, self_check=False
     )
     engine = Engine(small_orthrus(sameness=0.5), config)
-    engine._runner = BreakingRunner(engine, is_broken, **options)
+    engine.runner = BreakingRunner(engine, is_broken, **options)
     return engine
 
 
@@ -234,7 +234,7 @@ def test_one_prompt_that_breaks_alone_leaves_the_engine_to_the_others():
     )
 
     def engine_runs_first(engine: Engine) -> bool:
-        return engine.stats.emitted_tokens == 0 and bool(engine._scheduler.waiting)
+        return engine.stats.emitted_tokens == 0 and bool(engine.scheduler.waiting)
 
     completions = engine.run([Request([1, 2, 3], PARAMS[0]), Request([4, 5, 6, 7, 8], PARAMS[0])])
     assert [completion.finish_reason for completion in completions] == ["error", "length"]

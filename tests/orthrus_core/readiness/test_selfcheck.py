@@ -27,7 +27,7 @@ def test_this_machine_is_exact_without_a_compiler_too(dtype, monkeypatch):
 
 def test_the_check_gives_all_pages_back():
     engine = Engine(small_orthrus(), CONFIG)
-    pool = engine._runner.tables.pool
+    pool = engine.runner.tables.pool
     assert pool.num_available == pool.num_pages - 1
 
 
