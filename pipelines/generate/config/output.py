@@ -30,11 +30,6 @@ class RowFilters(Section):
     valid_json: bool = Field(False, description="The completion must be one JSON value and nothing else.")
     drop_errors: bool = Field(False, description="Error rows go to dropped/ too; false: they stay in data/.")
 
-    @property
-    def is_active(self) -> bool:
-        """Whether any row can be dropped."""
-        return self != RowFilters()
-
     @field_validator("regex", "not_regex")
     @classmethod
     def _re2_takes_it(cls, value: str | None) -> str | None:

@@ -1,7 +1,6 @@
 """A run looked at from outside, in progress or ended: from its plan, unit files, lock and report."""
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -198,8 +197,3 @@ def _sums(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
         for name, value in one.items():
             sums[name] = sums.get(name, 0) + value
     return sums
-
-
-def now_text() -> str:
-    """The time of this look, UTC."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
