@@ -32,11 +32,15 @@ class OutputConfig(StrictConfig):
     keep_checkpoints: int = Field(2, ge=1, description="Checkpoints kept; older ones are removed.")
 
 
-class TaskDataConfig(StrictConfig):
-    """The demo's generated tasks, an endless stream."""
+class SourceDataConfig(StrictConfig):
+    """An endless stream of documents that a module makes, such as the demo's generated tasks."""
 
-    seed: int = Field(0, ge=0, description="Seed of the task stream.")
-    held_out_documents: int = Field(400, gt=0, description="Held-out tasks for the loss during training.")
+    source: str = Field(
+        description="Module with `TrainingDocuments`, `held_out_documents` and `right_answers`, for instance "
+        "pipelines.demo.documents."
+    )
+    seed: int = Field(0, ge=0, description="Seed of the stream.")
+    held_out_documents: int = Field(400, gt=0, description="Held-out documents for the loss during training.")
     held_out_answers: int = Field(300, ge=0, description="Held-out prompts answered and checked at the end.")
 
 
@@ -136,12 +140,12 @@ class _TrainConfig(StrictConfig):
 
 
 class BackboneTrainConfig(_TrainConfig):
-    """A backbone from scratch on the demo tasks."""
+    """A backbone from scratch on documents that a module makes."""
 
     kind: Literal["backbone"]
     tokenizer: Path = Field(..., description="Tokenizer directory, copied into the output.")
     backbone: BackboneConfig = BackboneConfig()
-    data: TaskDataConfig = TaskDataConfig()
+    data: SourceDataConfig
 
 
 class HeadTrainConfig(_TrainConfig):

@@ -92,6 +92,7 @@ def check_model(config: TrainConfig) -> tuple[Backbone | None, dict[str, str]]:
             "head.mask_token_id": str(backbone.mask_token.id),
         }
         return backbone, hashes
+    document_source(config.data.source)
     vocabulary = sorted(load_tokenizer(config.tokenizer).get_vocab().items())
     return None, {"tokenizer.hash": hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()[:16]}
 

@@ -16,13 +16,12 @@ from orthrus_core.models.checkpoint import CONFIG_FILE
 from orthrus_core.training.checkpoint import STATE_FILE, save_model
 from orthrus_core.training.parallel import Parallel
 from pipelines.checkpoint.directory import TOKENIZER_FILES
-from pipelines.demo.answers import share_of_right_answers
 from pipelines.storage.files import join, remove, upload
 from pipelines.train.backbone import load_tokenizer
 from pipelines.train.config import BackboneTrainConfig
+from pipelines.train.document_source import document_source
 from pipelines.train.model_card import CardFacts, model_card
 from pipelines.train.snapshots import scratch
-from pipelines.train.tasks import HELD_OUT_SEED
 
 logger = logging.getLogger(__name__)
 
@@ -99,9 +98,7 @@ def _answers(directory: Path, config: BackboneTrainConfig, progress: Mapping[str
     model = AutoModelForCausalLM.from_pretrained(
         directory, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
     )
-    num_tasks = config.data.held_out_answers
-    right = share_of_right_answers(
-        model, load_tokenizer(directory), seed=HELD_OUT_SEED + 1, num_tasks=num_tasks
-    )
-    logger.info("answers right=%.4f of=%d", right, num_tasks)
+    count = config.data.held_out_answers
+    right = document_source(config.data.source).right_answers(model, load_tokenizer(directory), count)
+    logger.info("answers right=%.4f of=%d", right, count)
     return {"step": progress["step"], "tokens": progress["tokens"], "right_answers": right}

@@ -23,6 +23,7 @@ from pipelines.storage.config import use_storage
 from pipelines.storage.files import absolute, join, upload
 from pipelines.train.backbone import Backbone, load_backbone, load_tokenizer
 from pipelines.train.config import BackboneTrainConfig, HeadTrainConfig, TrainConfig
+from pipelines.train.document_source import document_source
 from pipelines.train.documents import ShardDocuments
 from pipelines.train.model_card import CardFacts
 from pipelines.train.recipe import Output, public_config
@@ -30,7 +31,6 @@ from pipelines.train.result import ModelFiles, write_model
 from pipelines.train.scalars import Scalars
 from pipelines.train.snapshots import RunState, Snapshots, scratch
 from pipelines.train.stream import Documents, PackedStream
-from pipelines.train.tasks import HELD_OUT_SEED, TaskDocuments, task_documents
 from pipelines.train.token_shards import TokenIndex, held_out_documents
 
 logger = logging.getLogger(__name__)
@@ -173,7 +173,10 @@ class WorkerRun:
     def _documents(self) -> Documents:
         config, rank, size = self._config, self._parallel.rank, self._parallel.world_size
         if isinstance(config, BackboneTrainConfig):
-            return TaskDocuments(self._tokenizer, seed=config.data.seed, rank=rank, world_size=size)
+            source = document_source(config.data.source)
+            return source.TrainingDocuments(
+                self._tokenizer, seed=config.data.seed, rank=rank, world_size=size
+            )
         assert self._work.index is not None
         return ShardDocuments(
             join(self._run_url, DATA),
@@ -188,10 +191,9 @@ class WorkerRun:
         packing = self._config.packing
         documents: list[Document]
         if isinstance(self._config, BackboneTrainConfig):
-            count = self._config.data.held_out_documents
-            documents = list(
-                task_documents(self._tokenizer, seed=HELD_OUT_SEED, num_tasks=count, split="heldout")
-            )
+            data = self._config.data
+            source = document_source(data.source)
+            documents = source.held_out_documents(self._tokenizer, data.held_out_documents)
         else:
             documents = held_out_documents(join(self._run_url, DATA))
         return list(

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
+from pipelines.demo.documents import TrainingDocuments
 from pipelines.train.config import HeadTrainConfig, load_train_config
-from pipelines.train.tasks import TaskDocuments
 from tests.pipelines.conftest import ROOT, TOKENIZER_FILES
 from tests.small_models import small_backbone
 
@@ -48,7 +48,7 @@ def plain_backbone(tmp_path_factory) -> Path:
 def text(tmp_path_factory) -> Path:
     """24 rows in two files, at most 251 tokens each."""
     path = tmp_path_factory.mktemp("text")
-    stream = TaskDocuments(AutoTokenizer.from_pretrained(TOKENIZER), seed=5)
+    stream = TrainingDocuments(AutoTokenizer.from_pretrained(TOKENIZER), seed=5)
     documents = list(islice((d for d in stream if len(d) <= 250), 24))
     for number, part in enumerate((documents[:16], documents[16:])):
         prompts, completions = [d.prompt_ids for d in part], [d.completion_ids for d in part]

@@ -1,12 +1,13 @@
-"""The demo's generated tasks as an endless stream of documents with a position."""
+"""The demo's generated tasks for training a backbone: a `DocumentSource` of the train job."""
 
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from orthrus_core.training.packing import Document
+from pipelines.demo.answers import share_of_right_answers
 from pipelines.demo.rows import render_task
 from pipelines.demo.tasks import generate_tasks
 from pipelines.demo.tasks.generator import Split
@@ -14,6 +15,16 @@ from pipelines.demo.tasks.generator import Split
 HELD_OUT_SEED = 7
 TASKS_PER_CHUNK = 1000
 CHUNKS_PER_SEED = 1_000_000
+
+
+def held_out_documents(tokenizer: PreTrainedTokenizerBase, count: int) -> list[Document]:
+    """Tasks that training never sees."""
+    return list(task_documents(tokenizer, seed=HELD_OUT_SEED, num_tasks=count, split="heldout"))
+
+
+def right_answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int) -> float:
+    """Share of held-out tasks, others than those, that a model answers right."""
+    return share_of_right_answers(model, tokenizer, seed=HELD_OUT_SEED + 1, num_tasks=count)
 
 
 def task_documents(
@@ -24,7 +35,7 @@ def task_documents(
         yield Document(*render_task(tokenizer, task))
 
 
-class TaskDocuments:
+class TrainingDocuments:
     """Training tasks without end, in chunks with a seed each; rank r of w takes every w-th chunk."""
 
     def __init__(
