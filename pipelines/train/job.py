@@ -21,6 +21,7 @@ from pipelines.storage.files import absolute, join, read_bytes
 from pipelines.storage.output_path import check_output
 from pipelines.train.backbone import Backbone, check_tokenizer_of_data, find_backbone, load_tokenizer
 from pipelines.train.config import BackboneTrainConfig, HeadTrainConfig, TrainConfig
+from pipelines.train.document_source import document_source
 from pipelines.train.launch import run_here, run_on_ray, worker_resources
 from pipelines.train.prepare import prepare_data
 from pipelines.train.progress import TrainProgress
