@@ -68,9 +68,8 @@ def _run_job(config: "GenerateConfig", options, console: Console, stop: StopSign
     from pipelines.generate.build import run_job
     from pipelines.generate.watch.progress import Progress
 
-    rows = job.plan.num_rows
+    rows, every_s = job.plan.num_rows, config.run.progress_every_s
     done = rows - sum(unit.num_rows for unit in (*job.units, *job.left))
-    every_s = job.config.run.progress_every_s
     progress = Progress(total_rows=rows, done_rows=done, every_s=every_s, console=console)
     report = run_job(job, progress, stop=stop, session=session, log=log)
     console.print(render_report(job, report))
