@@ -18,7 +18,8 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import IO, Any
 
-from jinja2 import StrictUndefined, TemplateRuntimeError, Undefined, pass_context
+from jinja2 import StrictUndefined, TemplateRuntimeError, Undefined, nodes, pass_context
+from jinja2.compiler import CodeGenerator, Frame
 from jinja2.runtime import Context, TemplateReference
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -90,11 +91,24 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
+class HarmlessCompiler(CodeGenerator):
+    """Evaluates no option of a block (`{% autoescape 9 ** 9 ** 9 %}`): it is what rows will say."""
+
+    def visit_EvalContextModifier(self, node: nodes.EvalContextModifier, frame: Frame) -> None:
+        """Write the options; Jinja itself also looks whether they are constant."""
+        frame.eval_ctx.volatile = True
+        for option in node.options:
+            self.writeline(f"context.eval_ctx.{option.key} = ")
+            self.visit(option.value, frame)
+
+
 def new_environment() -> ImmutableSandboxedEnvironment:
     """Jinja without evaluation at compile time: compiling must be harmless, whatever the constants are."""
-    return ImmutableSandboxedEnvironment(
+    environment = ImmutableSandboxedEnvironment(
         undefined=StrictUndefined, keep_trailing_newline=True, optimized=False, finalize=_printable
     )
+    environment.code_generator_class = HarmlessCompiler
+    return environment
 
 
 @pass_context
