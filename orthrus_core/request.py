@@ -3,12 +3,13 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 LEAST_TEMPERATURE = 1e-4  # below it, logits over temperature crowd out the noise and may overflow
 MOST_TEMPERATURE = 1e6  # far above it, float32 has no such number: an excluded token's logit becomes NaN
+TokenId = Annotated[int, Field(ge=0)]
 GRAMMARS = ("json_schema", "regex", "choices")
 
 
@@ -38,10 +39,10 @@ class SamplingParams(BaseModel):
     seed: int = Field(
         0, ge=0, lt=2**63, description="of the noise; the same seed and prompt give the same text"
     )
-    eos_token_id: int | tuple[int, ...] | None = Field(
+    eos_token_id: TokenId | tuple[TokenId, ...] | None = Field(
         None, description="ids that end a completion; None: those of the model"
     )
-    stop_token_ids: tuple[int, ...] = Field((), description="further ids that end a completion")
+    stop_token_ids: tuple[TokenId, ...] = Field((), description="further ids that end a completion")
     stop: tuple[str, ...] = Field(
         (), description="texts that end a completion, across token borders too; the engine needs a tokenizer"
     )
@@ -62,6 +63,8 @@ class SamplingParams(BaseModel):
     @field_validator("stop", "choices", mode="before")
     @classmethod
     def _one_string_is_a_list_of_one(cls, value: Any) -> Any:
+        if not isinstance(value, str | list | tuple | set | frozenset):
+            raise ValueError(f"must be a text or a list of texts, got {value!r:.60}")
         return (value,) if isinstance(value, str) else value
 
     @field_validator("stop", "choices")

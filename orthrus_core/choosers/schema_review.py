@@ -9,9 +9,13 @@ NAMES = """
     items prefixItems additionalItems minItems maxItems
     minLength maxLength pattern format minimum maximum exclusiveMinimum exclusiveMaximum multipleOf
     $schema $id id $anchor $defs definitions $comment title description default examples deprecated
-    readOnly writeOnly contentMediaType contentEncoding
+    readOnly writeOnly contentMediaType contentEncoding contentSchema $vocabulary
+    not if then else dependentRequired dependentSchemas dependencies
+    unevaluatedProperties unevaluatedItems contains minContains maxContains uniqueItems propertyNames
+    $dynamicRef $dynamicAnchor $recursiveRef $recursiveAnchor
 """
-KEYWORDS = frozenset(NAMES.split())  # what the library obeys and what is meant for readers; it refuses more
+# What the library obeys, what is meant for readers, and (the last three lines) what it refuses itself.
+KEYWORDS = frozenset(NAMES.split())
 OPTIONS = "x-guidance"  # of the library, read at the root
 MAPS_OF_SCHEMAS = ("properties", "patternProperties", "$defs", "definitions")
 SCHEMAS = ("items", "prefixItems", "additionalItems", "additionalProperties", "anyOf", "oneOf", "allOf")

@@ -19,6 +19,20 @@ def check_model(model: object) -> None:
         )
 
 
+def check_arguments(config: object, tokenizer: object) -> None:
+    """Raise ConfigError if an engine is given something else than a config or a tokenizer."""
+    if not isinstance(config, EngineConfig):
+        raise ConfigError(
+            f"Engine takes an EngineConfig after the model, got {type(config).__name__}: "
+            "Engine(model, EngineConfig(max_context=4096), tokenizer)"
+        )
+    if tokenizer is not None and not hasattr(tokenizer, "decode"):
+        raise ConfigError(
+            f"Engine takes a tokenizer of transformers, got {type(tokenizer).__name__}: "
+            "AutoTokenizer.from_pretrained(path) loads one"
+        )
+
+
 def drafted_block_size(config: EngineConfig, model: OrthrusLM) -> int:
     """Return the K to draft with, 0 in AR mode.
 
@@ -92,18 +106,23 @@ class RequestAdmission:
         if len(prompt_ids) >= self._max_context:
             return f"prompt has {len(prompt_ids)} tokens, max_context is {self._max_context}"
         V = self._vocab_size
+        if beyond := sorted(one for one in _own_stop_ids(sequence.params) if one >= V):
+            return f"stop ids {beyond} can never come: the vocabulary has ids 0 to {V - 1}"
         for position, token_id in enumerate(prompt_ids):
             if not isinstance(token_id, int) or not 0 <= token_id < V:
                 return f"prompt token {position} is {token_id!r}, the vocabulary has ids 0 to {V - 1}"
         return None
 
     def _stop_ids(self, params: SamplingParams) -> frozenset[int]:
-        further = frozenset(params.stop_token_ids)
-        if params.ignore_eos:
-            return further
-        eos = params.eos_token_id
-        own = self._default_stop_ids if eos is None else frozenset([eos] if isinstance(eos, int) else eos)
-        return own | further
+        uses_default = params.eos_token_id is None and not params.ignore_eos
+        return _own_stop_ids(params) | (self._default_stop_ids if uses_default else frozenset())
+
+
+def _own_stop_ids(params: SamplingParams) -> frozenset[int]:
+    """Return the ids that end a completion because the request says so."""
+    eos = None if params.ignore_eos else params.eos_token_id
+    own = () if eos is None else (eos,) if isinstance(eos, int) else eos
+    return frozenset((*own, *params.stop_token_ids))
 
 
 def _stop_ids_of(model: OrthrusLM) -> frozenset[int]:

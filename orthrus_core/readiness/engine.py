@@ -15,7 +15,13 @@ from orthrus_core.engine.sequence import Completion
 from orthrus_core.engine.step import DraftSource
 from orthrus_core.models.model import OrthrusLM
 from orthrus_core.policy.adaptive import AdaptiveBlocks
-from orthrus_core.readiness.admission import RequestAdmission, check_context, check_model, drafted_block_size
+from orthrus_core.readiness.admission import (
+    RequestAdmission,
+    check_arguments,
+    check_context,
+    check_model,
+    drafted_block_size,
+)
 from orthrus_core.readiness.compilation import compile_forwards, should_compile
 from orthrus_core.readiness.health import DraftAlarm, LogitHealth
 from orthrus_core.readiness.startup import Readiness, get_ready
@@ -64,10 +70,11 @@ class Engine(EngineCore):
             scheduler: over the runner's page tables; None: one with that policy.
             ready: budgets, their costs and exactness; None: found out here.
         Raises:
-            ConfigError: the model has no second view, or the config does not fit it.
+            ConfigError: the model has no second view, the config does not fit it, or they are other things.
         """
+        self.config = config = EngineConfig() if config is None else config
+        check_arguments(config, tokenizer)
         self._tokenizer = tokenizer
-        self.config = config = config or EngineConfig()
         runner: ModelRunner = model if hasattr(model, "lay_out") else new_runner(model, config)
         self.block_size = drafted_block_size(config, runner.model)
         ready = ready or get_ready(runner, config, head_block_size=runner.model.config.block_size)

@@ -28,15 +28,16 @@ def new_requests(
     ids = [_ids_of(prompt, number, tokenizer) for number, prompt in enumerate(_several(prompts))]
     if params is None or isinstance(params, SamplingParams):
         params = [params or SamplingParams()] * len(ids)
-    if others := [type(one).__name__ for one in params if not isinstance(one, SamplingParams)]:
+    given: list[Any] = [*params] if isinstance(params, list | tuple) else [params]
+    if others := [type(one).__name__ for one in given if not isinstance(one, SamplingParams)]:
         raise ConfigError(f"generate takes SamplingParams, one or as many as prompts, got {others[0]}")
-    if len(params) != len(ids):
-        raise ConfigError(f"got {len(ids)} prompts but {len(params)} sampling params")
-    if num_samples < 1:
-        raise ConfigError(f"num_samples must be >= 1, got {num_samples}")
+    if len(given) != len(ids):
+        raise ConfigError(f"got {len(ids)} prompts but {len(given)} sampling params")
+    if not isinstance(num_samples, int) or num_samples < 1:
+        raise ConfigError(f"num_samples must be a whole number >= 1, got {num_samples!r}")
     return [
         Request(prompt, one, sample=sample)
-        for prompt, one in zip(ids, params, strict=True)
+        for prompt, one in zip(ids, given, strict=True)
         for sample in range(num_samples)
     ]
 
@@ -52,8 +53,9 @@ def with_text(completion: Completion, request: Request, tokenizer: Any | None) -
 
 def _several(prompts: Any) -> list[Any]:
     """Return the prompts, unless they are a single one."""
-    if isinstance(prompts, str | bytes | Mapping):
-        what = "; pass its input_ids" if isinstance(prompts, Mapping) else f": pass [{prompts[:20]!r}]"
+    if isinstance(prompts, str | bytes | Mapping) or not hasattr(prompts, "__iter__"):
+        what = "; pass its input_ids" if isinstance(prompts, Mapping) else ""
+        what = f": pass [{prompts[:20]!r}]" if isinstance(prompts, str | bytes) else what
         raise ConfigError(f"generate takes a list of prompts, got a {type(prompts).__name__}{what}")
     prompts = prompts.tolist() if hasattr(prompts, "tolist") else list(prompts)
     if prompts and all(isinstance(one, int) for one in prompts):
@@ -75,6 +77,8 @@ def _ids_of(prompt: Any, number: int, tokenizer: Any | None) -> list[int]:
     if parts and all(isinstance(part, Mapping) for part in parts):
         return _rendered(parts, number, tokenizer)
     try:
+        if any(isinstance(part, bool) for part in parts):
+            raise TypeError
         return [operator.index(part) for part in parts]
     except TypeError:
         kinds = sorted({type(part).__name__ for part in parts})

@@ -14,6 +14,13 @@ _BOUNDS = {
     "less_than_equal": ("<=", "le"),
     "less_than": ("<", "lt"),
 }
+_RULES = {
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing_size": "a whole number below 2^63",
+    "tuple_type": "a list",
+}
 
 
 def explain_fault(item: Any, cls: type[BaseModel]) -> str:
@@ -32,7 +39,7 @@ def explain_fault(item: Any, cls: type[BaseModel]) -> str:
     if kind == "value_error":
         text = str(context["error"])
         return f"{where} {text.removeprefix(where.rsplit('.', 1)[-1]).strip()}"
-    rule = item["msg"].removeprefix("Input should be ").split(", unable to parse")[0]
+    rule = _RULES.get(kind) or item["msg"].removeprefix("Input should be ").split(", unable to parse")[0]
     return f"{where} must be {rule}{got}"
 
 

@@ -35,4 +35,11 @@ def may_hold_credentials(text: str) -> bool:
     return re.search(r"://[^\s'\"]*@", text) is not None or SIGNED.search(text) is not None
 
 
-Url = Annotated[str, AfterValidator(without_credentials)]
+def _is_given(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be empty")
+    return text
+
+
+Given = Annotated[str, AfterValidator(_is_given)]
+Url = Annotated[Given, AfterValidator(without_credentials)]

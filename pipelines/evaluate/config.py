@@ -11,6 +11,7 @@ from orthrus_core.request import SamplingParams
 from pipelines.cluster.config import RunConfig
 from pipelines.config.model import ModelConfig
 from pipelines.config.section import Section
+from pipelines.config.urls import Url
 from pipelines.evaluate.speed_config import MemoryConfig, ReplayConfig, SpeedConfig
 from pipelines.generate.config.job import GenerateConfig, InputConfig
 from pipelines.generate.config.output import OutputConfig
@@ -23,7 +24,7 @@ DType = Literal["float32", "bfloat16", "float16"]
 class PromptSetConfig(Section):
     """One set of prompts, with answers where there are any."""
 
-    path: str = Field(description="File, glob or directory of Parquet or JSONL; local or any fsspec URL.")
+    path: Url = Field(description="File, glob or directory of Parquet or JSONL; local or any fsspec URL.")
     column: str = Field(description="Text column that holds the prompt.")
     chat: bool = Field(True, description="Render through the tokenizer's chat template.")
     id_column: str | None = Field(None, description="Column that names rows; none: {shard}:{row}.")

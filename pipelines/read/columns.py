@@ -235,9 +235,11 @@ def _refuse_collisions(layout: TableLayout) -> None:
     taken = [name for name in layout.carried.names if names.count(name) > 1 or name.startswith(HIDDEN)]
     if not taken:
         return
-    renamed = ", ".join(f"{name}: generated_{name}" for name in taken)
+    of_written = {layout.rename.get(name, name): name for name in NAMES}
+    renamed = ", ".join(f"{of_written[name]}: generated_{name}" for name in taken if name in of_written)
     raise ConfigError(
-        f"input columns with names of output columns: {', '.join(taken)}; set "
-        + ("input.id_column: id, or " if "id" in taken else "")
-        + f"output.rename: {{{renamed}}}, or list the columns to keep in input.carry"
+        f"input columns with names of output columns: {', '.join(taken)}; "
+        + ("set input.id_column: id, or " if of_written.get("id") == "id" and "id" in taken else "")
+        + (f"set output.rename: {{{renamed}}}, or " if renamed else "")
+        + "list the columns to keep in input.carry"
     )

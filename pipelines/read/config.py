@@ -5,26 +5,19 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from pipelines.config.section import Section
-from pipelines.config.urls import Url
+from pipelines.config.urls import Given, Url
 
 
 class DatasetConfig(Section):
     """A data set by name, read through the `datasets` library."""
 
-    name: str = Field(
+    name: Given = Field(
         description="Hub name (owner/name), or a local directory with data files or written by save_to_disk."
     )
     config_name: str | None = Field(None, description="Configuration (subset) of the data set.")
     split: str = Field("train", description="Split, as `datasets` writes it: train, test[:10%].")
     revision: str | None = Field(None, description="Branch, tag or commit on the hub; none: its newest.")
     files: str | None = Field(None, description="Files or a glob within the data set; none: all of them.")
-
-    @field_validator("name")
-    @classmethod
-    def _is_given(cls, value: str) -> str:
-        if not value:
-            raise ValueError("must not be empty")
-        return value
 
 
 class FilesConfig(Section):

@@ -251,7 +251,8 @@ def _column_faults(
         return ""  # values of the wrong type are error rows there
     twice = [n for n, count in Counter(schema.names).items() if count > 1 and _is_used(n, needed, carried)]
     if twice:
-        return f"more than one column {', '.join(twice)}; rename one, or leave it out with input.carry"
+        repair = "" if any(name in needed for name in twice) else ", or leave it out with input.carry"
+        return f"more than one column {', '.join(twice)}; rename one{repair}"
     wrong = {name: kind for name, kind in needed.items() if not _fits(schema.field(name).type, kind)}
     return ", ".join(
         f"column {n} is {schema.field(n).type}, not a {kind} column" for n, kind in wrong.items()

@@ -76,7 +76,9 @@ class OutputConfig(Section):
             raise ValueError(
                 f"must name output columns, got {', '.join(unknown)}; there are {', '.join(NAMES)}"
             )
+        if unnamed := [name for name, written in value.items() if not written.strip()]:
+            raise ValueError(f"must give every output column a name, got none for {', '.join(unnamed)}")
         written = [value.get(name, name) for name in NAMES]
-        if twice := [name for name in written if written.count(name) > 1 or not name]:
+        if twice := dict.fromkeys(name for name in written if written.count(name) > 1):
             raise ValueError(f"must give every output column a name of its own, got {', '.join(twice)} twice")
         return value

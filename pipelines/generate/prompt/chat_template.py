@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 
 TURN = ("add_generation_prompt", "continue_final_message")
 
+REWRITTEN = (
+    "chat template does not write the last message as it is, so that the completion cannot go on with it; to "
+    "open another turn behind it, set input.prompt.template_args: {continue_final_message: false}"
+)
+
 
 class ChatTemplate:
     """Renders messages in a process with limits: the template is the checkpoint's, and so may be anybody's.
@@ -59,6 +64,8 @@ class ChatTemplate:
                 {**self._arguments, **self._open_end(messages[-1]), "conversations": [list(messages)]}
             )
         except TemplateRowError as failure:
+            if "continue_final_message is set" in str(failure):
+                raise RequestError(REWRITTEN) from None
             raise RequestError(f"chat template fails: {failure}") from None
 
     def _open_end(self, last: dict[str, Any]) -> dict[str, Any]:

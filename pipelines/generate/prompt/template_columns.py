@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jinja2 import TemplateSyntaxError, meta, nodes
+from jinja2 import meta, nodes
 
 from orthrus_core.errors import ConfigError
-from pipelines.generate.prompt.template_process import new_environment
+from pipelines.generate.prompt.template_process import HarmlessCompiler, new_environment
 
 ROW = "row"  # the name of all columns together, where there is no column of that name
 
@@ -43,6 +43,10 @@ class TemplateColumns:
         return [*dict.fromkeys(names)]
 
 
+class _NameFinder(HarmlessCompiler, meta.TrackingCodeGenerator):
+    """Finds free names, as Jinja's find_undeclared_variables does."""
+
+
 def template_columns(template: str) -> TemplateColumns:
     """Names of the columns that a Jinja template uses.
 
@@ -50,12 +54,16 @@ def template_columns(template: str) -> TemplateColumns:
         ConfigError: the template does not parse.
     """
     environment = new_environment()
+    names = _NameFinder(environment)
+    names.optimizer = None  # it would evaluate all constants, here where nothing limits that
     try:
         environment.from_string(template)
-    except TemplateSyntaxError as error:
-        raise ConfigError(f"input.prompt.template does not parse: {error}") from None
-    tree = environment.parse(template)
-    required = meta.find_undeclared_variables(tree)  # without Jinja's own
+        tree = environment.parse(template)
+        names.visit(tree)
+    except Exception as error:  # of Jinja, or of Python, which compiles what Jinja makes of it
+        fault = " ".join(str(error).split())
+        raise ConfigError(f"input.prompt.template does not parse: {fault}") from None
+    required = names.undeclared_identifiers  # without Jinja's own
     used = [node.name for node in tree.find_all(nodes.Name)]
     optional = (environment.globals.keys() & used) | (required & {ROW})
     keys = [key for node in tree.find_all(nodes.Expr) if (key := _key_of(node)) is not None]

@@ -18,7 +18,8 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import IO, Any
 
-from jinja2 import StrictUndefined, TemplateRuntimeError, Undefined, pass_context
+from jinja2 import StrictUndefined, TemplateRuntimeError, Undefined, nodes, pass_context
+from jinja2.compiler import CodeGenerator, Frame
 from jinja2.runtime import Context, TemplateReference
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -90,11 +91,24 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
+class HarmlessCompiler(CodeGenerator):
+    """Evaluates no option of a block (`{% autoescape 9 ** 9 ** 9 %}`): it is what rows will say."""
+
+    def visit_EvalContextModifier(self, node: nodes.EvalContextModifier, frame: Frame) -> None:  # noqa: N802, Jinja's name
+        """Write the options; Jinja itself also looks whether they are constant."""
+        frame.eval_ctx.volatile = True
+        for option in node.options:
+            self.writeline(f"context.eval_ctx.{option.key} = ")
+            self.visit(option.value, frame)
+
+
 def new_environment() -> ImmutableSandboxedEnvironment:
     """Jinja without evaluation at compile time: compiling must be harmless, whatever the constants are."""
-    return ImmutableSandboxedEnvironment(
+    environment = ImmutableSandboxedEnvironment(
         undefined=StrictUndefined, keep_trailing_newline=True, optimized=False, finalize=_printable
     )
+    environment.code_generator_class = HarmlessCompiler
+    return environment
 
 
 @pass_context
@@ -146,7 +160,7 @@ def _fill(filler: Callable[[dict[str, Any]], str], request: bytes) -> tuple[bool
     except MemoryError:
         return False, f"needs more than {MEMORY_BYTES // 2**20} MiB"
     except Exception as error:  # whatever a template raises is about this row
-        return False, f"{type(error).__name__}: {error}"[:1000]
+        return False, " ".join(f"{type(error).__name__}: {error}".split())[:1000]
     if len(text) > len(request) + LONGEST_TEXT:
         return False, f"makes a text of {len(text)} characters, {LONGEST_TEXT} more than it is given"
     return True, text

@@ -76,7 +76,7 @@ def _figures(report: Mapping[str, Any]) -> str:
         ("finish reasons", reasons),
         ("prompt tokens", f"{report['prompt_tokens']:,}"),
         ("completion tokens", f"{report['completion_tokens']:,}"),
-        ("exactness", report["exactness"]),
+        ("exactness", report["exactness"] or "-"),
         ("audit", audit_line(report["audit"])),
     ]
     lines += [(name, f"{report[name]:,}") for name in ("dropped", "deduplicated") if report.get(name)]

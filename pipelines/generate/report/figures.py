@@ -88,7 +88,7 @@ def run_report(
         "completion_tokens": counts.get("completion_tokens", 0),
         **_ratios(counts),
         "drafting": _drafting(job, sums),
-        "exactness": (engine or {}).get("exactness"),
+        "exactness": (engine or {}).get("exactness") if _has_completions(counts) else None,
         "audit": audit_figures(job, sums),
         "error_kinds": dict(sorted(sums.errors.items(), key=lambda item: -item[1]["count"])),
         "drafted_by_position": sums.drafted,
@@ -105,6 +105,10 @@ def run_report(
         "versions": manifest.get("versions", {}),
         "this_run": _this_run(times),
     }
+
+
+def _has_completions(counts: Mapping[str, int]) -> bool:
+    return counts.get("rows", 0) + counts.get("dropped", 0) > counts.get("errors", 0)
 
 
 def audit_figures(job: "Job", sums: RunSums) -> dict[str, Any]:

@@ -88,12 +88,21 @@ def _sums_of_all_sessions(job: "Job", times: RunTimes) -> RunSums | None:
         return None
     sums = copy.deepcopy(times.sums)
     try:
-        for footer in map_files(read_footer, [job.ledger.unit_url(unit) for unit in earlier]):
-            sums.add(footer)
+        for footer in map_files(_footer, [job.ledger.unit_url(unit) for unit in earlier]):
+            if footer is not None:
+                sums.add(footer)
     except Exception as error:  # the store may be what failed, a file may be damaged
         logger.warning("report of this session only: %s", error)
         return None
     return sums
+
+
+def _footer(url: str) -> dict[str, Any] | None:
+    """What a unit's file says; None: it was damaged, and so removed, and its rows are still to be made."""
+    try:
+        return read_footer(url)
+    except FileNotFoundError:
+        return None
 
 
 def store_report(job: "Job", report: dict[str, Any]) -> None:

@@ -36,7 +36,7 @@ def render_plan(job: "Job", preview: "Preview") -> RenderableType:
             f"{len(plan.units)} of at most {count_of(config.run.unit_rows, 'row')}, {len(job.units)} to do",
         ),
         ("model", f"{config.model.path} (hash {job.checkpoint.model_hash})"),
-        ("decode", f"{config.decode.mode}, {config.decode.max_sequences} sequences at once"),
+        ("decode", f"{config.decode.mode}, {count_of(config.decode.max_sequences, 'sequence')} at once"),
         ("actors", f"{config.run.pool}, {config.run.cpus_per_actor:g} CPUs each"),
         ("carried columns", ", ".join(job.layout.carried.names) or "none"),
         ("output", f"{job.ledger.url} ({'new' if job.is_new else 'begun'}), fingerprint {job.fingerprint}"),
@@ -46,7 +46,7 @@ def render_plan(job: "Job", preview: "Preview") -> RenderableType:
         Panel(
             escape(row.error or text or ""),
             title=f"prompt of row {escape(row.id)}: "
-            + (f"{len(row.prompt_ids)} tokens" if row.prompt_ids else "error"),
+            + (count_of(len(row.prompt_ids), "token") if row.prompt_ids else "error"),
             title_align="left",
         )
         for text, row in preview.rows
@@ -72,7 +72,7 @@ def figures_table(report: Mapping[str, Any]) -> Table:
         ("acceptance length (tokens per step)", _number(report["acceptance_length"])),
         ("tokens per forward", _number(report["tokens_per_forward"])),
         ("drafting", drafting_note(report)),
-        ("exactness", report["exactness"]),
+        ("exactness", report["exactness"] or "-"),
         ("audit", audit_line(report["audit"])),
         ("tokens/s, start-up included", _number(run["tokens_per_s"], 1)),
         ("tokens/s inside an engine", _number(run["engine_tokens_per_s"], 1)),

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, Tex
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
-from pipelines.command.wording import show_duration
+from pipelines.command.wording import count_of, show_duration
 from pipelines.generate.watch.speed import SpeedWindow
 
 logger = logging.getLogger(__name__)
@@ -21,14 +21,16 @@ logger = logging.getLogger(__name__)
 LOOK_S = 1.0  # between two looks at the engines
 FIRST_LINE_S = 2.0  # so soon after the start comes the first line
 
-# How a bar says what a line says as key=value.
+# How a bar says what a line says as key=value: noun of a count, and what follows it.
+COUNTS = {
+    "tokens": ("token", ""),
+    "errors": ("error", ""),
+    "units_in_flight": ("unit", " in work"),
+    "engines_ready": ("engine", " ready"),
+}
 WORDS = {
     "tokens_per_s": "{} tokens/s",
-    "tokens": "{} tokens",
-    "errors": "{} errors",
-    "acceptance_length": "{} tokens/step",
-    "units_in_flight": "{} units in work",
-    "engines_ready": "{} engines ready",
+    "acceptance_length": "{} tokens/step in finished units",
     "engines_loading": "{} loading",
 }
 
@@ -204,8 +206,7 @@ class Progress:
 
     def _show_bar(self) -> None:
         if self._bar is not None:
-            words = [WORDS[name].format(value) for name, value in self._figures().items()]
-            self._bar.figures = " · ".join(words)
+            self._bar.figures = " · ".join(_words(name, value) for name, value in self._figures().items())
             self._bar.update(self._task, completed=self._num_rows(), eta=self._eta())
 
     def _run(self) -> None:
@@ -217,3 +218,11 @@ class Progress:
             if self._bar is None and time.monotonic() >= line_at:
                 line_at += self._every_s
                 logger.info(self.line())
+
+
+def _words(name: str, value: str) -> str:
+    """A figure as the bar shows it."""
+    if name not in COUNTS:
+        return WORDS[name].format(value)
+    noun, what = COUNTS[name]
+    return count_of(int(value), noun) + what

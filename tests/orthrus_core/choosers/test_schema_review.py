@@ -23,6 +23,13 @@ def test_values_and_notes_for_readers_are_no_keywords():
     assert unknown_keywords(schema) == []
 
 
+@pytest.mark.parametrize(
+    "keyword", ["not", "if", "dependentRequired", "uniqueItems", "contains", "$dynamicRef"]
+)
+def test_what_the_library_refuses_by_its_name_is_no_unknown_keyword(keyword):
+    assert unknown_keywords({keyword: {}}) == []
+
+
 def test_a_place_that_a_reference_leads_to_is_no_unknown_keyword():
     schema = {"components": {"a": {"type": "string"}}, "$ref": "#/components/a"}
     assert unknown_keywords(schema) == []

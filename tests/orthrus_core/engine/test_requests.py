@@ -145,7 +145,7 @@ def test_generate_gives_the_samples_of_each_prompt_in_order():
 
 def test_less_than_one_sample_is_refused():
     engine = Engine(small_orthrus(), EngineConfig(max_context=64, self_check=False))
-    with pytest.raises(ConfigError, match="num_samples must be >= 1, got 0"):
+    with pytest.raises(ConfigError, match="num_samples must be a whole number >= 1, got 0"):
         engine.generate([[1]], num_samples=0)
 
 

@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from transformers import BatchEncoding
 
 from orthrus_core import Engine, EngineConfig, SamplingParams
@@ -133,6 +134,8 @@ def test_without_a_tokenizer_and_on_error_there_is_no_text(engine, mute):
         ),
         ([[5], None], "prompt 1 must be text, messages or a list of token ids, got NoneType"),
         ([b"Hello"], "prompt 0 must be text, messages or a list of token ids, got bytes"),
+        (5, "generate takes a list of prompts, got a int"),
+        ([[True]], "prompt 0 must be text, messages or a list of token ids, got a list of bool"),
         ([[5, 1.5]], "prompt 0 must be text, messages or a list of token ids, got a list of float, int"),
         ([[[5, 6]]], "prompt 0 must be text, messages or a list of token ids, got a list of list"),
         ([["Hello"]], "prompt 0 must be text, messages or a list of token ids, got a list of str"),
@@ -165,9 +168,43 @@ def test_text_needs_a_tokenizer_that_can_do_more_than_decode(mute, model, prompt
         assert refusal(engine, [prompt]) == f"{message}pass Engine(model, config, tokenizer=...)"
 
 
-def test_other_params_are_refused(mute):
-    error = refusal(mute, [[5]], {"max_new_tokens": 3})
-    assert error == "generate takes SamplingParams, one or as many as prompts, got str"
+@pytest.mark.parametrize("params", [{"max_new_tokens": 3}, "greedy", 3, [{"max_new_tokens": 3}]])
+def test_other_params_are_refused(mute, params):
+    kind = type(params[0] if isinstance(params, list) else params).__name__
+    error = refusal(mute, [[5]], params)
+    assert error == f"generate takes SamplingParams, one or as many as prompts, got {kind}"
+
+
+@pytest.mark.parametrize("stop", [{"eos_token_id": 97}, {"eos_token_id": (5, 97)}, {"stop_token_ids": (97,)}])
+def test_a_stop_id_beyond_the_vocabulary_is_the_requests_error(mute, stop):
+    [completion] = mute.generate([[5]], SamplingParams(**stop))
+    assert completion.error == "stop ids [97] can never come: the vocabulary has ids 0 to 96"
+
+
+@pytest.mark.parametrize("stop", [{"eos_token_id": -1}, {"eos_token_id": (5, -1)}, {"stop_token_ids": (-1,)}])
+def test_a_negative_stop_id_is_refused(stop):
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        SamplingParams(**stop)
+
+
+@pytest.mark.parametrize(
+    ("config", "tokenizer", "message"),
+    [
+        ({"max_context": 4}, None, "Engine takes an EngineConfig after the model, got dict: "),
+        (
+            fast_tokenizer(),
+            None,
+            "Engine takes an EngineConfig after the model, got TokenizersBackend: ",
+        ),
+        (CONFIG, "a/path", "Engine takes a tokenizer of transformers, got str: "),
+    ],
+)
+def test_an_engine_with_something_else_than_a_config_and_a_tokenizer_is_refused(
+    model, config, tokenizer, message
+):
+    with pytest.raises(ConfigError) as caught:
+        Engine(model, config, tokenizer)
+    assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize("model", [small_backbone(), "a/path", None], ids=type)

@@ -78,6 +78,12 @@ def test_a_missing_key_is_named(tmp_path):
     assert refusal(path) == "model.path is required"
 
 
+@pytest.mark.parametrize("option", ["output.path", "model.path", "input.paths"])
+def test_an_empty_path_is_named(config_file, option):
+    where = "input.paths[0]" if option == "input.paths" else option
+    assert refusal(config_file, f"{option}=''") == f"{where} must not be empty"
+
+
 def test_all_mistakes_stand_in_one_line(config_file):
     text = refusal(config_file, "run.actors=0", "decode.mode=fast")
     assert (
@@ -87,7 +93,7 @@ def test_all_mistakes_stand_in_one_line(config_file):
 
 
 def test_a_value_of_the_wrong_type_is_named(config_file):
-    assert refusal(config_file, "run.actors=many") == "run.actors must be a valid integer, got 'many'"
+    assert refusal(config_file, "run.actors=many") == "run.actors must be a whole number, got 'many'"
 
 
 @pytest.mark.parametrize(
@@ -150,8 +156,8 @@ def test_a_key_of_a_merged_section_may_be_given_again(tmp_path):
     ("value", "rule"),
     [
         ("{text: t}", "must name output columns, got text; there are id, sample, completion"),
-        ("{error: completion}", "must give every output column a name of its own, got completion"),
-        ("{error: ''}", "must give every output column a name of its own"),
+        ("{error: completion}", "must give every output column a name of its own, got completion twice"),
+        ("{error: ''}", "must give every output column a name, got none for error"),
     ],
 )
 def test_new_names_are_those_of_output_columns_and_differ(config_file, value, rule):

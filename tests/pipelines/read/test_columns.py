@@ -75,6 +75,17 @@ def test_a_new_name_that_an_input_column_has_is_refused():
         layout(rename={"error": "score"})
 
 
+def test_the_advice_for_a_renamed_column_names_the_output_column():
+    with pytest.raises(ConfigError, match=r"set output\.rename: \{completion: generated_question\}, or list"):
+        layout(rename={"completion": "question"})
+
+
+def test_a_name_that_no_renaming_frees_is_left_out_by_carry():
+    schema = SCHEMA.append(pa.field("__orthrus_x", pa.string()))
+    with pytest.raises(ConfigError, match="__orthrus_x; list the columns to keep in input.carry$"):
+        layout(schema)
+
+
 def test_without_diagnostics_their_names_are_free():
     schema = SCHEMA.append(pa.field("steps", pa.int8()))
     written = layout(schema, diagnostics=False).written

@@ -133,6 +133,7 @@ def test_two_columns_of_one_name_are_a_fault_where_they_are_used(write, tmp_path
     pq.write_table(pa.table([["x"], [1], [2]], names=["q", "n", "n"]), path)
     assert "more than one column n; rename one, or leave it out with input.carry" in fault(path)
     assert inspect(path, carried=["q"]).shards[0].num_rows == 1
+    assert fault(path, needed={"n": "any"}).endswith("more than one column n; rename one")
 
 
 @pytest.mark.parametrize(

@@ -218,6 +218,18 @@ def test_an_assistants_last_words_go_on_unless_asked_otherwise(
     assert tokenizer.decode(ids) == text
 
 
+def test_last_words_that_the_template_rewrites_are_an_error_that_names_the_way_out(chat_process):
+    tokenizer = fast_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content.split('</think>')[-1] }}{% endfor %}"
+    row = {"m": [ASKED, {"role": "assistant", "content": "<think>a</think>b"}]}
+    with pytest.raises(RequestError) as caught:
+        PromptRenderer(tokenizer, PromptConfig(messages="m"), 99, chat_process).prompt(row, 9)
+    assert str(caught.value).endswith("set input.prompt.template_args: {continue_final_message: false}")
+    assert "\n" not in str(caught.value)
+    closed = PromptConfig(messages="m", template_args={"continue_final_message": False})
+    assert PromptRenderer(tokenizer, closed, 99, chat_process).prompt(row, 9).ids
+
+
 @pytest.mark.parametrize(
     "template_args",
     [

@@ -20,6 +20,27 @@ def test_a_template_that_does_not_parse_is_a_config_error():
         template_columns("{{ a ")
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        "{{ 10 ** 10 ** 9 }}",
+        "{{ ('a' * 10 ** 11) | length }}",
+        "{% autoescape 10 ** 10 ** 9 %}{% endautoescape %}",
+    ],
+)
+def test_constants_are_not_evaluated_where_nothing_limits_that(bomb):
+    assert reads(bomb + "{{ name }}") == ["name"]
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ a | nope }}", f"{{{{ {'1' * 5000} }}}}", "{% for a in b %}" * 25 + "{% endfor %}" * 25]
+)
+def test_what_only_a_compiler_finds_is_a_config_error_of_one_line(template):
+    with pytest.raises(ConfigError, match=r"^input\.prompt\.template does not parse: [^\n]+$"):
+        template_columns(template)
+
+
 def test_jinjas_own_names_are_columns_where_there_are_such():
     assert reads("{{ range(3) }}{{ dict }}", "a") == []
     assert reads("{{ range(3) }}{{ dict }}", "a", "dict") == ["dict"]

@@ -61,6 +61,7 @@ def test_a_huge_range_is_refused():
     [
         "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
         "{{ 9 ** (9 ** 9) }}",  # one operation of minutes, without a byte code between
+        "{% autoescape 9 ** (9 ** 9) %}{% endautoescape %}",
     ],
 )
 def test_a_template_that_does_not_end_is_ended(template):

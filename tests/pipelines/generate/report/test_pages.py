@@ -136,6 +136,20 @@ def test_a_partial_report_adds_the_units_of_earlier_sessions(resumed):
     assert (report["this_run"]["rows"], report["covers"]) == (4, "all sessions")
 
 
+def test_a_partial_report_leaves_a_removed_unit_out_without_a_word(resumed, caplog):
+    Path(resumed.ledger.unit_url(resumed.plan.units[0])).unlink()
+    report = partial_report(resumed, RunTimes(wall_s=5.0), "failed", "one unit was damaged")
+    assert (report["rows"], report["covers"], caplog.messages) == (0, "all sessions", [])
+
+
+def test_a_run_of_error_rows_alone_is_not_called_exact(job, manifest):
+    errors = facts() | {"counts": {"rows": 4, "errors": 4, "finish_error": 4}}
+    report = run_report(job, sums_of(errors), RunTimes(), manifest)
+    assert report["exactness"] is None
+    assert re.search(r"exactness +- *\n", shown(figures_table(report)))
+    assert "| exactness | - |" in data_card(job, report)
+
+
 @pytest.mark.parametrize("damage", [b"", b"PAR1 and then nothing"])
 def test_a_partial_report_covers_its_session_where_an_earlier_file_is_damaged(resumed, damage):
     Path(resumed.ledger.unit_url(resumed.plan.units[0])).write_bytes(damage)

@@ -124,6 +124,15 @@ def test_on_a_terminal_there_is_a_bar_and_no_line(caplog):
     assert caplog.records == []
 
 
+def test_a_bar_counts_one_of_a_kind_as_one():
+    console = Console(file=io.StringIO(), force_terminal=True)
+    progress = Progress(total_rows=4, done_rows=0, every_s=9, console=console)
+    progress._counts = {"errors": 1}
+    progress._seen = {"begun": 1, "actors": {"a": READY, "b": {"state": "loading"}}}
+    progress._show_bar()
+    assert progress._bar.figures == "30 tokens · 1 error · 1 unit in work · 1 engine ready · 1 loading"
+
+
 def test_what_is_logged_to_a_terminal_comes_above_the_bar(monkeypatch):
     screen, terminal = io.StringIO(), io.StringIO()
     terminal.isatty = lambda: True
