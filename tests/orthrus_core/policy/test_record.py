@@ -38,6 +38,6 @@ def test_the_handicap_is_bounded():
 
 def test_old_steps_are_forgotten():
     record = noted((DRAFTING, 4.0), times=100)
-    for _ in range(500):
+    for _ in range(800):
         record.note(PLAIN, 1.0)
     assert record.handicap == pytest.approx(1.0, abs=0.03)
