@@ -26,7 +26,7 @@ TEST_PROCESSES ?= 2
 ACTORS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo local-head dry-run test test-slow test-faults lint bench bench-peers bench-gpu bench-overhead bench-scale bench-train ablations check-infra check-docker demo-model clean
+.PHONY: help install demo local-head dry-run test test-slow test-faults lint bench bench-peers bench-gpu bench-overhead bench-scale bench-train ablations policy-ablation check-infra check-docker demo-model clean
 
 help:
 	@echo "make demo        generate completions for the shipped prompts with the shipped model"
@@ -48,6 +48,7 @@ help:
 	@echo "make check-infra check the manifests of infra/kuberay against schemas and rules (CRDS=DIRECTORY: your operator's CRDs)"
 	@echo "make check-docker run the Dockerfile's install steps without Docker, start the jobs (about 5 minutes; TARGET=cpu|cuda)"
 	@echo "make ablations   short trainings of the demo's head that differ in one thing each (about 15 minutes)"
+	@echo "make policy-ablation   what each part of the block policy brings, simulated (about 5 minutes)"
 	@echo "make demo-model  train the shipped demo model again, from text to head (about an hour on 2 cores)"
 
 $(INSTALLED): pyproject.toml infra/constraints.txt
@@ -119,6 +120,9 @@ bench-peers: $(INSTALLED) $(VLLM)/.installed
 
 ablations: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks.ablations
+
+policy-ablation: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.policy_ablation
 
 demo-model: $(INSTALLED)
 	$(BIN)/python -m pipelines.demo tokenizer pipelines/demo/model

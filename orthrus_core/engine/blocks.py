@@ -100,11 +100,11 @@ class BlockPolicy(Protocol):
             num_accepted: (S,) int64, at most `num_drafts`.
         """
 
-    def time(self, *, tokens: int, seconds: float) -> None:
-        """Learn how many positions the step committed and how long it took."""
+    def time(self, seconds: float) -> None:
+        """Learn how long the step took."""
 
-    def forget(self, slot: int, *, is_limited: bool) -> None:
-        """The sequence of a slot leaves; `is_limited`: because it may emit no more."""
+    def forget(self, slot: int) -> None:
+        """The sequence of a slot leaves."""
 
 
 class FixedBlocks:
@@ -130,10 +130,10 @@ class FixedBlocks:
     def observe(self, slots: np.ndarray, num_drafts: np.ndarray, num_accepted: np.ndarray) -> None:
         """Nothing depends on the outcomes."""
 
-    def time(self, *, tokens: int, seconds: float) -> None:
+    def time(self, seconds: float) -> None:
         """Nor on the clock."""
 
-    def forget(self, slot: int, *, is_limited: bool) -> None:
+    def forget(self, slot: int) -> None:
         """Nothing is remembered."""
 
 

@@ -141,8 +141,7 @@ class Scheduler:
         accepted = np.array(num_accepted, dtype=np.int64)
         self._policy.observe(slots[drafts], step.num_drafts[drafts], accepted[drafts])
         if seconds is not None and self._costs.is_measured:
-            rows = step.num_verify_rows - len(step.target_rows)
-            self._policy.time(tokens=rows + sum(num_accepted), seconds=seconds)
+            self._policy.time(seconds)
 
     def _admit(self) -> None:
         """Start waiting sequences while there are slots, and pages for them and a spare one per running one.
@@ -195,7 +194,7 @@ class Scheduler:
 
     def _leave(self, sequence: Sequence) -> None:
         self._tables.clear(sequence.slot)
-        self._policy.forget(sequence.slot, is_limited=self._tokens_left(sequence) <= 0)
+        self._policy.forget(sequence.slot)
         self._free_slots.append(sequence.slot)
         sequence.slot = NO_SLOT
 

@@ -26,12 +26,15 @@ class Job:
         prompt_tokens: at least 1.
         completion_tokens: at least 1.
         limit: most tokens that the scheduler knows of; None: `completion_tokens` itself.
+        turns_at: tokens after which the text is another, with the acceptance of `then`.
     """
 
     acceptance: tuple[float, ...]
     prompt_tokens: int
     completion_tokens: int
     limit: int | None = None
+    turns_at: int | None = None
+    then: tuple[float, ...] | None = None
 
     @property
     def max_new_tokens(self) -> int:
@@ -61,7 +64,9 @@ class Simulation:
         max_sequences: int,
         block_policy: str = "adaptive",
         seed: int = 0,
+        believed: Costs | None = None,
     ):
+        """Args: believed: costs that the scheduler goes by; None: `costs`, which the clock runs by."""
         self.jobs = list(jobs)
         self.costs = costs
         self.clock_s = self.expected_tokens = 0.0
@@ -77,8 +82,9 @@ class Simulation:
         )
         pool = PagePool(config.total_pages, PAGE_SIZE)
         tables = PageTables(pool, num_slots=max_sequences, pages_per_sequence=config.pages_per_sequence)
-        policy = new_policy(config, costs, block_size=block_size)
-        self.scheduler = Scheduler(config, tables, block_size=block_size, costs=costs, policy=policy)
+        known = believed or costs
+        policy = new_policy(config, known, block_size=block_size)
+        self.scheduler = Scheduler(config, tables, block_size=block_size, costs=known, policy=policy)
         for index, job in enumerate(self.jobs):
             params = SamplingParams(max_new_tokens=job.max_new_tokens, ignore_eos=True)
             # prompts without a common beginning
@@ -86,8 +92,11 @@ class Simulation:
         random = np.random.default_rng(seed)
         most = max(job.completion_tokens for job in self.jobs) + block_size + 1
         self._luck = random.random((len(self.jobs), most))
-        self._acceptance = np.array([job.acceptance[:block_size] for job in self.jobs])
-        self._survival = np.cumprod(self._acceptance, axis=1)
+        self._acceptance = np.array(
+            [(job.acceptance[:block_size], (job.then or job.acceptance)[:block_size]) for job in self.jobs]
+        )
+        self._survival = np.cumprod(self._acceptance, axis=2)
+        self._turns_at = np.array([most if job.turns_at is None else job.turns_at for job in self.jobs])
 
     def run(self, max_steps: int | None = None) -> "Simulation":
         """Step until all jobs ended, or `max_steps` times."""
@@ -112,8 +121,10 @@ class Simulation:
         """Return (S,) accepted drafts of each work."""
         jobs = np.array([work.sequence.request_id for work in step.works])
         emitted = np.array([work.sequence.num_emitted for work in step.works])
-        positions = np.arange(self._acceptance.shape[1])
-        agrees = self._luck[jobs[:, None], emitted[:, None] + positions] < self._acceptance[jobs]
+        positions = np.arange(self._acceptance.shape[2])
+        has_turned = (emitted >= self._turns_at[jobs]).astype(int)
+        self._expected = self._survival[jobs, has_turned]
+        agrees = self._luck[jobs[:, None], emitted[:, None] + positions] < self._acceptance[jobs, has_turned]
         agrees &= positions < step.num_drafts[:, None]
         return np.cumprod(agrees, axis=1).sum(axis=1)
 
@@ -140,10 +151,9 @@ class Simulation:
             self.draft_forwards += 1
             self.clock_s += costs.draft_s[costs.budgets.index(step.draft_budget)]
             self.clock_s += costs.sequence_s * np.count_nonzero(step.num_drafts)
-        jobs = np.array([work.sequence.request_id for work in step.works])
-        is_drafted = np.arange(self._survival.shape[1]) < step.num_drafts[:, None]
+        is_drafted = np.arange(self._expected.shape[1]) < step.num_drafts[:, None]
         self.expected_tokens += sum(work.has_anchor for work in step.works)
-        self.expected_tokens += float((self._survival[jobs] * is_drafted).sum())
+        self.expected_tokens += float((self._expected * is_drafted).sum())
 
 
 def fixed_rate(acceptances: np.ndarray, costs: Costs, num_drafts: int) -> float:

@@ -2,15 +2,15 @@ import pytest
 
 from orthrus_core.policy.record import FIRST_GUESS, LEAST, MOST, Prediction, TrackRecord
 
-DRAFTING = Prediction(drafts=True, tokens=8.0, seconds=2.0)
-PLAIN = Prediction(drafts=False, tokens=2.0, seconds=1.0)
+DRAFTING = Prediction(drafts=True, seconds=2.0)
+PLAIN = Prediction(drafts=False, seconds=1.0)
 
 
-def noted(*steps: tuple[Prediction, float, float], times: int = 1) -> TrackRecord:
+def noted(*steps: tuple[Prediction, float], times: int = 1) -> TrackRecord:
     record = TrackRecord()
     for _ in range(times):
-        for prediction, tokens, seconds in steps:
-            record.note(prediction, tokens=tokens, seconds=seconds)
+        for prediction, seconds in steps:
+            record.note(prediction, seconds)
     return record
 
 
@@ -19,29 +19,25 @@ def test_without_steps_predictions_are_believed():
 
 
 def test_steps_as_predicted_change_nothing():
-    assert noted((DRAFTING, 8, 2.0), (PLAIN, 2, 1.0), times=50).handicap == pytest.approx(1.0)
-
-
-def test_fewer_tokens_than_predicted_hold_drafting_back():
-    # one step at half the rate, beside the guess: (10 + 0.5) / 11
-    assert noted((DRAFTING, 4, 2.0)).handicap == pytest.approx((FIRST_GUESS + 0.5) / (FIRST_GUESS + 1))
+    assert noted((DRAFTING, 2.0), (PLAIN, 1.0), times=50).handicap == pytest.approx(1.0)
 
 
 def test_slower_steps_than_predicted_hold_drafting_back():
-    assert noted((DRAFTING, 8, 4.0)).handicap == pytest.approx((FIRST_GUESS + 0.5) / (FIRST_GUESS + 1))
+    # one step at half the speed, beside the guess
+    assert noted((DRAFTING, 4.0)).handicap == pytest.approx((FIRST_GUESS + 0.5) / (FIRST_GUESS + 1))
 
 
 def test_a_machine_that_is_slower_for_all_steps_changes_nothing():
-    assert noted((DRAFTING, 8, 6.0), (PLAIN, 2, 3.0), times=50).handicap == pytest.approx(1.0, abs=0.02)
+    assert noted((DRAFTING, 6.0), (PLAIN, 3.0), times=50).handicap == pytest.approx(1.0, abs=0.02)
 
 
 def test_the_handicap_is_bounded():
-    assert noted((DRAFTING, 1, 9.0), times=500).handicap == LEAST
-    assert noted((DRAFTING, 9, 0.1), times=500).handicap == MOST
+    assert noted((DRAFTING, 9.0), times=500).handicap == LEAST
+    assert noted((DRAFTING, 0.1), times=500).handicap == MOST
 
 
 def test_old_steps_are_forgotten():
-    record = noted((DRAFTING, 4, 2.0), times=100)
-    for _ in range(500):
-        record.note(PLAIN, tokens=2, seconds=1.0)
+    record = noted((DRAFTING, 4.0), times=100)
+    for _ in range(800):
+        record.note(PLAIN, 1.0)
     assert record.handicap == pytest.approx(1.0, abs=0.03)

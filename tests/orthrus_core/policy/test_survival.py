@@ -101,18 +101,6 @@ def test_a_sequence_that_was_long_not_tried_is_judged_like_a_new_one():
     assert survival(estimates, 7)[0, 0] > hard + 0.15
 
 
-def test_a_bad_position_is_forgiven_after_a_while_without_a_look():
-    acceptance = np.full((8, 4), 0.95)
-    acceptance[:, 3] = 0.05
-    estimates = taught(acceptance, steps=60)
-    conditional = [survival(estimates, 0)[0, 3] / survival(estimates, 0)[0, 2]]
-    for _ in range(400):
-        tell(estimates, *[(slot, 3, 3) for slot in range(8)])
-    conditional.append(survival(estimates, 0)[0, 3] / survival(estimates, 0)[0, 2])
-    assert conditional[0] < 0.2
-    assert conditional[1] > 0.9
-
-
 def test_text_that_turns_hard_is_noticed_within_some_steps():
     estimates = taught(np.full((1, 8), 0.97), steps=100)
     for _ in range(12):
