@@ -37,11 +37,7 @@ class Observer(Protocol):
 
 
 class EngineCore:
-    """Decodes many requests over one model and one paged cache.
-
-    Every forward has one of a few budgets of rows that are known to agree bit for bit, so a token's logits
-    depend on its own sequence alone: the text of a request is the same in both modes, alone or in traffic,
-    whatever its neighbours do.
+    """Decodes many requests over one model and one paged cache, step by step.
 
     Attributes:
         runner: runs forwards.
