@@ -65,7 +65,7 @@ def read_prompt_set(config: EvaluateConfig, name: str, checkpoint: Checkpoint) -
 
 
 def _read(config: EvaluateConfig, name: str, checkpoint: Checkpoint) -> PromptSet:
-    source, generate = config.prompt_sets[name], generate_config(config, name, output="")
+    source, generate = config.prompt_sets[name], generate_config(config, name, output="unused")
     tables, available = _read_tables(source, generate)
     renderer = new_renderer(generate, checkpoint)
     rendered = [row for table in tables for row in render_rows(table, renderer, generate)]
