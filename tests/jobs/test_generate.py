@@ -61,12 +61,12 @@ def test_a_missing_config_is_exit_code_2(main, capsys):
 
 
 def test_a_missing_input_is_exit_code_2(main, arguments, capsys):
-    assert main([*arguments, "--set", "input.paths=nothing/*.parquet"]) == 2
+    assert main([*arguments, "--dry-run", "--set", "input.paths=nothing/*.parquet"]) == 2
     assert error_line(capsys) == f"config error: input.paths: no file at nothing/*.parquet (looked in {ROOT})"
 
 
 def test_a_missing_model_is_exit_code_2(main, arguments, capsys):
-    assert main([*arguments, "--set", "model.path=./nothing"]) == 2
+    assert main([*arguments, "--dry-run", "--set", "model.path=./nothing"]) == 2
     assert error_line(capsys) == f"config error: model.path: no directory ./nothing (looked in {ROOT})"
 
 
@@ -86,7 +86,7 @@ def test_a_dry_run_refuses_an_output_that_cannot_be_written(main, arguments, cap
 def test_bad_shards_are_all_named_in_one_line(main, arguments, capsys, tmp_path):
     pq.write_table(pa.table({"text": ["x"]}), tmp_path / "one.parquet")
     (tmp_path / "two.parquet").write_bytes(b"no parquet")
-    assert main([*arguments, "--set", f"input.paths={tmp_path}/*.parquet"]) == 2
+    assert main([*arguments, "--dry-run", "--set", f"input.paths={tmp_path}/*.parquet"]) == 2
     line = error_line(capsys)
     assert line.startswith("config error: 2 bad input file(s): ")
     assert "one.parquet: no column prompt, id (it has text)" in line
@@ -100,6 +100,7 @@ def test_a_failure_that_is_not_the_users_is_exit_code_1(main, arguments, capsys,
         raise OrthrusError("the machine is on fire")
 
     monkeypatch.setattr("pipelines.generate.build.run_job", fail)
+    monkeypatch.setattr("pipelines.cluster.session.RaySession.begin", lambda session: None)
     assert main(arguments) == 1
     assert error_line(capsys) == "failed: the machine is on fire"
 

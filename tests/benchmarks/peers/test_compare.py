@@ -15,6 +15,8 @@ from tests.benchmarks.peers.compare import compare_with_peers, export_backbone, 
 from tests.benchmarks.peers.config import PeersBenchmark
 from tests.benchmarks.peers.report import render_peers
 
+pytestmark = pytest.mark.slow  # of a benchmark: not part of `make test`
+
 PROMPTS = PromptSet("sums", tuple(PromptRow(str(n), [5 + n, 6, 7 + n]) for n in range(4)), 4, ())
 
 
