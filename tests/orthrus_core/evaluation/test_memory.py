@@ -7,6 +7,7 @@ from orthrus_core import EngineConfig, SamplingParams
 from orthrus_core.evaluation.memory import in_fresh_process, measure_memory, peak_rss_bytes
 from tests.small_models import small_orthrus
 
+pytestmark = pytest.mark.slow  # fresh processes that import torch
 MIB = 2**20
 
 

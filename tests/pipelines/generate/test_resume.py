@@ -29,6 +29,7 @@ def committed(path: Path) -> list[str]:
     return sorted(file.name for file in (path / "data").glob("part-*.parquet"))
 
 
+@pytest.mark.slow  # tests/faults kills many more
 def test_a_killed_run_started_again_gives_the_rows_of_an_undisturbed_run(
     finished, model_dir, many_prompts, tmp_path
 ):

@@ -11,7 +11,7 @@ from tests.faults.nodes import farthest_from_even, rows_by_actor, rows_by_node, 
 from tests.faults.runs import Driver
 from tests.pipelines.conftest import generate_tree, write_prompts
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(300)]
 NODE = {"num_cpus": 1, "num_gpus": 1}
 
 
