@@ -79,7 +79,7 @@ def plan_memory(model: Any, config: EngineConfig, *, device_type: str) -> Memory
     attention = (2 * H + 2 * spec.num_kv_heads) * spec.head_dim
     width = ACTIVATIONS * shape.hidden_size + 2 * (shape.intermediate_size or 0) + attention
     graphs = views * len(candidate_budgets(T, device_type)) * L * GRAPH_LAYER_BYTES
-    head, weights = _model_bytes(model)
+    head, weights = model_bytes(model)
     return MemoryPlan(
         weights=weights,
         head=head,
@@ -118,8 +118,8 @@ def skeleton(shape: DualViewConfig, dtype: torch.dtype) -> Any:
     return model.to(dtype)
 
 
-def _model_bytes(model: Any) -> tuple[int, int]:
-    """Bytes of the head, and of everything else."""
+def model_bytes(model: Any) -> tuple[int, int]:
+    """Return the bytes of the head, and of everything else."""
     sizes = {name: one.numel() * one.element_size() for name, one in model.named_parameters()}
     head = sum(size for name, size in sizes.items() if DIFFUSION_SUFFIX in name)
     return head, sum(sizes.values()) - head

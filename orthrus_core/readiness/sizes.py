@@ -22,8 +22,8 @@ def fit(
     """Return the config with every size resolved: max_context, max_sequences, num_pages.
 
     What the config says stays. Pages take what is left beside the buffers, but no more than sequences can
-    need; on a CPU, where they are not the machine's only use, no more than typical ones do, unless
-    max_context is given. Preemption covers sequences that are longer.
+    need; on a CPU, whose memory has other uses, no more than TYPICAL_TOKENS for each. Preemption covers what
+    is longer.
 
     Args:
         model: with two views; on the meta device it will do.
@@ -51,7 +51,7 @@ def fit(
         )
         sized = _with(sized, max_sequences=max(1, count))
     if asked.num_pages is None:
-        each = sized.max_context if asked.max_context or device_type != "cpu" else typical
+        each = min(sized.max_context, TYPICAL_TOKENS) if device_type == "cpu" else sized.max_context
         pages = max(sized.max_sequences * -(-each // sized.page_size), sized.pages_per_sequence)
         sized = _with(sized, num_pages=1 + min(pages, cells(sized) // sized.page_size))
     return EngineConfig.model_validate(sized.model_dump())

@@ -1,7 +1,5 @@
 """Sizes that a config leaves open, from a model and the memory beside it."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
