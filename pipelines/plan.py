@@ -342,7 +342,7 @@ def _memory_facts(job: Job, speed: Speed, sample: Sample, *, length: float) -> t
         fits = "fits in" if plan.total <= sizes.left else "DOES NOT FIT in"
         share = f"{engine.memory:.0%} of the device, {decimal(sizes.left)}"
         said += f"; {fits} {share}, with room for {most:,} such"
-    return memory_line(sizes), said
+    return memory_line(plan), said
 
 
 def _fleets(config: PlanConfig, schedule: Schedule, device: str) -> Iterator[RenderableType]:

@@ -16,6 +16,7 @@ from pipelines.generate.report.verdict import drafting_note, duplicates_note
 from pipelines.storage.files import is_local
 
 if TYPE_CHECKING:
+    from orthrus_core.readiness.memory import MemoryPlan
     from pipelines.generate.job.job import Job
     from pipelines.generate.job.preview import Preview
     from pipelines.generate.job.sizes import Sizes
@@ -40,7 +41,7 @@ def render_plan(job: "Job", preview: "Preview") -> RenderableType:
         ),
         ("model", f"{config.model.path} (hash {job.checkpoint.model_hash})"),
         ("decode", _engine_line(sizes)),
-        ("memory of an actor", memory_line(sizes)),
+        ("memory of an actor", f"{memory_line(sizes.plan)}; {_room(sizes)}"),
         ("actors", f"{config.run.pool}, {config.run.cpus_per_actor:g} CPUs each"),
         ("carried columns", ", ".join(job.layout.carried.names) or "none"),
         ("output", f"{job.ledger.url} ({'new' if job.is_new else 'begun'}), fingerprint {job.fingerprint}"),
@@ -66,11 +67,14 @@ def _engine_line(sizes: "Sizes") -> str:
     )
 
 
-def memory_line(sizes: "Sizes") -> str:
-    """What an actor takes, part by part, and what it may take."""
-    parts = ", ".join(f"{name} {decimal(size)}" for name, size in asdict(sizes.plan).items() if size)
-    room = "nobody here sees its device" if sizes.left is None else f"{decimal(sizes.left)} may be filled"
-    return f"{decimal(sizes.plan.total)}: {parts}; {room}"
+def memory_line(plan: "MemoryPlan") -> str:
+    """What an engine takes, part by part."""
+    parts = ", ".join(f"{name} {decimal(size)}" for name, size in asdict(plan).items() if size)
+    return f"{decimal(plan.total)}: {parts}"
+
+
+def _room(sizes: "Sizes") -> str:
+    return "its device is not here" if sizes.left is None else f"{decimal(sizes.left)} may be filled"
 
 
 def figures_table(report: Mapping[str, Any]) -> Table:
