@@ -13,7 +13,7 @@ from pipelines.config.versions import versions
 from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.job.generation_config import resolve
 from pipelines.generate.job.grammars import check_grammar
-from pipelines.generate.job.sizes import with_context
+from pipelines.generate.job.sizes import with_lengths
 from pipelines.generate.ledger.failed_units import failed_units
 from pipelines.generate.ledger.ledger import Ledger, differences, fingerprint
 from pipelines.generate.prompt.renderer import PromptRenderer
@@ -131,7 +131,7 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
     config, fates = resolve(config, checkpoint.path)
     ledger = Ledger(absolute(config.output.path))
     stored = ledger.manifest()
-    config = with_context(config, checkpoint, stored)
+    config = with_lengths(config, checkpoint, stored)
     _check_model(config, checkpoint)
     new_renderer(config, checkpoint)
     check_grammar(config, checkpoint)

@@ -23,6 +23,7 @@ from pipelines.checkpoint.directory import Checkpoint
 from pipelines.cluster.resources import device_share
 from pipelines.generate.config.job import GenerateConfig
 
+MOST_NEW_TOKENS = 2048  # of a completion, where nobody says
 PROMPT_TOKENS = 512  # of a typical prompt, where none was read
 
 
@@ -72,7 +73,7 @@ def choose_sizes(
     model = skeleton(shape, _dtype(config.model.dtype, shape.dtype))
     left = None if memory is None else memory.left(share)
     beside = None if left is None else left - sum(model_bytes(model))
-    typical = int(prompt_tokens) + config.sampling.max_new_tokens
+    typical = int(prompt_tokens) + (config.sampling.max_new_tokens or MOST_NEW_TOKENS)
     fitted = fit(decode, model, device_type=device, left=beside, typical=typical)
     if not decode.max_sequences:
         most = min(fitted.max_sequences, num_rows * config.sampling.n)
@@ -88,24 +89,29 @@ def choose_sizes(
     )
 
 
-def with_context(
+def with_lengths(
     config: GenerateConfig, checkpoint: Checkpoint, stored: Mapping[str, Any] | None
 ) -> GenerateConfig:
-    """Resolve max_context, which decides which prompts are errors: the run's own, else the model's.
+    """Resolve max_context and max_new_tokens, on which rows depend: the run's own, else from the model.
 
-    It is less than that where the device can be seen from here and holds less.
+    Less than the model's context where its device can be seen from here and holds less.
 
     Args:
         stored: the manifest of the run; None: it is new.
     """
-    if config.decode.max_context:
-        return config
-    context = ((stored or {}).get("identity") or {}).get("decode.max_context")
+    before = {} if stored is None else stored["identity"]
+    context = config.decode.max_context or before.get("decode.max_context")
     if context is None:
         asked = config.model.device
         context = choose_sizes(config, checkpoint, device_here(asked), memory_here(asked)).decode.max_context
-    decode = config.decode.model_copy(update={"max_context": context})
-    return config.model_copy(update={"decode": decode})
+    longest = config.sampling.max_new_tokens or before.get("sampling.max_new_tokens")
+    longest = longest or min(MOST_NEW_TOKENS, context // 2)
+    return config.model_copy(
+        update={
+            "decode": config.decode.model_copy(update={"max_context": context}),
+            "sampling": config.sampling.model_copy(update={"max_new_tokens": longest}),
+        }
+    )
 
 
 def device_here(asked: str) -> str:
