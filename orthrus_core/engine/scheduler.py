@@ -3,12 +3,14 @@
 import itertools
 import time
 from collections import deque
+from collections.abc import Iterable
 from collections.abc import Sequence as SequenceOf
 
 import numpy as np
 
 from orthrus_core.cache import PageTables
-from orthrus_core.engine.blocks import BlockPolicy, Costs, FixedBlocks
+from orthrus_core.costs import Costs
+from orthrus_core.engine.blocks import BlockPolicy, Demand, FixedBlocks
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.engine.layout import StepLayout, Work
 from orthrus_core.engine.sequence import NO_SLOT, Sequence
@@ -104,14 +106,7 @@ class Scheduler:
         prompts = [sequence for sequence in self.running if sequence.is_prefilling]
         if not decoding and not prompts:
             return StepLayout.of([])
-        remaining = np.array([self._tokens_left(sequence) for sequence in decoding], dtype=np.int64)
-        most = np.array([self._block_size * sequence.drafts for sequence in decoding], dtype=np.int64)
-        deal = self._policy.deal(
-            np.array([sequence.slot for sequence in decoding], dtype=np.int64),
-            np.minimum(remaining - 1, most).clip(0),
-            sum(sequence.anchor_position - sequence.num_committed + 1 for sequence in prompts),
-            remaining=None if self.num_waiting else remaining,
-        )
+        deal = self._policy.deal(self._demand(decoding, prompts))
         drafts = self._fit_pages(decoding, deal.num_drafts.tolist())
         works = [
             Work(sequence, num_prefill=0, has_anchor=True, num_drafts=count)
@@ -122,6 +117,22 @@ class Scheduler:
             works,
             draft_budget=self._costs.draft_budget(sum(drafts)),
             verify_budget=self._costs.verify_budget(len(decoding) + sum(drafts) + deal.num_prefill),
+        )
+
+    def _demand(self, decoding: list[Sequence], prompts: list[Sequence]) -> Demand:
+        def of(values: Iterable[int]) -> np.ndarray:
+            return np.fromiter(values, np.int64)
+
+        remaining = of(map(self._tokens_left, decoding))
+        most = of(self._block_size * sequence.drafts for sequence in decoding)
+        committed = sum(sequence.num_committed for sequence in prompts)
+        return Demand(
+            of(sequence.slot for sequence in decoding),
+            np.minimum(remaining - 1, most).clip(0),
+            of(len(sequence.token_ids) for sequence in decoding),
+            sum(len(sequence.token_ids) - sequence.num_committed for sequence in prompts),
+            committed / max(1, len(prompts)),
+            None if self.num_waiting else remaining,
         )
 
     def observe(
