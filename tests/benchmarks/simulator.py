@@ -113,7 +113,7 @@ class Simulation:
         accepted = self._accept(step)
         started_s = self.clock_s
         self._count(step)
-        self.scheduler.observe(step, accepted.tolist(), seconds=self.clock_s - started_s)
+        self.scheduler.observe(step, accepted, seconds=self.clock_s - started_s)
         self._commit(step, accepted.tolist())
         return step
 
