@@ -64,11 +64,10 @@ class AdaptiveBlocks:
     def _draft_or_not(self, prospects: Prospects) -> PricedDeal:
         """Return the best deal, drafting held back by what it turned out to bring so far."""
         best = self._dealer.deal(prospects)
-        if not best.num_drafts.any():
+        if self._record.handicap * best.value / best.seconds >= best.plain_rate or not best.num_drafts.any():
             return best
-        plain = self._dealer.deal(prospects.without_drafts())
-        is_worth_it = self._record.handicap * best.value / best.seconds >= plain.value / plain.seconds
-        return best if is_worth_it else plain
+        nobody = replace(prospects.demand, caps=np.zeros_like(prospects.demand.caps))
+        return self._dealer.deal(replace(prospects, demand=nobody))
 
     def _may_rest(self, slots: np.ndarray, caps: np.ndarray) -> bool:
         """Whether nobody drafts without asking again: nothing was learnt since, and no trial is due."""

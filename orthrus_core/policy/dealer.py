@@ -1,7 +1,6 @@
 """Which budgets the forwards of a step run at, and how their token rows are shared."""
 
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,10 +21,6 @@ class Prospects:
     demand: Demand
     survival: np.ndarray
     worth: np.ndarray
-
-    def without_drafts(self) -> Self:
-        """Return the same where nobody may draft."""
-        return replace(self, demand=replace(self.demand, caps=np.zeros_like(self.demand.caps)))
 
 
 @dataclass(frozen=True)
@@ -54,10 +49,12 @@ class PricedDeal(Deal):
     Attributes:
         value: worth of the positions that the step commits, on average.
         seconds: that it takes.
+        plain_rate: value per second of the best step without drafts.
     """
 
     value: float
     seconds: float
+    plain_rate: float
 
 
 class Dealer:
@@ -95,12 +92,14 @@ class Dealer:
         num_prefill = np.minimum(demand.num_waiting, free)
         plain_value = prospects.worth.sum() + num_prefill
         plain_s = self._plain_s(demand, num_prefill)
-        drafts = self._rank(prospects, float((plain_value / plain_s).max()))
+        is_served = free >= min(demand.num_waiting, 1)
+        plain_rate = float(np.where(is_served, plain_value / plain_s, -1.0).max())
+        drafts = self._rank(prospects, plain_rate)
         counts = np.arange(len(drafts.gains) + 1)
         value = plain_value[:, None] + np.concatenate([[0.0], np.cumsum(drafts.gains)])
         seconds = plain_s[:, None] + self._drafts_s(drafts)
         is_possible = counts <= (free - num_prefill)[:, None]
-        is_possible &= (free >= min(demand.num_waiting, 1))[:, None]
+        is_possible &= is_served[:, None]
         if must_draft and is_possible[:, 1:].any():
             is_possible[:, 0] = False
         rates = np.where(is_possible, value / seconds, -1.0)
@@ -110,6 +109,7 @@ class Dealer:
             int(num_prefill[rung]),
             float(value[rung, count]),
             float(seconds[rung, count]),
+            plain_rate,
         )
 
     def _plain_s(self, demand: Demand, num_prefill: np.ndarray) -> np.ndarray:
