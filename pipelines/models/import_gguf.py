@@ -146,8 +146,9 @@ def _check_weights(directory: Path, model: "PreTrainedModel") -> None:
     written = AutoModelForCausalLM.from_pretrained(directory, dtype="auto").state_dict()
     for name, tensor in model.state_dict().items():
         found = written.get(name)
-        same = found is not None and found.dtype == tensor.dtype == torch.bfloat16
-        if not same or not torch.equal(found.view(torch.int16), tensor.view(torch.int16)):
+        if found is None or not (found.dtype == tensor.dtype == torch.bfloat16):
+            raise ConfigError(f"{directory}: {name} was not written in BF16")
+        if not torch.equal(found.view(torch.int16), tensor.view(torch.int16)):
             raise ConfigError(f"{directory}: {name} is not what was written")
 
 
