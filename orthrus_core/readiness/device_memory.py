@@ -6,9 +6,6 @@ from pathlib import Path
 
 import torch
 
-CPU_SHARE = (
-    0.5  # of what is free: readers, writers and Ray's object store (30 % of the RAM) take theirs later
-)
 CGROUP_FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -18,7 +15,7 @@ class DeviceMemory:
     """Bytes of a device.
 
     Attributes:
-        total: all of a GPU; of a CPU the part of the free RAM that engines may take.
+        total: all of a GPU; beside a CPU what is free, since others will not give theirs back.
         free: what nobody holds.
     """
 
@@ -37,7 +34,7 @@ def device_memory(device: torch.device) -> DeviceMemory | None:
         return DeviceMemory(total, free)
     if device.type != "cpu":
         return None
-    free = int(CPU_SHARE * free_ram())
+    free = free_ram()
     return DeviceMemory(free, free)
 
 

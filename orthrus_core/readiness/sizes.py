@@ -9,10 +9,11 @@ from orthrus_core.engine.config import EngineConfig
 from orthrus_core.errors import ConfigError
 from orthrus_core.readiness.memory import page_bytes, plan_memory, token_budget
 
-# Sequences that still raise tokens per second. On a CPU every row costs time (docs/planning.md has figures);
-# elsewhere rows are nearly free up to the budget, which drafts and prompts share.
-MOST_SEQUENCES = {"cpu": 32}
-MOST_ELSEWHERE = 256
+# Sequences that still raise tokens per second: on CUDA rows are nearly free up to the budget, which drafts and
+# prompts share; elsewhere every row costs time (docs/planning.md has figures of a CPU).
+MOST_SEQUENCES = {"cuda": 256}
+MOST_ELSEWHERE = 32
+PAGES_SHARE = {"cpu": 0.5}  # of what is left: readers, writers and object store take theirs later
 TYPICAL_TOKENS = 2048  # of prompt and completion, where nobody knows better
 
 
@@ -22,8 +23,8 @@ def fit(
     """Return the config with every size resolved: max_context, max_sequences, num_pages.
 
     What the config says stays. Pages take what is left beside the buffers, but no more than sequences can
-    need; on a CPU, whose memory has other uses, no more than TYPICAL_TOKENS for each. Preemption covers what
-    is longer.
+    need; elsewhere than on CUDA, where memory has other uses, no more than TYPICAL_TOKENS for each.
+    Preemption covers what is longer.
 
     Args:
         model: with two views; on the meta device it will do.
@@ -51,7 +52,7 @@ def fit(
         )
         sized = _with(sized, max_sequences=max(1, count))
     if asked.num_pages is None:
-        each = min(sized.max_context, TYPICAL_TOKENS) if device_type == "cpu" else sized.max_context
+        each = sized.max_context if device_type == "cuda" else min(sized.max_context, TYPICAL_TOKENS)
         pages = max(sized.max_sequences * -(-each // sized.page_size), sized.pages_per_sequence)
         sized = _with(sized, num_pages=1 + min(pages, cells(sized) // sized.page_size))
     return EngineConfig.model_validate(sized.model_dump())
@@ -83,7 +84,8 @@ def _cells(config: EngineConfig, model: Any, device_type: str, left: int | None)
         return (config.num_pages - 1) * config.page_size
     if left is None:
         return sys.maxsize
-    room = left - plan_memory(model, config, device_type=device_type).buffers
+    beside = left - plan_memory(model, config, device_type=device_type).buffers
+    room = int(beside * PAGES_SHARE.get(device_type, 1.0))
     return max(0, room // page_bytes(model, config.page_size) - 1) * config.page_size
 
 

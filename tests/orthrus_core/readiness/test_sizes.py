@@ -28,6 +28,11 @@ def buffers(model, config, device_type="cpu") -> int:
     return plan_memory(model, config, device_type=device_type).buffers
 
 
+def left_for(model, pages: int) -> int:
+    """Bytes that leave room for so many pages on a CPU, beside the buffers of one sequence."""
+    return buffers(model, fitted(model, 2**40, max_sequences=1)) + 2 * pages * PAGE
+
+
 def test_a_page_has_the_bytes_that_the_cache_gives_it(model):
     cache = Engine(model, EngineConfig(max_context=64, max_sequences=2, **QUICK)).cache
     assert page_bytes(model, 16) == PAGE == 16 * cache.bytes_per_token
@@ -39,14 +44,14 @@ def test_what_is_given_stays(model):
 
 
 def test_with_room_for_all_context_is_the_models_and_sequences_are_as_many_as_the_device_likes(model):
-    for device_type, most in (("cpu", MOST_SEQUENCES["cpu"]), ("cuda", MOST_ELSEWHERE)):
+    for device_type, most in (("cpu", MOST_ELSEWHERE), ("cuda", MOST_SEQUENCES["cuda"])):
         config = fitted(model, 2**40, device_type=device_type)
         assert (config.max_context, config.max_sequences) == (4096, most)
 
 
 def test_a_gpu_has_pages_for_every_sequence_at_max_context_a_cpu_for_typical_ones(model):
-    assert fitted(model, 2**40, device_type="cuda").num_pages == MOST_ELSEWHERE * 4096 // 16 + 1
-    assert fitted(model, 2**40).num_pages == MOST_SEQUENCES["cpu"] * TYPICAL_TOKENS // 16 + 1
+    assert fitted(model, 2**40, device_type="cuda").num_pages == MOST_SEQUENCES["cuda"] * 4096 // 16 + 1
+    assert fitted(model, 2**40).num_pages == MOST_ELSEWHERE * TYPICAL_TOKENS // 16 + 1
 
 
 def test_pages_take_all_that_is_left_beside_the_buffers(model):
@@ -66,20 +71,18 @@ def test_one_sequence_more_would_not_have_fitted(model):
     left = buffers(model, fitted(model, 2**40, device_type="cuda", max_sequences=1), "cuda") + 1000 * PAGE
     chosen = fitted(model, left, device_type="cuda", typical=300).max_sequences
     more = fitted(model, left, device_type="cuda", max_sequences=chosen + 1)
-    assert 1 < chosen < MOST_ELSEWHERE
+    assert 1 < chosen < MOST_SEQUENCES["cuda"]
     assert (more.num_pages - 1) * 16 < (chosen + 1) * 300
 
 
 def test_a_context_that_is_left_open_is_what_memory_holds(model):
-    one = fitted(model, 2**40, max_sequences=1)
-    config = fitted(model, buffers(model, one) + 11 * PAGE)
+    config = fitted(model, left_for(model, 11))
     assert (config.max_context, config.max_sequences, config.num_pages) == (160, 1, 11)
 
 
 def test_a_context_that_is_asked_for_and_does_not_fit_is_refused_with_numbers(model):
-    one = fitted(model, 2**40, max_sequences=1)
     with pytest.raises(ConfigError, match=r"does not fit: .* of weights .* left .*set max_context to 160 or"):
-        fitted(model, buffers(model, one) + 11 * PAGE, max_context=4096)
+        fitted(model, left_for(model, 11), max_context=4096)
 
 
 def test_a_device_that_weights_fill_is_refused(model):
@@ -109,8 +112,7 @@ def test_a_plan_from_the_config_alone_is_that_of_the_model_and_of_its_cache(mode
 
 
 def test_an_engine_with_nothing_set_takes_its_sizes_from_the_memory_that_is_free(model, monkeypatch):
-    config = fitted(model, 2**40, max_sequences=1)
-    left = buffers(model, config) + 40 * PAGE
+    left = left_for(model, 40)
     monkeypatch.setattr(engine_module, "device_memory", lambda device: DeviceMemory(left, left))
     engine = Engine(model, EngineConfig(memory=1.0, **QUICK))
     assert engine.report()["num_pages"] == engine.config.num_pages == 40
@@ -121,7 +123,7 @@ def test_text_does_not_depend_on_the_memory(model, monkeypatch):
     prompts, params = [[5, 6, 7], [8, 9], [11, 12, 13, 14]] * 3, SamplingParams(max_new_tokens=24)
     texts = []
     for pages in (4, 4000):
-        left = buffers(model, fitted(model, 2**40, max_sequences=1)) + pages * PAGE
+        left = left_for(model, pages)
         monkeypatch.setattr(
             engine_module, "device_memory", lambda device, left=left: DeviceMemory(left, left)
         )
