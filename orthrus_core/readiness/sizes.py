@@ -9,8 +9,8 @@ from orthrus_core.engine.config import EngineConfig
 from orthrus_core.errors import ConfigError
 from orthrus_core.readiness.memory import page_bytes, plan_memory, token_budget
 
-# Sequences that still raise tokens per second: on CUDA rows are nearly free up to the budget, which drafts and
-# prompts share; elsewhere every row costs time (docs/planning.md has figures of a CPU).
+# Sequences that still raise tokens per second: on CUDA rows are nearly free up to the budget, which drafts
+# and prompts share; elsewhere every row costs time (docs/planning.md has figures of a CPU).
 MOST_SEQUENCES = {"cuda": 256}
 MOST_ELSEWHERE = 32
 PAGES_SHARE = {"cpu": 0.5}  # of what is left: readers, writers and object store take theirs later
