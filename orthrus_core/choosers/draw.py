@@ -69,9 +69,7 @@ class PlainDraw:
             own = own.index_copy(0, masks.rows, masks.apply(logits))
         scores = filter_logits(own[sampling.rows], sampling.filters)
         next_positions = positions[sampling.rows] + 1
-        noise = gumbel_noise(
-            sampling.seeds, sampling.samples, next_positions, vocab_size=scores.shape[-1]
-        )
+        noise = gumbel_noise(sampling.seeds, sampling.samples, next_positions, vocab_size=scores.shape[-1])
         return (scores + noise).argmax(dim=-1), scores if keep_scores else None
 
 
