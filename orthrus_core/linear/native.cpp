@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <cstring>
 
-#ifdef __AVX512BF16__
+#ifdef __x86_64__
 #include <immintrin.h>
 #endif
 
@@ -32,6 +32,22 @@ typedef uint32_t Words __attribute__((vector_size(LANES * 4), aligned(4)));
 typedef float Four __attribute__((vector_size(TILE_COLUMNS * 4), aligned(4)));
 typedef uint32_t FourWords __attribute__((vector_size(TILE_COLUMNS * 4), aligned(4)));
 
+// One rounding or two is said here: where a compiler contracts products and sums as it likes, it does so in one
+// tile and not in another.
+inline void multiply_add(Floats& sum, Floats a, Floats b) {
+#if defined(__AVX512F__)
+  sum = reinterpret_cast<Floats>(_mm512_fmadd_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b),
+                                                 reinterpret_cast<__m512>(sum)));
+#elif defined(__x86_64__) && defined(__FMA__)
+  sum = reinterpret_cast<Floats>(_mm256_fmadd_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b),
+                                                 reinterpret_cast<__m256>(sum)));
+#elif defined(__FP_FAST_FMAF) || defined(__ARM_FEATURE_FMA)
+  for (int lane = 0; lane < LANES; ++lane) sum[lane] = __builtin_fmaf(a[lane], b[lane], sum[lane]);
+#else
+  sum += a * b;
+#endif
+}
+
 #ifdef BF16
 typedef uint16_t Number;
 typedef Number Numbers __attribute__((vector_size(TILE_COLUMNS * sizeof(Number)), aligned(2)));
@@ -51,21 +67,15 @@ inline Numbers narrow(Four values) {  // to nearest, ties to even
 #ifdef __AVX512BF16__
 typedef __m512bh Operand;
 
-inline Operand load(const Number* source) {
-  return reinterpret_cast<Operand>(_mm512_loadu_si512(source));
-}
-
 inline void multiply(Floats& sum, Operand row, Operand column) {
   sum = reinterpret_cast<Floats>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), row, column));
 }
 #else
 typedef Words Operand;  // two neighbours of K in each lane
 
-inline Operand load(const Number* source) { return *reinterpret_cast<const Words*>(source); }
-
 inline void multiply(Floats& sum, Operand row, Operand column) {
-  sum += reinterpret_cast<Floats>(row << 16) * reinterpret_cast<Floats>(column << 16);
-  sum += reinterpret_cast<Floats>(row & 0xFFFF0000u) * reinterpret_cast<Floats>(column & 0xFFFF0000u);
+  multiply_add(sum, reinterpret_cast<Floats>(row << 16), reinterpret_cast<Floats>(column << 16));
+  multiply_add(sum, reinterpret_cast<Floats>(row & 0xFFFF0000u), reinterpret_cast<Floats>(column & 0xFFFF0000u));
 }
 #endif
 #else
@@ -78,10 +88,14 @@ inline Four widen(Numbers numbers) { return numbers; }
 
 inline Numbers narrow(Four values) { return values; }
 
-inline Operand load(const Number* source) { return *reinterpret_cast<const Floats*>(source); }
-
-inline void multiply(Floats& sum, Operand row, Operand column) { sum += row * column; }
+inline void multiply(Floats& sum, Operand row, Operand column) { multiply_add(sum, row, column); }
 #endif
+
+inline Operand load(const Number* source) {
+  Operand operand;
+  std::memcpy(&operand, source, sizeof operand);
+  return operand;
+}
 
 // Adds up the lanes of four vectors, all in the same order.
 inline Four add_lanes(const Floats sums[TILE_COLUMNS]) {

@@ -16,6 +16,7 @@ from orthrus_core.linear.backend import has_plain_weights
 from orthrus_core.native import KernelError, build_library, load_library
 
 SOURCE = Path(__file__).with_name("native.cpp")
+OPTIONS = ("-ffp-contract=off",)
 MACROS: dict[torch.dtype, tuple[str, ...]] = {torch.float32: (), torch.bfloat16: ("-DBF16",)}
 _pointer, _long = ctypes.c_void_p, ctypes.c_int64
 
@@ -28,7 +29,7 @@ def build_kernel(dtype: torch.dtype) -> str:
     """
     if dtype not in MACROS:
         raise KernelError(f"dtype must be float32 or bfloat16, got {dtype}")
-    return build_library("row_linear", SOURCE, ["-ffp-contract=fast", *MACROS[dtype]])
+    return build_library("row_linear", SOURCE, [*OPTIONS, *MACROS[dtype]])
 
 
 @functools.cache
