@@ -22,7 +22,7 @@ constexpr int LANES = 16, TILE_ROWS = 6;  // 24 sums and their operands in 32 ve
 constexpr int LANES = 8, TILE_ROWS = 2;  // 8 sums in 16
 #endif
 constexpr int TILE_COLUMNS = 4;
-constexpr int AHEAD = 8;  // columns between those in work and those that are fetched from memory
+constexpr int64_t AHEAD = 8;  // columns between those in work and those that are fetched from memory
 constexpr int64_t PANEL_COLUMNS = 32;       // columns of a task, in the second-level cache while rows pass by
 constexpr int64_t PANEL_BYTES = 256 << 10;  // most of a task's weights
 constexpr int64_t TASKS_PER_THREAD = 8;     // so that threads end together
@@ -130,8 +130,8 @@ struct Product {
   int64_t M, N, K;
 };
 
-// ROWS x COLUMNS outputs, the first of them at `row` and `column`.
-template <int ROWS, int COLUMNS>
+// ROWS x COLUMNS outputs, the first of them at `row` and `column`. FIRST: no row has met these columns yet.
+template <int ROWS, int COLUMNS, bool FIRST>
 void compute_tile(const Product& product, int64_t row, int64_t column) {
   const int64_t K = product.K, whole = K / STEP * STEP;
   const Number* rows = product.rows + row * K;
@@ -141,7 +141,7 @@ void compute_tile(const Product& product, int64_t row, int64_t column) {
     Operand operands[COLUMNS];
     for (int c = 0; c < COLUMNS; ++c) {
       operands[c] = load(columns + c * K + k);
-      __builtin_prefetch(columns + (c + AHEAD) * K + k);
+      if (FIRST) __builtin_prefetch(columns + (c + AHEAD) * K + k, 0, 2);  // into the second-level cache
     }
     for (int r = 0; r < ROWS; ++r) {
       const Operand operand = load(rows + r * K + k);
@@ -164,18 +164,20 @@ void compute_tile(const Product& product, int64_t row, int64_t column) {
   }
 }
 
-template <int ROWS>
+template <int ROWS, bool FIRST>
 void compute_rows(const Product& product, int64_t row, int64_t first, int64_t end) {
   int64_t column = first;
   for (; column + TILE_COLUMNS <= end; column += TILE_COLUMNS)
-    compute_tile<ROWS, TILE_COLUMNS>(product, row, column);
-  for (; column < end; ++column) compute_tile<ROWS, 1>(product, row, column);
+    compute_tile<ROWS, TILE_COLUMNS, FIRST>(product, row, column);
+  for (; column < end; ++column) compute_tile<ROWS, 1, FIRST>(product, row, column);
 }
 
 template <int ROWS>
 void compute_up_to(int count, const Product& product, int64_t row, int64_t first, int64_t end) {
-  if (count == ROWS)
-    compute_rows<ROWS>(product, row, first, end);
+  if (count == ROWS && row == 0)
+    compute_rows<ROWS, true>(product, row, first, end);
+  else if (count == ROWS)
+    compute_rows<ROWS, false>(product, row, first, end);
   else if constexpr (ROWS > 1)
     compute_up_to<ROWS - 1>(count, product, row, first, end);
 }
