@@ -8,11 +8,15 @@ import torch
 from orthrus_core.errors import ConfigError
 from orthrus_core.linear.backend import LinearBackend, PlainLinear
 from orthrus_core.linear.native import NativeLinear
+from orthrus_core.linear.triton_linear import TritonLinear
 from orthrus_core.native import KernelError
 
 logger = logging.getLogger(__name__)
 
-KERNELS: dict[str, tuple[str, Callable[[torch.dtype], LinearBackend]]] = {"cpu": ("native", NativeLinear)}
+KERNELS: dict[str, tuple[str, Callable[[torch.dtype], LinearBackend]]] = {
+    "cpu": ("native", NativeLinear),
+    "cuda": ("triton", TritonLinear),
+}
 
 
 def linear_backends(asked: str, *, dtype: torch.dtype, device_type: str) -> tuple[LinearBackend, ...]:
