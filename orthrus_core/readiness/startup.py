@@ -15,7 +15,7 @@ from orthrus_core.models.model import OrthrusLM
 from orthrus_core.readiness.calibration import measure_forwards
 from orthrus_core.readiness.compilation import compile_forwards, should_compile
 from orthrus_core.readiness.ladder import candidate_budgets, choose_token_budget, seconds_per_row
-from orthrus_core.readiness.linear import by_speed, install
+from orthrus_core.readiness.linear import MARGIN, by_speed, install
 from orthrus_core.readiness.selfcheck import Exactness, check_exactness
 
 HOST_STEP_S = 0.25e-3  # planning, laying out and committing a step (measured: CPU, demo model), and
@@ -88,10 +88,10 @@ class _Outcome:
     budgets: tuple[int, ...]
     seconds: tuple[float, ...]
 
-    def rank(self, demands: Sequence[int]) -> tuple[bool, float]:
-        """Exact ones first, then by what a row costs."""
+    def rank(self, demands: Sequence[int], place: int) -> tuple[bool, float]:
+        """Exact ones first, then by what a row costs; backends come in order of preference."""
         seconds = dict(zip(self.budgets, self.seconds, strict=True))
-        return self.exactness != "exact", seconds_per_row(self.budgets, seconds, demands)
+        return self.exactness != "exact", seconds_per_row(self.budgets, seconds, demands) * MARGIN**place
 
 
 def _best_outcome(
@@ -104,7 +104,7 @@ def _best_outcome(
         outcomes.append(_try(runner, config, backend, budgets))
         if outcomes[-1].exactness == "exact" and outcomes[-1].budgets == budgets:
             break
-    best = min(outcomes, key=lambda outcome: outcome.rank(budgets))
+    best = min(outcomes, key=lambda outcome: outcome.rank(budgets, backends.index(outcome.backend)))
     if best is not outcomes[-1]:
         _install(runner, model, best.backend, config)
     return best
