@@ -6,7 +6,7 @@ from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.linear.backend import LinearBackend
 from orthrus_core.models.linears import with_linear
 from orthrus_core.models.model import OrthrusLM
-from orthrus_core.readiness.calibration import measure_forwards
+from orthrus_core.readiness.calibration import measure_rungs
 from orthrus_core.readiness.ladder import seconds_per_row
 
 MARGIN = 1.25  # by which a later backend must be faster, so that all engines of a run choose the same
@@ -38,6 +38,6 @@ def by_speed(
     taken = {}
     for place, backend in enumerate(backends):
         install(runner, model, backend)
-        seconds = dict(zip(rungs, measure_forwards(runner, rungs, "ar"), strict=True))
+        seconds = dict(zip(rungs, measure_rungs(runner, rungs, "ar"), strict=True))
         taken[backend.name] = seconds_per_row(rungs, seconds, rungs) * MARGIN**place
     return sorted(backends, key=lambda backend: taken[backend.name])

@@ -3,16 +3,16 @@
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orthrus_core.attention.view import VIEWS
-from orthrus_core.engine.blocks import Costs
+from orthrus_core.costs import Costs
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.linear.backend import LinearBackend
 from orthrus_core.linear.choose import linear_backends
 from orthrus_core.models.model import OrthrusLM
-from orthrus_core.readiness.calibration import measure_forwards
+from orthrus_core.readiness.calibration import ForwardCosts, measure_forwards
 from orthrus_core.readiness.compilation import compile_forwards, should_compile
 from orthrus_core.readiness.ladder import candidate_budgets, choose_token_budget, seconds_per_row
 from orthrus_core.readiness.linear import MARGIN, by_speed, install
@@ -62,15 +62,22 @@ def get_ready(runner: ModelRunner, config: EngineConfig, *, head_block_size: int
         outcome = _Outcome(backends[0], "unverified", budgets, measure_forwards(runner, budgets, "ar"))
     else:
         outcome = _best_outcome(runner, config, backends, budgets)
-    draft_s = outcome.seconds
+    verify = draft = outcome.costs
     if config.mode == "consensus":
-        measured = measure_forwards(runner, outcome.budgets, "diffusion")
-        draft_s = tuple(seconds + HOST_DRAFT_S for seconds in measured)
+        draft = measure_forwards(runner, outcome.budgets, "diffusion")
     logger.info(
         "engine ready exactness=%s linear=%s seconds=%.1f",
         *(outcome.exactness, outcome.backend.name, time.perf_counter() - started_at),
     )
-    costs = Costs(outcome.budgets, draft_s, outcome.seconds, HOST_STEP_S, HOST_SEQUENCE_S)
+    costs = Costs(
+        outcome.budgets,
+        tuple(seconds + HOST_DRAFT_S for seconds in draft.rung_s),
+        verify.rung_s,
+        draft.cells,
+        verify.cells,
+        HOST_STEP_S,
+        HOST_SEQUENCE_S,
+    )
     return Readiness(outcome.exactness, costs, outcome.backend.name)
 
 
@@ -80,17 +87,17 @@ class _Outcome:
 
     Attributes:
         budgets: that agree.
-        seconds: of an AR forward of each.
+        costs: of their AR forwards.
     """
 
     backend: LinearBackend
     exactness: Exactness
     budgets: tuple[int, ...]
-    seconds: tuple[float, ...]
+    costs: ForwardCosts
 
     def rank(self, demands: Sequence[int], place: int) -> tuple[bool, float]:
         """Exact ones first, then by what a row costs; backends come in order of preference."""
-        seconds = dict(zip(self.budgets, self.seconds, strict=True))
+        seconds = dict(zip(self.budgets, self.costs.rung_s, strict=True))
         return self.exactness != "exact", seconds_per_row(self.budgets, seconds, demands) * MARGIN**place
 
 
@@ -114,9 +121,11 @@ def _try(
     runner: ModelRunner, config: EngineConfig, backend: LinearBackend, budgets: tuple[int, ...]
 ) -> _Outcome:
     logger.info("checking that budgets=%s agree bit for bit linear=%s", budgets, backend.name)
-    seconds = dict(zip(budgets, measure_forwards(runner, budgets, "ar"), strict=True))
+    costs = measure_forwards(runner, budgets, "ar")
+    seconds = dict(zip(budgets, costs.rung_s, strict=True))
     exactness, agreeing = check_exactness(runner, seconds, least=config.max_sequences)
-    return _Outcome(backend, exactness, agreeing, tuple(seconds[T] for T in agreeing))
+    rung_s = tuple(seconds[T] for T in agreeing)
+    return _Outcome(backend, exactness, agreeing, replace(costs, rung_s=rung_s))
 
 
 def _install(runner: ModelRunner, model: OrthrusLM, backend: LinearBackend, config: EngineConfig) -> None:

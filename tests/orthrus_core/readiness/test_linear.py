@@ -7,8 +7,10 @@ import orthrus_core.engine.runner as runner
 import orthrus_core.readiness.linear as linear
 import orthrus_core.readiness.startup as startup
 from orthrus_core import Engine, EngineConfig
+from orthrus_core.costs import CellCosts
 from orthrus_core.errors import ConfigError
 from orthrus_core.linear.backend import BackedLinear
+from orthrus_core.readiness.calibration import ForwardCosts
 from tests.small_models import small_orthrus
 
 CONFIG = EngineConfig(token_budget=16, max_sequences=2, max_context=64)
@@ -22,11 +24,14 @@ def is_native(runner) -> bool:
 def slow_down(monkeypatch, *, native: float) -> None:
     """Let forwards over native layers seem to take so many times as long as others, which take 1 ms a row."""
 
-    def measure(runner, budgets, view):
+    def measure_rungs(runner, budgets, view):
         return tuple(1e-3 * T * (native if is_native(runner) else 1.0) for T in budgets)
 
-    for module in (linear, startup):
-        monkeypatch.setattr(module, "measure_forwards", measure)
+    def measure_forwards(*arguments):
+        return ForwardCosts(measure_rungs(*arguments), CellCosts())
+
+    monkeypatch.setattr(linear, "measure_rungs", measure_rungs)
+    monkeypatch.setattr(startup, "measure_forwards", measure_forwards)
 
 
 def plant(monkeypatch, *, wrong: int, on_native: bool) -> None:
