@@ -24,7 +24,6 @@ logger = logging.getLogger(__name__)
 
 FIRST_BUDGET = 16  # T of the first compiled forward; it could be any
 
-
 Forward = Callable[[Tensor, Tensor, Any], Readout]
 
 
@@ -38,20 +37,13 @@ class ModelRunner:
         is_compiled: whether forwards go through torch.compile.
     """
 
-    def __init__(
-        self,
-        model: OrthrusLM,
-        tables: PageTables,
-        *,
-        backend: AttentionBackend | None = None,
-    ):
+    def __init__(self, model: OrthrusLM, tables: PageTables, *, backend: AttentionBackend | None = None):
         """Allocate the cache.
 
         Args:
             tables: page tables of the sequences; their pool says how many pages there are.
             backend: None: the fastest that model and machine can have.
         """
-        self.model = model
         if not make_experts_row_wise(model):
             logger.warning("its experts compute rows in groups: text may depend on the batch")
         assert model.config.mask_token_id is not None, "DualViewConfig.check_head sees to it"
@@ -77,8 +69,13 @@ class ModelRunner:
         self._page_tables = torch.from_numpy(tables.pages).to(self.device)
         self._buffers: dict[tuple[View, int], RowBuffer] = {}
         self._graphs = ForwardGraphs(self.device)
-        self.is_compiled = False
+        self.use(model)
+
+    def use(self, model: OrthrusLM) -> None:
+        """Run this model from now on, eagerly: the one given at first, or what computes it another way."""
+        self.model, self.is_compiled = model, False
         self._forwards = {view: self._new_forward(view) for view in VIEWS}
+        self._graphs.clear()  # they hold the forwards of before
 
     def lay_out(self, spans: Sequence[Span] | Spans, view: View, *, token_budget: int) -> TokenRows:
         """Arrange spans as T rows; they last until this view's rows of this T are laid out again.
@@ -122,7 +119,7 @@ class ModelRunner:
         """Run the forwards of some views through what `replace` makes of them, or as before if that fails."""
         eager = self._forwards
         self._forwards = eager | {view: replace(eager[view]) for view in views}
-        self._graphs.clear()  # they hold the forwards of before
+        self._graphs.clear()
         try:
             self.is_compiled = True
             for view in views:

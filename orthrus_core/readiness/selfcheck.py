@@ -3,7 +3,7 @@
 import itertools
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from orthrus_core.attention.rows import Span
 from orthrus_core.engine.runner import ModelRunner
+from orthrus_core.readiness.ladder import seconds_per_row
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ Forward = tuple[int, list[Span]]  # T and what runs in it
 
 
 def check_exactness(
-    runner: ModelRunner, budgets: Sequence[int], *, least: int = 1
+    runner: ModelRunner, seconds: Mapping[int, float], *, least: int = 1
 ) -> tuple[Exactness, tuple[int, ...]]:
     """Run one random sequence in several arrangements of token rows and compare the logits' bits.
 
@@ -33,14 +34,16 @@ def check_exactness(
 
     Args:
         runner: idle; its page tables are empty, and empty again afterwards.
-        budgets: rungs to try.
+        seconds: of a forward of each rung to try.
         least: rows that the largest rung must have.
     Returns:
-        The outcome, and the largest set of rungs that agree, ascending; the largest rung alone if unverified.
+        The outcome, and the fastest set of rungs that agree, ascending; all of them if unverified.
     """
+    budgets = tuple(sorted(seconds))
     checker = _Checker(runner)
     try:
-        agreeing = checker.agreeing_budgets(budgets, least=least)
+        sets = checker.agreeing_budgets(budgets)
+        agreeing = fastest_set(sets, seconds, least=least)
         disagreeing = checker.disagreeing_arrangements(agreeing)
     finally:
         checker.close()
@@ -51,12 +54,23 @@ def check_exactness(
             "exactness=unverified: token rows differ in bits when run as %s; text may depend on the batch",
             ", ".join(disagreeing),
         )
-        return "unverified", agreeing[-1:]
+        return "unverified", budgets
     return "exact", agreeing
 
 
-def _size_and_top(rungs: list[int]) -> tuple[int, int]:
-    return len(rungs), rungs[-1]
+def fastest_set(
+    sets: Sequence[Sequence[int]], seconds: Mapping[int, float], *, least: int
+) -> tuple[int, ...]:
+    """Return the rungs on which a row costs least, over steps of `least` to the largest rung's rows.
+
+    Args:
+        sets: of rungs that agree, each ascending.
+        seconds: of a forward of each rung.
+        least: rows that the largest rung of the set must have.
+    """
+    demands = [rung for rung in seconds if rung >= least]
+    reaching = [rungs for rungs in sets if rungs[-1] >= least]
+    return tuple(min(reaching, key=lambda rungs: seconds_per_row(tuple(rungs), seconds, demands)))
 
 
 class _Checker:
@@ -84,8 +98,8 @@ class _Checker:
         if self._other:
             self._tables.clear(1)
 
-    def agreeing_budgets(self, budgets: Sequence[int], *, least: int) -> tuple[int, ...]:
-        """Return the largest set of rungs whose rows have the same bits and that reaches `least` rows.
+    def agreeing_budgets(self, budgets: Sequence[int]) -> list[list[int]]:
+        """Return the rungs in sets whose rows have the same bits.
 
         All rungs run the windows over the same keys and values; only the windows' own are written anew.
         """
@@ -99,9 +113,7 @@ class _Checker:
                     break
             else:
                 sets.append((logits, [T]))
-        reaching = [members for _, members in sets if members[-1] >= least]
-        best = max(reaching, key=_size_and_top)
-        return tuple(best)
+        return [members for _, members in sets]
 
     def disagreeing_arrangements(self, budgets: Sequence[int]) -> list[str]:
         """Return the names of the arrangements whose bits differ."""

@@ -18,6 +18,7 @@ ENGINE_FACTS = (
     "block_size",
     "page_size",
     "attention",
+    "linear",
     "compiled",
     "dtype",
     "device",

@@ -8,8 +8,9 @@ from pydantic import ValidationError
 
 import orthrus_core.choosers.choice as choice_module
 from orthrus_core import Engine, EngineConfig, Request, SamplingParams
-from orthrus_core.choosers.choice import choose, sampling_of
-from orthrus_core.choosers.noise import gumbel_noise
+from orthrus_core.choosers.choice import choose
+from orthrus_core.choosers.draw import draw_for
+from orthrus_core.choosers.sampling import sampling_of
 from orthrus_core.engine.layout import ChoosingRows
 from orthrus_core.engine.sequence import Sequence
 from orthrus_core.engine.step import DiffusionDrafts
@@ -118,11 +119,11 @@ class DraftsOfOtherNoise:
         self._shift = shift
 
     def propose(self, runner, step, chooser):
-        def noise(seeds, samples, positions, vocab_size):
-            return gumbel_noise(seeds, samples, positions + self._shift, vocab_size)
+        def draw(logits, positions, *arguments, **options):
+            return draw_for("cpu")(logits, positions + self._shift, *arguments, **options)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(choice_module, "gumbel_noise", noise)
+            patch.setattr(choice_module, "draw_for", lambda device_type: draw)
             return DiffusionDrafts().propose(runner, step, chooser)
 
 
@@ -143,7 +144,7 @@ def test_shared_noise_lets_drafts_stand():
 def drawn(logits, params: SamplingParams, count: int):
     """Draw `count` tokens from one row of logits, at as many positions."""
     sequence = Sequence(0, [1], params, frozenset(), None)
-    sampling = sampling_of([ChoosingRows(0, sequence, 0, count)], token_budget=count, device=CPU)
+    sampling = sampling_of([ChoosingRows(0, sequence, 0, count)], CPU)
     return choose(read_out(logits.expand(count, -1)), torch.arange(count), sampling)[0]
 
 
@@ -206,8 +207,7 @@ def test_top_k_of_one_is_greedy():
 
 
 def test_no_noise_is_computed_while_every_row_is_greedy(monkeypatch):
-    monkeypatch.setattr(choice_module, "gumbel_noise", None)
-    monkeypatch.setattr(choice_module, "filter_logits", None)
+    monkeypatch.setattr(choice_module, "draw_for", None)
     assert len(text(small_orthrus(), [1, 2, 3], temperature=0.0, top_k=5, seed=9)) == 16
 
 

@@ -6,6 +6,7 @@ import torch
 import orthrus_core.attention.native as native
 import orthrus_core.engine.runner as runner
 from orthrus_core import Engine, EngineConfig
+from orthrus_core.readiness.selfcheck import fastest_set
 from tests.small_models import small_orthrus
 
 CONFIG = EngineConfig(token_budget=32, max_sequences=2, max_context=640)
@@ -51,6 +52,7 @@ def test_bits_that_depend_on_the_neighbours_are_caught(monkeypatch, caplog):
     engine = Engine(small_orthrus(), CONFIG)
     assert engine.exactness == "unverified"
     assert "exactness=unverified" in caplog.text
+    assert engine.report()["budgets"] == [8, 10, 12, 14, 16, 20, 24, 28, 32]
 
 
 def plant(monkeypatch, *, rungs: set[int]) -> None:
@@ -77,9 +79,12 @@ def test_a_rung_that_disagrees_is_left_out(monkeypatch):
     assert engine.report()["budgets"] == [8, 10, 12, 16, 20, 24, 32]
 
 
-def test_the_largest_set_of_rungs_that_agree_is_kept(monkeypatch):
-    plant(monkeypatch, rungs={16, 20, 24, 28, 32})
-    assert Engine(small_orthrus(), CONFIG).report()["budgets"] == [16, 20, 24, 28, 32]
+def test_of_sets_that_agree_the_fastest_is_kept():
+    flat = dict.fromkeys((16, 32, 64, 128, 256), 1.0)  # a card that reads weights, whatever the rows
+    sets = [[16, 32, 64], [128], [256]]
+    assert fastest_set(sets, flat, least=1) == (256,)
+    linear = {rung: float(rung) for rung in flat}  # a core that computes: more rungs, fewer idle rows
+    assert fastest_set(sets, linear, least=1) == (16, 32, 64)
 
 
 def test_a_set_without_room_for_every_sequence_is_not_taken(monkeypatch):
