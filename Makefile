@@ -95,7 +95,7 @@ bench: $(INSTALLED)
 	$(BIN)/python jobs/evaluate.py --config configs/evaluate/demo.yaml $(if $(PROMPTS),$(OWN_PROMPTS))
 
 bench-gpu: $(if $(GPU_PYTHON),,$(INSTALLED))
-	$(or $(GPU_PYTHON),$(BIN)/python) -m tests.benchmarks.gpu $(GPU_OPTIONS)
+	$(or $(GPU_PYTHON),$(BIN)/python) -m tests.benchmarks.gpu.lease $(GPU_OPTIONS)
 
 bench-scale: $(INSTALLED)
 	$(BIN)/python tests/benchmarks/scale.py $(SCALE_OPTIONS)

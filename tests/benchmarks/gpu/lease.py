@@ -20,6 +20,7 @@ from pathlib import Path
 
 WORKSPACE = {"CUBLAS_WORKSPACE_CONFIG": ":16:8", "CUBLASLT_WORKSPACE_SIZE": "1"}  # no room for split-K
 SECTIONS = "tests.benchmarks.gpu"
+OWN_SHARE = 0.8  # of its limit after which a part starts no further line by itself
 FAILED, TIMED_OUT, SKIPPED = "failed", "over its limit", "skipped"
 
 
@@ -82,7 +83,7 @@ def run_part(part: Part, limit_s: float, directory: Path, options: Sequence[str]
         return Outcome(part.name, 0.0, SKIPPED)
     arguments = [*part.arguments]
     if SECTIONS in arguments:
-        arguments += [*options, "--budget-s", str(limit_s), "--out", str(directory)]
+        arguments += [*options, "--budget-s", str(OWN_SHARE * limit_s), "--out", str(directory)]
     directory.mkdir(parents=True, exist_ok=True)
     started_at = time.monotonic()
     with open(directory / "output.txt", "w") as output:
@@ -118,7 +119,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="three minutes")
     parser.add_argument("--only", type=lambda text: text.split(","), metavar="PART,PART", help="these alone")
-    parser.add_argument("--out", type=Path, default=Path("outputs/bench-gpu"), help="directory of the results")
+    parser.add_argument(
+        "--out", type=Path, default=Path("outputs/bench-gpu"), help="directory of the results"
+    )
     options, others = parser.parse_known_args(arguments)
     names = [part.name for part in PARTS]
     if unknown := set(options.only or ()) - set(names):
