@@ -12,7 +12,7 @@ AUTHORS ?=
 VLLM := build/peers/vllm
 OWN_PROMPTS = $(foreach option,path=$(PROMPTS) column=$(COLUMN) rows=$(ROWS),--set 'prompt_sets.own.$(option)')
 
-# make bench-gpu GPU_OPTIONS='--shape 1.7b --sections step,decode --budget-s 300'
+# make bench-gpu GPU_OPTIONS='--quick'
 GPU_OPTIONS ?=
 # make bench-gpu GPU_PYTHON=python3 installs nothing: torch, transformers, triton and pydantic are there
 GPU_PYTHON ?=
