@@ -110,6 +110,54 @@ def _search(
     return low
 
 
+@triton.jit
+def _top_of(logits, mask, is_masked, temperature, V, HAS_MASKS: tl.constexpr, BLOCK: tl.constexpr):
+    """Return the largest score, and whether it is finite and no score is NaN."""
+    top, num_nan = float("-inf"), 0
+    for first in range(0, V, BLOCK):
+        score = _scores_of(logits, first + tl.arange(0, BLOCK), mask, is_masked, temperature, V, HAS_MASKS)
+        num_nan += tl.sum((score != score).to(tl.int32))
+        top = tl.maximum(top, tl.max(tl.where(score == score, score, float("-inf")), 0))
+    return top, (num_nan == 0) & (top - top == 0.0)
+
+
+@triton.jit
+def _in_top_p(
+    logits, mask, is_masked, temperature, V, top, least, highest, top_p,
+    HAS_MASKS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Return the key of the least likely token that top-p keeps, and how many tokens of that key it excludes.
+
+    Those are the ones of the lowest ids.
+    """
+    total = tl.zeros([], tl.int64)
+    for first in range(0, V, BLOCK):
+        token = first + tl.arange(0, BLOCK)
+        score = _scores_of(logits, token, mask, is_masked, temperature, V, HAS_MASKS)
+        weight = (_exp_of(score - top) * ONE).to(tl.int64)
+        total += tl.sum(tl.where(_keys_of(score) >= least, weight, 0), 0)
+    cut = ((1.0 - top_p).to(tl.float32).to(tl.float64) * total.to(tl.float64)).to(tl.int64)
+    # what is lighter than cut / V goes in any case; a margin for the rounding of all of this
+    light = tl.log(tl.maximum(cut.to(tl.float32), 1e-30) / V / ONE)
+    light = tl.maximum(light, WEIGHTLESS) - 1e-2 - tl.abs(top) * 1e-6
+    low = tl.maximum(tl.max(_keys_of(tl.zeros([2], tl.float32) + (top + light)), 0), least)
+    cut_key = _search(
+        logits, mask, is_masked, temperature, V, top, least, cut,
+        low, highest, HAS_MASKS, True, BLOCK,
+    )  # fmt: skip
+    below = tl.zeros([], tl.int64)
+    own, count = tl.zeros([], tl.int64), tl.zeros([], tl.int64)
+    for first in range(0, V, BLOCK):
+        token = first + tl.arange(0, BLOCK)
+        score = _scores_of(logits, token, mask, is_masked, temperature, V, HAS_MASKS)
+        key = _keys_of(score)
+        weight = (_exp_of(score - top) * ONE).to(tl.int64)
+        below += tl.sum(tl.where((key >= least) & (key < cut_key), weight, 0), 0)
+        own = tl.maximum(own, tl.max(tl.where(key == cut_key, weight, 0), 0))
+        count += tl.sum((key == cut_key).to(tl.int64), 0)
+    return cut_key, tl.minimum((cut - below) // tl.maximum(own, 1), count - 1)
+
+
 @triton.jit(do_not_specialize=["row_stride", "num_rows", "num_words"])
 def draw_rows(
     logits, row_stride, positions, packed, num_rows, mask_bits, mask_lines, num_words, ids, filtered,
@@ -129,13 +177,7 @@ def draw_rows(
         is_masked = line >= 0
         mask += tl.maximum(line, 0) * num_words
 
-    top, num_nan = float("-inf"), 0
-    for first in range(0, V, BLOCK):
-        score = _scores_of(logits, first + tl.arange(0, BLOCK), mask, is_masked, temperature, V, HAS_MASKS)
-        num_nan += tl.sum((score != score).to(tl.int32))
-        top = tl.maximum(top, tl.max(tl.where(score == score, score, float("-inf")), 0))
-    is_sound = (num_nan == 0) & (top - top == 0.0)
-
+    top, is_sound = _top_of(logits, mask, is_masked, temperature, V, HAS_MASKS, BLOCK)
     least = tl.full([], LOWEST_KEY, tl.int64)
     num_tied = tl.zeros([], tl.int64)  # of the tokens whose key is `least`, those that are excluded
     highest = tl.max(_keys_of(tl.zeros([2], tl.float32) + top), 0) + 1
@@ -145,41 +187,13 @@ def draw_rows(
             least, highest, HAS_MASKS, False, BLOCK,
         )  # fmt: skip
     if is_sound & (top_p < 1.0):
-        total = tl.zeros([], tl.int64)
-        for first in range(0, V, BLOCK):
-            token = first + tl.arange(0, BLOCK)
-            score = _scores_of(logits, token, mask, is_masked, temperature, V, HAS_MASKS)
-            weight = (_exp_of(score - top) * ONE).to(tl.int64)
-            total += tl.sum(tl.where(_keys_of(score) >= least, weight, 0), 0)
-        cut = ((1.0 - top_p).to(tl.float32).to(tl.float64) * total.to(tl.float64)).to(tl.int64)
-        # what is lighter than cut / V goes in any case; a margin for the rounding of all of this
-        light = tl.log(tl.maximum(cut.to(tl.float32), 1e-30) / V / ONE)
-        light = tl.maximum(light, WEIGHTLESS) - 1e-2 - tl.abs(top) * 1e-6
-        low = tl.maximum(tl.max(_keys_of(tl.zeros([2], tl.float32) + (top + light)), 0), least)
-        cut_key = _search(
-            logits, mask, is_masked, temperature, V, top, least, cut,
-            low, highest, HAS_MASKS, True, BLOCK,
-        )  # fmt: skip
-        below = tl.zeros([], tl.int64)
-        own, count = tl.zeros([], tl.int64), tl.zeros([], tl.int64)
-        for first in range(0, V, BLOCK):
-            token = first + tl.arange(0, BLOCK)
-            score = _scores_of(logits, token, mask, is_masked, temperature, V, HAS_MASKS)
-            key = _keys_of(score)
-            weight = (_exp_of(score - top) * ONE).to(tl.int64)
-            below += tl.sum(tl.where((key >= least) & (key < cut_key), weight, 0), 0)
-            own = tl.maximum(own, tl.max(tl.where(key == cut_key, weight, 0), 0))
-            count += tl.sum((key == cut_key).to(tl.int64), 0)
-        least = cut_key
-        num_tied = tl.minimum((cut - below) // tl.maximum(own, 1), count - 1)
+        least, num_tied = _in_top_p(
+            logits, mask, is_masked, temperature, V, top, least, highest, top_p, HAS_MASKS, BLOCK
+        )
 
-    noise_key = tl.zeros([], tl.uint64)
-    for part in tl.static_range(3):
-        if part == 2:
-            number = tl.load(positions + row) + 1
-        else:
-            number = tl.load(packed + (1 + part) * num_rows + place)
-        noise_key = _mix((noise_key ^ number.to(tl.uint64, bitcast=True)) + STEP)
+    noise_key = _mix(tl.load(packed + num_rows + place).to(tl.uint64, bitcast=True) + STEP)
+    noise_key = _mix((noise_key ^ tl.load(packed + 2 * num_rows + place).to(tl.uint64, bitcast=True)) + STEP)
+    noise_key = _mix((noise_key ^ (tl.load(positions + row) + 1).to(tl.uint64, bitcast=True)) + STEP)
     best, best_id = float("-inf"), tl.zeros([], tl.int64)
     seen = tl.zeros([], tl.int64)
     for first in range(0, V, BLOCK):
