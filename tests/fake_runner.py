@@ -7,7 +7,7 @@ import torch
 
 from orthrus_core import EngineConfig, OrthrusLM
 from orthrus_core.attention.plain import PlainAttention
-from orthrus_core.attention.rows import RowBuffer, Span, TokenRows, fill, span_rows
+from orthrus_core.attention.rows import RowBuffer, Spans, TokenRows, fill, span_rows
 from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.models.readout import Readout, read_out
 
@@ -53,11 +53,11 @@ class FakeRunner:
         self._is_wrong = is_wrong
         self._cells: dict[int, tuple[int, int, str]] = {}
 
-    def lay_out(self, spans: list[Span], view: str, *, token_budget: int) -> TokenRows:
+    def lay_out(self, spans: Spans, view: str, *, token_budget: int) -> TokenRows:
         self.budgets_seen.add(token_budget)
         buffer = RowBuffer(token_budget, self.device)
         rows = span_rows(spans, view=view, page_tables=self.tables.pages, page_size=self._page_size)
-        num_used = fill(buffer, spans, rows)
+        num_used = fill(buffer, rows)
         return TokenRows(buffer.to_device(), num_used)
 
     def run(self, rows: TokenRows, view: str) -> Readout:

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,8 +15,7 @@ LINES = ("token_ids", "cells", "slots", "limits", "positions")
 SEES_NOTHING = -1
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """Consecutive positions of one sequence that run in one forward.
 
     Attributes:
@@ -30,10 +30,36 @@ class Span:
 
 
 @dataclass(frozen=True)
+class Spans:
+    """S spans as arrays, one after the other.
+
+    Attributes:
+        slots: (S,) int64.
+        starts: (S,) int64.
+        counts: (S,) int64, tokens of each.
+        token_ids: (rows,) int64.
+    """
+
+    slots: np.ndarray
+    starts: np.ndarray
+    counts: np.ndarray
+    token_ids: np.ndarray
+
+    @classmethod
+    def of(cls, spans: Sequence[Span]) -> "Spans":
+        """Gather spans."""
+        facts = [(span.slot, span.start, len(span.token_ids)) for span in spans]
+        slots, starts, counts = np.array(facts, dtype=np.int64).reshape(-1, 3).T
+        ids = np.fromiter(chain.from_iterable(span.token_ids for span in spans), np.int64)
+        return cls(slots, starts, counts, ids)
+
+
+@dataclass(frozen=True)
 class SpanRows:
     """The rows in use, on the host: S spans of consecutive positions, one after the other.
 
     Attributes:
+        token_ids: (rows,) int64.
         counts: (S,) int64, rows of each span.
         span_slots: (S,) int64, each span's line in the page tables.
         positions: (rows,) int64.
@@ -43,6 +69,7 @@ class SpanRows:
         causal: whether every limit is the row's own position (AR view) or the end of its span.
     """
 
+    token_ids: np.ndarray
     counts: np.ndarray
     span_slots: np.ndarray
     positions: np.ndarray
@@ -117,7 +144,9 @@ class RowBuffer:
         return self._device
 
 
-def span_rows(spans: Sequence[Span], *, view: View, page_tables: np.ndarray, page_size: int) -> SpanRows:
+def span_rows(
+    spans: Spans | Sequence[Span], *, view: View, page_tables: np.ndarray, page_size: int
+) -> SpanRows:
     """Say which positions run and what they see.
 
     The limit is the one rule on what a row may see: its own cell in the AR view (causal), the last cell of
@@ -127,15 +156,16 @@ def span_rows(spans: Sequence[Span], *, view: View, page_tables: np.ndarray, pag
         page_tables: (slots, pages per sequence) int64.
         page_size: cells per page.
     """
-    counts = np.array([len(span.token_ids) for span in spans], dtype=np.int64)
-    starts = np.array([span.start for span in spans], dtype=np.int64)
-    slots = np.array([span.slot for span in spans], dtype=np.int64)
-    positions = np.repeat(starts, counts) + count_up(counts)
-    limits = positions if view == "ar" else np.repeat(starts + counts - 1, counts)
-    return SpanRows(counts, slots, positions, limits, page_tables, page_size, causal=view == "ar")
+    spans = spans if isinstance(spans, Spans) else Spans.of(spans)
+    counts = spans.counts
+    positions = np.repeat(spans.starts, counts) + count_up(counts)
+    limits = positions if view == "ar" else np.repeat(spans.starts + counts - 1, counts)
+    return SpanRows(
+        spans.token_ids, counts, spans.slots, positions, limits, page_tables, page_size, causal=view == "ar"
+    )
 
 
-def fill(buffer: RowBuffer, spans: Sequence[Span], rows: SpanRows) -> int:
+def fill(buffer: RowBuffer, rows: SpanRows) -> int:
     """Write the rows into a buffer, in the order of the spans, the rows left over behind them.
 
     Returns:
@@ -147,7 +177,7 @@ def fill(buffer: RowBuffer, spans: Sequence[Span], rows: SpanRows) -> int:
     if not 0 < num_used <= T:
         raise ValueError(f"spans hold {num_used} token rows, the token budget is {T}")
     token_ids, cells, slots, limits, positions = buffer.array
-    np.concatenate([span.token_ids for span in spans], out=token_ids[:num_used])
+    token_ids[:num_used] = rows.token_ids
     slots[:num_used] = np.repeat(rows.span_slots, rows.counts)
     pages = rows.page_tables[slots[:num_used], rows.positions // rows.page_size]
     cells[:num_used] = pages * rows.page_size + rows.positions % rows.page_size

@@ -104,7 +104,7 @@ def random_trial(
     view: View = "ar" if causal else "diffusion"
     rows = span_rows(spans, view=view, page_tables=pages.numpy(), page_size=spec.page_size)
     buffer = RowBuffer(token_budget, spec.device)
-    fill(buffer, spans, rows)
+    fill(buffer, rows)
     cells = (pages[:, :, None] * spec.page_size + torch.arange(spec.page_size)).flatten(1)
 
     def random(*shape: int) -> Tensor:

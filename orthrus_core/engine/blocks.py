@@ -5,61 +5,28 @@ from typing import Protocol
 
 import numpy as np
 
+from orthrus_core.costs import Costs
+
 
 @dataclass(frozen=True)
-class Costs:
-    """What a forward costs: a matter of its budget and view, not of the rows that it carries.
+class Demand:
+    """What a step could use.
 
     Attributes:
-        budgets: the ladder, token rows, ascending.
-        draft_s: seconds of a draft forward at each budget.
-        verify_s: seconds of a verify forward at each budget.
-        step_s: seconds that every step takes beside its forwards.
-        sequence_s: seconds that each sequence with rows in a forward adds to it.
-        is_measured: whether seconds are seconds, and not a guess that all forwards cost the same.
+        slots: (S,) int64, where the decoding sequences are.
+        caps: (S,) int64, most drafts of each.
+        contexts: (S,) int64, cells that each reads before its rows of this step.
+        num_waiting: rows that prompts could use.
+        waiting_context: cells before such a row, on average.
+        remaining: (S,) int64 tokens that each may still emit, when no sequence waits for a slot; else None.
     """
 
-    budgets: tuple[int, ...]
-    draft_s: tuple[float, ...]
-    verify_s: tuple[float, ...]
-    step_s: float = 0.0
-    sequence_s: float = 0.0
-    is_measured: bool = True
-
-    def __post_init__(self) -> None:
-        if not len(self.budgets) == len(self.draft_s) == len(self.verify_s) > 0:
-            raise ValueError(
-                f"costs need draft_s and verify_s for each budget, got {len(self.budgets)} budgets, "
-                f"{len(self.draft_s)} draft_s, {len(self.verify_s)} verify_s"
-            )
-        if list(self.budgets) != sorted(set(self.budgets)) or self.budgets[0] < 1:
-            raise ValueError(f"costs.budgets must be positive and ascending, got {self.budgets}")
-        if min(*self.draft_s, *self.verify_s) <= 0:
-            raise ValueError(
-                f"costs.draft_s and verify_s must be > 0, got {self.draft_s} and {self.verify_s}"
-            )
-        if min(self.step_s, self.sequence_s) < 0:
-            raise ValueError(
-                f"costs.step_s and sequence_s must be >= 0, got {self.step_s} and {self.sequence_s}"
-            )
-
-    @classmethod
-    def unmeasured(cls, token_budget: int) -> "Costs":
-        """One rung, both views the same."""
-        return cls((token_budget,), (1.0,), (1.0,), is_measured=False)
-
-    def draft_budget(self, num_rows: int) -> int:
-        """Return the cheapest budget of a draft forward with this many rows; 0 for none."""
-        return self._cheapest(self.draft_s, num_rows) if num_rows else 0
-
-    def verify_budget(self, num_rows: int) -> int:
-        """Return the cheapest budget of a verify forward with this many rows."""
-        return self._cheapest(self.verify_s, num_rows)
-
-    def _cheapest(self, seconds: tuple[float, ...], num_rows: int) -> int:
-        if num_rows > self.budgets[-1]:
-            raise ValueError(f"{num_rows} token rows, the largest budget is {self.budgets[-1]}")
-        return min((s, b) for s, b in zip(seconds, self.budgets, strict=True) if b >= num_rows)[1]
+    slots: np.ndarray
+    caps: np.ndarray
+    contexts: np.ndarray
+    num_waiting: int = 0
+    waiting_context: float = 0.0
+    remaining: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -78,18 +45,8 @@ class Deal:
 class BlockPolicy(Protocol):
     """Decides how many rows drafts and prompts get."""
 
-    def deal(
-        self, slots: np.ndarray, caps: np.ndarray, num_waiting: int, *, remaining: np.ndarray | None
-    ) -> Deal:
-        """Share the rows of a step.
-
-        Args:
-            slots: (S,) int64, where the decoding sequences are.
-            caps: (S,) int64, most drafts of each.
-            num_waiting: rows that prompts could use.
-            remaining: (S,) int64 tokens that each may still emit, when no sequence waits for a slot; else
-                None.
-        """
+    def deal(self, demand: Demand) -> Deal:
+        """Share the rows of a step."""
 
     def observe(self, slots: np.ndarray, num_drafts: np.ndarray, num_accepted: np.ndarray) -> None:
         """Learn from a step; called after every step, with the sequences that drafted in it, if any.
@@ -116,10 +73,9 @@ class FixedBlocks:
     def __init__(self, costs: Costs):
         self._costs = costs
 
-    def deal(
-        self, slots: np.ndarray, caps: np.ndarray, num_waiting: int, *, remaining: np.ndarray | None
-    ) -> Deal:
+    def deal(self, demand: Demand) -> Deal:
         """As in `BlockPolicy`."""
+        caps, num_waiting = demand.caps, demand.num_waiting
         S, T = len(caps), self._costs.budgets[-1]
         most = max(1, min(T - S, T // 2)) if caps.any() else T - S
         num_drafts = share_evenly(caps, T - S - min(num_waiting, most))

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from typing import Protocol
 
+import numpy as np
+
 from orthrus_core.engine.layout import StepLayout, Work
 from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.engine.scheduler import Scheduler
@@ -121,8 +123,10 @@ class EngineCore:
             verdicts = self._judge(step)
             for observer in self._observers:
                 observer.saw(step, verdicts)
-            num_accepted = [verdict.num_accepted for verdict in verdicts]
+            num_accepted = np.array([verdict.num_accepted for verdict in verdicts], dtype=np.int64)
             self.scheduler.observe(step, num_accepted, seconds=time.perf_counter() - started_at)
+            if step.draft_budget:
+                self.stats.count_drafts(step.num_drafts, num_accepted)
             completions = map(self._commit, step.works, verdicts)
             finished += [completion for completion in completions if completion is not None]
             self.scheduler.index_prompts(step.works)
@@ -142,22 +146,30 @@ class EngineCore:
 
     def _commit(self, work: Work, verdict: Verdict) -> Completion | None:
         """Append what the step emitted to its sequence; return the completion if it ended."""
-        sequence = work.sequence
+        sequence, num_prefill, has_anchor, num_drafts = work
         first_position = sequence.num_committed
-        sequence.num_committed += work.num_prefill
-        if not work.has_anchor and verdict.broken_row is None:
+        sequence.num_committed += num_prefill
+        if not has_anchor and verdict.broken_row is None:
             return None
+        constraint, token_ids = sequence.constraint, verdict.token_ids
+        if constraint is not None:
+            token_ids = token_ids[: constraint.advance(token_ids)]
         emitted, reason = cut_at_stop(
-            sequence.admitted(verdict.token_ids),
+            token_ids,
             stop_ids=sequence.stop_ids,
-            length_left=sequence.params.max_new_tokens - sequence.num_emitted,
+            length_left=sequence.most_tokens - len(sequence.token_ids),
             context_left=self._max_context - len(sequence.token_ids),
             stop_strings=sequence.stop_strings,
         )
-        error = sequence.dead_end if reason is None else None
+        error = constraint.error if constraint is not None and reason is None else None
         if error is None and reason is None and verdict.broken_row is not None:
             error = self._break_off(sequence, first_position + verdict.broken_row)
-        self._emit(work, verdict, emitted)
+        sequence.emit(emitted, verdict.logit_gaps, verdict.logprobs)
+        if not num_prefill:
+            sequence.stats.count_block(num_drafts, verdict.num_accepted, len(emitted))
+        self.stats.count_tokens(len(emitted), is_block=sequence.drafts and not num_prefill)
+        if sequence.on_tokens is not None and emitted:
+            sequence.on_tokens(emitted)
         if reason is None and error is None:
             return None
         self.scheduler.finish(sequence)
@@ -173,19 +185,6 @@ class EngineCore:
             f"the logits after position {position} are NaN or infinite, so no token can be chosen there: the "
             "model overflows on this text in its dtype; try bfloat16 or float32, or leave the prompt out"
         )
-
-    def _emit(self, work: Work, verdict: Verdict, emitted: list[int]) -> None:
-        sequence = work.sequence
-        sequence.emit(emitted, verdict.logit_gaps, verdict.logprobs)
-        if work.num_prefill:
-            self.stats.emitted_tokens += len(emitted)
-        else:
-            sequence.stats.count_block(work.num_drafts, verdict.num_accepted, len(emitted))
-            self.stats.count_block(
-                work.num_drafts, verdict.num_accepted, len(emitted), drafts=sequence.drafts
-            )
-        if sequence.on_tokens is not None and emitted:
-            sequence.on_tokens(emitted)
 
     def run(self, requests: SequenceOf[Request]) -> list[Completion]:
         """Submit requests and step until all of them ended; completions in the order given."""

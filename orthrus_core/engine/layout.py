@@ -3,16 +3,16 @@
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from orthrus_core.attention.rows import Span, count_up
+from orthrus_core.attention.rows import Spans, count_up
 from orthrus_core.engine.sequence import Sequence
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """One sequence's share of a step.
 
     Attributes:
@@ -31,6 +31,12 @@ class Work:
     def num_verify_rows(self) -> int:
         """Rows in the verify forward; the draft forward has `num_drafts`."""
         return self.num_prefill + self.has_anchor + self.num_drafts
+
+    @property
+    def known_ids(self) -> list[int]:
+        """Tokens of the rows before the drafts."""
+        start = self.sequence.num_committed
+        return self.sequence.token_ids[start : start + self.num_prefill + self.has_anchor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +64,7 @@ class StepLayout:
         draft_rows: (S,) int64, first row of each work in the draft forward.
         anchor_rows: (S,) int64, row of each anchor in the verify forward.
         target_rows: (D,) int64, row of each draft in the verify forward.
-        num_verify_rows: rows in use of the verify forward.
+        verify_spans: each work's prefill chunk, anchor and room for its drafts, to run causally.
     """
 
     works: list[Work]
@@ -68,15 +74,25 @@ class StepLayout:
     draft_rows: np.ndarray
     anchor_rows: np.ndarray
     target_rows: np.ndarray
-    num_verify_rows: int
+    verify_spans: Spans
 
     @classmethod
     def of(cls, works: SequenceOf[Work], *, draft_budget: int = 0, verify_budget: int = 0) -> "StepLayout":
         """Lay the works out in order."""
-        num_drafts = np.array([work.num_drafts for work in works], dtype=np.int64)
-        num_known = np.array([work.num_prefill + work.has_anchor for work in works], dtype=np.int64)
-        ends = np.cumsum(num_known + num_drafts)
-        anchor_rows = ends - num_drafts - np.minimum(num_known, 1)
+        facts = [
+            (prefill, has_anchor, drafts, sequence.slot, sequence.num_committed, sequence.token_ids[-1])
+            for sequence, prefill, has_anchor, drafts in works
+        ]
+        num_prefill, has_anchor, num_drafts, slots, starts, last_ids = (
+            np.array(facts, dtype=np.int64).reshape(-1, 6).T
+        )
+        counts = num_prefill + has_anchor + num_drafts
+        anchor_rows = np.cumsum(counts) - num_drafts - 1
+        token_ids = np.zeros(counts.sum(), dtype=np.int64)
+        token_ids[anchor_rows] = last_ids
+        for line in np.flatnonzero(num_prefill).tolist():
+            known = works[line].known_ids
+            token_ids[anchor_rows[line] + 1 - len(known) : anchor_rows[line] + 1] = known
         return cls(
             works=list(works),
             draft_budget=draft_budget,
@@ -85,29 +101,21 @@ class StepLayout:
             draft_rows=np.cumsum(num_drafts) - num_drafts,
             anchor_rows=anchor_rows,
             target_rows=np.repeat(anchor_rows, num_drafts) + 1 + count_up(num_drafts),
-            num_verify_rows=int(ends[-1]) if len(ends) else 0,
+            verify_spans=Spans(slots, starts, counts, token_ids),
         )
 
-    def draft_spans(self, mask_token_id: int) -> list[Span]:
-        """Return a block [anchor, MASK, ...] per work that drafts."""
-        return [
-            Span(
-                work.sequence.slot,
-                work.sequence.anchor_position,
-                [work.sequence.token_ids[-1]] + [mask_token_id] * (work.num_drafts - 1),
-            )
-            for work in self.works
-            if work.num_drafts
-        ]
+    @property
+    def num_verify_rows(self) -> int:
+        """Rows in use of the verify forward."""
+        return len(self.verify_spans.token_ids)
 
-    def verify_spans(self) -> list[Span]:
-        """Return each work's prefill chunk, anchor and room for its drafts as one causal span."""
-        spans = []
-        for work in self.works:
-            start = work.sequence.num_committed
-            known = work.sequence.token_ids[start : start + work.num_prefill + work.has_anchor]
-            spans.append(Span(work.sequence.slot, start, known + [0] * work.num_drafts))
-        return spans
+    def draft_spans(self, mask_token_id: int) -> Spans:
+        """Return a block [anchor, MASK, ...] per work that drafts."""
+        lines, spans = np.flatnonzero(self.num_drafts), self.verify_spans
+        token_ids = np.full(len(self.target_rows), mask_token_id)
+        token_ids[self.draft_rows[lines]] = spans.token_ids[self.anchor_rows[lines]]
+        anchors = spans.starts + spans.counts - self.num_drafts - 1
+        return Spans(spans.slots[lines], anchors[lines], self.num_drafts[lines], token_ids)
 
     def drafting(self) -> Iterator[ChoosingRows]:
         """The rows of the draft forward, by work; none of works without drafts."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from orthrus_core.attention.backend import AttentionBackend, PagedAttend
 from orthrus_core.attention.choose import choose_backend, spec_of
-from orthrus_core.attention.rows import RowBuffer, Span, TokenRows, fill, span_rows
+from orthrus_core.attention.rows import RowBuffer, Span, Spans, TokenRows, fill, span_rows
 from orthrus_core.attention.view import VIEWS, View
 from orthrus_core.cache import PageTables
 from orthrus_core.compilation.compiled import mark_budget_dynamic
@@ -79,7 +79,7 @@ class ModelRunner:
         self.is_compiled = False
         self._forwards = {view: self._new_forward(view) for view in VIEWS}
 
-    def lay_out(self, spans: Sequence[Span], view: View, *, token_budget: int) -> TokenRows:
+    def lay_out(self, spans: Sequence[Span] | Spans, view: View, *, token_budget: int) -> TokenRows:
         """Arrange spans as T rows; they last until this view's rows of this T are laid out again.
 
         Args:
@@ -92,7 +92,7 @@ class ModelRunner:
         rows = span_rows(
             spans, view=view, page_tables=self.tables.pages, page_size=self.tables.pool.page_size
         )
-        num_used = fill(buffer, spans, rows)
+        num_used = fill(buffer, rows)
         return TokenRows(buffer.to_device(), num_used, self.backend.arrange(rows, T, self.device))
 
     @torch.inference_mode()

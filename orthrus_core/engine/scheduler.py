@@ -8,7 +8,8 @@ from collections.abc import Sequence as SequenceOf
 import numpy as np
 
 from orthrus_core.cache import PageTables
-from orthrus_core.engine.blocks import BlockPolicy, Costs, FixedBlocks
+from orthrus_core.costs import Costs
+from orthrus_core.engine.blocks import BlockPolicy, Demand, FixedBlocks
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.engine.layout import StepLayout, Work
 from orthrus_core.engine.sequence import NO_SLOT, Sequence
@@ -104,14 +105,7 @@ class Scheduler:
         prompts = [sequence for sequence in self.running if sequence.is_prefilling]
         if not decoding and not prompts:
             return StepLayout.of([])
-        remaining = np.array([self._tokens_left(sequence) for sequence in decoding], dtype=np.int64)
-        most = np.array([self._block_size * sequence.drafts for sequence in decoding], dtype=np.int64)
-        deal = self._policy.deal(
-            np.array([sequence.slot for sequence in decoding], dtype=np.int64),
-            np.minimum(remaining - 1, most).clip(0),
-            sum(sequence.anchor_position - sequence.num_committed + 1 for sequence in prompts),
-            remaining=None if self.num_waiting else remaining,
-        )
+        deal = self._policy.deal(self._demand(decoding, prompts))
         drafts = self._fit_pages(decoding, deal.num_drafts.tolist())
         works = [
             Work(sequence, num_prefill=0, has_anchor=True, num_drafts=count)
@@ -124,10 +118,22 @@ class Scheduler:
             verify_budget=self._costs.verify_budget(len(decoding) + sum(drafts) + deal.num_prefill),
         )
 
-    def observe(
-        self, step: StepLayout, num_accepted: SequenceOf[int], *, seconds: float | None = None
-    ) -> None:
-        """Tell the block policy how many drafts of each work were accepted.
+    def _demand(self, decoding: list[Sequence], prompts: list[Sequence]) -> Demand:
+        facts = [(one.slot, len(one.token_ids), one.most_tokens, one.drafts) for one in decoding]
+        slots, lengths, most, drafts = np.array(facts, dtype=np.int64).reshape(-1, 4).T
+        remaining = np.minimum(most, self._config.max_context) - lengths
+        committed = sum(sequence.num_committed for sequence in prompts)
+        return Demand(
+            slots,
+            np.minimum(remaining - 1, self._block_size * drafts).clip(0),
+            lengths,
+            sum(len(sequence.token_ids) - sequence.num_committed for sequence in prompts),
+            committed / max(1, len(prompts)),
+            None if self.num_waiting else remaining,
+        )
+
+    def observe(self, step: StepLayout, num_accepted: np.ndarray, *, seconds: float | None = None) -> None:
+        """Tell the block policy how many drafts of each work (S,) were accepted.
 
         Called while the sequences still hold their slots, after steps without drafts too.
 
@@ -137,9 +143,8 @@ class Scheduler:
         if not self._block_size:
             return
         drafts = np.flatnonzero(step.num_drafts)
-        slots = np.array([work.sequence.slot for work in step.works], dtype=np.int64)
-        accepted = np.array(num_accepted, dtype=np.int64)
-        self._policy.observe(slots[drafts], step.num_drafts[drafts], accepted[drafts])
+        slots = np.array([step.works[line].sequence.slot for line in drafts], dtype=np.int64)
+        self._policy.observe(slots, step.num_drafts[drafts], num_accepted[drafts])
         if seconds is not None and self._costs.is_measured:
             self._policy.time(seconds)
 
@@ -201,10 +206,15 @@ class Scheduler:
     def _secure_anchors(self) -> list[Sequence]:
         """Give every decoding sequence the cell of its anchor, preempting the youngest where pages lack."""
         secured: list[Sequence] = []
+        num_held, page_size = self._tables.num_held, self._config.page_size
         for sequence in list(self.running):
-            if sequence.slot == NO_SLOT or sequence.is_prefilling:
+            length = len(sequence.token_ids)
+            if sequence.slot == NO_SLOT or sequence.num_committed < length - 1:
                 continue
-            while self._tables.grow(sequence.slot, len(sequence.token_ids)) < len(sequence.token_ids):
+            if length <= num_held[sequence.slot] * page_size:
+                secured.append(sequence)
+                continue
+            while self._tables.grow(sequence.slot, length) < length:
                 victim = self.running[-1]
                 self._preempt(victim)
                 if victim is sequence:
@@ -230,11 +240,6 @@ class Scheduler:
                 count = min(count, self._tables.grow(sequence.slot, length + count) - length)
             fitting.append(count)
         return fitting
-
-    def _tokens_left(self, sequence: Sequence) -> int:
-        """Return how many tokens the sequence may still emit, at least 1 while it runs."""
-        length_left = sequence.params.max_new_tokens - sequence.num_emitted
-        return min(length_left, self._config.max_context - len(sequence.token_ids))
 
 
 def _share_prefill(prompts: list[Sequence], num_rows: int) -> list[Work]:

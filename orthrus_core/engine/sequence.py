@@ -1,6 +1,7 @@
 """A sequence: one request in flight."""
 
 import time
+from array import array
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
@@ -63,13 +64,15 @@ class Sequence:
         token_ids: the prompt and then every emitted token; the last one is the anchor.
         sample: number of the completion for its prompt.
         num_prompt: how many of them are the prompt.
+        most_tokens: that the request lets it have.
         num_committed: positions whose K/V in the cache is final, at most len(token_ids) - 1.
         slot: row in the page tables while running.
         stop_strings: looks for those of the request; None: it has none.
         constraint: that the request has put on the text; None: any text will do. The chooser that knows it
             reads more of it than the engine does.
         drafts: whether steps may draft for it.
-        logprobs: of the emitted tokens; stays empty unless the request asks for them.
+        logprobs: of the emitted tokens, float32.
+        logit_gaps: behind them, float32.
     """
 
     request_id: int
@@ -81,16 +84,19 @@ class Sequence:
     started_at: float | None = None
     sample: int = 0
     num_prompt: int = 0
+    most_tokens: int = 0
     num_committed: int = 0
     slot: int = NO_SLOT
     stop_strings: StopStrings | None = None
     constraint: Any = None  # a Constraint
     drafts: bool = True
-    logprobs: list[float] = field(default_factory=list)
+    logprobs: array = field(default_factory=lambda: array("f"))
+    logit_gaps: array = field(default_factory=lambda: array("f"))
     stats: CompletionStats = field(default_factory=CompletionStats)
 
     def __post_init__(self) -> None:
         self.num_prompt = self.stats.prompt_tokens = len(self.token_ids)
+        self.most_tokens = self.num_prompt + self.params.max_new_tokens
 
     @property
     def anchor_position(self) -> int:
@@ -100,38 +106,28 @@ class Sequence:
     @property
     def is_prefilling(self) -> bool:
         """Whether positions before the anchor still lack K/V."""
-        return self.num_committed < self.anchor_position
+        return self.num_committed < len(self.token_ids) - 1
 
     @property
     def num_emitted(self) -> int:
         """Completion tokens so far."""
         return len(self.token_ids) - self.num_prompt
 
-    def admitted(self, token_ids: list[int]) -> list[int]:
-        """Return the chosen tokens that the request's constraint lets stand; it follows them."""
-        return token_ids if self.constraint is None else token_ids[: self.constraint.advance(token_ids)]
-
-    @property
-    def dead_end(self) -> str | None:
-        """Why the constraint lets no token follow; None: it does, or there is none."""
-        return None if self.constraint is None else self.constraint.error
-
     def emit(self, token_ids: list[int], logit_gaps: list[float], logprobs: list[float]) -> None:
         """Append tokens; gaps and log-probabilities of accepted tokens that stop rules cut may follow."""
         count = len(token_ids)
         self.token_ids += token_ids
         self.num_committed += count
-        self.stats.logprob += sum(logprobs[:count])
-        known = [] if self.stats.min_logit_gap is None else [self.stats.min_logit_gap]
-        self.stats.min_logit_gap = min(known + logit_gaps[:count], default=None)
-        if self.params.logprobs:
-            self.logprobs += logprobs[:count]
+        self.logit_gaps.extend(logit_gaps[:count])
+        self.logprobs.extend(logprobs[:count])
 
     def complete(self, reason: FinishReason, error: str | None = None) -> Completion:
         """Close the counters and return the completion."""
         now = time.perf_counter()
         started_at = now if self.started_at is None else self.started_at
         self.stats.completion_tokens = self.num_emitted
+        self.stats.logprob = sum(self.logprobs, start=0.0)
+        self.stats.min_logit_gap = min(self.logit_gaps, default=None)
         self.stats.queued_s = started_at - self.submitted_at
         self.stats.running_s = now - started_at
         return Completion(
@@ -141,5 +137,5 @@ class Sequence:
             error,
             self.stats,
             stop_string=self.stop_strings.found if self.stop_strings else None,
-            logprobs=self.logprobs if self.params.logprobs else None,
+            logprobs=self.logprobs.tolist() if self.params.logprobs else None,
         )

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from orthrus_core.engine.layout import StepLayout
 
@@ -124,20 +126,19 @@ class EngineStats:
         self.prefill_s += prefill_s
         self.verify_s += verify_s - prefill_s
 
-    def count_block(self, num_drafts: int, num_accepted: int, num_emitted: int, *, drafts: bool) -> None:
-        """Add one sequence's share of a step.
-
-        Args:
-            drafts: whether steps may draft for it; else it does not count in the acceptance length.
-        """
+    def count_tokens(self, num_emitted: int, *, is_block: bool) -> None:
+        """Add the tokens that a sequence emitted in a step; of a block only if steps may draft for it."""
         self.emitted_tokens += num_emitted
-        if drafts:
+        if is_block:
             self.sequence_steps += 1
             self.step_tokens += num_emitted
-        grow = num_drafts - len(self.drafted_by_position)
-        self.drafted_by_position.extend([0] * grow)
-        self.accepted_by_position.extend([0] * grow)
-        for position in range(num_drafts):
-            self.drafted_by_position[position] += 1
-        for position in range(num_accepted):
-            self.accepted_by_position[position] += 1
+
+    def count_drafts(self, num_drafts: np.ndarray, num_accepted: np.ndarray) -> None:
+        """Add the drafts (S,) of a step's sequences, and those that stand, by position."""
+        positions = np.arange(max(num_drafts.max(initial=0), len(self.drafted_by_position)))[:, None]
+        for counts, ends in (
+            (self.drafted_by_position, num_drafts),
+            (self.accepted_by_position, num_accepted),
+        ):
+            counts.extend([0] * (len(positions) - len(counts)))
+            counts[:] = (np.array(counts, dtype=np.int64) + (positions < ends).sum(axis=1)).tolist()

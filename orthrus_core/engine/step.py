@@ -112,7 +112,7 @@ class Verdict:
     @property
     def num_accepted(self) -> int:
         """Drafts that stand."""
-        return max(0, len(self.token_ids) - 1)
+        return len(self.token_ids) - 1 if self.token_ids else 0
 
     def broken_at(self, row: int, num_prefill: int) -> "Verdict":
         """Return what stands before a broken row of the work."""
@@ -134,7 +134,7 @@ def verify(
     Returns:
         One verdict per work, brought to the host in one transfer.
     """
-    rows = runner.lay_out(step.verify_spans(), "ar", token_budget=step.verify_budget)
+    rows = runner.lay_out(step.verify_spans, "ar", token_budget=step.verify_budget)
     if draft_ids is not None:
         rows.token_ids.index_copy_(0, torch.from_numpy(step.target_rows).to(runner.device), draft_ids)
     readout = runner.run(rows, "ar")

@@ -1,6 +1,6 @@
 """Where a completion ends: exactly where plain AR decoding would have stopped."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
 FinishReason = Literal["stop", "length", "context", "error"]
@@ -23,7 +23,7 @@ class StopStrings(Protocol):
 def cut_at_stop(
     new_ids: Sequence[int],
     *,
-    stop_ids: Collection[int],
+    stop_ids: frozenset[int],
     length_left: int,
     context_left: int,
     stop_strings: StopStrings | None = None,
@@ -39,6 +39,9 @@ def cut_at_stop(
     Returns:
         The tokens to emit, and why the completion ends there (None: it goes on).
     """
+    is_short = stop_strings is None and len(new_ids) < min(length_left, context_left)
+    if is_short and stop_ids.isdisjoint(new_ids):
+        return list(new_ids), None
     for count, token_id in enumerate(new_ids, start=1):
         if token_id in stop_ids or (stop_strings is not None and stop_strings.push(token_id)):
             return list(new_ids[:count]), "stop"

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from orthrus_core.engine.blocks import Costs, Deal
-from orthrus_core.policy.dealer import Dealer, Demand, PricedDeal
+from orthrus_core.costs import Costs
+from orthrus_core.engine.blocks import Deal, Demand
+from orthrus_core.policy.dealer import Dealer, PricedDeal, Prospects
 from orthrus_core.policy.record import Prediction, TrackRecord
 from orthrus_core.policy.survival import SurvivalEstimates
 from orthrus_core.policy.tail import Tail
@@ -38,32 +39,35 @@ class AdaptiveBlocks:
         self._predicted: Prediction | None = None
         self._resting: np.ndarray | None = None  # slots of the last step, if nobody drafted or waited in it
 
-    def deal(
-        self, slots: np.ndarray, caps: np.ndarray, num_waiting: int, *, remaining: np.ndarray | None
-    ) -> Deal:
+    def deal(self, demand: Demand) -> Deal:
         """As in `BlockPolicy`."""
         self._num_steps += 1
         self._predicted = None
-        if not num_waiting and self._may_rest(slots, caps):
-            return Deal(np.zeros_like(caps), 0)
-        worth = self._tail.worth(remaining) if remaining is not None and len(caps) else np.ones(len(caps))
-        demand = Demand(self._estimates.survival(slots), caps, worth, num_waiting)
-        best = self._draft_or_not(demand)
+        slots, num_waiting = demand.slots, demand.num_waiting
+        if not num_waiting and self._may_rest(slots, demand.caps):
+            return Deal(np.zeros_like(demand.caps), 0)
+        prospects = Prospects(demand, self._estimates.survival(slots), self._worth(demand))
+        best = self._draft_or_not(prospects)
         if self._num_steps % TRIAL_STEPS == 1:
-            best = self._trial(best, demand, slots) or best
+            best = self._trial(best, prospects) or best
         self._predicted = Prediction(bool(best.num_drafts.any()), best.seconds)
         self._drafted_at[slots[best.num_drafts > 0]] = self._num_steps
         self._resting = None if num_waiting or best.num_drafts.any() else slots
         return best
 
-    def _draft_or_not(self, demand: Demand) -> PricedDeal:
+    def _worth(self, demand: Demand) -> np.ndarray:
+        """Return (S,) worth of a position of each sequence."""
+        if demand.remaining is None or not len(demand.caps):
+            return np.ones(len(demand.caps))
+        return self._tail.worth(demand.remaining, demand.contexts)
+
+    def _draft_or_not(self, prospects: Prospects) -> PricedDeal:
         """Return the best deal, drafting held back by what it turned out to bring so far."""
-        best = self._dealer.deal(demand)
-        if not best.num_drafts.any():
+        best = self._dealer.deal(prospects)
+        if self._record.handicap * best.value / best.seconds >= best.plain_rate or not best.num_drafts.any():
             return best
-        plain = self._dealer.deal(replace(demand, caps=np.zeros_like(demand.caps)))
-        is_worth_it = self._record.handicap * best.value / best.seconds >= plain.value / plain.seconds
-        return best if is_worth_it else plain
+        nobody = replace(prospects.demand, caps=np.zeros_like(prospects.demand.caps))
+        return self._dealer.deal(replace(prospects, demand=nobody))
 
     def _may_rest(self, slots: np.ndarray, caps: np.ndarray) -> bool:
         """Whether nobody drafts without asking again: nothing was learnt since, and no trial is due."""
@@ -91,18 +95,18 @@ class AdaptiveBlocks:
         self._estimates.forget(slot)
         self._drafted_at[slot] = self._num_steps
 
-    def _trial(self, best: PricedDeal, demand: Demand, slots: np.ndarray) -> PricedDeal | None:
+    def _trial(self, best: PricedDeal, prospects: Prospects) -> PricedDeal | None:
         """Return the best deal that drafts for the sequence left out for longest, if it was saved up for."""
-        left_out = np.flatnonzero((best.num_drafts == 0) & (demand.caps > 0))
-        if not len(left_out) or not (best.num_drafts.any() or self._could_pay(demand)):
+        left_out = np.flatnonzero((best.num_drafts == 0) & (prospects.demand.caps > 0))
+        if not len(left_out) or not (best.num_drafts.any() or self._could_pay(prospects)):
             return None
         self._saved_s += TRIAL_STEPS * EXPLORATION * best.seconds
-        tried = int(left_out[self._drafted_at[slots[left_out]].argmin()])
-        boost = _boost(demand, tried)
-        survival = demand.survival.copy()
+        tried = int(left_out[self._drafted_at[prospects.demand.slots[left_out]].argmin()])
+        boost = _boost(prospects.worth, tried)
+        survival = prospects.survival.copy()
         survival[tried, 0] += boost
-        trial = self._dealer.deal(replace(demand, survival=survival), must_draft=True)
-        value = trial.value - boost * demand.worth[tried] * (trial.num_drafts[tried] > 0)
+        trial = self._dealer.deal(replace(prospects, survival=survival), must_draft=True)
+        value = trial.value - boost * prospects.worth[tried] * (trial.num_drafts[tried] > 0)
         handicap = 1.0 if best.num_drafts.any() else self._record.handicap
         loss_s = trial.seconds - handicap * value * best.seconds / best.value
         if loss_s > self._saved_s and self._num_blocks >= FREE_BLOCKS:
@@ -110,15 +114,15 @@ class AdaptiveBlocks:
         self._saved_s = 0.0
         return replace(trial, value=value)
 
-    def _could_pay(self, demand: Demand) -> bool:
+    def _could_pay(self, prospects: Prospects) -> bool:
         """Whether anybody would draft if every draft were sure."""
-        sure = replace(demand, survival=np.ones_like(demand.survival))
+        sure = replace(prospects, survival=np.ones_like(prospects.survival))
         return bool(self._dealer.deal(sure).num_drafts.any())
 
 
-def _boost(demand: Demand, tried: int) -> float:
+def _boost(worth: np.ndarray, tried: int) -> float:
     """Return what, added to its survival, ranks a sequence's first draft before all others.
 
     Without it nobody is tried while others draft; +4 % where half of a few sequences turn easy.
     """
-    return float(1 + demand.worth.max() / demand.worth[tried])
+    return float(1 + worth.max() / worth[tried])

@@ -4,24 +4,42 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orthrus_core.engine.blocks import Costs, Deal
+from orthrus_core.costs import Costs
+from orthrus_core.engine.blocks import Deal, Demand
 
 
 @dataclass(frozen=True)
-class Demand:
-    """What the sequences of a step could use.
+class Prospects:
+    """What a step could use, and what each row of it may bring.
 
     Attributes:
-        survival: (S, K) of each draft of each decoding sequence, falling along K.
-        caps: (S,) int64, most drafts of each.
+        demand: of S decoding sequences and the waiting prompts.
+        survival: (S, K) of each draft of each sequence, falling along K.
         worth: (S,) of a position of each; a row of a prompt is worth 1.
-        num_waiting: rows that prompts could use.
     """
 
+    demand: Demand
     survival: np.ndarray
-    caps: np.ndarray
     worth: np.ndarray
-    num_waiting: int
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """The N drafts that a step may deal, best first.
+
+    Attributes:
+        sequences: (N,) int64, of which sequence each is.
+        gains: (N,) worth that each commits on average.
+        row_cells: (N + 1,) cells that the rows of the first 0 to N drafts see in each of both forwards.
+        block_cells: (N + 1,) cells that the sequences of the first 0 to N drafts read.
+        num_drafting: (N + 1,) int64, how many sequences these are.
+    """
+
+    sequences: np.ndarray
+    gains: np.ndarray
+    row_cells: np.ndarray
+    block_cells: np.ndarray
+    num_drafting: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -31,10 +49,12 @@ class PricedDeal(Deal):
     Attributes:
         value: worth of the positions that the step commits, on average.
         seconds: that it takes.
+        plain_rate: value per second of the best step without drafts.
     """
 
     value: float
     seconds: float
+    plain_rate: float
 
 
 class Dealer:
@@ -54,59 +74,86 @@ class Dealer:
         self._draft_s = at_least[np.searchsorted(self._budgets, rows)]
         self._draft_s[0] = 0.0
 
-    def deal(self, demand: Demand, *, must_draft: bool = False) -> PricedDeal:
+    def deal(self, prospects: Prospects, *, must_draft: bool = False) -> PricedDeal:
         """Share the rows of a step.
 
-        Every decoding sequence has the row of its anchor. Drafts are ranked by what they gain: no other
-        choice of as many gains more, and what a number of them costs is looked up, so every number is tried.
+        Every decoding sequence has the row of its anchor. Drafts are ranked by what they gain less what the
+        time that their cells take would bring without drafts. What a number of the first ones costs is looked
+        up, so every number is tried. Where all sequences read as many cells, no other deal is better.
         Waiting prompts get a row at least, lest a full rung keeps them out for ever.
 
         Args:
-            demand: of at least one sequence, S + 1 rows at most the largest budget where prompts wait.
+            prospects: of at least one sequence, S + 1 rows at most the largest budget where prompts wait.
             must_draft: leave out the deals without a draft, where another is possible.
         """
+        demand = prospects.demand
         S = len(demand.caps)
-        sequence_of_draft, is_first, gains = self._rank(demand)
         free = self._budgets - S
         num_prefill = np.minimum(demand.num_waiting, free)
-        counts = np.arange(len(gains) + 1)
-        value = demand.worth.sum() + num_prefill[:, None] + np.concatenate([[0.0], np.cumsum(gains)])
-        seconds = self._seconds(S, np.concatenate([[0], np.cumsum(is_first)]))
+        plain_value = prospects.worth.sum() + num_prefill
+        plain_s = self._plain_s(demand, num_prefill)
+        is_served = free >= min(demand.num_waiting, 1)
+        plain_rate = float(np.where(is_served, plain_value / plain_s, -1.0).max())
+        drafts = self._rank(prospects, plain_rate)
+        counts = np.arange(len(drafts.gains) + 1)
+        value = plain_value[:, None] + np.concatenate([[0.0], np.cumsum(drafts.gains)])
+        seconds = plain_s[:, None] + self._drafts_s(drafts)
         is_possible = counts <= (free - num_prefill)[:, None]
-        is_possible &= (free >= min(demand.num_waiting, 1))[:, None]
+        is_possible &= is_served[:, None]
         if must_draft and is_possible[:, 1:].any():
             is_possible[:, 0] = False
         rates = np.where(is_possible, value / seconds, -1.0)
         rung, count = np.unravel_index(int(rates.argmax()), rates.shape)
         return PricedDeal(
-            np.bincount(sequence_of_draft[:count], minlength=S),
+            np.bincount(drafts.sequences[:count], minlength=S),
             int(num_prefill[rung]),
             float(value[rung, count]),
             float(seconds[rung, count]),
+            plain_rate,
         )
 
-    def _seconds(self, S: int, num_drafting: np.ndarray) -> np.ndarray:
-        """Return (rungs, N) seconds of a step by verify rung and number of drafts, 0 to N - 1.
+    def _plain_s(self, demand: Demand, num_prefill: np.ndarray) -> np.ndarray:
+        """Return (rungs,) seconds of a step without drafts, by verify rung."""
+        costs = self._costs
+        anchors_s = sum(costs.verify_cells) * demand.contexts.sum() + costs.sequence_s * len(demand.caps)
+        prompts_s = costs.verify_cells.row_s * demand.waiting_context * num_prefill
+        return self._verify_s + costs.step_s + anchors_s + prompts_s
+
+    def _drafts_s(self, drafts: _Candidates) -> np.ndarray:
+        """Return (N + 1,) seconds that the first 0 to N drafts add to a step."""
+        costs = self._costs
+        rows_s = (costs.draft_cells.row_s + costs.verify_cells.row_s) * drafts.row_cells
+        blocks_s = costs.draft_cells.sequence_s * drafts.block_cells + costs.sequence_s * drafts.num_drafting
+        return self._draft_s[: len(drafts.row_cells)] + rows_s + blocks_s
+
+    def _rank(self, prospects: Prospects, plain_rate: float) -> _Candidates:
+        """Return the drafts, best first, no more than the largest budget could hold.
 
         Args:
-            S: sequences with an anchor.
-            num_drafting: (N,) sequences that have a draft.
+            plain_rate: worth per second of a step without drafts, which the time of a draft is held against.
         """
-        costs = self._costs
-        verify_s = self._verify_s + costs.step_s + costs.sequence_s * S
-        return verify_s[:, None] + self._draft_s[: len(num_drafting)] + costs.sequence_s * num_drafting
+        caps, contexts = prospects.demand.caps, prospects.demand.contexts
+        costs, gains_of = self._costs, prospects.survival * prospects.worth[:, None]
+        positions, sequences = np.nonzero(np.arange(gains_of.shape[1])[:, None] < caps)
+        cell_s = costs.draft_cells.row_s + costs.verify_cells.row_s
+        cells_s = contexts * (cell_s + costs.draft_cells.sequence_s / np.maximum(caps, 1))
+        net = gains_of[sequences, positions] - plain_rate * cells_s[sequences]
+        most = costs.budgets[-1] - len(caps)
+        if len(net) > most:
+            top = np.argpartition(-net, most)[:most]
+            positions, sequences, net = positions[top], sequences[top], net[top]
+        order = np.lexsort((positions, -net))
+        positions, sequences = positions[order], sequences[order]
+        is_first = positions == 0
+        return _Candidates(
+            sequences,
+            gains_of[sequences, positions],
+            _sums(contexts[sequences]),
+            _sums(contexts[sequences] * is_first),
+            _sums(is_first),
+        )
 
-    def _rank(self, demand: Demand) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return sequence, whether it is the first of its sequence, and gain of each draft, best first.
 
-        No more than the largest budget could hold.
-        """
-        gains_of = demand.survival * demand.worth[:, None]
-        positions, sequences = np.nonzero(np.arange(gains_of.shape[1])[:, None] < demand.caps)
-        gains = gains_of[sequences, positions]
-        most = self._costs.budgets[-1] - len(demand.caps)
-        if len(gains) > most:
-            top = np.argpartition(-gains, most)[:most]
-            positions, sequences, gains = positions[top], sequences[top], gains[top]
-        order = np.lexsort((positions, -gains))
-        return sequences[order], positions[order] == 0, gains[order]
+def _sums(values: np.ndarray) -> np.ndarray:
+    """Return (N + 1,) sums of the first 0 to N of (N,) values."""
+    return np.concatenate([[0], np.cumsum(values)])

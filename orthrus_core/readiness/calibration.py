@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,16 +10,34 @@ import torch
 from orthrus_core.attention.rows import Span
 from orthrus_core.attention.view import View
 from orthrus_core.cache import PageTables
+from orthrus_core.costs import CellCosts
 from orthrus_core.engine.runner import ModelRunner
 
-MEASURED_CONTEXT = 256  # cells before each sequence's rows, or half of what it can hold
+SHORT_CONTEXT = 256  # cells before each sequence's rows, or half of what it can hold
+LONGER = 4  # times the context before, until a forward takes
+CELLS_SHOW = 1.5  # times as long as with the short one, or no longer context fits
+BLOCK_ROWS = 8  # of a sequence, against one, where cells of rows and of sequences are told apart
+LEAST_SHARE = 0.1  # of a forward that is not owed to cells, however much they seem to take
 REPEATS = 4
 ENOUGH_S = 0.15  # of one rung and view: later repeats are left out
 MEASURED_GROWTH = 1.4  # rungs closer than this to the one measured before are interpolated
 
 
-def measure_forwards(runner: ModelRunner, budgets: Sequence[int], view: View) -> tuple[float, ...]:
-    """Return the seconds of a full forward of each rung, its layout included.
+@dataclass(frozen=True)
+class ForwardCosts:
+    """What the forwards of one view cost.
+
+    Attributes:
+        rung_s: seconds of each rung, but for the cells that its rows read.
+        cells: what reading those adds.
+    """
+
+    rung_s: tuple[float, ...]
+    cells: CellCosts
+
+
+def measure_forwards(runner: ModelRunner, budgets: Sequence[int], view: View) -> ForwardCosts:
+    """Measure full forwards, their layout included, over short and long contexts.
 
     The rows are shared by as many sequences as there are slots, or by fewer where there are fewer rows. Some
     rungs are measured, the first and the last among them; in between seconds are interpolated. Whatever else
@@ -29,16 +48,14 @@ def measure_forwards(runner: ModelRunner, budgets: Sequence[int], view: View) ->
         runner: idle; its page tables are empty, and empty again afterwards.
         budgets: rungs, T each.
     """
-    tables = runner.tables
-    context = min(MEASURED_CONTEXT, tables.pages.shape[1] * tables.pool.page_size // 2)
     try:
+        cells = _measure_cells(runner, budgets, view)
         measured = spread_out(budgets)
-        seconds = [_measure(runner, _spans(tables, T, context), T, view) for T in measured]
-        least = np.minimum.accumulate(seconds[::-1])[::-1]
-        return tuple(np.interp(budgets, measured, least).tolist())
+        seconds = [_measure_rung(runner, T, cells, view) for T in measured]
     finally:
-        for slot in range(len(tables.num_held)):
-            tables.clear(slot)
+        _clear(runner.tables)
+    least = np.minimum.accumulate(seconds[::-1])[::-1]
+    return ForwardCosts(tuple(np.interp(budgets, measured, least).tolist()), cells)
 
 
 def spread_out(budgets: Sequence[int]) -> list[int]:
@@ -50,17 +67,71 @@ def spread_out(budgets: Sequence[int]) -> list[int]:
     return [*chosen, *budgets[-1:]] if len(budgets) > 1 else chosen
 
 
-def _spans(tables: PageTables, T: int, context: int) -> list[Span]:
-    """T rows over all slots, or over as many as the pool has pages for."""
-    num_slots, page_size = len(tables.num_held), tables.pool.page_size
-    room = tables.pages.shape[1] * page_size
-    spans = []
-    for slot in range(min(num_slots, T)):
-        count = min(T // min(num_slots, T), room - context)
-        if tables.grow(slot, context + count) < context + count:
+def _measure_rung(runner: ModelRunner, T: int, cells: CellCosts, view: View) -> float:
+    """Return the seconds of a full forward less those of its cells."""
+    num_sequences = min(len(runner.tables.num_held), T)
+    spans = _spans(runner.tables, num_sequences, T // num_sequences, _short_context(runner.tables))
+    seconds = _measure(runner, spans, T, view)
+    num_cells = sum(span.start for span in spans)
+    num_row_cells = sum(span.start * len(span.token_ids) for span in spans)
+    cells_s = cells.sequence_s * num_cells + cells.row_s * num_row_cells
+    return max(seconds - cells_s, LEAST_SHARE * seconds)
+
+
+def _measure_cells(runner: ModelRunner, budgets: Sequence[int], view: View) -> CellCosts:
+    """Tell apart what a cell costs once for its sequence and once for every row that sees it."""
+    num_sequences = max(1, min(len(runner.tables.num_held), budgets[-1] // BLOCK_ROWS))
+    num_rows = min(BLOCK_ROWS, budgets[-1] // num_sequences)
+    first = next(T for T in budgets if num_sequences <= T)
+    of_one = _cell_s(runner, first, num_sequences, 1, view)
+    if num_rows == 1:
+        return CellCosts(sequence_s=of_one)
+    of_many = _cell_s(runner, budgets[-1], num_sequences, num_rows, view)
+    row_s = float(np.clip((of_many - of_one) / (num_rows - 1), 0.0, of_one))
+    return CellCosts(of_one - row_s, row_s)
+
+
+def _cell_s(runner: ModelRunner, T: int, num_sequences: int, num_rows: int, view: View) -> float:
+    """Return what a cell of each sequence adds to a forward with so many rows of each."""
+    tables = runner.tables
+    context = short = _short_context(tables)
+    spans = _spans(tables, num_sequences, num_rows, context)
+    seconds = short_s = _measure(runner, spans, T, view)
+    num_sequences = len(spans)
+    longest = min(_room(tables), tables.pool.num_pages // num_sequences * tables.pool.page_size) - num_rows
+    while context < longest and seconds < CELLS_SHOW * short_s:
+        context = min(LONGER * context, longest)
+        longer = _spans(tables, num_sequences, num_rows, context)
+        if len(longer) < num_sequences:
             break
-        spans.append(Span(slot, context, [0] * count))
+        seconds = _measure(runner, longer, T, view)
+    return max(0.0, seconds - short_s) / max(1, num_sequences * (context - short))
+
+
+def _room(tables: PageTables) -> int:
+    """Return the cells that a sequence can have."""
+    return tables.pages.shape[1] * tables.pool.page_size
+
+
+def _short_context(tables: PageTables) -> int:
+    return min(SHORT_CONTEXT, _room(tables) // 2)
+
+
+def _spans(tables: PageTables, num_sequences: int, num_rows: int, context: int) -> list[Span]:
+    """Rows of each of so many slots, or of as many as the pool has pages for."""
+    _clear(tables)
+    num_rows = min(num_rows, _room(tables) - context)
+    spans = []
+    for slot in range(num_sequences):
+        if tables.grow(slot, context + num_rows) < context + num_rows:
+            break
+        spans.append(Span(slot, context, [0] * num_rows))
     return spans or [Span(0, 0, [0])]
+
+
+def _clear(tables: PageTables) -> None:
+    for slot in range(len(tables.num_held)):
+        tables.clear(slot)
 
 
 def _measure(runner: ModelRunner, spans: Sequence[Span], T: int, view: View) -> float:

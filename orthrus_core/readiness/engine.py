@@ -6,7 +6,8 @@ from typing import Any
 from orthrus_core.attention.view import VIEWS
 from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.choosers.choose import chooser_by
-from orthrus_core.engine.blocks import BlockPolicy, Costs, FixedBlocks
+from orthrus_core.costs import Costs
+from orthrus_core.engine.blocks import BlockPolicy, FixedBlocks
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.engine.engine import EngineCore
 from orthrus_core.engine.runner import ModelRunner
@@ -134,6 +135,8 @@ class Engine(EngineCore):
             "budgets": list(self.costs.budgets),
             "draft_s": list(self.costs.draft_s),
             "verify_s": list(self.costs.verify_s),
+            "draft_cells_s": list(self.costs.draft_cells),
+            "verify_cells_s": list(self.costs.verify_cells),
             "compiled": runner.is_compiled,
             "block_size": self.block_size,
             "attention": runner.backend.name,

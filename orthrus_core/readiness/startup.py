@@ -4,7 +4,7 @@ import logging
 import time
 from dataclasses import dataclass
 
-from orthrus_core.engine.blocks import Costs
+from orthrus_core.costs import Costs
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.readiness.calibration import measure_forwards
@@ -49,13 +49,20 @@ def get_ready(runner: ModelRunner, config: EngineConfig, *, head_block_size: int
     if len(budgets) == 1 and not config.self_check:
         return Readiness(exactness, Costs.unmeasured(budgets[0]))
     logger.info("measuring forwards of budgets=%s", budgets)
-    verify_s = measure_forwards(runner, budgets, "ar")
-    draft_s = verify_s
+    verify = draft = measure_forwards(runner, budgets, "ar")
     if config.mode == "consensus":
-        measured = measure_forwards(runner, budgets, "diffusion")
-        draft_s = tuple(seconds + HOST_DRAFT_S for seconds in measured)
+        draft = measure_forwards(runner, budgets, "diffusion")
     logger.info("engine ready exactness=%s seconds=%.1f", exactness, time.perf_counter() - started_at)
-    return Readiness(exactness, Costs(budgets, draft_s, verify_s, HOST_STEP_S, HOST_SEQUENCE_S))
+    costs = Costs(
+        budgets,
+        tuple(seconds + HOST_DRAFT_S for seconds in draft.rung_s),
+        verify.rung_s,
+        draft.cells,
+        verify.cells,
+        HOST_STEP_S,
+        HOST_SEQUENCE_S,
+    )
+    return Readiness(exactness, costs)
 
 
 def _budgets_to_try(config: EngineConfig, device_type: str, head_block_size: int) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from orthrus_core.cache import PagePool, PageTables
-from orthrus_core.engine.blocks import Costs
+from orthrus_core.costs import CellCosts, Costs
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.engine.layout import StepLayout
 from orthrus_core.engine.scheduler import Scheduler
@@ -113,7 +113,7 @@ class Simulation:
         accepted = self._accept(step)
         started_s = self.clock_s
         self._count(step)
-        self.scheduler.observe(step, accepted.tolist(), seconds=self.clock_s - started_s)
+        self.scheduler.observe(step, accepted, seconds=self.clock_s - started_s)
         self._commit(step, accepted.tolist())
         return step
 
@@ -144,7 +144,11 @@ class Simulation:
 
     def _count(self, step: StepLayout) -> None:
         costs = self.costs
+        contexts = np.array([work.sequence.num_committed for work in step.works])
+        verify_rows = np.array([work.num_verify_rows for work in step.works])
         self.steps += 1
+        self.clock_s += cells_s(costs.verify_cells, contexts, verify_rows)
+        self.clock_s += cells_s(costs.draft_cells, contexts, step.num_drafts)
         self.clock_s += costs.step_s + costs.verify_s[costs.budgets.index(step.verify_budget)]
         self.clock_s += costs.sequence_s * len(step.works)
         if step.draft_budget:
@@ -156,27 +160,37 @@ class Simulation:
         self.expected_tokens += float((self._expected * is_drafted).sum())
 
 
-def fixed_rate(acceptances: np.ndarray, costs: Costs, num_drafts: int) -> float:
+def cells_s(costs: CellCosts, contexts: np.ndarray, num_rows: np.ndarray) -> float:
+    """Seconds that reading the cache adds to a forward; contexts and rows (S,) of its sequences."""
+    cells = contexts * (num_rows > 0)
+    return float(costs.sequence_s * cells.sum() + costs.row_s * (cells * num_rows).sum())
+
+
+def fixed_rate(acceptances: np.ndarray, costs: Costs, num_drafts: int, context: int = 0) -> float:
     """Tokens/s of endless sequences that all draft `num_drafts` in every step, at the best rungs; exact.
 
     Args:
         acceptances: (S, K) conditional acceptance of each sequence.
         costs: of the forwards.
         num_drafts: 0 is AR decoding; S * (num_drafts + 1) rows must fit the largest budget.
+        context: cells that each sequence reads.
     """
     S = len(acceptances)
+    contexts = np.full(S, context)
     tokens = S + float(np.cumprod(acceptances, axis=1)[:, :num_drafts].sum())
     seconds = costs.step_s + costs.sequence_s * S + cheapest(costs.verify_s, costs, S * (num_drafts + 1))
+    seconds += cells_s(costs.verify_cells, contexts, np.full(S, num_drafts + 1))
     if num_drafts:
+        seconds += cells_s(costs.draft_cells, contexts, np.full(S, num_drafts))
         seconds += costs.sequence_s * S + cheapest(costs.draft_s, costs, S * num_drafts)
     return tokens / seconds
 
 
-def best_fixed_rate(acceptances: np.ndarray, costs: Costs) -> tuple[float, int]:
+def best_fixed_rate(acceptances: np.ndarray, costs: Costs, context: int = 0) -> tuple[float, int]:
     """Return the largest `fixed_rate` of all lengths that fit, and that length."""
     S, K = acceptances.shape
     lengths = [k for k in range(K + 1) if S * (k + 1) <= costs.budgets[-1]]
-    return max((fixed_rate(acceptances, costs, k), k) for k in lengths)
+    return max((fixed_rate(acceptances, costs, k, context), k) for k in lengths)
 
 
 def cheapest(seconds: tuple[float, ...], costs: Costs, num_rows: int) -> float:

@@ -147,15 +147,10 @@ class Auditor:
             return {}
         started_at = time.perf_counter()
         self._take_in(shard, unit, ids, requests, completions)
-        if self._num_calls == 1:
-            await self._work_off()
+        await self._work_off()
         if self._num_calls == 1 and self._samples and not self._is_timed:
-            sample = await time_pairs(
-                self._engine, list(self._samples), busy_s=busy_s, is_alone=lambda: self._num_calls == 1
-            )
-            self._is_timed = self._num_calls == 1  # else it was cut short by new work: later again
-            if sample is not None:
-                self._findings.speed.append(sample)
+            await self._time(busy_s)
+            await self._work_off()  # what calls that came and went meanwhile have left
         findings, self._findings = self._findings, Findings()
         findings.seconds = time.perf_counter() - started_at
         return findings.to_dict()
@@ -178,8 +173,17 @@ class Auditor:
             name = {"id": row_id, "sample": request.sample, "shard": shard, "unit": unit}
             self._backlog.append(_Row.pack(name, request, completion))
 
+    async def _time(self, busy_s: float) -> None:
+        """Measure the speed of both modes; new work cuts it short, and then a later call does it."""
+        sample = await time_pairs(
+            self._engine, list(self._samples), busy_s=busy_s, is_alone=lambda: self._num_calls == 1
+        )
+        self._is_timed = self._num_calls == 1
+        if sample is not None:
+            self._findings.speed.append(sample)
+
     async def _work_off(self) -> None:
-        """Decode the backlog again; another call ends the waiting, not the work."""
+        """Decode the backlog again, if no other call is in flight; one that comes ends the waiting only."""
         while (self._backlog or self._tasks) and self._num_calls == 1:
             if not self._tasks:
                 count = WAVES * self._decode.max_sequences

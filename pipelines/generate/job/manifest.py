@@ -22,7 +22,7 @@ ENGINE_FACTS = (
     "dtype",
     "device",
 )
-ENGINE_COSTS = ("budgets", "draft_s", "verify_s")  # measured by every engine for itself
+ENGINE_COSTS = ("budgets", "draft_s", "verify_s", "draft_cells_s", "verify_cells_s")  # each measures its own
 
 logger = logging.getLogger(__name__)
 

@@ -78,7 +78,7 @@ class _Layers:
             spans, view="ar", page_tables=pages.reshape(load.sequences, -1), page_size=spec.page_size
         )
         buffer = RowBuffer(load.sequences * load.rows_each, spec.device)
-        fill(buffer, spans, self._rows)
+        fill(buffer, self._rows)
         self._packed = buffer.to_device()
         self._page_tables = torch.from_numpy(self._rows.page_tables).to(spec.device)
         cell_bytes = 2 * spec.num_kv_heads * spec.head_dim * spec.dtype.itemsize

@@ -71,7 +71,7 @@ class Rig:
             laid_out, view=view, page_tables=self.tables.pages, page_size=self.tables.pool.page_size
         )
         buffer = RowBuffer(T, CPU)
-        fill(buffer, laid_out, rows)
+        fill(buffer, rows)
         out = self.backend.attend(
             *(self._stack(x, spans, T) for x in (self.q, self.k, self.v)),
             AttentionLayer(0, SCALING, window, softcap),

@@ -10,7 +10,7 @@ CPU = torch.device("cpu")
 
 def rows_of(spans, view="ar", buffer=None) -> TokenRows:
     buffer = buffer or RowBuffer(8, CPU)
-    num_used = fill(buffer, spans, span_rows(spans, view=view, page_tables=TABLES, page_size=4))
+    num_used = fill(buffer, span_rows(spans, view=view, page_tables=TABLES, page_size=4))
     return TokenRows(buffer.to_device(), num_used)
 
 

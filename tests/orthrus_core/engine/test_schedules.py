@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orthrus_core import Engine, EngineConfig, Request, SamplingParams
-from orthrus_core.engine.blocks import Costs
+from orthrus_core.costs import Costs
 from orthrus_core.readiness.startup import Readiness
 from tests.fake_runner import FakeRunner, continuation
 from tests.small_models import small_orthrus

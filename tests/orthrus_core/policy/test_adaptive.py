@@ -3,19 +3,21 @@
 import numpy as np
 import pytest
 
-from orthrus_core.engine.blocks import Costs, FixedBlocks, share_evenly
+from orthrus_core.costs import Costs
+from orthrus_core.engine.blocks import Demand, FixedBlocks, share_evenly
 from orthrus_core.policy.adaptive import AdaptiveBlocks
 
 LADDER = Costs((8, 16, 32), draft_s=(1.0, 2.0, 4.0), verify_s=(1.0, 2.0, 4.0))
 FREE_DRAFTS = Costs((8, 16, 32), draft_s=(0.1, 0.1, 0.1), verify_s=(1.0, 1.0, 1.0))
 
 
-def slots(count: int) -> np.ndarray:
-    return np.arange(count)
+def demand(caps: list[int], num_waiting: int = 0) -> Demand:
+    S = len(caps)
+    return Demand(np.arange(S), np.array(caps, dtype=np.int64), np.zeros(S, dtype=np.int64), num_waiting)
 
 
 def fixed(costs: Costs, caps: list[int], num_waiting: int) -> tuple[list[int], int]:
-    deal = FixedBlocks(costs).deal(slots(len(caps)), np.array(caps), num_waiting, remaining=None)
+    deal = FixedBlocks(costs).deal(demand(caps, num_waiting))
     return deal.num_drafts.tolist(), deal.num_prefill
 
 
@@ -59,19 +61,19 @@ def test_prompts_alone_get_the_whole_largest_budget():
 
 def test_free_drafts_are_taken_from_the_first_step_on():
     blocks = AdaptiveBlocks(FREE_DRAFTS, num_slots=4, block_size=4)
-    deal = blocks.deal(slots(4), np.full(4, 4), 0, remaining=None)
+    deal = blocks.deal(demand([4, 4, 4, 4]))
     assert deal.num_drafts.tolist() == [4, 4, 4, 4]
 
 
 def test_nobody_gets_more_drafts_than_its_cap():
     blocks = AdaptiveBlocks(FREE_DRAFTS, num_slots=3, block_size=4)
-    deal = blocks.deal(slots(3), np.array([0, 2, 4]), 0, remaining=None)
+    deal = blocks.deal(demand([0, 2, 4]))
     assert deal.num_drafts.tolist() == [0, 2, 4]
 
 
 def test_plain_decoding_is_a_policy_without_drafts():
     blocks = AdaptiveBlocks(LADDER, num_slots=3, block_size=0)
-    deal = blocks.deal(slots(3), np.zeros(3, dtype=np.int64), 4, remaining=None)
+    deal = blocks.deal(demand([0, 0, 0], 4))
     assert (deal.num_drafts.tolist(), deal.num_prefill) == ([0, 0, 0], 4)
 
 
@@ -81,7 +83,7 @@ def test_a_sequence_left_out_is_tried_again_and_again():
     blocks = AdaptiveBlocks(costs, num_slots=3, block_size=5)
     tried = np.zeros(3, dtype=np.int64)
     for _ in range(300):
-        num_drafts = blocks.deal(slots(3), np.full(3, 5), 0, remaining=None).num_drafts
+        num_drafts = blocks.deal(demand([5, 5, 5])).num_drafts
         drafting = np.flatnonzero(num_drafts)
         accepted = np.where(drafting == 0, num_drafts[drafting], 0)
         blocks.observe(drafting, num_drafts[drafting], accepted)

@@ -6,24 +6,31 @@ import random
 import numpy as np
 import pytest
 
-from orthrus_core.engine.blocks import Costs
-from orthrus_core.policy.dealer import Dealer, Demand
+from orthrus_core.costs import CellCosts, Costs
+from orthrus_core.engine.blocks import Demand
+from orthrus_core.policy.dealer import Dealer, Prospects
+from tests.benchmarks.simulator import cells_s
 
 CHEAP_DRAFTS = Costs((4, 8), draft_s=(0.2, 0.4), verify_s=(1.0, 1.2))
 THREE = [[0.9, 0.8], [0.5, 0.2], [0.1, 0.05]]
 
 
-def demand(survival, caps=None, *, worth=None, num_waiting=0) -> Demand:
+def demand(survival, caps=None, *, worth=None, num_waiting=0, contexts=None, waiting_context=0) -> Prospects:
     S, K = len(survival), len(survival[0]) if survival else 0
-    return Demand(
+    return Prospects(
+        Demand(
+            np.arange(S),
+            np.array([K] * S if caps is None else caps, dtype=np.int64),
+            np.array([0] * S if contexts is None else contexts, dtype=np.int64),
+            num_waiting,
+            waiting_context,
+        ),
         np.array(survival, dtype=float).reshape(S, K),
-        np.array([K] * S if caps is None else caps, dtype=np.int64),
         np.ones(S) if worth is None else np.array(worth, dtype=float),
-        num_waiting,
     )
 
 
-def counts(costs: Costs, asked: Demand, **options) -> tuple[list[int], int]:
+def counts(costs: Costs, asked: Prospects, **options) -> tuple[list[int], int]:
     deal = Dealer(costs).deal(asked, **options)
     return deal.num_drafts.tolist(), deal.num_prefill
 
@@ -89,9 +96,46 @@ def test_a_rung_that_is_dearer_than_a_larger_one_is_not_used():
     assert (costs.draft_budget(1), costs.verify_budget(1), costs.draft_budget(0)) == (8, 8, 0)
 
 
+def test_where_rows_are_dear_only_long_contexts_draft():
+    # 3/1 against 8.1/11; where each view reads 120,000 cells in 120 s: 3/121 against 8.1/251
+    costs = Costs((3, 16), (5.0, 5.0), (1.0, 6.0), CellCosts(0.001), CellCosts(0.001))
+    assert counts(costs, demand([[0.9, 0.8]] * 3)) == ([0, 0, 0], 0)
+    assert counts(costs, demand([[0.9, 0.8]] * 3, contexts=[40_000] * 3)) == ([2, 2, 2], 0)
+
+
+def test_a_sequence_whose_rows_see_many_cells_leaves_its_drafts_to_others():
+    # one draft that sees 5,000 cells takes 1 s of a step of 1 s, for a gain of .9
+    costs = Costs((8,), (0.01,), (1.0,), CellCosts(row_s=0.0001), CellCosts(row_s=0.0001))
+    assert counts(costs, demand([[0.9, 0.8], [0.6, 0.5]], contexts=[5000, 10])) == ([0, 2], 0)
+
+
+def test_rows_of_long_prompts_are_priced_by_their_cells():
+    # (3 + 1)/1 against (3 + 5)/1.5, and against (3 + 5)/3.5 where five rows see 5,000 cells each
+    flat = Costs((4, 8), (9.0, 9.0), (1.0, 1.5), verify_cells=CellCosts(row_s=0.0001))
+    assert counts(flat, demand(THREE, num_waiting=100)) == ([0, 0, 0], 5)
+    assert counts(flat, demand(THREE, num_waiting=100, waiting_context=5000)) == ([0, 0, 0], 1)
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_no_other_deal_has_a_better_rate(seed):
     source = random.Random(seed)
+    cells = CellCosts(source.choice([0.0, 0.001]), source.choice([0.0, 0.001]))
+    context = source.choice([0, 100, 2000])
+    costs, asked = random_case(source, cells, [context] * 3)
+    deal = Dealer(costs).deal(asked)
+    assert deal.value / deal.seconds == pytest.approx(best_rate(costs, asked))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_where_contexts_differ_no_other_deal_is_much_better(seed):
+    source = random.Random(seed)
+    cells = CellCosts(source.choice([0.0, 0.001]), source.choice([0.0, 0.001]))
+    costs, asked = random_case(source, cells, [10, 300, 2000])
+    deal = Dealer(costs).deal(asked)
+    assert deal.value / deal.seconds > 0.98 * best_rate(costs, asked)
+
+
+def random_case(source: random.Random, cells: CellCosts, contexts: list[int]) -> tuple[Costs, Prospects]:
     S, K = source.randint(0, 3), source.randint(0, 3)
     budgets = tuple(sorted(source.sample(range(S + 1, 13), 3)))
     rise = sorted(source.uniform(0.2, 3.0) for _ in range(6))
@@ -99,30 +143,37 @@ def test_no_other_deal_has_a_better_rate(seed):
         budgets,
         tuple(rise[::2]),
         tuple(rise[1::2]),
+        cells,
+        cells,
         step_s=source.choice([0.0, 0.3]),
         sequence_s=source.choice([0.0, 0.1]),
     )
     conditional = np.array([[source.random() for _ in range(K)] for _ in range(S)]).reshape(S, K)
-    asked = demand(
+    return costs, demand(
         np.cumprod(conditional, axis=1).tolist(),
         caps=[source.randint(0, K) for _ in range(S)],
         num_waiting=source.choice([0, 0, 1, 3, 20]) if S else 5,
+        contexts=contexts[:S],
+        waiting_context=contexts[0],
     )
-    deal = Dealer(costs).deal(asked)
-    assert deal.value / deal.seconds == pytest.approx(best_rate(costs, asked))
 
 
-def best_rate(costs: Costs, asked: Demand) -> float:
+def best_rate(costs: Costs, asked: Prospects) -> float:
     """Try every dealing of drafts, number of prompt rows and pair of rungs."""
-    S = len(asked.caps)
+    caps, contexts, num_waiting = asked.demand.caps, asked.demand.contexts, asked.demand.num_waiting
+    S = len(caps)
     rates = []
-    for drafts in itertools.product(*(range(cap + 1) for cap in asked.caps)):
+    for drafts in itertools.product(*(range(cap + 1) for cap in caps)):
         gain = sum(sum(asked.survival[s][:count]) for s, count in enumerate(drafts))
-        for rows in range(min(asked.num_waiting, 1), asked.num_waiting + 1):
+        num_rows = np.array(drafts, dtype=np.int64)
+        for rows in range(min(num_waiting, 1), num_waiting + 1):
             for verify_budget, verify_s in zip(costs.budgets, costs.verify_s, strict=True):
                 if S + sum(drafts) + rows > verify_budget:
                     continue
                 seconds = verify_s + costs.step_s + costs.sequence_s * S
+                seconds += cells_s(costs.verify_cells, contexts, num_rows + 1)
+                seconds += cells_s(costs.draft_cells, contexts, num_rows)
+                seconds += costs.verify_cells.row_s * rows * asked.demand.waiting_context
                 if sum(drafts):
                     fitting = zip(costs.budgets, costs.draft_s, strict=True)
                     seconds += min(s for budget, s in fitting if budget >= sum(drafts))

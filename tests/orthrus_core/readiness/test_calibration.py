@@ -1,9 +1,14 @@
 from types import SimpleNamespace
 
+import numpy as np
+import pytest
+
 from orthrus_core.cache import PagePool, PageTables
+from orthrus_core.costs import CellCosts
 from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.readiness import calibration
 from orthrus_core.readiness.calibration import measure_forwards, spread_out
+from tests.benchmarks.simulator import cells_s
 from tests.small_models import small_orthrus
 
 
@@ -15,13 +20,46 @@ def tables_of(*, num_slots: int, cells: int) -> PageTables:
 def seconds_when_forwards_take(monkeypatch, taken: dict[int, float], budgets) -> tuple[float, ...]:
     monkeypatch.setattr(calibration, "_measure", lambda runner, spans, T, view: taken[T])
     runner = SimpleNamespace(tables=tables_of(num_slots=2, cells=64))
-    return measure_forwards(runner, budgets, "ar")
+    return measure_forwards(runner, budgets, "ar").rung_s
+
+
+def seconds_of(spans, T: int, cells: CellCosts) -> float:
+    contexts = np.array([span.start for span in spans])
+    return 0.001 * T + cells_s(cells, contexts, np.array([len(span.token_ids) for span in spans]))
+
+
+@pytest.mark.parametrize(
+    "cells", [CellCosts(), CellCosts(1e-5, 0.0), CellCosts(3e-6, 2e-6), CellCosts(0.0, 1e-5)]
+)
+@pytest.mark.parametrize(
+    ("num_slots", "room", "num_pages"), [(1, 4096, 300), (4, 512, 200), (64, 2048, 1000)]
+)
+def test_rungs_and_cells_are_told_apart(monkeypatch, cells, num_slots, room, num_pages):
+    monkeypatch.setattr(calibration, "_measure", lambda runner, spans, T, view: seconds_of(spans, T, cells))
+    tables = PageTables(PagePool(num_pages, 16), num_slots=num_slots, pages_per_sequence=room // 16)
+    costs = measure_forwards(SimpleNamespace(tables=tables), (16, 64, 128), "ar")
+    assert costs.cells == pytest.approx(cells, abs=1e-12)
+    assert costs.rung_s == pytest.approx((0.016, 0.064, 0.128))
+    assert tables.pool.num_available == num_pages - 1
+
+
+def test_contexts_grow_until_their_cells_show(monkeypatch):
+    contexts = []
+
+    def measure(runner, spans, T, view):
+        contexts.append(spans[0].start)
+        return seconds_of(spans, T, CellCosts(1e-4))
+
+    monkeypatch.setattr(calibration, "_measure", measure)
+    runner = SimpleNamespace(tables=tables_of(num_slots=1, cells=2**20))
+    measure_forwards(runner, (16,), "ar")
+    assert max(contexts) == 1024
 
 
 def test_every_rung_gets_its_seconds():
     tables = tables_of(num_slots=4, cells=64)
     runner = ModelRunner(small_orthrus(), tables)
-    seconds = measure_forwards(runner, (8, 16, 32), "ar")
+    seconds = measure_forwards(runner, (8, 16, 32), "ar").rung_s
     assert len(seconds) == 3
     assert 0 < seconds[0] <= seconds[1] <= seconds[2]
     assert tables.pool.num_available == tables.pool.num_pages - 1
@@ -51,5 +89,5 @@ def test_one_rung_is_measured_once(monkeypatch):
 def test_a_pool_without_room_for_all_slots_is_measured_with_fewer():
     tables = PageTables(PagePool(5, 16), num_slots=8, pages_per_sequence=4)
     runner = ModelRunner(small_orthrus(), tables)
-    assert len(measure_forwards(runner, (16,), "diffusion")) == 1
+    assert len(measure_forwards(runner, (16,), "diffusion").rung_s) == 1
     assert tables.pool.num_available == 4

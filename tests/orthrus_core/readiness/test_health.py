@@ -98,8 +98,9 @@ class BreakingRunner:
         return getattr(self._runner, name)
 
     def lay_out(self, spans, view, **options):
-        self._slots = [span.slot for span in spans for _ in span.token_ids]
-        return self._runner.lay_out(spans, view, **options)
+        rows = self._runner.lay_out(spans, view, **options)
+        self._slots = rows.slots[: rows.num_used].tolist()
+        return rows
 
     def run(self, rows, view):
         logits = self._runner.run(rows, view).logits.clone()

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 import orthrus_core.engine.engine as engine_module
+import pipelines.generate.audit.auditor as auditor_module
 from orthrus_core import Completion, Request, SamplingParams
 from orthrus_core.engine.stats import CompletionStats
 from orthrus_core.engine.step import verify
@@ -115,6 +116,19 @@ def test_the_last_call_decodes_the_rows_of_all_units_again(spec):  # noqa: F811
     results = audits(actor, *(unit([[n], [n + 1]], index=n) for n in range(5)))
     assert [one["selected"] for one in results] == [2] * 5
     assert sum(one["compared"] for one in results) == sum(one["identical"] for one in results) == 10
+
+
+def test_a_unit_that_comes_and_goes_while_speed_is_measured_is_decoded_again(spec, monkeypatch):  # noqa: F811
+    actor = GenerateActor(replace(spec, audit=ALL), fake_engine)
+    meanwhile = []
+
+    async def pass_by(*_, **__):
+        meanwhile.append(await actor(unit([[3], [4]], index=1)))
+
+    monkeypatch.setattr(auditor_module, "time_pairs", pass_by)
+    [first] = audits(actor, unit([[1], [2]]))
+    second = json.loads(meanwhile[0].column(ENGINE)[0].as_py())["audit"]
+    assert (first["selected"] + second["selected"], first["compared"] + second["compared"]) == (4, 4)
 
 
 def test_rows_that_are_not_chosen_are_not_decoded_again(spec):  # noqa: F811

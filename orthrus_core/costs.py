@@ -1,0 +1,76 @@
+"""What the forwards of an engine cost in time."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class CellCosts(NamedTuple):
+    """Seconds per cell of the cache that a forward reads.
+
+    Attributes:
+        sequence_s: per cell of each sequence with rows, however many these are: keys and values are read.
+        row_s: per cell and row that sees it: scores and sums are computed.
+    """
+
+    sequence_s: float = 0.0
+    row_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a forward costs: a matter of its view, its budget and the cells that its rows read.
+
+    Attributes:
+        budgets: the ladder, token rows, ascending.
+        draft_s: seconds of a draft forward at each budget, but for its cells.
+        verify_s: seconds of a verify forward at each budget, but for its cells.
+        draft_cells: what reading the cache adds to a draft forward.
+        verify_cells: what it adds to a verify forward.
+        step_s: seconds that every step takes beside its forwards.
+        sequence_s: seconds that each sequence with rows in a forward adds to it.
+        is_measured: whether seconds are seconds, and not a guess that all forwards cost the same.
+    """
+
+    budgets: tuple[int, ...]
+    draft_s: tuple[float, ...]
+    verify_s: tuple[float, ...]
+    draft_cells: CellCosts = CellCosts()
+    verify_cells: CellCosts = CellCosts()
+    step_s: float = 0.0
+    sequence_s: float = 0.0
+    is_measured: bool = True
+
+    def __post_init__(self) -> None:
+        if not len(self.budgets) == len(self.draft_s) == len(self.verify_s) > 0:
+            raise ValueError(
+                f"costs need draft_s and verify_s for each budget, got {len(self.budgets)} budgets, "
+                f"{len(self.draft_s)} draft_s, {len(self.verify_s)} verify_s"
+            )
+        if list(self.budgets) != sorted(set(self.budgets)) or self.budgets[0] < 1:
+            raise ValueError(f"costs.budgets must be positive and ascending, got {self.budgets}")
+        if min(*self.draft_s, *self.verify_s) <= 0:
+            raise ValueError(
+                f"costs.draft_s and verify_s must be > 0, got {self.draft_s} and {self.verify_s}"
+            )
+        if min(self.step_s, self.sequence_s) < 0:
+            raise ValueError(
+                f"costs.step_s and sequence_s must be >= 0, got {self.step_s} and {self.sequence_s}"
+            )
+
+    @classmethod
+    def unmeasured(cls, token_budget: int) -> "Costs":
+        """One rung, both views the same."""
+        return cls((token_budget,), (1.0,), (1.0,), is_measured=False)
+
+    def draft_budget(self, num_rows: int) -> int:
+        """Return the cheapest budget of a draft forward with this many rows; 0 for none."""
+        return self._cheapest(self.draft_s, num_rows) if num_rows else 0
+
+    def verify_budget(self, num_rows: int) -> int:
+        """Return the cheapest budget of a verify forward with this many rows."""
+        return self._cheapest(self.verify_s, num_rows)
+
+    def _cheapest(self, seconds: tuple[float, ...], num_rows: int) -> int:
+        if num_rows > self.budgets[-1]:
+            raise ValueError(f"{num_rows} token rows, the largest budget is {self.budgets[-1]}")
+        return min((s, b) for s, b in zip(seconds, self.budgets, strict=True) if b >= num_rows)[1]

@@ -1,0 +1,1 @@
+"""Checkpoints made of model files in other formats."""

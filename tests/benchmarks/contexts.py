@@ -1,0 +1,121 @@
+"""Where drafting pays by context: adaptive blocks against every fixed length, simulated on modelled cards.
+
+    python -m tests.benchmarks.contexts
+
+The real scheduler and block policy run on a virtual clock, an 8B model of Qwen3's shape in BF16 on a card's
+data sheet numbers, of which 70 % are reached. As many sequences run as the card has memory for.
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from orthrus_core.costs import CellCosts, Costs
+from orthrus_core.models.cost import ModelShape, forward_flops
+from orthrus_core.readiness.ladder import candidate_budgets
+from pipelines.plan import CARDS, EFFICIENCY, MEMORY_SHARE, Card, forward_s
+from tests.benchmarks.simulator import Job, Simulation, best_fixed_rate, fixed_rate
+
+SHAPE = ModelShape(
+    num_layers=36,
+    hidden_size=4096,
+    num_heads=32,
+    num_kv_heads=8,
+    head_dim=128,
+    intermediate_size=12288,
+    vocab_size=151_936,
+    tied_embeddings=False,
+)
+K = 32
+TOKEN_BUDGET = 1024
+MOST_SEQUENCES = 512
+CONTEXTS, ACCEPTANCES = (512, 4096, 16_384, 32_768), (0.6, 0.8, 0.9)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Endless sequences of one length and acceptance.
+
+    Attributes:
+        num_sequences: side by side.
+        ar_rate: tokens/s of plain AR, in the end.
+        gain: of adaptive blocks over plain AR at every step's context.
+        best_drafts: the best fixed number of drafts, in the end.
+        share: of the rate of the best fixed number at every step's context.
+    """
+
+    num_sequences: int
+    ar_rate: float
+    gain: float
+    best_drafts: int
+    share: float
+
+
+def card_costs(card: Card) -> Costs:
+    """Model the forwards of the 8B model: weights or products, whichever takes longer, and the cells."""
+    budgets = candidate_budgets(TOKEN_BUDGET, "cuda")
+    seconds = tuple(forward_s(card, SHAPE, rows=T, sequences=0, context=0) for T in budgets)
+    row_flops = forward_flops(SHAPE, rows=1, context=1) - forward_flops(SHAPE, rows=1, context=0)
+    cells = CellCosts(
+        SHAPE.kv_bytes_per_token / card.bytes_per_s / EFFICIENCY, row_flops / card.flops_per_s / EFFICIENCY
+    )
+    return Costs(budgets, seconds, seconds, cells, cells, step_s=0.3e-3)
+
+
+def fitting_sequences(card: Card, context: int) -> int:
+    """Return how many sequences the card's memory holds beside the weights."""
+    weights = (SHAPE.backbone_params + SHAPE.head_params) * SHAPE.dtype_bytes
+    left = MEMORY_SHARE * card.memory_bytes - weights
+    return min(MOST_SEQUENCES, int(left / (context * SHAPE.kv_bytes_per_token)))
+
+
+def simulate(costs: Costs, *, num_sequences: int, context: int, acceptance: float, steps: int) -> Outcome:
+    """Run endless sequences for some steps, prompts not counted."""
+    rates = (acceptance,) * K
+    jobs = [Job(rates, context, steps * (K + 1) + 2)] * (num_sequences + 1)
+    run = Simulation(jobs, costs, block_size=K, max_sequences=num_sequences)
+    while any(sequence.is_prefilling for sequence in run.scheduler.running) or not run.steps:
+        run.step()
+    began_s, best_s, ar_s = run.clock_s, 0.0, 0.0
+    acceptances = np.full((num_sequences, K), acceptance)
+    for _ in range(steps):
+        before = run.expected_tokens
+        mean = round(np.mean([len(sequence.token_ids) for sequence in run.scheduler.running]))
+        run.step()
+        best_rate, best_drafts = best_fixed_rate(acceptances, costs, mean)
+        ar_rate = fixed_rate(acceptances, costs, 0, mean)
+        best_s += (run.expected_tokens - before) / best_rate
+        ar_s += (run.expected_tokens - before) / ar_rate
+    seconds = run.clock_s - began_s
+    return Outcome(num_sequences, ar_rate, ar_s / seconds, best_drafts, best_s / seconds)
+
+
+def lines(steps: int) -> Iterator[str]:
+    """Yield the table."""
+    head = ("card", "context", "sequences", "acceptance", "best fixed drafts", "AR tokens/s")
+    yield f"| {' | '.join(head)} | adaptive / AR | adaptive / best fixed |"
+    yield "|" + "---|" * 8
+    for name in ("h100", "h200"):
+        card, costs = CARDS[name], card_costs(CARDS[name])
+        for context in CONTEXTS:
+            for acceptance in ACCEPTANCES:
+                S = fitting_sequences(card, context)
+                one = simulate(costs, num_sequences=S, context=context, acceptance=acceptance, steps=steps)
+                yield (
+                    f"| {name} | {context:,} | {one.num_sequences} | {acceptance} | {one.best_drafts} "
+                    f"| {one.ar_rate:,.0f} | {one.gain:.2f} | {one.share:.3f} |"
+                )
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--steps", type=int, default=300, help="of each case, prompts not counted")
+    for line in lines(parser.parse_args().steps):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

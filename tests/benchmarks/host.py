@@ -1,0 +1,100 @@
+"""What a step costs on the host: the engine over forwards that take no time.
+
+    python -m tests.benchmarks.host
+    python -m tests.benchmarks.host --profile 256    # where the time of plain steps goes
+
+The model is a stub that answers at once: what is left plans, lays out, accepts and commits. Taken in CPU
+seconds of the thread, so that other work on the machine counts for little.
+"""
+
+import argparse
+import cProfile
+import pstats
+import statistics
+import time
+
+import torch
+
+from orthrus_core import Engine, EngineConfig, Request, SamplingParams
+from orthrus_core.attention.rows import TokenRows
+from orthrus_core.attention.view import View
+from orthrus_core.cache import PagePool, PageTables
+from orthrus_core.costs import Costs
+from orthrus_core.engine.runner import ModelRunner
+from orthrus_core.models.readout import Readout
+from orthrus_core.readiness.startup import Readiness
+from tests.small_models import small_orthrus
+
+K = 7
+PROMPT_TOKENS, MAX_CONTEXT = 100, 4096
+TOKEN = 5
+SIZES = (1, 8, 64, 256, 512)
+WARM_UP, STEPS = 20, 200
+
+
+class StubRunner(ModelRunner):
+    """Lays out as the real one does; every row of either view says the same token."""
+
+    def run(self, rows: TokenRows, view: View) -> Readout:
+        """Answer at once."""
+        T = rows.packed.shape[1]
+        numbers = torch.zeros(T)
+        return Readout(torch.zeros(T, 1), torch.full((T,), TOKEN), numbers, numbers, numbers)
+
+
+def new_engine(num_sequences: int, *, mode: str) -> Engine:
+    """Return an engine whose sequences all decode, with whole blocks in consensus mode."""
+    S, T = num_sequences, max(num_sequences * (K + 1), 64)
+    config = EngineConfig(
+        mode=mode, token_budget=T, max_sequences=S, max_context=MAX_CONTEXT, self_check=False, compile="off"
+    )
+    tables = PageTables(
+        PagePool(config.total_pages, config.page_size),
+        num_slots=S,
+        pages_per_sequence=config.pages_per_sequence,
+    )
+    model = small_orthrus(block_size=K, max_position_embeddings=MAX_CONTEXT)
+    budgets = (S, T) if S < T else (T,)
+    cheap = tuple(1.0 + 0.1 * rung for rung in range(len(budgets)))
+    engine = Engine(StubRunner(model, tables), config, ready=Readiness("exact", Costs(budgets, cheap, cheap)))
+    params = SamplingParams(max_new_tokens=MAX_CONTEXT - PROMPT_TOKENS, ignore_eos=True)
+    for index in range(S):
+        engine.submit(Request([index % 7] * PROMPT_TOKENS, params))
+    while any(one.is_prefilling for one in engine.scheduler.running) or engine.scheduler.num_waiting:
+        engine.step()
+    for _ in range(WARM_UP):
+        engine.step()
+    return engine
+
+
+def step_ms(engine: Engine) -> float:
+    """Return the median of many steps, in milliseconds."""
+    taken = []
+    for _ in range(STEPS):
+        started_at = time.thread_time()
+        engine.step()
+        taken.append(time.thread_time() - started_at)
+    return 1e3 * statistics.median(taken)
+
+
+def main() -> None:
+    """Print the table, or the profile of plain steps."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--profile", type=int, help="number of sequences")
+    parser.add_argument("--mode", default="autoregressive", help="of the profiled steps")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.profile:
+        engine = new_engine(arguments.profile, mode=arguments.mode)
+        with cProfile.Profile() as profile:
+            step_ms(engine)
+        pstats.Stats(profile).sort_stats("tottime").print_stats(30)
+        return
+    print("| sequences | plain step, ms | drafting step, ms | ratio |\n|---|---|---|---|")
+    for S in SIZES:
+        plain, drafting = (step_ms(new_engine(S, mode=mode)) for mode in ("autoregressive", "consensus"))
+        print(f"| {S} | {plain:.2f} | {drafting:.2f} | {drafting / plain:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
