@@ -7,6 +7,7 @@ from them.
 """
 
 import itertools
+import random
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -110,6 +111,10 @@ class PagePool:
             pages.append(page)
             parent = self._serial_of_page[page]
         return pages
+
+    def shuffle(self, source: random.Random) -> None:
+        """Give free pages out in another order, as after much traffic."""
+        source.shuffle(self._free)
 
     def forget_prefixes(self) -> None:
         """Make later prompts match nothing of earlier ones; idle pages become free."""
