@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from orthrus_core.transfer import to_device
+
 EXCLUDED = float("-inf")
 WORD_BITS = 32
 
@@ -45,8 +47,13 @@ class RowMasks:
     def of(cls, rows: Sequence[int], masks: Sequence[np.ndarray], device: torch.device) -> Self:
         """Bring masks (W,) int32 of rows to the device, in one transfer."""
         table = np.concatenate([np.array(rows, dtype=np.int32)[:, None], np.stack(masks)], axis=1)
-        on_device = torch.from_numpy(table).to(device)
+        on_device = to_device(table, device)
         return cls(on_device[:, 0].long(), on_device[:, 1:].contiguous())
+
+    def lines(self, num_rows: int) -> Tensor:
+        """Return (T,) int64, each row's line in `bits`, -1 where a row has no mask."""
+        own = torch.arange(len(self.rows), device=self.rows.device)
+        return own.new_full((num_rows,), -1).index_copy_(0, self.rows, own)
 
     def apply(self, logits: Tensor) -> Tensor:
         """Return the rows (G, V) of logits (T, V) in float32, -inf where a token is excluded."""

@@ -49,6 +49,10 @@ class EngineConfig(BaseModel):
         ge=2,
         description="pages of the cache, one of them scratch; None: all that sequences need, or memory holds",
     )
+    linear: Literal["auto", "native", "triton", "plain"] = Field(
+        "auto",
+        description="linear layers: native (CPU), triton (CUDA), plain (torch); auto: the fastest exact one",
+    )
     self_check: bool = Field(True, description="compare bits of permuted rows at start-up; else one budget")
     compile: Literal["auto", "on", "off"] = Field(
         "auto",
