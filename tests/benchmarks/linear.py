@@ -20,7 +20,7 @@ from orthrus_core.linear.native import NativeLinear
 
 ROWS = (1, 8, 32, 64, 256, 512)
 MAX_LOGITS = 2**24  # rows times columns: more of an output head's are never computed at once
-ROUNDS = 5
+ROUNDS = 8
 PROMPT_TOKENS, NEW_TOKENS = 32, 48
 
 
