@@ -117,5 +117,5 @@ def decode_options(config: GenerateConfig, stored: Mapping[str, Any], *, num_row
         )
     compiled = "on" if stored["compiled"] else "off"
     budgets = {"token_budget": stored["token_budget"], "budgets": tuple(stored["budgets"])}
-    linear = stored.get("linear", "plain")  # runs of before there was a choice
+    linear = stored.get("linear") or "plain"  # runs of before there was a choice
     return decode.model_copy(update={**budgets, "compile": compiled, "linear": linear})
