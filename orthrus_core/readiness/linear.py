@@ -9,7 +9,8 @@ from orthrus_core.models.model import OrthrusLM
 from orthrus_core.readiness.calibration import measure_rungs
 from orthrus_core.readiness.ladder import seconds_per_row
 
-MARGIN = 1.25  # by which a later backend must be faster, so that all engines of a run choose the same
+MARGIN = 1.5  # by which a later backend must be faster, so that all engines of a run choose the same
+ROUNDS = 2  # in which backends take turns, so that they meet the same load; the faster counts
 
 
 def install(runner: ModelRunner, model: OrthrusLM, backend: LinearBackend) -> None:
@@ -35,9 +36,10 @@ def by_speed(
     if len(backends) == 1:
         return list(backends)
     model, rungs = runner.model, sorted({budgets[0], budgets[len(budgets) // 2]})
-    taken = {}
-    for place, backend in enumerate(backends):
+    taken = dict.fromkeys((backend.name for backend in backends), float("inf"))
+    for place, backend in [*enumerate(backends)] * ROUNDS:
         install(runner, model, backend)
         seconds = dict(zip(rungs, measure_rungs(runner, rungs, "ar"), strict=True))
-        taken[backend.name] = seconds_per_row(rungs, seconds, rungs) * MARGIN**place
+        per_row = seconds_per_row(rungs, seconds, rungs) * MARGIN**place
+        taken[backend.name] = min(taken[backend.name], per_row)
     return sorted(backends, key=lambda backend: taken[backend.name])
