@@ -399,6 +399,7 @@ extern "C" void draw(
   }
 }
 
+// The noise of one row's tokens, to be held against the slow form's.
 extern "C" void noise(int64_t seed, int64_t sample, int64_t position, int64_t vocab_size, float* noise) {
   const Best row(key_of(seed, sample, position));
   for (int64_t id = 0; id < vocab_size; ++id) noise[id] = gumbel(row.bits_of(static_cast<int32_t>(id)));

@@ -10,6 +10,8 @@ from torch import Tensor
 from orthrus_core.attention.rows import count_up
 from orthrus_core.choosers.filters import Filters
 from orthrus_core.engine.layout import ChoosingRows
+from orthrus_core.request import SamplingParams
+from orthrus_core.transfer import to_device
 
 LINES = ("rows", "seeds", "samples", "top_k", "temperature", "top_p", "min_p")
 
@@ -56,16 +58,20 @@ def sampling_of(choosing: Iterable[ChoosingRows], device: torch.device) -> RowSa
     Returns:
         None when every row is greedy.
     """
-    wholes, numbers = [], []
-    for one in choosing:
-        params = one.sequence.params
-        if params.temperature:
-            wholes.append((one.count, one.first, params.seed, one.sequence.sample, params.top_k))
-            numbers.append((params.temperature, params.top_p, params.min_p))
-    if not wholes:
+    sampled = [one for one in choosing if one.sequence.params.temperature]
+    if not sampled:
         return None
-    own = np.array(wholes, dtype=np.int64)
-    counts, columns = own[:, 0], np.concatenate([own[:, 1:], np.array(numbers).view(np.int64)], axis=1)
-    packed = np.ascontiguousarray(np.repeat(columns, counts, axis=0).T)
+    table = pack((one.first, one.sequence.sample, one.sequence.params) for one in sampled)
+    counts = np.array([one.count for one in sampled])
+    packed = np.repeat(table, counts, axis=1)
     packed[0] += count_up(counts)
-    return RowSampling(torch.from_numpy(packed).to(device))
+    return RowSampling(to_device(packed, device))
+
+
+def pack(rows: Iterable[tuple[int, int, SamplingParams]]) -> np.ndarray:
+    """Return (7, R) int64 of rows (token row, sample, parameters), see `RowSampling`."""
+    wholes, numbers = [], []
+    for row, sample, params in rows:
+        wholes.append((row, params.seed, sample, params.top_k))
+        numbers.append((params.temperature, params.top_p, params.min_p))
+    return np.concatenate([np.array(wholes, dtype=np.int64).T, np.array(numbers).T.copy().view(np.int64)])

@@ -18,6 +18,7 @@ from orthrus_core.errors import ConfigError
 from orthrus_core.models.experts import make_experts_row_wise
 from orthrus_core.models.model import OrthrusLM
 from orthrus_core.models.readout import Readout, read_out
+from orthrus_core.transfer import to_device
 
 logger = logging.getLogger(__name__)
 
@@ -105,8 +106,7 @@ class ModelRunner:
                 f"the engine runs a model in its own dtype, {self.model.dtype}: leave torch.autocast, "
                 "and load the model with dtype=... for another"
             )
-        if self.device.type != "cpu":
-            self._page_tables.copy_(torch.from_numpy(self.tables.pages))
+        self._send_page_tables()
         if self.is_compiled:
             mark_budget_dynamic(rows.packed, rows.arrangement)
         forward, arguments = self._forwards[view], (rows.packed, self._page_tables, rows.arrangement)
@@ -127,6 +127,13 @@ class ModelRunner:
         except Exception:
             self._forwards, self.is_compiled = eager, False
             raise
+
+    def _send_page_tables(self) -> None:
+        """Bring the lines that changed to the device; on a CPU it reads the tables themselves."""
+        slots = self.tables.take_changed()
+        if len(slots) and self.device.type != "cpu":
+            pages = to_device(self.tables.pages[slots], self.device)
+            self._page_tables.index_copy_(0, to_device(slots, self.device), pages)
 
     def _new_forward(self, view: View) -> Forward:
         def forward(packed: Tensor, page_tables: Tensor, arrangement: Any) -> Readout:

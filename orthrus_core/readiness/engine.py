@@ -77,7 +77,7 @@ class Engine(EngineCore):
         runner: ModelRunner = model if hasattr(model, "lay_out") else new_runner(model, config)
         self.block_size = drafted_block_size(config, runner.model)
         ready = ready or get_ready(runner, config, head_block_size=runner.model.config.block_size)
-        self.exactness, self.costs, self._linear = ready.exactness, ready.costs, ready.linear
+        self.exactness, self.costs, self._ready = ready.exactness, ready.costs, ready
         scheduler = scheduler or Scheduler(
             config,
             runner.tables,
@@ -138,7 +138,8 @@ class Engine(EngineCore):
             "compiled": runner.is_compiled,
             "block_size": self.block_size,
             "attention": runner.backend.name,
-            "linear": self._linear,
+            "linear": self._ready.linear,
+            "digest": self._ready.digest,
             "page_size": pool.page_size,
             "num_pages": pool.num_pages,
             "cache_bytes_per_token": self.cache.bytes_per_token,

@@ -33,11 +33,13 @@ class Readiness:
         exactness: "exact" when permuted token rows agreed bit for bit, else "unverified".
         costs: of the budgets that forwards may have.
         linear: name of the backend of linear layers.
+        digest: of the bits of some logits, see `Check`.
     """
 
     exactness: Exactness
     costs: Costs
     linear: str = "plain"
+    digest: str = ""
 
 
 def get_ready(runner: ModelRunner, config: EngineConfig, *, head_block_size: int) -> Readiness:
@@ -78,7 +80,7 @@ def get_ready(runner: ModelRunner, config: EngineConfig, *, head_block_size: int
         HOST_STEP_S,
         HOST_SEQUENCE_S,
     )
-    return Readiness(outcome.exactness, costs, outcome.backend.name)
+    return Readiness(outcome.exactness, costs, outcome.backend.name, outcome.digest)
 
 
 @dataclass(frozen=True)
@@ -88,12 +90,14 @@ class _Outcome:
     Attributes:
         budgets: that agree.
         costs: of their AR forwards.
+        digest: see `Check`.
     """
 
     backend: LinearBackend
     exactness: Exactness
     budgets: tuple[int, ...]
     costs: ForwardCosts
+    digest: str = ""
 
     def rank(self, demands: Sequence[int], place: int) -> tuple[bool, float]:
         """Exact ones first, then by what a row costs; backends come in order of preference."""
@@ -123,9 +127,9 @@ def _try(
     logger.info("checking that budgets=%s agree bit for bit linear=%s", budgets, backend.name)
     costs = measure_forwards(runner, budgets, "ar")
     seconds = dict(zip(budgets, costs.rung_s, strict=True))
-    exactness, agreeing = check_exactness(runner, seconds, least=config.max_sequences)
-    rung_s = tuple(seconds[T] for T in agreeing)
-    return _Outcome(backend, exactness, agreeing, replace(costs, rung_s=rung_s))
+    check = check_exactness(runner, seconds, least=config.max_sequences)
+    rung_s = tuple(seconds[T] for T in check.budgets)
+    return _Outcome(backend, check.exactness, check.budgets, replace(costs, rung_s=rung_s), check.digest)
 
 
 def _install(runner: ModelRunner, model: OrthrusLM, backend: LinearBackend, config: EngineConfig) -> None:

@@ -148,6 +148,25 @@ def drawn(logits, params: SamplingParams, count: int):
     return choose(read_out(logits.expand(count, -1)), torch.arange(count), sampling)[0]
 
 
+def test_rows_bring_the_parameters_of_their_own_sequence():
+    several = [
+        SamplingParams(temperature=0.7, top_p=0.95, seed=2**63 - 1),
+        SamplingParams(),
+        SamplingParams(temperature=1.5, top_k=40, min_p=0.1, seed=3),
+    ]
+    sequences = [Sequence(n, [1], params, frozenset(), None) for n, params in enumerate(several)]
+    spans = [(2, 2), (4, 3), (9, 1)]
+    choosing = [ChoosingRows(n, sequences[n], first, count) for n, (first, count) in enumerate(spans)]
+    sampling = sampling_of(choosing, CPU)
+    assert sampling.rows.tolist() == [2, 3, 9]
+    assert sampling.seeds.tolist() == [2**63 - 1, 2**63 - 1, 3]
+    assert sampling.filters.temperature.tolist() == pytest.approx([0.7, 0.7, 1.5])
+    assert sampling.filters.top_k.tolist() == [0, 0, 40]
+    assert sampling.filters.top_p.tolist() == [0.95, 0.95, 1.0]
+    assert sampling.filters.min_p.tolist() == pytest.approx([0.0, 0.0, 0.1])
+    assert sampling_of([choosing[1]], CPU) is None
+
+
 def chi_square(ids, probabilities) -> float:
     expected = probabilities * len(ids)
     counts = torch.bincount(ids, minlength=len(probabilities))
