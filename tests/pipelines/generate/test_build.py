@@ -191,12 +191,18 @@ def test_a_new_run_chooses_its_budgets_and_expects_half_of_the_tokens(tree):
     assert options.expected_tokens == 1000 * config.sampling.max_new_tokens // 2 // config.run.actors
 
 
-STORED = {"token_budget": 48, "budgets": [16, 48], "compiled": True}
+STORED = {"token_budget": 48, "budgets": [16, 48], "compiled": True, "linear": "native"}
 
 
 def test_a_resumed_run_takes_budgets_and_kernels_of_its_manifest(tree):
     options = decode_options(GenerateConfig.model_validate(tree), STORED, num_rows=10)
     assert (options.token_budget, options.budgets, options.compile) == (48, (16, 48), "on")
+    assert options.linear == "native"
+
+
+def test_a_run_from_before_there_was_a_choice_of_linear_layers_goes_on_with_those_of_torch(tree):
+    stored = {name: value for name, value in STORED.items() if name != "linear"}
+    assert decode_options(GenerateConfig.model_validate(tree), stored, num_rows=10).linear == "plain"
 
 
 def test_a_resumed_run_goes_on_with_as_many_sequences_as_it_had(tree):
