@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 Exactness = Literal["exact", "unverified"]
 CHECKED_TOKENS = 640  # past 512 cells, where CPU attention starts a second tile of keys
 CHECKED_ENDS = (48, 250)  # windows of compared positions end here and at the end of the sequence
-CHECKED_WINDOW = 12  # positions of a window
+CHECKED_WINDOW = 8  # positions of a window
 LONGEST_ODD_CHUNK = 96
 Forward = tuple[int, list[Span]]  # T and what runs in it
 
@@ -45,8 +45,8 @@ class Check:
 def check_exactness(runner: ModelRunner, seconds: Mapping[int, float], *, least: int = 1) -> Check:
     """Run one random sequence in several arrangements of token rows and compare the logits' bits.
 
-    Its pages are no neighbours. First each rung of the ladder of budgets is tried against the others, with
-    the rows in front and behind all others; those that disagree are left out. Then in what stays must agree:
+    Its pages are no neighbours. First each rung of the ladder of budgets is tried against the others, in
+    full forwards; those that disagree are left out. Then in what stays must agree:
     single rows; odd chunks beside other traffic, on rungs picked at random; rows of another sequence over
     the same pages; and what rows draw with temperature and filters. A disagreement is logged as a warning:
     the engine works, but its text may depend on the batch.
@@ -125,14 +125,12 @@ class _Checker:
     def agreeing_budgets(self, budgets: Sequence[int]) -> list[list[int]]:
         """Return the rungs in sets whose rows have the same bits.
 
-        All rungs run the windows over the same keys and values; only the windows' own are written anew.
+        All rungs run the windows, behind other rows, over the same keys and values, which are written anew.
         """
         self._logits(self._even_chunks(max(budgets)))
-        count = min(CHECKED_WINDOW, *budgets)
         sets: list[tuple[Tensor, list[int]]] = []
         for T in sorted(budgets):
-            front = self._logits(self._windows_in_chunks(min(CHECKED_WINDOW, T), T))
-            logits = torch.cat([front, self._logits_behind_others(T, count)])
+            logits = self._logits(self._windows_behind_others(T))
             for bits, members in sets:
                 if torch.equal(bits, logits):
                     members.append(T)
@@ -163,15 +161,6 @@ class _Checker:
         if not torch.equal(self._drawn(budgets[0], count), self._drawn(T, count)):
             found.append("rows that draw")
         return found
-
-    def _logits_behind_others(self, T: int, count: int) -> Tensor:
-        """Return the logits of slot 0's last rows, run as the last ones of T rows."""
-        others = self._other[: T - count]
-        own = self._tokens[: min(T - len(others), len(self._tokens)) - count]
-        spans = [Span(slot, 0, ids) for slot, ids in ((1, others), (0, own)) if ids]
-        return (
-            self._run(T, [*spans, self._last_span(0, count)]).logits[len(others) + len(own) :][:count].clone()
-        )
 
     def _logits_on_shared_pages(self, T: int, count: int) -> Tensor:
         """Return the logits of the same rows of a sequence that shares slot 0's pages before them."""
@@ -219,6 +208,33 @@ class _Checker:
         for start, end in self._windows:
             for first in range(start, end, size):
                 yield T, [Span(0, first, self._tokens[first : min(first + size, end)])]
+
+    def _windows_behind_others(self, T: int) -> Iterator[Forward]:
+        """The windows as the last rows of full forwards, as few as hold them."""
+        pieces = [
+            (first, min(first + T, end)) for start, end in self._windows for first in range(start, end, T)
+        ]
+        while pieces:
+            chosen, free = [], T
+            while pieces and pieces[0][1] - pieces[0][0] <= free:
+                chosen.append(pieces.pop(0))
+                free -= chosen[-1][1] - chosen[-1][0]
+            yield (
+                T,
+                [*self._others(free), *(Span(0, start, self._tokens[start:end]) for start, end in chosen)],
+            )
+
+    def _others(self, count: int) -> list[Span]:
+        """Return so many rows that are in no window, or as many as there are."""
+        gaps = zip(
+            [0, *(end for _, end in self._windows)], [start for start, _ in self._windows], strict=False
+        )
+        spans = []
+        for slot, start, ids in [(1, 0, self._other), *((0, a, self._tokens[a:b]) for a, b in gaps)]:
+            if ids[:count]:
+                spans.append(Span(slot, start, ids[:count]))
+                count -= len(ids[:count])
+        return spans
 
     def _odd_chunks(self, budgets: Sequence[int]) -> Iterator[Forward]:
         """Slot 0 from its beginning, on one rung after the other, in chunks of random length.
