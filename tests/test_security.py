@@ -64,7 +64,9 @@ def test_models_are_loaded_from_safetensors_only():
         if not re.match(r"AutoTokenizer|AutoConfig|super\(\)|GenerationConfig", call[1])
     ]
     assert found
-    assert [place for place, _, values in found if values.get("use_safetensors") != "True"] == []
+    others = [place for place, _, values in found if values.get("use_safetensors") != "True"]
+    assert [place for place in others if not place.startswith("pipelines/models/import_gguf.py")] == []
+    assert len(others) <= 1  # a GGUF holds numbers and texts, no code
 
 
 def test_pickles_of_torch_are_read_without_running_code():

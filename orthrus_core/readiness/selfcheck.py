@@ -172,8 +172,10 @@ class _Checker:
         tables.clear(1)
         tables.adopt(1, shared)
         tables.grow(1, len(self._tokens))
-        rest = len(self._tokens) - num_shared * page_size
-        return self._run(T, [self._last_span(1, rest)]).logits[rest - count : rest].clone()
+        starts = range(num_shared * page_size, len(self._tokens), T)
+        spans = [Span(1, start, self._tokens[start : start + T]) for start in starts]
+        logits = [self._run(T, [span]).logits[: len(span.token_ids)].clone() for span in spans]
+        return torch.cat(logits)[-count:]
 
     def _drawn(self, T: int, count: int) -> Tensor:
         """Return what slot 0's last rows draw in a forward of T rows."""

@@ -124,8 +124,9 @@ def _best_outcome(
 def _try(
     runner: ModelRunner, config: EngineConfig, backend: LinearBackend, budgets: tuple[int, ...]
 ) -> _Outcome:
-    logger.info("checking that budgets=%s agree bit for bit linear=%s", budgets, backend.name)
+    logger.info("measuring forwards of budgets=%s linear=%s", budgets, backend.name)
     costs = measure_forwards(runner, budgets, "ar")
+    logger.info("checking that budgets=%s agree bit for bit", budgets)
     seconds = dict(zip(budgets, costs.rung_s, strict=True))
     check = check_exactness(runner, seconds, least=config.max_sequences)
     rung_s = tuple(seconds[T] for T in check.budgets)

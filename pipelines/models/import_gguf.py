@@ -76,7 +76,9 @@ def _check_architecture(file: GgufFile) -> None:
     from orthrus_core.models.requirements import UnsupportedBackboneError, check_backbone
 
     try:
-        config = AutoConfig.from_pretrained(file.path.parent, gguf_file=file.path.name)
+        config = AutoConfig.from_pretrained(
+            file.path.parent, gguf_file=file.path.name, trust_remote_code=False
+        )
         with torch.device("meta"):
             skeleton = AutoModelForCausalLM.from_config(config)
         check_backbone(skeleton)
@@ -96,7 +98,9 @@ def _tokenizer(file: GgufFile) -> "PreTrainedTokenizerBase":
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(file.path.parent, gguf_file=file.path.name)
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            file.path.parent, gguf_file=file.path.name, trust_remote_code=False
+        )
     except (ValueError, KeyError, NotImplementedError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{file.path}: no support for its tokenizer: {reason:.300}") from error
@@ -122,6 +126,7 @@ def _model(file: GgufFile) -> "PreTrainedModel":
     model = AutoModelForCausalLM.from_pretrained(
         file.path.parent,
         gguf_file=file.path.name,
+        trust_remote_code=False,
         dtype=torch.bfloat16,
         quantization_config=GgufConfig(dequantize=True),
     )
@@ -143,7 +148,9 @@ def _check_weights(directory: Path, model: "PreTrainedModel") -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    written = AutoModelForCausalLM.from_pretrained(directory, dtype="auto").state_dict()
+    written = AutoModelForCausalLM.from_pretrained(
+        directory, dtype="auto", trust_remote_code=False, use_safetensors=True
+    ).state_dict()
     for name, tensor in model.state_dict().items():
         found = written.get(name)
         if found is None or not (found.dtype == tensor.dtype == torch.bfloat16):

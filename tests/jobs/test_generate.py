@@ -29,7 +29,9 @@ def arguments(tmp_path, monkeypatch):
         (model / name).write_bytes((ROOT / "pipelines/demo/model" / name).read_bytes())
     (model / "config.json").write_text(
         '{"model_type": "orthrus", "vocab_size": 1024, "block_size": 8, "mask_token_id": 3, '
-        '"max_position_embeddings": 2048}'
+        '"max_position_embeddings": 2048, "hidden_size": 192, "num_hidden_layers": 4, '
+        '"intermediate_size": 512, '
+        '"num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 32}'
     )
     overrides = [f"model.path={model}", f"output.path={tmp_path}/out"]
     return ["--config", "configs/generate/demo.yaml", *(part for o in overrides for part in ("--set", o))]

@@ -3,25 +3,18 @@
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from orthrus_core.engine.config import EngineConfig
-from orthrus_core.models.loading import load_config
 from orthrus_core.readiness.device_memory import DeviceMemory, device_memory
-from orthrus_core.readiness.memory import (
-    MemoryPlan,
-    model_bytes,
-    page_bytes,
-    plan_memory,
-    skeleton,
-    token_budget,
-)
-from orthrus_core.readiness.sizes import fit
 from pipelines.checkpoint.directory import Checkpoint
 from pipelines.cluster.resources import device_share
 from pipelines.generate.config.job import GenerateConfig
+
+if TYPE_CHECKING:
+    from orthrus_core.readiness.memory import MemoryPlan
 
 MOST_NEW_TOKENS = 2048  # of a completion, where nobody says
 PROMPT_TOKENS = 512  # of a typical prompt, where none was read
@@ -44,7 +37,7 @@ class Sizes:
     rows: int
     dtype: torch.dtype
     page_bytes: int
-    plan: MemoryPlan
+    plan: "MemoryPlan"
     left: int | None
 
 
@@ -67,6 +60,10 @@ def choose_sizes(
     Raises:
         ConfigError: the model does not fit the device.
     """
+    from orthrus_core.models.loading import load_config  # late: models take seconds to import
+    from orthrus_core.readiness.memory import model_bytes, page_bytes, plan_memory, skeleton, token_budget
+    from orthrus_core.readiness.sizes import fit
+
     share = config.decode.memory * device_share(config.run, device)
     decode = config.decode.model_copy(update={"memory": share})
     shape = load_config(checkpoint.path, needs_head=decode.mode == "consensus")

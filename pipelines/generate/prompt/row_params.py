@@ -69,6 +69,7 @@ class ParamColumns:
                 )
         try:
             checked = SamplingConfig.model_validate({**self._base, **values})
+            checked.params  # noqa: B018, a row has no "auto"
         except ValidationError as error:
             fault = error.errors()[0]
             column = self._columns.get(str(fault["loc"][0]), "") if fault["loc"] else ""

@@ -219,6 +219,6 @@ def test_an_engine_on_something_else_than_a_model_with_two_views_is_refused(mode
 def test_a_start_tells_its_phases(model, caplog):
     caplog.set_level(logging.INFO)
     Engine(model, EngineConfig(max_context=32, max_sequences=2, token_budget=8))
-    phases = ("checking that budgets=", "measuring forwards", "engine ready exactness=exact")
+    phases = ("measuring forwards", "checking that budgets=", "engine ready exactness=exact")
     told = [phase for message in caplog.messages for phase in phases if message.startswith(phase)]
     assert told == list(phases)

@@ -61,7 +61,7 @@ def engine_drafts(model, ids: list[int], num_drafts: int) -> Tensor:
     for start in range(0, anchor, 13):
         span = Span(0, start, ids[start : min(start + 13, anchor)])
         runner.run(runner.lay_out([span], "ar", token_budget=16), "ar")
-    sequence = SimpleNamespace(slot=0, anchor_position=anchor, token_ids=ids)
+    sequence = SimpleNamespace(slot=0, num_committed=anchor, token_ids=ids)
     step = StepLayout.of([Work(sequence, 0, has_anchor=True, num_drafts=num_drafts)])
     rows = runner.lay_out(step.draft_spans(MASK_TOKEN_ID), "diffusion", token_budget=16)
     return runner.run(rows, "diffusion").logits[:num_drafts].clone()

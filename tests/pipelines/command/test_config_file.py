@@ -51,7 +51,7 @@ def test_an_override_takes_yaml_values(config_file):
 
 @pytest.mark.parametrize("setting", ['sampling.stop=["\\n\\n"]', 'sampling.stop="\\n\\n"'])
 def test_stop_strings_are_one_or_a_list_and_reach_the_engine(config_file, setting):
-    config = load_config(GenerateConfig, config_file, [setting])
+    config = load_config(GenerateConfig, config_file, [setting, "sampling.max_new_tokens=8"])
     assert config.sampling.params.stop == ("\n\n",)
 
 
