@@ -5,13 +5,14 @@ import logging
 import torch
 
 from orthrus_core.attention.backend import AttentionBackend
-from orthrus_core.attention.kernel import KernelError, KernelShape, build_kernel
+from orthrus_core.attention.kernel import KernelShape, build_kernel
 from orthrus_core.attention.native import NativeAttention
 from orthrus_core.attention.plain import PlainAttention
 from orthrus_core.attention.spec import AttentionSpec
 from orthrus_core.attention.trial import TRIAL_TOLERANCE, trial_error
 from orthrus_core.attention.triton_paged import TritonBackend, has_triton
 from orthrus_core.errors import ConfigError
+from orthrus_core.native import KernelError
 
 logger = logging.getLogger(__name__)
 

@@ -2,12 +2,6 @@
 
 import ctypes
 import functools
-import hashlib
-import logging
-import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +11,11 @@ import torch
 from torch import Tensor
 
 from orthrus_core.attention.rows import LINES
-from orthrus_core.disk_cache import disk_cache
 from orthrus_core.errors import ConfigError
-
-logger = logging.getLogger(__name__)
+from orthrus_core.native import KernelError, build_library, load_library
 
 SOURCE = Path(__file__).with_name("native.cpp")
-COMPILERS = ("g++", "clang++", "c++")
-FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-std=c++17", "-fopenmp", "-shared", "-fPIC")
 CELLS_PER_VECTOR = 16
-COMPILE_TIMEOUT_S = 120
 _pointer, _long = ctypes.c_void_p, ctypes.c_int64
 PROTOTYPE = (
     *(_pointer, _long, _long) * 3,  # q, k, v, each with its strides
@@ -35,10 +24,6 @@ PROTOTYPE = (
     *(_long,) * 4,  # pages per slot, rows, most cells, window
     *(ctypes.c_float, ctypes.c_float, ctypes.c_int, _pointer),  # scaling, softcap, threads, out
 )
-
-
-class KernelError(RuntimeError):
-    """The kernel cannot be had on this machine or for this shape."""
 
 
 @dataclass(frozen=True)
@@ -85,58 +70,13 @@ def build_kernel(shape: KernelShape) -> str:
         KernelError: no compiler, a compiler that refuses, or a shape the kernel is not written for.
     """
     shape.check()
-    compiler = _find_compiler()
-    command = [compiler, *FLAGS, *shape.macros]
-    source = SOURCE.read_bytes()
-    key = hashlib.sha256(b"\0".join([source, *map(str.encode, command), _target(compiler)])).hexdigest()
-    path = disk_cache("kernels") / f"paged_attend-{key[:32]}.so"
-    if not path.exists():
-        _compile([*command, str(SOURCE)], path)
-    return str(path)
-
-
-def _find_compiler() -> str:
-    named = os.environ.get("CXX")
-    for name in [named] if named else COMPILERS:
-        if path := shutil.which(name):
-            return path
-    raise KernelError(f"no C++ compiler found: tried {named or ', '.join(COMPILERS)}")
-
-
-def _target(compiler: str) -> bytes:
-    """What the compiler defines for this processor: a cache may be shared by unlike machines."""
-    return _run([compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull])
-
-
-def _compile(command: list[str], path: Path) -> None:
-    logger.info("compiling kernel=%s", path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as directory:
-            built = Path(directory) / path.name
-            _run([*command, "-o", str(built)])
-            os.replace(built, path)  # whole or not at all, whoever else compiles the same
-    except OSError as error:
-        raise KernelError(f"cannot write {path}: {error}; set ORTHRUS_CACHE_DIR to a directory") from error
-    logger.info("compiled kernel=%s", path)
-
-
-def _run(command: list[str]) -> bytes:
-    try:
-        return subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_TIMEOUT_S).stdout
-    except subprocess.CalledProcessError as error:
-        raise KernelError(f"{command[0]} failed: {error.stderr.decode(errors='replace')[-500:]}") from error
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise KernelError(f"{command[0]} failed: {error}") from error
+    return build_library("paged_attend", SOURCE, ["-ffp-contract=fast", *shape.macros])
 
 
 @functools.cache
 def load_kernel(path: str) -> tuple[Any, KernelShape]:
     """Return the function of a compiled kernel and what it is compiled for, loaded once per process."""
-    try:
-        library = ctypes.CDLL(path)
-    except OSError as error:
-        raise KernelError(f"cannot load {path}: {error}") from error
+    library = load_library(path)
     library.paged_attend.argtypes, library.paged_attend.restype = PROTOTYPE, None
     head_dim, repeats, page_size, num_bytes = (_long * 4).in_dll(library, "compiled_for")
     dtype = torch.float32 if num_bytes == 4 else torch.bfloat16

@@ -19,7 +19,7 @@ def chooser_by(consensus: Literal["coupled", "rejection"]) -> Callable[[Sequence
         if not samples and not is_bound:
             return Greedy()
         by_rejection = samples and consensus == "rejection"
-        chooser = UnderGrammar(keep_scores=by_rejection) if is_bound else Coupled()
+        chooser = (UnderGrammar if is_bound else Coupled)(keep_scores=by_rejection)
         return Rejection(chooser) if by_rejection else chooser
 
     return choose

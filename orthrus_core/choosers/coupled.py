@@ -8,8 +8,9 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from orthrus_core.choosers.choice import RowSampling, choose, sampling_of
+from orthrus_core.choosers.choice import choose
 from orthrus_core.choosers.masks import RowMasks
+from orthrus_core.choosers.sampling import RowSampling, sampling_of
 from orthrus_core.engine.layout import ChoosingRows, StepLayout
 from orthrus_core.engine.step import Choices
 from orthrus_core.models.readout import Readout
@@ -20,11 +21,19 @@ class Coupled:
 
     Attributes:
         sampling: the rows of the last forward that sample.
-        scores: (R, V) float32 that those drew from, -inf where a token is excluded.
+        scores: (R, V) float32 that those drew from, -inf where a token is excluded; None if not kept.
     """
 
     sampling: RowSampling | None = None
     scores: Tensor | None = None
+
+    def __init__(self, *, keep_scores: bool = False):
+        """Start a step.
+
+        Args:
+            keep_scores: keep what was drawn from: the rejection rule needs it.
+        """
+        self._keep_scores = keep_scores
 
     def propose(self, step: StepLayout, readout: Readout, positions: Tensor) -> Tensor:
         """See `Chooser`."""
@@ -44,6 +53,8 @@ class Coupled:
         masks: RowMasks | None = None,
     ) -> Choices:
         """Return what the rows of a forward choose; see `choice.choose`."""
-        self.sampling = sampling_of(choosing, token_budget=len(positions), device=positions.device)
-        ids, logprobs, self.scores = choose(readout, positions, self.sampling, masks)
+        self.sampling = sampling_of(choosing, positions.device)
+        ids, logprobs, self.scores = choose(
+            readout, positions, self.sampling, masks, keep_scores=self._keep_scores
+        )
         return Choices(ids, logprobs)

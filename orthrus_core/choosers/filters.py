@@ -1,4 +1,8 @@
-"""Which tokens may be sampled: temperature, top-k, top-p, min-p, each row with its own."""
+"""Which tokens may be sampled: temperature, top-k, top-p, min-p, each row with its own.
+
+The slow form. It is what the kernels of `native_draw` and `triton_draw` are held against, and runs where
+neither can be had.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,91 +13,104 @@ from torch import Tensor
 from orthrus_core.request import SamplingParams
 
 EXCLUDED = float("-inf")
+ONE = 2.0**42  # the weight of the likeliest token: sums of 2^21 such are below 2^63
+EXP_TERMS = (1 / 5040, 1 / 720, 1 / 120, 1 / 24, 1 / 6, 0.5, 1.0, 1.0)  # of the Taylor series, highest first
+LN2_PARTS = (0.693359375, -2.12194440e-4)
+ROUNDING = 12582912.0  # 1.5 * 2^23: adding it to a float32 rounds to a whole number
+LEAST_EXPONENT = -87.0
 
 
 @dataclass(frozen=True)
 class Filters:
-    """The filters of R rows; None where no row asks for one.
+    """The filters of R rows.
 
     Attributes:
         temperature: (R,) float32, > 0.
         top_k: (R,) int64, 0 in rows without it.
-        max_top_k: largest entry of top_k.
         top_p: (R,) float64, 1 in rows without it.
         min_p: (R,) float32, 0 in rows without it.
     """
 
     temperature: Tensor
-    top_k: Tensor | None
-    max_top_k: int
-    top_p: Tensor | None
-    min_p: Tensor | None
+    top_k: Tensor
+    top_p: Tensor
+    min_p: Tensor
 
     @classmethod
-    def of(cls, rows: Sequence[SamplingParams | None], device: torch.device) -> "Filters":
-        """Collect the filters of rows; a row of None keeps its logits as they are."""
-        top_k = [params.top_k if params else 0 for params in rows]
-        top_p = [params.top_p if params else 1.0 for params in rows]
-        min_p = [params.min_p if params else 0.0 for params in rows]
-        temperature = [params.temperature if params else 1.0 for params in rows]
+    def of(cls, rows: Sequence[SamplingParams], device: torch.device) -> "Filters":
+        """Collect the filters of rows that sample."""
 
-        def column(values: list, dtype: torch.dtype) -> Tensor:
-            return torch.tensor(values, dtype=dtype, device=device)
+        def column(name: str, dtype: torch.dtype) -> Tensor:
+            return torch.tensor([getattr(params, name) for params in rows], dtype=dtype, device=device)
 
         return cls(
-            temperature=column(temperature, torch.float32),
-            top_k=column(top_k, torch.int64) if any(top_k) else None,
-            max_top_k=max(top_k, default=0),
-            top_p=column(top_p, torch.float64) if min(top_p, default=1.0) < 1.0 else None,
-            min_p=column(min_p, torch.float32) if any(min_p) else None,
+            temperature=column("temperature", torch.float32),
+            top_k=column("top_k", torch.int64),
+            top_p=column("top_p", torch.float64),
+            min_p=column("min_p", torch.float32),
         )
 
 
 def filter_logits(logits: Tensor, filters: Filters) -> Tensor:
     """Divide by the temperature and exclude what top-k, top-p and min-p exclude, in this order.
 
-    The same numbers as transformers' warpers give, and a row's result does not depend on the other rows.
+    Whatever changes logits by what was emitted before comes ahead of all of it. The same numbers as
+    transformers' warpers give, but that its probabilities are rounded otherwise. A row's result does not
+    depend on the other rows, nor on device, threads or vector width: probabilities are whole numbers
+    (`weights_of`), whose sums have no order, and all else is comparison or correctly rounded.
 
     Args:
-        logits: (R, V) float32.
+        logits: (R, V) float32, V up to 2^21.
         filters: of the same rows.
     Returns:
-        (R, V) float32, -inf where excluded; at least one token per row is not.
+        (R, V) float32, -inf where excluded; at least one token per row is not. NaN logits stay.
     """
     scores = logits / filters.temperature[:, None]
-    if filters.top_k is not None:
-        scores = _keep_top_k(scores, filters.top_k, filters.max_top_k)
-    if filters.top_p is not None:
-        scores = _keep_top_p(scores, filters.top_p)
-    if filters.min_p is not None:
-        scores = _keep_min_p(scores, filters.min_p)
-    return scores
-
-
-def _keep_top_k(scores: Tensor, top_k: Tensor, max_top_k: int) -> Tensor:
-    """Exclude what lies below the k-th largest score; all that equal it stay."""
-    V = scores.shape[-1]
-    best = scores.topk(min(max_top_k, V), dim=-1).values
-    least = best.gather(1, (top_k - 1).clamp(0, best.shape[1] - 1)[:, None])
-    least = least.masked_fill(top_k[:, None] == 0, EXCLUDED)
-    return scores.masked_fill(scores < least, EXCLUDED)
-
-
-def _keep_top_p(scores: Tensor, top_p: Tensor) -> Tensor:
-    """Exclude the least likely tokens whose probabilities sum to at most 1 - p; the likeliest one stays.
-
-    Of equal scores at the cut the higher ids stay.
-    """
     ascending, order = scores.sort(dim=-1, stable=True)
-    # 1 - p before rounding to float32, as transformers; -1 excludes nothing where no top-p was asked for
-    cut = torch.where(top_p < 1, 1 - top_p, -1).float()[:, None]
-    excluded = ascending.softmax(dim=-1).cumsum(dim=-1) <= cut
-    excluded[:, -1] = False
-    return scores.masked_fill(excluded.scatter(1, order, excluded), EXCLUDED)
+    shares = exp_of(ascending - ascending[:, -1:])
+    kept = _in_top_k(ascending, filters.top_k)
+    kept &= _in_top_p(weights_of(shares) * kept, filters.top_p)
+    kept &= shares >= filters.min_p[:, None]
+    kept[:, -1] = True
+    return scores.masked_fill(~kept.scatter(1, order, kept), EXCLUDED)
 
 
-def _keep_min_p(scores: Tensor, min_p: Tensor) -> Tensor:
-    """Exclude what is less likely than `min_p` times the likeliest token."""
-    probabilities = scores.softmax(dim=-1)
-    least = min_p[:, None] * probabilities.amax(dim=-1, keepdim=True)
-    return scores.masked_fill(probabilities < least, EXCLUDED)
+def _in_top_k(ascending: Tensor, top_k: Tensor) -> Tensor:
+    """Leave out what lies below the k-th largest score; all that equal it stay."""
+    V = ascending.shape[-1]
+    least = ascending.gather(1, (V - torch.where(top_k == 0, V, top_k)).clamp(min=0)[:, None])
+    return ascending >= least
+
+
+def _in_top_p(weights: Tensor, top_p: Tensor) -> Tensor:
+    """Leave out the least likely tokens whose probabilities sum to at most 1 - p.
+
+    Of equal scores at the cut the higher ids stay, as they come last.
+
+    Args:
+        weights: (R, V) int64 by ascending score, 0 where a token is excluded already.
+        top_p: (R,) float64.
+    """
+    # 1 - p before rounding to float32, as transformers
+    cut = ((1 - top_p).float().double() * weights.sum(dim=-1)).long()
+    return (weights.cumsum(dim=-1) > cut[:, None]) | (top_p >= 1)[:, None]
+
+
+def weights_of(shares: Tensor) -> Tensor:
+    """Return probabilities relative to the likeliest token's, in [0, 1], as int64 of 2^-42."""
+    return (shares * ONE).long()
+
+
+def exp_of(x: Tensor) -> Tensor:
+    """Return e^x of float32 x <= 0 from basic arithmetic alone, relative error about 2e-7; 0 below -87.
+
+    x = n ln 2 + r, |r| <= ln 2 / 2. To be run eagerly: a compiler may fuse * and +.
+    """
+    clamped = x.clamp(min=LEAST_EXPONENT)
+    n = (clamped * 1.44269504 + ROUNDING) - ROUNDING
+    r = (clamped - n * LN2_PARTS[0]) - n * LN2_PARTS[1]
+    e = torch.full_like(r, EXP_TERMS[0])
+    for term in EXP_TERMS[1:]:
+        e = e * r + term
+    e = e * ((n.int() + 127) << 23).view(torch.float32)
+    return torch.where(x < LEAST_EXPONENT, 0.0, e)

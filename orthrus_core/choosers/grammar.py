@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orthrus_core.choosers.choice import choose, sampling_of
+from orthrus_core.choosers.choice import choose
 from orthrus_core.choosers.coupled import Coupled
 from orthrus_core.choosers.grammar_state import GrammarState, walk_over
 from orthrus_core.choosers.masks import RowMasks, allows
+from orthrus_core.choosers.sampling import sampling_of
 from orthrus_core.engine.layout import ChoosingRows, StepLayout
 from orthrus_core.engine.step import Choices
 from orthrus_core.models.readout import Readout
@@ -45,7 +46,7 @@ class UnderGrammar(Coupled):
             keep_scores: choose every sampled draft again and put its scores where they were drawn from: the
                 rejection rule needs them.
         """
-        self._keep_scores = keep_scores
+        super().__init__(keep_scores=keep_scores)
         self._walked: dict[int, list[np.ndarray]] = {}  # masks of a work's anchor and drafts, by its line
 
     def propose(self, step: StepLayout, readout: Readout, positions: Tensor) -> Tensor:
@@ -97,13 +98,12 @@ class UnderGrammar(Coupled):
         rows = torch.tensor([block.rows.first + offset for block in blocks]).to(positions.device)
         sampling = sampling_of(
             [ChoosingRows(block.rows.line, block.rows.sequence, row, 1) for row, block in enumerate(blocks)],
-            token_budget=len(blocks),
-            device=positions.device,
+            positions.device,
         )
         masks = RowMasks.of(range(len(blocks)), [block.grammar.mask for block in blocks], positions.device)
         own = Readout(*(part[rows] for part in readout))
-        ids, _, scores = choose(own, positions[rows], sampling, masks)
-        if self._keep_scores and scores is not None and sampling is not None:
+        ids, _, scores = choose(own, positions[rows], sampling, masks, keep_scores=self._keep_scores)
+        if scores is not None and sampling is not None:
             self._put_scores(rows[sampling.rows], scores)
         return ids.tolist()
 

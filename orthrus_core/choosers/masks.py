@@ -48,6 +48,11 @@ class RowMasks:
         on_device = torch.from_numpy(table).to(device)
         return cls(on_device[:, 0].long(), on_device[:, 1:].contiguous())
 
+    def lines(self, num_rows: int) -> Tensor:
+        """Return (T,) int64, each row's line in `bits`, -1 where a row has no mask."""
+        own = torch.arange(len(self.rows), device=self.rows.device)
+        return own.new_full((num_rows,), -1).index_copy_(0, self.rows, own)
+
     def apply(self, logits: Tensor) -> Tensor:
         """Return the rows (G, V) of logits (T, V) in float32, -inf where a token is excluded."""
         octets = self.bits.view(torch.uint8)

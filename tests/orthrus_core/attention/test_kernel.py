@@ -3,9 +3,10 @@ import torch
 
 from orthrus_core import Engine, EngineConfig
 from orthrus_core.attention.choose import choose_backend, spec_of
-from orthrus_core.attention.kernel import KernelError, KernelShape, build_kernel, paged_attend
+from orthrus_core.attention.kernel import KernelShape, build_kernel, paged_attend
 from orthrus_core.attention.rows import LINES
 from orthrus_core.errors import ConfigError
+from orthrus_core.native import KernelError
 from tests.small_models import small_backbone, small_orthrus
 
 SHAPE = KernelShape(head_dim=16, repeats=2, page_size=16, dtype=torch.float32)
@@ -20,7 +21,7 @@ def test_a_kernel_is_compiled_once(tmp_path, monkeypatch):
     monkeypatch.setenv("ORTHRUS_CACHE_DIR", str(tmp_path))
     path = build_kernel(SHAPE)
     assert path.startswith(str(tmp_path))
-    monkeypatch.setattr("orthrus_core.attention.kernel._compile", None)  # would fail if called
+    monkeypatch.setattr("orthrus_core.native._compile", None)  # would fail if called
     assert build_kernel(SHAPE) == path
 
 

@@ -154,7 +154,7 @@ def test_runs_without_a_grammar_do_no_work_for_grammars(monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError("masks in a run without a grammar")
 
-    monkeypatch.setattr(choice_module, "_choose_masked", never)
+    monkeypatch.setattr(choice_module, "_likeliest_allowed", never)
     monkeypatch.setattr(UnderGrammar, "__init__", never)
     monkeypatch.setattr(RowMasks, "of", never)
     engine = Engine(grammar_model(), EngineConfig(max_context=128, block_policy="fixed"), TOKENIZER)

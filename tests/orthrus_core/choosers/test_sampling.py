@@ -8,8 +8,9 @@ from pydantic import ValidationError
 
 import orthrus_core.choosers.choice as choice_module
 from orthrus_core import Engine, EngineConfig, Request, SamplingParams
-from orthrus_core.choosers.choice import choose, sampling_of
-from orthrus_core.choosers.noise import gumbel_noise
+from orthrus_core.choosers.choice import choose
+from orthrus_core.choosers.draw import draw_for
+from orthrus_core.choosers.sampling import sampling_of
 from orthrus_core.engine.layout import ChoosingRows
 from orthrus_core.engine.sequence import Sequence
 from orthrus_core.engine.step import DiffusionDrafts
@@ -118,11 +119,11 @@ class DraftsOfOtherNoise:
         self._shift = shift
 
     def propose(self, runner, step, chooser):
-        def noise(seeds, samples, positions, vocab_size):
-            return gumbel_noise(seeds, samples, positions + self._shift, vocab_size)
+        def draw(logits, positions, *arguments, **options):
+            return draw_for("cpu")(logits, positions + self._shift, *arguments, **options)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(choice_module, "gumbel_noise", noise)
+            patch.setattr(choice_module, "draw_for", lambda device_type: draw)
             return DiffusionDrafts().propose(runner, step, chooser)
 
 
@@ -143,8 +144,27 @@ def test_shared_noise_lets_drafts_stand():
 def drawn(logits, params: SamplingParams, count: int):
     """Draw `count` tokens from one row of logits, at as many positions."""
     sequence = Sequence(0, [1], params, frozenset(), None)
-    sampling = sampling_of([ChoosingRows(0, sequence, 0, count)], token_budget=count, device=CPU)
+    sampling = sampling_of([ChoosingRows(0, sequence, 0, count)], CPU)
     return choose(read_out(logits.expand(count, -1)), torch.arange(count), sampling)[0]
+
+
+def test_rows_bring_the_parameters_of_their_own_sequence():
+    several = [
+        SamplingParams(temperature=0.7, top_p=0.95, seed=2**63 - 1),
+        SamplingParams(),
+        SamplingParams(temperature=1.5, top_k=40, min_p=0.1, seed=3),
+    ]
+    sequences = [Sequence(n, [1], params, frozenset(), None) for n, params in enumerate(several)]
+    spans = [(2, 2), (4, 3), (9, 1)]
+    choosing = [ChoosingRows(n, sequences[n], first, count) for n, (first, count) in enumerate(spans)]
+    sampling = sampling_of(choosing, CPU)
+    assert sampling.rows.tolist() == [2, 3, 9]
+    assert sampling.seeds.tolist() == [2**63 - 1, 2**63 - 1, 3]
+    assert sampling.filters.temperature.tolist() == pytest.approx([0.7, 0.7, 1.5])
+    assert sampling.filters.top_k.tolist() == [0, 0, 40]
+    assert sampling.filters.top_p.tolist() == [0.95, 0.95, 1.0]
+    assert sampling.filters.min_p.tolist() == pytest.approx([0.0, 0.0, 0.1])
+    assert sampling_of([choosing[1]], CPU) is None
 
 
 def chi_square(ids, probabilities) -> float:
@@ -206,8 +226,7 @@ def test_top_k_of_one_is_greedy():
 
 
 def test_no_noise_is_computed_while_every_row_is_greedy(monkeypatch):
-    monkeypatch.setattr(choice_module, "gumbel_noise", None)
-    monkeypatch.setattr(choice_module, "filter_logits", None)
+    monkeypatch.setattr(choice_module, "draw_for", None)
     assert len(text(small_orthrus(), [1, 2, 3], temperature=0.0, top_k=5, seed=9)) == 16
 
 
