@@ -117,7 +117,7 @@ inline Floats squash(Floats x, float cap) {
 }
 
 // dots + query word * key words of 16 cells.
-inline Floats add_products(Floats dots, uint32_t query, Words keys) {
+inline Floats add_products(const Floats& dots, uint32_t query, const Words& keys) {
 #ifndef BF16
   return dots + as_float(query) * reinterpret_cast<Floats>(keys);
 #elif defined(__AVX512BF16__)
@@ -331,8 +331,8 @@ extern "C" void paged_attend(
     const int64_t* limits,     // (T,)
     const int64_t* positions,  // (T,)
     const int64_t* page_tables, int64_t pages_per_slot,
-    int64_t num_rows, int64_t max_cells, int64_t window,  // window 0: none
-    float scaling, float softcap,                         // softcap 0: none
+    int64_t num_rows, int64_t window,  // window 0: none
+    float scaling, float softcap,      // softcap 0: none
     int num_threads,
     Number* out) {  // (T, Hkv * REPEATS, HEAD_DIM), contiguous
   const int64_t head_size = static_cast<int64_t>(PAGE_SIZE) * HEAD_DIM;

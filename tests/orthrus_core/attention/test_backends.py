@@ -114,22 +114,23 @@ def test_nan_in_a_later_row_of_a_block_leaves_the_earlier_ones_alone(dtype, wind
     assert broken[8:].isnan().all()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("view", "window"), [("ar", None), ("ar", 100), ("diffusion", 100)])
-def test_rows_have_the_same_bits_in_every_grouping(dtype, view, window):
-    rig = Rig("native", lengths=[700], H=8, Hkv=2, Dh=80, dtype=dtype)
+def test_rows_have_the_same_bits_in_every_grouping(view, window):
+    rig = Rig("native", lengths=[700], H=9, Hkv=3, Dh=64, dtype=torch.bfloat16)
     span = (0, 600, 640)
-    (together,) = rig.attend([span], view=view, window=window)  # in groups of 24 rows at most
+    (together,) = rig.attend([span], view=view, window=window)  # in groups of 20 rows
     try:
-        torch.set_num_threads(16)  # in groups of two
+        torch.set_num_threads(16)  # in groups of three
         (apart,) = rig.attend([span], view=view, window=window)
     finally:
         torch.set_num_threads(1)
     assert torch.equal(together, apart)
 
 
-@pytest.mark.parametrize(("H", "Hkv", "Dh"), [(9, 3, 64), (10, 2, 80), (3, 1, 96), (8, 2, 128), (2, 1, 256)])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("H", "Hkv", "Dh", "dtype"),
+    [(9, 3, 64, torch.bfloat16), (5, 1, 80, torch.float32), (2, 1, 256, torch.bfloat16)],
+)
 def test_a_long_context_equals_attention_in_double_precision(H, Hkv, Dh, dtype):
     rig = Rig("native", lengths=[530], H=H, Hkv=Hkv, Dh=Dh, dtype=dtype)
     (out,) = rig.attend([(0, 520, 530)], view="diffusion")
