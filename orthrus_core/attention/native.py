@@ -22,7 +22,7 @@ def _(q: Tensor, k, v, keys, values, packed, page_tables, scaling, window, softc
 
 
 class NativeAttention:
-    """Calls the kernel; see `AttentionBackend`. Keys lie 16 cells to a vector, see `paged_attend`; values by cell."""
+    """Calls the kernel; see `AttentionBackend`. Keys lie 16 cells to a vector, values by cell."""
 
     name = "native"
     has_static_shapes = True

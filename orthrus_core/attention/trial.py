@@ -45,13 +45,20 @@ class Trial:
         """Rows that are not left over."""
         return len(self.spans.positions)
 
-    def run(self, backend: AttentionBackend, *, scaling: float, window: int | None = None) -> Tensor:
+    def run(
+        self,
+        backend: AttentionBackend,
+        *,
+        scaling: float,
+        window: int | None = None,
+        softcap: float | None = None,
+    ) -> Tensor:
         """Return a backend's answer (T, H, Dh); the trial's own cache stays as it is."""
         return backend.attend(
             self.q,
             self.k,
             self.v,
-            AttentionLayer(0, scaling, window),
+            AttentionLayer(0, scaling, window, softcap),
             keys=self.keys.clone(),
             values=self.values.clone(),
             packed=self.packed,
@@ -59,9 +66,11 @@ class Trial:
             arrangement=backend.arrange(self.spans, len(self.q), self.q.device),
         )
 
-    def answer(self, *, scaling: float, window: int | None = None) -> Tensor:
+    def answer(
+        self, *, scaling: float, window: int | None = None, softcap: float | None = None
+    ) -> Tensor:
         """Return (rows in use, H, Dh) float32, each row attending in plain words."""
-        page_size, layer = self.keys.shape[1], AttentionLayer(0, scaling)
+        page_size, layer = self.keys.shape[1], AttentionLayer(0, scaling, softcap=softcap)
         keys, values = (
             cache.flatten(0, 1).index_copy(0, self.packed[1], new)
             for cache, new in ((self.keys, self.k), (self.values, self.v))

@@ -1,8 +1,9 @@
 """Write-then-attend over the paged cache by Triton kernels with splits of fixed length.
 
 A row's sums are taken in an order that its own position decides: cells in tiles of fixed length, tiles inside
-a split of fixed length one after the other, splits merged in order. So its bits depend neither on the other
-rows of the forward nor on how full the card is, and yet a few long sequences spread over all of it.
+a split of fixed length one after the other, splits merged in order. All tiles of an engine have one shape, set
+by the model alone, and a row of a matrix product does not know the others. So a row's bits depend neither on
+the other rows of the forward nor on how full the card is, and yet a few long sequences spread over all of it.
 """
 
 import importlib.util
@@ -20,12 +21,15 @@ from orthrus_core.attention.view import AttentionLayer
 from orthrus_core.cache import KVCache
 from orthrus_core.errors import ConfigError
 
-MIN_QUERIES = 32  # queries of a tile: 8 rows of a model with 4 query heads per K/V head
-MAX_QUERIES = 128
+ROWS_PER_TILE = 16  # token rows at least, where so many times the query heads of a K/V head fit
+MIN_QUERIES, MAX_QUERIES = 64, 128  # 64: one instruction of a Hopper warp group
+FLOAT32_QUERIES = 16  # no tensor cores, all operands in registers
 SPLIT_LENGTH = 256
-TILE_BYTES = 16384  # keys of a tile
-PROGRAMS_PER_PROCESSOR = 2  # registers let so many in (Hopper, Dh 128: 196 a thread)
+PARTIAL_BYTES = 2**27  # of partial results of one layer at most
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Head size up to: (tile_cells, num_stages, programs per processor). `make kernel-report` prints what each takes.
+HALF_SIZES = {64: (64, 3, 2), 128: (32, 3, 2), 256: (32, 3, 1)}
+FLOAT32_SIZES = {64: (32, 3, 2), 128: (32, 3, 2), 256: (16, 3, 1)}
 
 
 def has_triton() -> bool:
@@ -43,7 +47,7 @@ class KernelSizes:
         split_length: cells of a split, a multiple of `tile_cells`.
         programs: programs of a launch; changes no bits.
         num_warps: of each program.
-        num_stages: depth of the software pipeline.
+        num_stages: depth of the software pipeline; changes no bits.
     """
 
     queries: int
@@ -67,16 +71,35 @@ class KernelSizes:
 
 def default_sizes(spec: AttentionSpec) -> KernelSizes:
     """Return the sizes for a model on a device."""
-    row_bytes = _power_of_two(spec.head_dim) * spec.dtype.itemsize
+    width, is_float32 = power_of_two(spec.head_dim), spec.dtype == torch.float32
+    table = FLOAT32_SIZES if is_float32 else HALF_SIZES
+    tile_cells, num_stages, per_processor = next(sizes for most, sizes in table.items() if width <= most)
+    wanted = power_of_two(ROWS_PER_TILE * spec.repeats)
+    most = MAX_QUERIES if width <= MAX_QUERIES else MIN_QUERIES  # sums of 128 x 256 exceed the registers
+    queries = FLOAT32_QUERIES if is_float32 else min(max(wanted, MIN_QUERIES), most)
+    queries = max(queries, power_of_two(spec.repeats))
     processors = 1
     if spec.device.type == "cuda":
         processors = torch.cuda.get_device_properties(spec.device).multi_processor_count
     return KernelSizes(
-        queries=max(MIN_QUERIES, _power_of_two(spec.repeats)),
-        tile_cells=min(max(TILE_BYTES // row_bytes, 16), 128),
+        queries=queries,
+        tile_cells=tile_cells,
         split_length=SPLIT_LENGTH,
-        programs=processors * PROGRAMS_PER_PROCESSOR,
+        programs=processors * per_processor,
+        num_warps=8 if queries * width > MIN_QUERIES * 128 else 4,
+        num_stages=num_stages,
     )
+
+
+def max_partials(spec: AttentionSpec) -> int:
+    """Return how many partial results, of one row and one split each, `PARTIAL_BYTES` hold."""
+    return PARTIAL_BYTES // _partial_bytes(spec)
+
+
+def partial_bytes(spec: AttentionSpec, token_budget: int) -> int:
+    """Return the bytes of partial results of a forward of T rows, for a memory plan; layers share them."""
+    max_splits = -(-spec.max_context // SPLIT_LENGTH)
+    return min(token_budget * max_splits, max_partials(spec)) * _partial_bytes(spec)
 
 
 class TritonBackend:
@@ -104,6 +127,8 @@ class TritonBackend:
             rows_per_tile=self.sizes.queries // spec.repeats,
             split_length=self.sizes.split_length,
             max_context=spec.max_context,
+            max_partials=max_partials(spec),
+            programs_per_head=self.sizes.programs / spec.num_kv_heads,
         )
         self._spec = spec
         self._buffers = PlanBuffers(spec.device)
@@ -116,7 +141,7 @@ class TritonBackend:
 
     def arrange(self, spans: SpanRows, num_rows: int, device: torch.device) -> Tensor:
         """Plan one forward of T rows; the tensor is the same one for every forward of T rows of a view."""
-        plan = self.tiling.plan(spans.counts, spans.limits, num_rows)
+        plan = self.tiling.plan(spans, num_rows)
         return self._buffers.put(plan, spans, num_rows, size=self.tiling.plan_size(num_rows))
 
     def attend(
@@ -133,8 +158,7 @@ class TritonBackend:
         arrangement: Tensor,
     ) -> Tensor:
         """See `AttentionBackend.attend`; q, k and v may have any strides over rows and heads."""
-        assert layer.softcap is None, "choose_backend refuses models with a softcap"
-        sizes = self.sizes
+        sizes, T = self.sizes, q.shape[0]
         return write_then_attend(
             q,
             k,
@@ -145,8 +169,9 @@ class TritonBackend:
             page_tables,
             arrangement,
             layer.scaling,
+            layer.softcap or 0.0,
             layer.sliding_window or 0,
-            self.tiling.max_splits,
+            self.tiling.num_partials(T),
             [sizes.queries, sizes.tile_cells, sizes.split_length, sizes.programs],
             [sizes.num_warps, sizes.num_stages],
         )
@@ -163,8 +188,9 @@ def write_then_attend(
     page_tables: Tensor,
     plan: Tensor,
     scaling: float,
+    softcap: float,
     window: int,
-    max_splits: int,
+    num_partials: int,
     sizes: list[int],
     launch: list[int],
 ) -> Tensor:
@@ -176,24 +202,24 @@ def write_then_attend(
     page_size, Hkv = keys.shape[1:3]
     queries, tile_cells, split_length, programs = sizes
     num_warps, num_stages = launch
-    width = _power_of_two(Dh)
+    model = {"HEADS": Hkv, "REPEATS": H // Hkv, "DIM": Dh, "WIDTH": power_of_two(Dh)}
+    shared = model | {"SPLIT": split_length, "WINDOW": window, "PROGRAMS": programs, "enable_fp_fusion": False}
     kernels.write_rows[(T,)](
         k, v, keys, values, cells, *_strides(k), *_strides(v),
-        HEADS=Hkv, DIM=Dh, WIDTH=_power_of_two(Hkv * Dh),
+        HEADS=Hkv, DIM=Dh, WIDTH=power_of_two(Hkv * Dh),
     )  # fmt: skip
-    parts = torch.empty(T, H, max_splits, Dh, dtype=torch.float32, device=q.device)
-    lses = torch.empty(T, H, max_splits, dtype=torch.float32, device=q.device)
-    kernels.attend_splits[(programs,)](
-        q, keys, values, plan, slots, limits, positions, page_tables, parts, lses,
-        scaling * math.log2(math.e), *_strides(q), page_tables.stride(0), T, max_splits,
-        HEADS=Hkv, REPEATS=H // Hkv, DIM=Dh, WIDTH=width, QUERIES=queries, TILE_CELLS=tile_cells,
-        SPLIT=split_length, PAGE_SIZE=page_size, WINDOW=window, PROGRAMS=programs,
-        num_warps=num_warps, num_stages=num_stages,
+    parts = torch.empty(num_partials, H, Dh, dtype=torch.float32, device=q.device)
+    lses = torch.empty(num_partials, H, dtype=torch.float32, device=q.device)
+    out = torch.zeros(T, H, Dh, dtype=q.dtype, device=q.device)
+    kernels.attend_tiles[(programs,)](
+        q, keys, values, plan, slots, limits, positions, page_tables, parts, lses, out,
+        *_scales(scaling, softcap), *_strides(q), page_tables.stride(0), T,
+        QUERIES=queries, TILE_CELLS=tile_cells, PAGE_SIZE=page_size, CAPPED=softcap > 0, STAGES=num_stages,
+        num_warps=num_warps, **shared,
     )  # fmt: skip
-    out = torch.empty(T, H, Dh, dtype=q.dtype, device=q.device)
-    kernels.merge_splits[(T, H)](
-        parts, lses, limits, positions, out, max_splits,
-        DIM=Dh, WIDTH=width, SPLIT=split_length, WINDOW=window, num_warps=1,
+    kernels.merge_splits[(programs,)](
+        plan, parts, lses, limits, positions, out, T,
+        PADDED=power_of_two(H // Hkv, least=1), num_warps=4, **shared,
     )  # fmt: skip
     return out
 
@@ -220,6 +246,15 @@ def _strides(x: Tensor) -> tuple[int, int]:
     return x.stride(0), x.stride(1)
 
 
-def _power_of_two(size: int) -> int:
-    """Return the smallest power of two that is at least `size`, and 16 at least."""
-    return max(16, 1 << (size - 1).bit_length())
+def _scales(scaling: float, softcap: float) -> tuple[float, float]:
+    """Return the kernel's `scaling` and `cap`."""
+    return (scaling / softcap, softcap * math.log2(math.e)) if softcap else (scaling * math.log2(math.e), 0.0)
+
+
+def _partial_bytes(spec: AttentionSpec) -> int:
+    return spec.num_heads * (spec.head_dim + 1) * 4
+
+
+def power_of_two(size: int, least: int = 16) -> int:
+    """Return the smallest power of two that is at least `size`, and `least` at least."""
+    return max(least, 1 << (size - 1).bit_length())
