@@ -12,7 +12,7 @@ AUTHORS ?=
 VLLM := build/peers/vllm
 OWN_PROMPTS = $(foreach option,path=$(PROMPTS) column=$(COLUMN) rows=$(ROWS),--set 'prompt_sets.own.$(option)')
 
-# make bench-gpu GPU_OPTIONS='--shape 1.7b --sections step,decode --budget-s 300'
+# make bench-gpu GPU_OPTIONS='--quick'
 GPU_OPTIONS ?=
 # make bench-gpu GPU_PYTHON=python3 installs nothing: torch, transformers, triton and pydantic are there
 GPU_PYTHON ?=
@@ -95,7 +95,7 @@ bench: $(INSTALLED)
 	$(BIN)/python jobs/evaluate.py --config configs/evaluate/demo.yaml $(if $(PROMPTS),$(OWN_PROMPTS))
 
 bench-gpu: $(if $(GPU_PYTHON),,$(INSTALLED))
-	$(or $(GPU_PYTHON),$(BIN)/python) -m tests.benchmarks.gpu $(GPU_OPTIONS)
+	$(or $(GPU_PYTHON),$(BIN)/python) -m tests.benchmarks.gpu.lease $(GPU_OPTIONS)
 
 bench-scale: $(INSTALLED)
 	$(BIN)/python tests/benchmarks/scale.py $(SCALE_OPTIONS)

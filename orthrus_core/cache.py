@@ -7,6 +7,7 @@ from them.
 """
 
 import itertools
+import random
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -111,6 +112,10 @@ class PagePool:
             parent = self._serial_of_page[page]
         return pages
 
+    def shuffle(self, source: random.Random) -> None:
+        """Give free pages out in another order, as after much traffic."""
+        source.shuffle(self._free)
+
     def forget_prefixes(self) -> None:
         """Make later prompts match nothing of earlier ones; idle pages become free."""
         self._free += self._idle
@@ -169,12 +174,20 @@ class PageTables:
         self.pool = pool
         self.pages = np.full((num_slots, pages_per_sequence), SCRATCH_PAGE, dtype=np.int64)
         self.num_held = [0] * num_slots
+        self._changed: set[int] = set()
+
+    def take_changed(self) -> np.ndarray:
+        """Return the slots (N,) int64 whose pages are others than at the last call."""
+        slots = np.array(sorted(self._changed), dtype=np.int64)
+        self._changed.clear()
+        return slots
 
     def adopt(self, slot: int, pages: Sequence[int]) -> None:
         """Start an empty slot with pages whose references the caller already took."""
         assert self.num_held[slot] == 0, f"slot {slot} still holds pages"
         self.pages[slot, : len(pages)] = pages
         self.num_held[slot] = len(pages)
+        self._changed.add(slot)
 
     def grow(self, slot: int, num_cells: int) -> int:
         """Take pages until the slot has `num_cells` cells or the pool is empty.
@@ -188,6 +201,7 @@ class PageTables:
                 break
             self.pages[slot, self.num_held[slot]] = page
             self.num_held[slot] += 1
+            self._changed.add(slot)
         return self.num_held[slot] * self.pool.page_size
 
     def held(self, slot: int) -> list[int]:
@@ -200,3 +214,4 @@ class PageTables:
             self.pool.release(page)
         self.pages[slot] = SCRATCH_PAGE
         self.num_held[slot] = 0
+        self._changed.add(slot)

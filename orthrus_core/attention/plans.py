@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from orthrus_core.attention.rows import SpanRows
+from orthrus_core.transfer import stage
 
 
 class PlanBuffers:
@@ -15,7 +16,7 @@ class PlanBuffers:
         self._buffers: dict[tuple[bool, int], Tensor] = {}
 
     def put(self, plan: np.ndarray, spans: SpanRows, num_rows: int, *, size: int) -> Tensor:
-        """Copy a plan to the beginning of its buffer; the host array is free at once, since it is not pinned.
+        """Copy a plan to the beginning of its buffer.
 
         Args:
             plan: int32.
@@ -26,5 +27,5 @@ class PlanBuffers:
         key = (spans.causal, num_rows)
         if key not in self._buffers:
             self._buffers[key] = torch.zeros(size, dtype=torch.int32, device=self._device)
-        self._buffers[key][: len(plan)].copy_(torch.from_numpy(plan))
+        self._buffers[key][: len(plan)].copy_(stage(plan, self._device), non_blocking=True)
         return self._buffers[key]

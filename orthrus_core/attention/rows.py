@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from orthrus_core.attention.view import View
+from orthrus_core.transfer import stage
 
 LINES = ("token_ids", "cells", "slots", "limits", "positions")
 SEES_NOTHING = -1
@@ -126,22 +127,18 @@ def count_up(counts: np.ndarray) -> np.ndarray:
 
 
 class RowBuffer:
-    """The T packed rows of one forward, allocated once: host memory and, on another device, its copy.
-
-    Whoever fills it again must be done with the forward before.
-    """
+    """The T packed rows of one forward, allocated once: host memory and, on another device, its copy."""
 
     def __init__(self, num_rows: int, device: torch.device):
         self.num_rows = num_rows
-        self._host = torch.zeros(len(LINES), num_rows, dtype=torch.int64, pin_memory=device.type == "cuda")
-        self._device = self._host if device.type == "cpu" else self._host.to(device)
-        self.array = self._host.numpy()
+        self.array = np.zeros((len(LINES), num_rows), dtype=np.int64)
+        self._rows = torch.from_numpy(self.array).to(device)
 
     def to_device(self) -> torch.Tensor:
         """Return (5, T) on the device, always at the same address."""
-        if self._device is not self._host:
-            self._device.copy_(self._host, non_blocking=True)
-        return self._device
+        if self._rows.device.type != "cpu":
+            self._rows.copy_(stage(self.array, self._rows.device), non_blocking=True)
+        return self._rows
 
 
 def span_rows(

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from orthrus_core.transfer import to_device
+
 EXCLUDED = float("-inf")
 WORD_BITS = 32
 
@@ -45,7 +47,7 @@ class RowMasks:
     def of(cls, rows: Sequence[int], masks: Sequence[np.ndarray], device: torch.device) -> Self:
         """Bring masks (W,) int32 of rows to the device, in one transfer."""
         table = np.concatenate([np.array(rows, dtype=np.int32)[:, None], np.stack(masks)], axis=1)
-        on_device = torch.from_numpy(table).to(device)
+        on_device = to_device(table, device)
         return cls(on_device[:, 0].long(), on_device[:, 1:].contiguous())
 
     def lines(self, num_rows: int) -> Tensor:

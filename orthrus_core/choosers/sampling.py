@@ -11,6 +11,7 @@ from orthrus_core.attention.rows import count_up
 from orthrus_core.choosers.filters import Filters
 from orthrus_core.engine.layout import ChoosingRows
 from orthrus_core.request import SamplingParams
+from orthrus_core.transfer import to_device
 
 LINES = ("rows", "seeds", "samples", "top_k", "temperature", "top_p", "min_p")
 
@@ -64,7 +65,7 @@ def sampling_of(choosing: Iterable[ChoosingRows], device: torch.device) -> RowSa
     counts = np.array([one.count for one in sampled])
     packed = np.repeat(table, counts, axis=1)
     packed[0] += count_up(counts)
-    return RowSampling(torch.from_numpy(packed).to(device))
+    return RowSampling(to_device(packed, device))
 
 
 def pack(rows: Iterable[tuple[int, int, SamplingParams]]) -> np.ndarray:

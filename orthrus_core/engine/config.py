@@ -46,6 +46,10 @@ class EngineConfig(BaseModel):
         ge=2,
         description="pages of the cache, one of them scratch; None: room for every sequence at max_context",
     )
+    linear: Literal["auto", "native", "triton", "plain"] = Field(
+        "auto",
+        description="linear layers: native (CPU), triton (CUDA), plain (torch); auto: the fastest exact one",
+    )
     self_check: bool = Field(
         True,
         description="compare bits of permuted token rows at start-up; without it there is one budget only",

@@ -18,11 +18,11 @@ from orthrus_core.errors import ConfigError
 from orthrus_core.models.experts import make_experts_row_wise
 from orthrus_core.models.model import OrthrusLM
 from orthrus_core.models.readout import Readout, read_out
+from orthrus_core.transfer import to_device
 
 logger = logging.getLogger(__name__)
 
 FIRST_BUDGET = 16  # T of the first compiled forward; it could be any
-
 
 Forward = Callable[[Tensor, Tensor, Any], Readout]
 
@@ -37,20 +37,13 @@ class ModelRunner:
         is_compiled: whether forwards go through torch.compile.
     """
 
-    def __init__(
-        self,
-        model: OrthrusLM,
-        tables: PageTables,
-        *,
-        backend: AttentionBackend | None = None,
-    ):
+    def __init__(self, model: OrthrusLM, tables: PageTables, *, backend: AttentionBackend | None = None):
         """Allocate the cache.
 
         Args:
             tables: page tables of the sequences; their pool says how many pages there are.
             backend: None: the fastest that model and machine can have.
         """
-        self.model = model
         if not make_experts_row_wise(model):
             logger.warning("its experts compute rows in groups: text may depend on the batch")
         assert model.config.mask_token_id is not None, "DualViewConfig.check_head sees to it"
@@ -76,8 +69,13 @@ class ModelRunner:
         self._page_tables = torch.from_numpy(tables.pages).to(self.device)
         self._buffers: dict[tuple[View, int], RowBuffer] = {}
         self._graphs = ForwardGraphs(self.device)
-        self.is_compiled = False
+        self.use(model)
+
+    def use(self, model: OrthrusLM) -> None:
+        """Run this model from now on, eagerly: the one given at first, or what computes it another way."""
+        self.model, self.is_compiled = model, False
         self._forwards = {view: self._new_forward(view) for view in VIEWS}
+        self._graphs.clear()  # they hold the forwards of before
 
     def lay_out(self, spans: Sequence[Span] | Spans, view: View, *, token_budget: int) -> TokenRows:
         """Arrange spans as T rows; they last until this view's rows of this T are laid out again.
@@ -108,8 +106,7 @@ class ModelRunner:
                 f"the engine runs a model in its own dtype, {self.model.dtype}: leave torch.autocast, "
                 "and load the model with dtype=... for another"
             )
-        if self.device.type != "cpu":
-            self._page_tables.copy_(torch.from_numpy(self.tables.pages))
+        self._send_page_tables()
         if self.is_compiled:
             mark_budget_dynamic(rows.packed, rows.arrangement)
         forward, arguments = self._forwards[view], (rows.packed, self._page_tables, rows.arrangement)
@@ -122,7 +119,7 @@ class ModelRunner:
         """Run the forwards of some views through what `replace` makes of them, or as before if that fails."""
         eager = self._forwards
         self._forwards = eager | {view: replace(eager[view]) for view in views}
-        self._graphs.clear()  # they hold the forwards of before
+        self._graphs.clear()
         try:
             self.is_compiled = True
             for view in views:
@@ -130,6 +127,13 @@ class ModelRunner:
         except Exception:
             self._forwards, self.is_compiled = eager, False
             raise
+
+    def _send_page_tables(self) -> None:
+        """Bring the lines that changed to the device; on a CPU it reads the tables themselves."""
+        slots = self.tables.take_changed()
+        if len(slots) and self.device.type != "cpu":
+            pages = to_device(self.tables.pages[slots], self.device)
+            self._page_tables.index_copy_(0, to_device(slots, self.device), pages)
 
     def _new_forward(self, view: View) -> Forward:
         def forward(packed: Tensor, page_tables: Tensor, arrangement: Any) -> Readout:

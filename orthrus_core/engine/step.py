@@ -15,6 +15,7 @@ from torch import Tensor
 from orthrus_core.engine.layout import StepLayout
 from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.models.readout import Readout
+from orthrus_core.transfer import to_device
 
 NO_TOKEN = -1
 
@@ -136,7 +137,7 @@ def verify(
     """
     rows = runner.lay_out(step.verify_spans, "ar", token_budget=step.verify_budget)
     if draft_ids is not None:
-        rows.token_ids.index_copy_(0, torch.from_numpy(step.target_rows).to(runner.device), draft_ids)
+        rows.token_ids.index_copy_(0, to_device(step.target_rows, runner.device), draft_ids)
     readout = runner.run(rows, "ar")
     choices = chooser.choose(step, readout, rows.positions, draft_ids)
     ids = torch.stack([rows.token_ids, choices.ids]).int()

@@ -15,8 +15,10 @@ from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.engine.sequence import Completion
 from orthrus_core.errors import ConfigError, RequestError
 from orthrus_core.hf.options import SAMPLING_DEFAULTS, merge_options
+from orthrus_core.linear.choose import linear_backends
 from orthrus_core.models.model import DualViewLM, OrthrusLM
 from orthrus_core.readiness.engine import Engine
+from orthrus_core.readiness.linear import install
 from orthrus_core.readiness.selfcheck import check_exactness
 from orthrus_core.request import Request, SamplingParams
 from orthrus_core.text.stop_strings import Decoder
@@ -164,7 +166,10 @@ def _check_once(model: OrthrusLM, config: EngineConfig) -> None:
         return
     pool = PagePool(2 * CHECKED_PAGES + 1, config.page_size)
     tables = PageTables(pool, num_slots=2, pages_per_sequence=CHECKED_PAGES)
-    check_exactness(ModelRunner(model.eval(), tables), (config.token_budget,))
+    runner = ModelRunner(model.eval(), tables)
+    backends = linear_backends(config.linear, dtype=model.dtype, device_type=model.device.type)
+    install(runner, model, backends[0])
+    check_exactness(runner, {config.token_budget: 1.0})
     known.add(key)
 
 

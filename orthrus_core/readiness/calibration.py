@@ -50,12 +50,22 @@ def measure_forwards(runner: ModelRunner, budgets: Sequence[int], view: View) ->
     """
     try:
         cells = _measure_cells(runner, budgets, view)
-        measured = spread_out(budgets)
-        seconds = [_measure_rung(runner, T, cells, view) for T in measured]
     finally:
         _clear(runner.tables)
+    measured = spread_out(budgets)
+    seconds = measure_rungs(runner, measured, view, cells=cells)
     least = np.minimum.accumulate(seconds[::-1])[::-1]
     return ForwardCosts(tuple(np.interp(budgets, measured, least).tolist()), cells)
+
+
+def measure_rungs(
+    runner: ModelRunner, budgets: Sequence[int], view: View, *, cells: CellCosts | None = None
+) -> list[float]:
+    """Return the seconds of a full forward of each rung over short contexts, less those of its cells."""
+    try:
+        return [_measure_rung(runner, T, cells or CellCosts(), view) for T in budgets]
+    finally:
+        _clear(runner.tables)
 
 
 def spread_out(budgets: Sequence[int]) -> list[int]:

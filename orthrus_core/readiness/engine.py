@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from orthrus_core.attention.view import VIEWS
 from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.choosers.choose import chooser_by
 from orthrus_core.costs import Costs
@@ -23,7 +22,6 @@ from orthrus_core.readiness.admission import (
     check_model,
     drafted_block_size,
 )
-from orthrus_core.readiness.compilation import compile_forwards, should_compile
 from orthrus_core.readiness.health import DraftAlarm, LogitHealth
 from orthrus_core.readiness.startup import Readiness, get_ready
 from orthrus_core.request import SamplingParams
@@ -79,7 +77,7 @@ class Engine(EngineCore):
         runner: ModelRunner = model if hasattr(model, "lay_out") else new_runner(model, config)
         self.block_size = drafted_block_size(config, runner.model)
         ready = ready or get_ready(runner, config, head_block_size=runner.model.config.block_size)
-        self.exactness, self.costs = ready.exactness, ready.costs
+        self.exactness, self.costs, self._ready = ready.exactness, ready.costs, ready
         scheduler = scheduler or Scheduler(
             config,
             runner.tables,
@@ -140,6 +138,8 @@ class Engine(EngineCore):
             "compiled": runner.is_compiled,
             "block_size": self.block_size,
             "attention": runner.backend.name,
+            "linear": self._ready.linear,
+            "digest": self._ready.digest,
             "page_size": pool.page_size,
             "num_pages": pool.num_pages,
             "cache_bytes_per_token": self.cache.bytes_per_token,
@@ -155,7 +155,7 @@ class Engine(EngineCore):
 
 
 def new_runner(model: OrthrusLM, config: EngineConfig) -> ModelRunner:
-    """Return a model's runner over a cache of the config's size, compiled where that pays.
+    """Return a model's runner over a cache of the config's size.
 
     Raises:
         ConfigError: the config does not fit the model.
@@ -167,11 +167,7 @@ def new_runner(model: OrthrusLM, config: EngineConfig) -> ModelRunner:
         num_slots=config.max_sequences,
         pages_per_sequence=config.pages_per_sequence,
     )
-    runner = ModelRunner(model.eval(), tables)
-    num_layers = model.config.num_hidden_layers
-    if should_compile(config, device_type=model.device.type, num_layers=num_layers):
-        compile_forwards(runner, ("ar",) if config.mode == "autoregressive" else VIEWS)
-    return runner
+    return ModelRunner(model.eval(), tables)
 
 
 def new_policy(config: EngineConfig, costs: Costs, *, block_size: int) -> BlockPolicy:

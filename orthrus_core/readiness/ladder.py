@@ -1,6 +1,7 @@
 """The ladder of budgets: the sizes T that a forward may have, from a lone sequence to a full batch."""
 
 import math
+from collections.abc import Mapping, Sequence
 
 FIRST_RUNG = {"cpu": 8}  # a lone sequence that drafts 7 tokens
 FIRST_ELSEWHERE = 16
@@ -32,6 +33,26 @@ def candidate_budgets(token_budget: int, device_type: str) -> tuple[int, ...]:
         rungs += range(octave, 2 * octave, octave // per_doubling)
         octave *= 2
     return (*(rung for rung in rungs if rung < token_budget), token_budget)
+
+
+def seconds_per_row(rungs: Sequence[int], seconds: Mapping[int, float], demands: Sequence[int]) -> float:
+    """Return what a row costs on these rungs, the mean over steps of so many rows.
+
+    More rows than the largest rung has take several forwards.
+
+    Args:
+        rungs: ascending.
+        seconds: of a forward of each rung.
+        demands: rows that there are to run, each in a step of its own.
+    """
+    total = 0.0
+    for demand in demands:
+        num_full, rest = divmod(demand, rungs[-1])
+        taken = num_full * seconds[rungs[-1]]
+        if rest:
+            taken += min(seconds[rung] for rung in rungs if rung >= rest)
+        total += taken / demand
+    return total / len(demands)
 
 
 def round_up(number: int, multiple: int = MULTIPLE) -> int:

@@ -1,16 +1,21 @@
 """The start-up check behind `Engine.exactness`: the same positions, run in many arrangements, bit for bit."""
 
+import hashlib
 import itertools
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from orthrus_core.attention.rows import Span
+from orthrus_core.choosers.draw import trial_choices
 from orthrus_core.engine.runner import ModelRunner
+from orthrus_core.models.readout import Readout
+from orthrus_core.readiness.ladder import seconds_per_row
 
 logger = logging.getLogger(__name__)
 
@@ -22,26 +27,42 @@ LONGEST_ODD_CHUNK = 96
 Forward = tuple[int, list[Span]]  # T and what runs in it
 
 
-def check_exactness(
-    runner: ModelRunner, budgets: Sequence[int], *, least: int = 1
-) -> tuple[Exactness, tuple[int, ...]]:
+@dataclass(frozen=True)
+class Check:
+    """The outcome.
+
+    Attributes:
+        exactness: "exact" if all arrangements agree.
+        budgets: the fastest set of rungs that agree, ascending; all of them if unverified.
+        digest: of the bits of some logits, for other processes to compare with their own.
+    """
+
+    exactness: Exactness
+    budgets: tuple[int, ...]
+    digest: str
+
+
+def check_exactness(runner: ModelRunner, seconds: Mapping[int, float], *, least: int = 1) -> Check:
     """Run one random sequence in several arrangements of token rows and compare the logits' bits.
 
-    First each rung of the ladder of budgets is tried against the others; those that disagree are left out.
-    Then single rows and odd chunks beside other traffic, on rungs picked at random, must agree in what
-    stays. A disagreement is logged as a warning: the engine works, but its text may depend on the batch.
+    Its pages are no neighbours. First each rung of the ladder of budgets is tried against the others, with
+    the rows in front and behind all others; those that disagree are left out. Then in what stays must agree:
+    single rows; odd chunks beside other traffic, on rungs picked at random; rows of another sequence over
+    the same pages; and what rows draw with temperature and filters. A disagreement is logged as a warning:
+    the engine works, but its text may depend on the batch.
 
     Args:
         runner: idle; its page tables are empty, and empty again afterwards.
-        budgets: rungs to try.
+        seconds: of a forward of each rung to try.
         least: rows that the largest rung must have.
-    Returns:
-        The outcome, and the largest set of rungs that agree, ascending; the largest rung alone if unverified.
     """
+    budgets = tuple(sorted(seconds))
     checker = _Checker(runner)
     try:
-        agreeing = checker.agreeing_budgets(budgets, least=least)
+        sets = checker.agreeing_budgets(budgets)
+        agreeing = fastest_set(sets, seconds, least=least)
         disagreeing = checker.disagreeing_arrangements(agreeing)
+        digest = checker.digest
     finally:
         checker.close()
     if left_out := sorted(set(budgets) - set(agreeing)):
@@ -51,21 +72,38 @@ def check_exactness(
             "exactness=unverified: token rows differ in bits when run as %s; text may depend on the batch",
             ", ".join(disagreeing),
         )
-        return "unverified", agreeing[-1:]
-    return "exact", agreeing
+        return Check("unverified", budgets, digest)
+    return Check("exact", agreeing, digest)
 
 
-def _size_and_top(rungs: list[int]) -> tuple[int, int]:
-    return len(rungs), rungs[-1]
+def fastest_set(
+    sets: Sequence[Sequence[int]], seconds: Mapping[int, float], *, least: int
+) -> tuple[int, ...]:
+    """Return the rungs on which a row costs least, over steps of `least` to the largest rung's rows.
+
+    Args:
+        sets: of rungs that agree, each ascending.
+        seconds: of a forward of each rung.
+        least: rows that the largest rung of the set must have.
+    """
+    demands = [rung for rung in seconds if rung >= least]
+    reaching = [rungs for rungs in sets if rungs[-1] >= least]
+    return tuple(min(reaching, key=lambda rungs: seconds_per_row(tuple(rungs), seconds, demands)))
 
 
 class _Checker:
-    """Two random sequences in slots 0 and (where there is one) 1, and ways to run them."""
+    """Two random sequences in slots 0 and (where there is one) 1, and ways to run them.
+
+    Attributes:
+        digest: of the bits of slot 0's first window, once `disagreeing_arrangements` ran.
+    """
 
     def __init__(self, runner: ModelRunner):
         self._runner = runner
         self._tables = tables = runner.tables
         self._random = random.Random(0)
+        self.digest = ""
+        tables.pool.shuffle(self._random)
         num_slots = len(tables.num_held)
         room = (
             min(tables.pages.shape[1], tables.pool.num_available // min(num_slots, 2)) * tables.pool.page_size
@@ -84,47 +122,87 @@ class _Checker:
         if self._other:
             self._tables.clear(1)
 
-    def agreeing_budgets(self, budgets: Sequence[int], *, least: int) -> tuple[int, ...]:
-        """Return the largest set of rungs whose rows have the same bits and that reaches `least` rows.
+    def agreeing_budgets(self, budgets: Sequence[int]) -> list[list[int]]:
+        """Return the rungs in sets whose rows have the same bits.
 
         All rungs run the windows over the same keys and values; only the windows' own are written anew.
         """
         self._logits(self._even_chunks(max(budgets)))
+        count = min(CHECKED_WINDOW, *budgets)
         sets: list[tuple[Tensor, list[int]]] = []
         for T in sorted(budgets):
-            logits = self._logits(self._windows_in_chunks(min(CHECKED_WINDOW, T), T))
+            front = self._logits(self._windows_in_chunks(min(CHECKED_WINDOW, T), T))
+            logits = torch.cat([front, self._logits_behind_others(T, count)])
             for bits, members in sets:
                 if torch.equal(bits, logits):
                     members.append(T)
                     break
             else:
                 sets.append((logits, [T]))
-        reaching = [members for _, members in sets if members[-1] >= least]
-        best = max(reaching, key=_size_and_top)
-        return tuple(best)
+        return [members for _, members in sets]
 
     def disagreeing_arrangements(self, budgets: Sequence[int]) -> list[str]:
         """Return the names of the arrangements whose bits differ."""
         T = budgets[-1]
         reference = self._logits(self._even_chunks(T))
+        first_window = reference[: self._windows[0][1] - self._windows[0][0]]
+        self.digest = hashlib.sha256(first_window.cpu().view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
         arrangements: dict[str, Iterator[Forward]] = {
             "single rows": self._windows_in_chunks(1, budgets[0]),
             "odd chunks beside other traffic": self._odd_chunks(budgets),
             "single rows after odd chunks": self._windows_in_chunks(1, budgets[0]),
         }
-        return [
+        found = [
             name
             for name, forwards in arrangements.items()
             if not torch.equal(self._logits(forwards), reference)
         ]
+        count = min(CHECKED_WINDOW, budgets[0])
+        if self._other and not torch.equal(self._logits_on_shared_pages(T, count), reference[-count:]):
+            found.append("another sequence over the same pages")
+        if not torch.equal(self._drawn(budgets[0], count), self._drawn(T, count)):
+            found.append("rows that draw")
+        return found
+
+    def _logits_behind_others(self, T: int, count: int) -> Tensor:
+        """Return the logits of slot 0's last rows, run as the last ones of T rows."""
+        others = self._other[: T - count]
+        own = self._tokens[: min(T - len(others), len(self._tokens)) - count]
+        spans = [Span(slot, 0, ids) for slot, ids in ((1, others), (0, own)) if ids]
+        return (
+            self._run(T, [*spans, self._last_span(0, count)]).logits[len(others) + len(own) :][:count].clone()
+        )
+
+    def _logits_on_shared_pages(self, T: int, count: int) -> Tensor:
+        """Return the logits of the same rows of a sequence that shares slot 0's pages before them."""
+        tables, page_size = self._tables, self._tables.pool.page_size
+        num_shared = (len(self._tokens) - count) // page_size
+        shared = tables.held(0)[:num_shared]
+        for page in shared:
+            tables.pool.share(page)
+        tables.clear(1)
+        tables.adopt(1, shared)
+        tables.grow(1, len(self._tokens))
+        rest = len(self._tokens) - num_shared * page_size
+        return self._run(T, [self._last_span(1, rest)]).logits[rest - count : rest].clone()
+
+    def _drawn(self, T: int, count: int) -> Tensor:
+        """Return what slot 0's last rows draw in a forward of T rows."""
+        rows = self._runner.lay_out([self._last_span(0, count)], "ar", token_budget=T)
+        return trial_choices(self._runner.run(rows, "ar").logits, rows.positions)[:count]
+
+    def _last_span(self, slot: int, count: int) -> Span:
+        return Span(slot, len(self._tokens) - count, self._tokens[-count:])
+
+    def _run(self, T: int, spans: list[Span]) -> Readout:
+        return self._runner.run(self._runner.lay_out(spans, "ar", token_budget=T), "ar")
 
     def _logits(self, forwards: Iterator[Forward]) -> Tensor:
         """Run forwards and return slot 0's logits at the positions of all windows, in order."""
         wanted = {position for start, end in self._windows for position in range(start, end)}
         found: dict[int, Tensor] = {}
         for T, spans in forwards:
-            logits = self._runner.run(self._runner.lay_out(spans, "ar", token_budget=T), "ar").logits
-            first = 0
+            logits, first = self._run(T, spans).logits, 0
             for span in spans:
                 for offset in range(len(span.token_ids)):
                     if span.slot == 0 and span.start + offset in wanted:

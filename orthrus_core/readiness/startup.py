@@ -1,14 +1,21 @@
-"""What an engine finds out before its first step: which budgets agree bit for bit, and what forwards cost."""
+"""What an engine finds out before its first step: its kernels, which budgets agree, what forwards cost."""
 
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+from orthrus_core.attention.view import VIEWS
 from orthrus_core.costs import Costs
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.engine.runner import ModelRunner
-from orthrus_core.readiness.calibration import measure_forwards
-from orthrus_core.readiness.ladder import candidate_budgets, choose_token_budget
+from orthrus_core.linear.backend import LinearBackend
+from orthrus_core.linear.choose import linear_backends
+from orthrus_core.models.model import OrthrusLM
+from orthrus_core.readiness.calibration import ForwardCosts, measure_forwards
+from orthrus_core.readiness.compilation import compile_forwards, should_compile
+from orthrus_core.readiness.ladder import candidate_budgets, choose_token_budget, seconds_per_row
+from orthrus_core.readiness.linear import MARGIN, by_speed, install
 from orthrus_core.readiness.selfcheck import Exactness, check_exactness
 
 HOST_STEP_S = 0.25e-3  # planning, laying out and committing a step (measured: CPU, demo model), and
@@ -25,36 +32,47 @@ class Readiness:
     Attributes:
         exactness: "exact" when permuted token rows agreed bit for bit, else "unverified".
         costs: of the budgets that forwards may have.
+        linear: name of the backend of linear layers.
+        digest: of the bits of some logits, see `Check`.
     """
 
     exactness: Exactness
     costs: Costs
+    linear: str = "plain"
+    digest: str = ""
 
 
 def get_ready(runner: ModelRunner, config: EngineConfig, *, head_block_size: int) -> Readiness:
-    """Choose T where the config names none, check the ladder below it and measure its rungs.
+    """Choose kernels, T where the config names none, check the ladder below it and measure its rungs.
 
     The budgets do not depend on the mode, so that both modes may run the same.
 
     Args:
-        runner: idle, compiled if it is to be; its page tables are empty, and empty again afterwards.
+        runner: idle, not compiled yet; its page tables are empty, and empty again afterwards.
         head_block_size: the head's own.
+    Raises:
+        ConfigError: linear layers as the config wants them cannot be had.
     """
     started_at = time.perf_counter()
-    exactness: Exactness = "unverified"
     budgets = config.budgets or _budgets_to_try(config, runner.device.type, head_block_size)
-    if config.self_check:
-        logger.info("checking that budgets=%s agree bit for bit", budgets)
-        exactness, budgets = check_exactness(runner, budgets, least=config.max_sequences)
-    if len(budgets) == 1 and not config.self_check:
-        return Readiness(exactness, Costs.unmeasured(budgets[0]))
-    logger.info("measuring forwards of budgets=%s", budgets)
-    verify = draft = measure_forwards(runner, budgets, "ar")
+    device_type = runner.device.type
+    backends = linear_backends(config.linear, dtype=runner.model.dtype, device_type=device_type)
+    if not config.self_check:
+        _install(runner, runner.model, backends[0], config)
+        if len(budgets) == 1:
+            return Readiness("unverified", Costs.unmeasured(budgets[0]), backends[0].name)
+        outcome = _Outcome(backends[0], "unverified", budgets, measure_forwards(runner, budgets, "ar"))
+    else:
+        outcome = _best_outcome(runner, config, backends, budgets)
+    verify = draft = outcome.costs
     if config.mode == "consensus":
-        draft = measure_forwards(runner, budgets, "diffusion")
-    logger.info("engine ready exactness=%s seconds=%.1f", exactness, time.perf_counter() - started_at)
+        draft = measure_forwards(runner, outcome.budgets, "diffusion")
+    logger.info(
+        "engine ready exactness=%s linear=%s seconds=%.1f",
+        *(outcome.exactness, outcome.backend.name, time.perf_counter() - started_at),
+    )
     costs = Costs(
-        budgets,
+        outcome.budgets,
         tuple(seconds + HOST_DRAFT_S for seconds in draft.rung_s),
         verify.rung_s,
         draft.cells,
@@ -62,7 +80,64 @@ def get_ready(runner: ModelRunner, config: EngineConfig, *, head_block_size: int
         HOST_STEP_S,
         HOST_SEQUENCE_S,
     )
-    return Readiness(exactness, costs)
+    return Readiness(outcome.exactness, costs, outcome.backend.name, outcome.digest)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What the check says about one backend of linear layers.
+
+    Attributes:
+        budgets: that agree.
+        costs: of their AR forwards.
+        digest: see `Check`.
+    """
+
+    backend: LinearBackend
+    exactness: Exactness
+    budgets: tuple[int, ...]
+    costs: ForwardCosts
+    digest: str = ""
+
+    def rank(self, demands: Sequence[int], place: int) -> tuple[bool, float]:
+        """Exact ones first, then by what a row costs; backends come in order of preference."""
+        seconds = dict(zip(self.budgets, self.costs.rung_s, strict=True))
+        return self.exactness != "exact", seconds_per_row(self.budgets, seconds, demands) * MARGIN**place
+
+
+def _best_outcome(
+    runner: ModelRunner, config: EngineConfig, backends: Sequence[LinearBackend], budgets: tuple[int, ...]
+) -> _Outcome:
+    """Try backends, the fastest first, until all budgets of one agree; leave the best installed."""
+    model, outcomes = runner.model, []
+    for backend in by_speed(runner, backends, budgets):
+        _install(runner, model, backend, config)
+        outcomes.append(_try(runner, config, backend, budgets))
+        if outcomes[-1].exactness == "exact" and outcomes[-1].budgets == budgets:
+            break
+    best = min(outcomes, key=lambda outcome: outcome.rank(budgets, backends.index(outcome.backend)))
+    if best is not outcomes[-1]:
+        _install(runner, model, best.backend, config)
+    return best
+
+
+def _try(
+    runner: ModelRunner, config: EngineConfig, backend: LinearBackend, budgets: tuple[int, ...]
+) -> _Outcome:
+    logger.info("checking that budgets=%s agree bit for bit linear=%s", budgets, backend.name)
+    costs = measure_forwards(runner, budgets, "ar")
+    seconds = dict(zip(budgets, costs.rung_s, strict=True))
+    check = check_exactness(runner, seconds, least=config.max_sequences)
+    rung_s = tuple(seconds[T] for T in check.budgets)
+    return _Outcome(backend, check.exactness, check.budgets, replace(costs, rung_s=rung_s), check.digest)
+
+
+def _install(runner: ModelRunner, model: OrthrusLM, backend: LinearBackend, config: EngineConfig) -> None:
+    """Put linear layers into the runner's model, and compile its forwards where that pays."""
+    install(runner, model, backend)
+    num_layers = model.config.num_hidden_layers
+    if should_compile(config, device_type=runner.device.type, num_layers=num_layers):
+        compile_forwards(runner, ("ar",) if config.mode == "autoregressive" else VIEWS)
 
 
 def _budgets_to_try(config: EngineConfig, device_type: str, head_block_size: int) -> tuple[int, ...]:

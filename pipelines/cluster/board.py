@@ -24,6 +24,7 @@ class BoardState:
         self._begun: set[UnitKey] = set()
         self._is_stopped = self._is_closed = False
         self._figures: dict[str, dict[str, Any]] = {}
+        self._settings: dict[str, Any] | None = None
 
     def begin(self, unit: UnitKey) -> bool:
         """Whether a unit may begin; one that was begun before, by an actor that has died, always may."""
@@ -31,6 +32,11 @@ class BoardState:
             return False
         self._begun.add(unit)
         return True
+
+    def settle(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings of the first engine that asked, for all of them."""
+        self._settings = self._settings or settings
+        return self._settings
 
     def stop(self) -> set[UnitKey]:
         """Let no further unit begin; returns those that did."""
@@ -74,6 +80,10 @@ class Board:
             logger.warning("board does not answer, unit %s begins unasked: %r", unit, error)
             return True
 
+    def settle(self, settings: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the settings that all engines shall have; None where the board does not answer."""
+        return self._ask("settle", settings)
+
     def stop(self) -> set[UnitKey] | None:
         """Let no further unit begin; the units that did, or None where the board does not answer."""
         return self._ask("stop")
@@ -99,11 +109,11 @@ class Board:
         """Leave an actor's figures; does not wait."""
         self._state.post.remote(actor, figures)
 
-    def _ask(self, name: str) -> Any:
+    def _ask(self, name: str, *arguments: Any) -> Any:
         import ray
 
         try:
-            return ray.get(getattr(self._state, name).remote(), timeout=ANSWER_S)
+            return ray.get(getattr(self._state, name).remote(*arguments), timeout=ANSWER_S)
         except (ray.exceptions.RayError, TimeoutError) as error:
             # while the machine is busy starting workers nobody answers for a while; that is nothing to report
             logger.log(logging.WARNING if name == "stop" else logging.DEBUG, "board: no answer: %r", error)

@@ -52,9 +52,14 @@ def load(path: str) -> tuple[Any, list[list[int]]]:
     torch.set_num_threads(1)
     texts = pq.read_table(Path(__file__).parents[2] / "pipelines/demo/prompts")["prompt"].to_pylist()
     tokenizer = AutoTokenizer.from_pretrained(path)
-    return load_model(path, dtype=torch.float32, needs_head=False), [
-        tokenizer(text)["input_ids"] for text in texts
-    ]
+    model = load_model(path, dtype=torch.float32, needs_head=False)
+    return model, [chat_ids(tokenizer, text) for text in texts]
+
+
+def chat_ids(tokenizer: Any, text: str) -> list[int]:
+    """A question in the model's chat template."""
+    messages = [{"role": "user", "content": text}]
+    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
 
 
 def measure(model: Any, prompts: list[list[int]], mode: str, num_sequences: int, options: Any) -> float:

@@ -23,6 +23,7 @@ from pipelines.checkpoint.directory import fetch, load_tokenizer
 from pipelines.cluster.board import Board, UnitKey
 from pipelines.generate.audit.auditor import Auditor
 from pipelines.generate.config.sampling import SamplingConfig
+from pipelines.generate.decode.agreement import load_alike
 from pipelines.generate.decode.dedup import Deduplicator, SharedBatch
 from pipelines.generate.decode.gate import UnitGate
 from pipelines.generate.decode.requests import RequestBuilder, SampleRow
@@ -116,7 +117,7 @@ class GenerateActor:
         if spec.board is not None:
             spec.board.post(self._name, {"state": "loading"})
         self._engine = EngineThread(
-            lambda: engine_factory(spec),
+            lambda: load_alike(spec, engine_factory),
             self._end_process,
             step_timeout_s=spec.step_timeout_s,
             on_hung=self._end_hung_process,

@@ -115,6 +115,16 @@ def decode_options(config: GenerateConfig, stored: Mapping[str, Any], *, num_row
             f"decode.max_sequences must be <= {stored['token_budget']}, the token budget that output.path "
             f"was begun with, got {decode.max_sequences}"
         )
-    compiled = "on" if stored["compiled"] else "off"
-    budgets = {"token_budget": stored["token_budget"], "budgets": tuple(stored["budgets"])}
-    return decode.model_copy(update={**budgets, "compile": compiled})
+    return fixed_to(decode, stored)
+
+
+def fixed_to(decode: EngineConfig, settings: Mapping[str, Any]) -> EngineConfig:
+    """Return the options of an engine with these settings of another one's report."""
+    return decode.model_copy(
+        update={
+            "token_budget": settings["token_budget"],
+            "budgets": tuple(settings["budgets"]),
+            "compile": "on" if settings["compiled"] else "off",
+            "linear": settings.get("linear") or "plain",  # runs of before there was a choice
+        }
+    )

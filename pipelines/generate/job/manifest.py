@@ -18,6 +18,8 @@ ENGINE_FACTS = (
     "block_size",
     "page_size",
     "attention",
+    "digest",
+    "linear",
     "compiled",
     "dtype",
     "device",
@@ -50,10 +52,10 @@ def open_manifest(job: Job) -> dict[str, Any]:
 def note_engine(job: Job, manifest: dict[str, Any], report: dict[str, Any]) -> None:
     """Put the engine's constant facts into the manifest, once, and warn of what the operator must know."""
     facts = {name: report.get(name) for name in ENGINE_FACTS}
-    if manifest["engine"] == facts:
-        return
-    if manifest["engine"] is not None:
-        _note_other_engine(job, manifest, facts)
+    stored = manifest["engine"]
+    if stored is not None:
+        if stored != {name: facts[name] for name in stored if name in facts}:
+            _note_other_engine(job, manifest, facts)
         return
     manifest["engine"] = facts
     manifest["engine_costs"] = {name: report.get(name) for name in ENGINE_COSTS}

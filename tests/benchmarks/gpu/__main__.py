@@ -40,7 +40,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--layers", **plain, help="fewer layers than the shape has")
     parser.add_argument("--dtypes", **lists, help="of bf16,fp16,fp32; times use the first")
     parser.add_argument(
-        "--sections", **lists, help="of parity,exactness,bandwidth,step,decode (these), train, kernels"
+        "--sections",
+        **lists,
+        help="of parity,exactness,bandwidth,step,decode (these), train, kernels, versions, products, ladder, "
+        "trajectories",
     )
     parser.add_argument("--batches", **lists, help="sequences of decode, default 1,8,32,128")
     parser.add_argument("--contexts", **lists, help="cells per sequence, default 512,4096,16384")

@@ -1,5 +1,7 @@
 """The sections of the GPU benchmark: which there are, what they need, running them within a time budget."""
 
+import importlib.metadata
+import importlib.util
 import logging
 import time
 from collections.abc import Iterator
@@ -12,15 +14,36 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from orthrus_core.errors import ConfigError
 from orthrus_core.evaluation.curve import AcceptanceCurve
-from tests.benchmarks.gpu import checks, steps, training
+from tests.benchmarks.gpu import checks, engines, steps, training
 from tests.benchmarks.gpu.kernels import Load, time_kernels
+from tests.benchmarks.gpu.products import time_products
 from tests.benchmarks.gpu.report import Report, Section
 from tests.benchmarks.gpu.shapes import model_shape, random_model
 
 logger = logging.getLogger(__name__)
 
-SectionName = Literal["parity", "exactness", "bandwidth", "step", "decode", "train", "kernels"]
+SectionName = Literal[
+    "versions",
+    "parity",
+    "exactness",
+    "bandwidth",
+    "step",
+    "decode",
+    "train",
+    "kernels",
+    "products",
+    "ladder",
+    "trajectories",
+]
 NOTES: dict[SectionName, str] = {
+    "versions": "What runs where.",
+    "products": "Each product of a layer by number of rows M, and for which M its first row has the "
+    "bits that it has alone. To reach: all of them with the kernel.",
+    "ladder": "An engine of random weights as a user starts it: budgets that agree, what forwards and cells "
+    "of the cache cost, prompts (operations by orthrus_core.models.cost), sampled (0.7 / top-p 0.95) against "
+    f"greedy text. To reach: exact, sampled at {engines.LEAST_SAMPLED_SHARE:.0%} of greedy.",
+    "trajectories": "Random prompts, greedy or sampled, AR at 16 sequences against consensus at 48: tokens "
+    "and bits of log-probabilities. Lines add up.",
     "parity": "Attention backends against attention in float32: largest difference of any output number.",
     "exactness": "Bits of rows in random groupings against the same rows alone; texts of consensus decoding "
     "(greedy and sampled, random schedules) against AR decoding.",
@@ -134,6 +157,27 @@ class Sections:
         )
         yield from time_kernels(spec, loads)
 
+    def versions(self) -> Iterator[dict[str, Any]]:
+        """Libraries, driver and device."""
+        yield from ({"what": name, "version": str(value)} for name, value in _versions().items())
+
+    def products(self) -> Iterator[dict[str, Any]]:
+        """Bits and microseconds of matrix products."""
+        yield from time_products(self._shape, dtype=self._dtypes[0], device=self._device)
+
+    def ladder(self) -> Iterator[dict[str, Any]]:
+        """Budgets, costs and rates of an engine."""
+        yield from engines.report_ladder(self._shape, **self._engine_options())
+
+    def trajectories(self) -> Iterator[dict[str, Any]]:
+        """Texts of consensus decoding against those of AR."""
+        yield from engines.compare_trajectories(self._shape, **self._engine_options())
+
+    def _engine_options(self) -> dict[str, Any]:
+        self._timer = None  # a section before this one may have left its model and pages
+        compiled = self._options.compiled
+        return {"device": self._device, "dtype": self._dtypes[0], "compiled": compiled}
+
     def _copy_bytes_per_s(self) -> float:
         if self._bytes_per_s is None:
             self._bytes_per_s = steps.copy_bytes_per_s(self._device)
@@ -188,6 +232,21 @@ def _run(section: Section, rows: Iterator[dict[str, Any]], report: Report, ends_
         logger.exception("section=%s", section.title)
         section.rows.append({"error": f"{type(error).__name__}: {error}"[:300], "passed": False})
     report.write()
+
+
+def _versions() -> dict[str, Any]:
+    found = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "pydantic")}
+    found["triton"] = importlib.metadata.version("triton") if importlib.util.find_spec("triton") else "none"
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        found |= {
+            "cuda": torch.version.cuda,
+            "device": properties.name,
+            "capability": torch.cuda.get_device_capability(),
+            "memory GiB": round(properties.total_memory / 2**30, 1),
+            "processors": properties.multi_processor_count,
+        }
+    return found
 
 
 def _conditions(options: GpuBenchmark) -> dict[str, Any]:

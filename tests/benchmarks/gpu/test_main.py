@@ -39,7 +39,7 @@ def test_a_used_up_budget_leaves_tables_that_say_so(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--sections", "speed"], "'bandwidth', 'step', 'decode', 'train' or 'kernels'"),
+        (["--sections", "speed"], "Input should be 'versions', 'parity'"),
         (["--shape", "9b"], "'tiny', 'demo', '1.7b' or '8b'"),
         (["--layers", "0"], "greater than or equal to 1"),
     ],
@@ -53,3 +53,22 @@ def test_mistakes_end_with_exit_code_2(options, said, capsys):
 def test_a_missing_device_is_said_with_what_to_try(capsys):
     assert main([]) == 2
     assert "this machine has none; try --device cpu --shape tiny" in capsys.readouterr().err
+
+
+def test_products_of_a_tiny_model_have_the_same_bits_for_every_number_of_rows(tmp_path):
+    assert main([*TINY, "--sections", "versions,products", "--out", str(tmp_path)]) == 0
+    sections = json.loads((tmp_path / "gpu.json").read_text())["sections"]
+    assert {"what": "torch", "version": torch.__version__} in sections["versions"]["rows"]
+    kernel = [row for row in sections["products"]["rows"] if row.get("backend") != "plain"]
+    assert len(kernel) == 6
+    assert all(row["bits of M=1"] == "all" for row in kernel)
+
+
+@pytest.mark.slow
+def test_engines_of_a_tiny_model_become_tables(tmp_path):
+    main([*TINY, "--sections", "ladder,trajectories", "--budget-s", "60", "--out", str(tmp_path)])
+    sections = json.loads((tmp_path / "gpu.json").read_text())["sections"]
+    start, *rows = sections["ladder"]["rows"]
+    assert start["exactness"] == "exact"
+    assert {"forward", "cells", "prefill", "AR, 64 sequences"} <= {row["what"] for row in rows}
+    assert sections["trajectories"]["rows"][-1]["differing"] == 0

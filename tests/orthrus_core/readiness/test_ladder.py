@@ -2,7 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from orthrus_core import Engine, EngineConfig
-from orthrus_core.readiness.ladder import candidate_budgets, choose_token_budget
+from orthrus_core.readiness.ladder import candidate_budgets, choose_token_budget, seconds_per_row
 from tests.small_models import small_orthrus
 
 
@@ -36,6 +36,14 @@ def test_no_rung_is_larger_than_the_token_budget(token_budget):
     rungs = candidate_budgets(token_budget, "cpu")
     assert rungs[-1] == token_budget
     assert list(rungs) == sorted(set(rungs))
+
+
+def test_rows_go_to_the_cheapest_rung_that_holds_them_and_to_several_forwards_where_none_does():
+    seconds = {8: 1.0, 16: 3.0, 32: 4.0}
+    assert seconds_per_row((8, 16), seconds, [4]) == 1 / 4
+    assert seconds_per_row((8, 16), seconds, [16]) == 3 / 16
+    assert seconds_per_row((8, 16), seconds, [40]) == (3 + 3 + 1) / 40
+    assert seconds_per_row((32,), seconds, [8, 32]) == (4 / 8 + 4 / 32) / 2
 
 
 def test_named_rungs_are_put_in_order():

@@ -6,6 +6,8 @@ import torch
 import orthrus_core.attention.native as native
 import orthrus_core.engine.runner as runner
 from orthrus_core import Engine, EngineConfig
+from orthrus_core.readiness import selfcheck
+from orthrus_core.readiness.selfcheck import fastest_set
 from tests.small_models import small_orthrus
 
 CONFIG = EngineConfig(token_budget=32, max_sequences=2, max_context=640)
@@ -51,6 +53,7 @@ def test_bits_that_depend_on_the_neighbours_are_caught(monkeypatch, caplog):
     engine = Engine(small_orthrus(), CONFIG)
     assert engine.exactness == "unverified"
     assert "exactness=unverified" in caplog.text
+    assert engine.report()["budgets"] == [8, 10, 12, 14, 16, 20, 24, 28, 32]
 
 
 def plant(monkeypatch, *, rungs: set[int]) -> None:
@@ -77,9 +80,12 @@ def test_a_rung_that_disagrees_is_left_out(monkeypatch):
     assert engine.report()["budgets"] == [8, 10, 12, 16, 20, 24, 32]
 
 
-def test_the_largest_set_of_rungs_that_agree_is_kept(monkeypatch):
-    plant(monkeypatch, rungs={16, 20, 24, 28, 32})
-    assert Engine(small_orthrus(), CONFIG).report()["budgets"] == [16, 20, 24, 28, 32]
+def test_of_sets_that_agree_the_fastest_is_kept():
+    flat = dict.fromkeys((16, 32, 64, 128, 256), 1.0)  # a card that reads weights, whatever the rows
+    sets = [[16, 32, 64], [128], [256]]
+    assert fastest_set(sets, flat, least=1) == (256,)
+    linear = {rung: float(rung) for rung in flat}  # a core that computes: more rungs, fewer idle rows
+    assert fastest_set(sets, linear, least=1) == (16, 32, 64)
 
 
 def test_a_set_without_room_for_every_sequence_is_not_taken(monkeypatch):
@@ -105,3 +111,40 @@ def test_compiled_forwards_are_exact(dtype):
     engine = Engine(small_orthrus(dtype=dtype), CONFIG.model_copy(update={"compile": "on"}))
     assert engine.report()["compiled"]
     assert engine.exactness == "exact"
+
+
+def test_a_rung_whose_last_rows_differ_is_left_out(monkeypatch):
+    run = runner.ModelRunner.run
+
+    def tampered(self, rows, view):
+        readout = run(self, rows, view)
+        T = len(rows.token_ids)
+        factor = 1 + 1e-6 * ((torch.arange(T) >= 20) & (T == 24))
+        return readout._replace(logits=readout.logits * factor[:, None])
+
+    monkeypatch.setattr(runner.ModelRunner, "run", tampered)
+    assert Engine(small_orthrus(), CONFIG).report()["budgets"] == [8, 10, 12, 14, 16, 20, 28, 32]
+
+
+def test_sequences_that_share_pages_are_checked(monkeypatch, caplog):
+    attend = native.NativeAttention.attend
+
+    def forgetful(self, q, k, v, layer, *, packed, page_tables, **arguments):
+        out = attend(self, q, k, v, layer, packed=packed, page_tables=page_tables, **arguments)
+        shares = (page_tables[0, :1] == page_tables[1, :1]) & (page_tables[0, :1] > 0)
+        return out * (1 + 1e-6 * shares)
+
+    monkeypatch.setattr(native.NativeAttention, "attend", forgetful)
+    assert Engine(small_orthrus(), CONFIG).exactness == "unverified"
+    assert "another sequence over the same pages" in caplog.text
+
+
+def test_draws_that_depend_on_the_number_of_rows_are_caught(monkeypatch, caplog):
+    monkeypatch.setattr(selfcheck, "trial_choices", lambda logits, positions: positions + len(positions))
+    assert Engine(small_orthrus(), CONFIG).exactness == "unverified"
+    assert "rows that draw" in caplog.text
+
+
+def test_equal_engines_have_equal_digests_and_other_weights_another_one():
+    one, again, other = (Engine(small_orthrus(seed=seed), CONFIG) for seed in (0, 0, 1))
+    assert one.report()["digest"] == again.report()["digest"] != other.report()["digest"]

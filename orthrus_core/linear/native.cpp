@@ -1,0 +1,215 @@
+// Products of rows with weight matrices as nn.Linear keeps them, for CPUs. Compiled at run time with this macro:
+//   BF16        defined: numbers are bfloat16, else float32. Sums are float32 either way.
+//
+// Every output is the dot product of one row with one row of the weights. Its sum runs over K in LANES partial
+// sums, which are added up in one fixed order: its bits depend on these two rows alone, whatever the number of
+// rows, the tile that it falls in and the thread that takes it.
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
+
+namespace {
+
+#ifdef __AVX512F__
+constexpr int LANES = 16, TILE_ROWS = 6;  // 24 sums and their operands in 32 vector registers
+#else
+constexpr int LANES = 8, TILE_ROWS = 2;  // 8 sums in 16
+#endif
+constexpr int TILE_COLUMNS = 4;
+constexpr int64_t AHEAD = 8;  // columns between those in work and those that are fetched from memory
+constexpr int64_t PANEL_COLUMNS = 32;       // columns of a task, in the second-level cache while rows pass by
+constexpr int64_t PANEL_BYTES = 256 << 10;  // most of a task's weights
+constexpr int64_t TASKS_PER_THREAD = 8;     // so that threads end together
+
+typedef float Floats __attribute__((vector_size(LANES * 4), aligned(4)));
+typedef uint32_t Words __attribute__((vector_size(LANES * 4), aligned(4)));
+typedef float Four __attribute__((vector_size(TILE_COLUMNS * 4), aligned(4)));
+typedef uint32_t FourWords __attribute__((vector_size(TILE_COLUMNS * 4), aligned(4)));
+
+// One rounding or two is said here: where a compiler contracts products and sums as it likes, it does so in one
+// tile and not in another.
+inline void multiply_add(Floats& sum, Floats a, Floats b) {
+#if defined(__AVX512F__)
+  sum = reinterpret_cast<Floats>(_mm512_fmadd_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b),
+                                                 reinterpret_cast<__m512>(sum)));
+#elif defined(__x86_64__) && defined(__FMA__)
+  sum = reinterpret_cast<Floats>(_mm256_fmadd_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b),
+                                                 reinterpret_cast<__m256>(sum)));
+#elif defined(__FP_FAST_FMAF) || defined(__ARM_FEATURE_FMA)
+  for (int lane = 0; lane < LANES; ++lane) sum[lane] = __builtin_fmaf(a[lane], b[lane], sum[lane]);
+#else
+  sum += a * b;
+#endif
+}
+
+#ifdef BF16
+typedef uint16_t Number;
+typedef Number Numbers __attribute__((vector_size(TILE_COLUMNS * sizeof(Number)), aligned(2)));
+constexpr int STEP = 2 * LANES;  // numbers of K that one multiplication takes
+
+inline Four widen(const Numbers& numbers) {
+  return reinterpret_cast<Four>(__builtin_convertvector(numbers, FourWords) << 16);
+}
+
+inline Numbers narrow(Four values) {  // to nearest, ties to even
+  const FourWords bits = reinterpret_cast<FourWords>(values);
+  const FourWords rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
+  const FourWords is_nan = reinterpret_cast<FourWords>(values != values);  // and stays NaN
+  return __builtin_convertvector((rounded & ~is_nan) | (is_nan & 0x7FC0u), Numbers);
+}
+
+#ifdef __AVX512BF16__
+typedef __m512bh Operand;
+
+inline void multiply(Floats& sum, Operand row, Operand column) {
+  sum = reinterpret_cast<Floats>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), row, column));
+}
+#else
+typedef Words Operand;  // two neighbours of K in each lane
+
+inline void multiply(Floats& sum, Operand row, Operand column) {
+  multiply_add(sum, reinterpret_cast<Floats>(row << 16), reinterpret_cast<Floats>(column << 16));
+  multiply_add(sum, reinterpret_cast<Floats>(row & 0xFFFF0000u), reinterpret_cast<Floats>(column & 0xFFFF0000u));
+}
+#endif
+#else
+typedef float Number;
+typedef Four Numbers;
+typedef Floats Operand;
+constexpr int STEP = LANES;
+
+inline Four widen(Numbers numbers) { return numbers; }
+
+inline Numbers narrow(Four values) { return values; }
+
+inline void multiply(Floats& sum, Operand row, Operand column) { multiply_add(sum, row, column); }
+#endif
+
+inline Operand load(const Number* source) {
+  Operand operand;
+  std::memcpy(&operand, source, sizeof operand);
+  return operand;
+}
+
+// Adds up the lanes of four vectors, all in the same order.
+inline Four add_lanes(const Floats sums[TILE_COLUMNS]) {
+#if defined(__AVX512F__)
+#define PAIRS(a, b, x, y) \
+  __builtin_shufflevector(a, b, x, 16 + x, y, 16 + y, 4 + x, 20 + x, 4 + y, 20 + y, 8 + x, 24 + x, 8 + y, \
+                          24 + y, 12 + x, 28 + x, 12 + y, 28 + y)
+#define HALVES(a, b, x) \
+  __builtin_shufflevector(a, b, x, x + 1, 16 + x, 17 + x, 4 + x, 5 + x, 20 + x, 21 + x, 8 + x, 9 + x, \
+                          24 + x, 25 + x, 12 + x, 13 + x, 28 + x, 29 + x)
+#else
+#define PAIRS(a, b, x, y) __builtin_shufflevector(a, b, x, 8 + x, y, 8 + y, 4 + x, 12 + x, 4 + y, 12 + y)
+#define HALVES(a, b, x) __builtin_shufflevector(a, b, x, x + 1, 8 + x, 9 + x, 4 + x, 5 + x, 12 + x, 13 + x)
+#endif
+  const Floats first = PAIRS(sums[0], sums[1], 0, 1) + PAIRS(sums[0], sums[1], 2, 3);
+  const Floats second = PAIRS(sums[2], sums[3], 0, 1) + PAIRS(sums[2], sums[3], 2, 3);
+  const Floats quarters = HALVES(first, second, 0) + HALVES(first, second, 2);
+  Four parts[LANES / 4];
+  std::memcpy(parts, &quarters, sizeof parts);
+#if defined(__AVX512F__)
+  return (parts[0] + parts[2]) + (parts[1] + parts[3]);
+#else
+  return parts[0] + parts[1];
+#endif
+}
+
+struct Product {
+  const Number* rows;     // (M, K)
+  const Number* weights;  // (N, K)
+  const Number* bias;     // (N,) or null
+  Number* out;            // (M, N)
+  int64_t M, N, K;
+};
+
+// ROWS x COLUMNS outputs, the first of them at `row` and `column`. FIRST: no row has met these columns yet.
+template <int ROWS, int COLUMNS, bool FIRST>
+void compute_tile(const Product& product, int64_t row, int64_t column) {
+  const int64_t K = product.K, whole = K / STEP * STEP;
+  const Number* rows = product.rows + row * K;
+  const Number* columns = product.weights + column * K;
+  Floats sums[ROWS][TILE_COLUMNS] = {};
+  for (int64_t k = 0; k < whole; k += STEP) {
+    Operand operands[COLUMNS];
+    for (int c = 0; c < COLUMNS; ++c) {
+      operands[c] = load(columns + c * K + k);
+      if (FIRST) __builtin_prefetch(columns + (c + AHEAD) * K + k, 0, 2);  // into the second-level cache
+    }
+    for (int r = 0; r < ROWS; ++r) {
+      const Operand operand = load(rows + r * K + k);
+      for (int c = 0; c < COLUMNS; ++c) multiply(sums[r][c], operand, operands[c]);
+    }
+  }
+  if (whole < K) {
+    Number ends[ROWS + COLUMNS][STEP] = {};
+    for (int r = 0; r < ROWS; ++r) std::memcpy(ends[r], rows + r * K + whole, (K - whole) * sizeof(Number));
+    for (int c = 0; c < COLUMNS; ++c)
+      std::memcpy(ends[ROWS + c], columns + c * K + whole, (K - whole) * sizeof(Number));
+    for (int r = 0; r < ROWS; ++r)
+      for (int c = 0; c < COLUMNS; ++c) multiply(sums[r][c], load(ends[r]), load(ends[ROWS + c]));
+  }
+  Numbers bias = {};
+  if (product.bias) std::memcpy(&bias, product.bias + column, COLUMNS * sizeof(Number));
+  for (int r = 0; r < ROWS; ++r) {
+    const Numbers results = narrow(add_lanes(sums[r]) + widen(bias));
+    std::memcpy(product.out + (row + r) * product.N + column, &results, COLUMNS * sizeof(Number));
+  }
+}
+
+template <int ROWS, bool FIRST>
+void compute_rows(const Product& product, int64_t row, int64_t first, int64_t end) {
+  int64_t column = first;
+  for (; column + TILE_COLUMNS <= end; column += TILE_COLUMNS)
+    compute_tile<ROWS, TILE_COLUMNS, FIRST>(product, row, column);
+  for (; column < end; ++column) compute_tile<ROWS, 1, FIRST>(product, row, column);
+}
+
+template <int ROWS>
+void compute_up_to(int count, const Product& product, int64_t row, int64_t first, int64_t end) {
+  if (count == ROWS && row == 0)
+    compute_rows<ROWS, true>(product, row, first, end);
+  else if (count == ROWS)
+    compute_rows<ROWS, false>(product, row, first, end);
+  else if constexpr (ROWS > 1)
+    compute_up_to<ROWS - 1>(count, product, row, first, end);
+}
+
+// All rows against columns `first` to `end`, in tiles of about the same number of rows.
+void compute_panel(const Product& product, int64_t first, int64_t end) {
+  const int64_t num_tiles = (product.M + TILE_ROWS - 1) / TILE_ROWS;
+  for (int64_t tile = 0; tile < num_tiles; ++tile) {
+    const int64_t row = tile * product.M / num_tiles, next = (tile + 1) * product.M / num_tiles;
+    compute_up_to<TILE_ROWS>(static_cast<int>(next - row), product, row, first, end);
+  }
+}
+
+int64_t panel_columns(const Product& product, int num_threads) {
+  const int64_t fitting = PANEL_BYTES / (product.K * static_cast<int64_t>(sizeof(Number)) + 1);
+  const int64_t fair = product.N / (TASKS_PER_THREAD * num_threads);
+  const int64_t columns = std::min({PANEL_COLUMNS, fitting, fair});
+  return std::max<int64_t>(columns / TILE_COLUMNS, 1) * TILE_COLUMNS;
+}
+
+}  // namespace
+
+// What the caller has to bring.
+extern "C" const int64_t bytes_of_a_number = sizeof(Number);
+
+// out = rows weights^T + bias; all contiguous.
+extern "C" void row_linear(const Number* rows, const Number* weights, const Number* bias, Number* out, int64_t M,
+                           int64_t N, int64_t K, int num_threads) {
+  const Product product{rows, weights, bias, out, M, N, K};
+  const int64_t width = panel_columns(product, num_threads);
+  const int64_t num_panels = (N + width - 1) / width;
+#pragma omp parallel for schedule(dynamic) num_threads(num_threads)
+  for (int64_t panel = 0; panel < num_panels; ++panel)
+    compute_panel(product, panel * width, std::min(N, (panel + 1) * width));
+}

@@ -1,0 +1,86 @@
+"""Linear layers on CUDA through a Triton kernel: tiles of one size whatever the number of rows."""
+
+import importlib.util
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from orthrus_core.linear.backend import has_plain_weights
+from orthrus_core.native import KernelError
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+TILE_ROWS = 64  # of one matrix instruction on Hopper; few rows are a matter of reading weights, not of sums
+TILE_COLUMNS = {True: 64, False: 32}  # by whether a layer is wide: few columns must still fill the card
+WIDE = 8192
+TILE_DEPTH = {2: 128, 4: 32}  # by bytes of a number
+NUM_WARPS, NUM_STAGES = 4, 3
+TRIAL_SIZES = (70, 200, 96)  # rows, K, N: no whole tiles
+TRIAL_TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}  # of sums of about 14
+
+
+class TritonLinear:
+    """Calls the kernel; see `LinearBackend`."""
+
+    name = "triton"
+
+    def __init__(self, dtype: torch.dtype, device: str = "cuda"):
+        """Try the kernel on the device.
+
+        Raises:
+            KernelError: it cannot be had, or gives wrong numbers.
+        """
+        if dtype not in DTYPES:
+            raise KernelError(f"dtype must be float32, bfloat16 or float16, got {dtype}")
+        if importlib.util.find_spec("triton") is None:
+            raise KernelError("triton is not installed, run: pip install triton")
+        self._dtype, self._device = dtype, torch.device(device)
+        try:
+            error = self._trial_error()
+        except Exception as refusal:  # whatever the library below raises where it cannot run
+            reason = str(refusal).strip().splitlines() or [type(refusal).__name__]
+            raise KernelError(f"triton: {reason[0]}") from refusal
+        if not error <= TRIAL_TOLERANCE[dtype]:
+            raise KernelError(f"triton: off by {error:.3g} in the trial product in {dtype}")
+
+    def takes(self, layer: nn.Linear) -> bool:
+        """See `LinearBackend`."""
+        return layer.weight.dtype == self._dtype and has_plain_weights(layer, device_type=self._device.type)
+
+    def multiply(self, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """See `LinearBackend`."""
+        if rows.dtype != weight.dtype:
+            return linear(rows, weight, bias)
+        return multiply_rows(rows, weight, bias)
+
+    def _trial_error(self) -> float:
+        """Return the largest difference from torch's product, as a share of its typical size."""
+        M, K, N = TRIAL_SIZES
+        generator = torch.Generator().manual_seed(0)
+        exact = [torch.randn(*size, generator=generator) for size in ((M, K), (N, K), (N,))]
+        rows, weight, bias = (x.to(self._dtype).to(self._device) for x in exact)
+        expected = linear(rows.float(), weight.float(), bias.float())
+        return float((multiply_rows(rows, weight, bias).float() - expected).abs().max() / K**0.5)
+
+
+@torch.library.custom_op("orthrus::multiply_rows", mutates_args=())
+def multiply_rows(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`TritonLinear.multiply` as one operator, opaque to torch.compile."""
+    from orthrus_core.linear import triton_kernels as kernels  # triton is optional
+
+    (N, K), rows = weight.shape, rows.contiguous()
+    M, tile_columns = rows.numel() // K, TILE_COLUMNS[N >= WIDE]
+    out = rows.new_empty(*rows.shape[:-1], N)
+    num_programs = -(-M // TILE_ROWS) * -(-N // tile_columns)
+    if num_programs:
+        kernels.multiply_rows[(num_programs,)](
+            rows, weight, weight if bias is None else bias, out, M,
+            N=N, K=K, HAS_BIAS=bias is not None, TILE_ROWS=TILE_ROWS, TILE_COLUMNS=tile_columns,
+            TILE_DEPTH=TILE_DEPTH[rows.element_size()], num_warps=NUM_WARPS, num_stages=NUM_STAGES,
+        )  # fmt: skip
+    return out
+
+
+@multiply_rows.register_fake
+def _(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return rows.new_empty(*rows.shape[:-1], len(weight))

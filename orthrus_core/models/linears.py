@@ -1,0 +1,42 @@
+"""The model as an engine runs it: the same tensors and settings, its linear layers computed by a backend."""
+
+from typing import TypeVar
+
+from torch import nn
+
+from orthrus_core.linear.backend import LinearBackend, backed
+from orthrus_core.models.attention import DualViewAttention
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def with_linear(model: Model, backend: LinearBackend) -> Model:
+    """Return a twin of a model, whose linear layers go through the backend where it takes them.
+
+    Modules are new, everything in them is the model's: parameters, buffers, hooks, config. The model stays
+    as it is, and what is written into its tensors holds for the twin too.
+    """
+    return _twin(model, backend, {})
+
+
+def _twin(module, backend: LinearBackend, known: dict[int, nn.Module]):
+    if id(module) in known:
+        return known[id(module)]
+    twin: nn.Module
+    if type(module) is nn.Linear:
+        twin = backed(module, backend) if backend.takes(module) else module
+    else:
+        children = {name: child and _twin(child, backend, known) for name, child in module._modules.items()}
+        twin = _sharing(module, _modules=children)
+        if isinstance(module, DualViewAttention):
+            views = {view: _sharing(one, _modules=children) for view, one in module._views.items()}
+            twin.__dict__["_views"] = views
+    known[id(module)] = twin
+    return twin
+
+
+def _sharing(module: nn.Module, **changes: object) -> nn.Module:
+    """Return a module of the same class and with the same attributes, but for the changes."""
+    twin = type(module).__new__(type(module))
+    twin.__dict__.update(module.__dict__, **changes)
+    return twin

@@ -1,0 +1,43 @@
+"""Giving a runner's model other linear layers, and which of them to try first."""
+
+from collections.abc import Sequence
+
+from orthrus_core.engine.runner import ModelRunner
+from orthrus_core.linear.backend import LinearBackend
+from orthrus_core.models.linears import with_linear
+from orthrus_core.models.model import OrthrusLM
+from orthrus_core.readiness.calibration import measure_rungs
+from orthrus_core.readiness.ladder import seconds_per_row
+
+MARGIN = 1.25  # by which a later backend must be faster, so that all engines of a run choose the same
+
+
+def install(runner: ModelRunner, model: OrthrusLM, backend: LinearBackend) -> None:
+    """Have the runner run a model's linear layers through a backend, eagerly.
+
+    Args:
+        runner: of that model.
+        model: as it was loaded; it is not changed.
+    """
+    runner.use(model if backend.name == "plain" else with_linear(model, backend))
+
+
+def by_speed(
+    runner: ModelRunner, backends: Sequence[LinearBackend], budgets: Sequence[int]
+) -> list[LinearBackend]:
+    """Return the backends, the fastest first, by AR forwards of the smallest and of a middle budget.
+
+    Args:
+        runner: idle, of the model as it was loaded; afterwards it runs the last of the backends.
+        backends: those to prefer first.
+        budgets: ascending.
+    """
+    if len(backends) == 1:
+        return list(backends)
+    model, rungs = runner.model, sorted({budgets[0], budgets[len(budgets) // 2]})
+    taken = {}
+    for place, backend in enumerate(backends):
+        install(runner, model, backend)
+        seconds = dict(zip(rungs, measure_rungs(runner, rungs, "ar"), strict=True))
+        taken[backend.name] = seconds_per_row(rungs, seconds, rungs) * MARGIN**place
+    return sorted(backends, key=lambda backend: taken[backend.name])

@@ -1,0 +1,109 @@
+"""The Triton kernel of linear layers: right, and each row by itself."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.nn.functional import linear
+
+from orthrus_core.linear.triton_linear import TritonLinear, multiply_rows
+from orthrus_core.native import KernelError
+
+
+def operands(K: int, N: int, *, rows: int, dtype: torch.dtype, device) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(K * N)
+    sizes = ((rows, K), (N, K), (N,))
+    return [torch.randn(*size, generator=generator).to(dtype).to(device) for size in sizes]
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize(("K", "N", "rows"), [(64, 32, 64), (100, 50, 70), (33, 7, 1), (300, 129, 5)])
+def test_equals_a_product_in_double_precision(kernel_device, K, N, rows, with_bias):
+    x, weight, bias = operands(K, N, rows=rows, dtype=torch.float32, device=kernel_device)
+    bias = bias if with_bias else None
+    exact = linear(x.double(), weight.double(), None if bias is None else bias.double())
+    torch.testing.assert_close(multiply_rows(x, weight, bias).double(), exact, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
+def test_half_precision_sums_in_single(kernel_device, dtype, tolerance):
+    if dtype is torch.bfloat16 and kernel_device.type == "cpu":
+        pytest.skip("Triton's interpreter does not multiply bfloat16")
+    x, weight, bias = operands(300, 40, rows=9, dtype=dtype, device=kernel_device)
+    exact = linear(x.double(), weight.double(), bias.double())
+    torch.testing.assert_close(multiply_rows(x, weight, bias).double(), exact, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.usefixtures("ordered_products")
+def test_a_row_has_the_same_bits_among_any_number_of_rows(kernel_device, dtype):
+    x, weight, bias = operands(100, 50, rows=200, dtype=dtype, device=kernel_device)
+    together = multiply_rows(x, weight, bias)
+    for count in (1, 7, 64):
+        for first in (0, 57, 200 - count):
+            alone = multiply_rows(x[first : first + count], weight, bias)
+            assert torch.equal(alone, together[first : first + count]), (count, first)
+
+
+def test_a_model_may_have_its_layers_through_it(kernel_device):
+    backend = TritonLinear(torch.float32, device=str(kernel_device))
+    layer = torch.nn.Linear(40, 24, device=kernel_device)
+    assert backend.takes(layer)
+    rows = torch.randn(2, 3, 40, device=kernel_device)
+    torch.testing.assert_close(backend.multiply(rows, layer.weight, layer.bias), layer(rows))
+
+
+def test_wrong_numbers_are_found_out(kernel_device, monkeypatch):
+    monkeypatch.setattr("orthrus_core.linear.triton_linear.multiply_rows", lambda *x: linear(*x) + 1)
+    with pytest.raises(KernelError, match=r"off by 0\.07"):
+        TritonLinear(torch.float32, device=str(kernel_device))
+
+
+def test_without_triton_it_cannot_be_had(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(KernelError, match="triton is not installed"):
+        TritonLinear(torch.float32)
+
+
+COMPILE = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from orthrus_core.linear.triton_kernels import multiply_rows as kernel
+from orthrus_core.linear.triton_linear import NUM_STAGES, NUM_WARPS, TILE_COLUMNS, TILE_DEPTH, TILE_ROWS
+
+numbers = dict.fromkeys(("rows", "weight", "bias", "out"), "*bf16")
+for wide, columns in TILE_COLUMNS.items():
+    constants = dict(N=4096, K=4096, HAS_BIAS=False, TILE_ROWS=TILE_ROWS, TILE_COLUMNS=columns,
+                     TILE_DEPTH=TILE_DEPTH[2])
+    signature = numbers | dict(num_rows="i32") | dict.fromkeys(constants, "constexpr")
+    source = ASTSource(
+        kernel,
+        signature={name: signature[name] for name in kernel.arg_names},
+        constexprs={(kernel.arg_names.index(name),): value for name, value in constants.items()},
+        attrs={(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in numbers},
+    )
+    options = {"num_warps": NUM_WARPS, "num_stages": NUM_STAGES}
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    ptx = compiled.asm["ptx"]
+    print("wgmma" in ptx, "cp.async" in ptx, ".local" in ptx, compiled.metadata.shared)
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+def test_compiles_for_hopper_onto_tensor_cores_without_spills(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {
+        "TRITON_CACHE_DIR": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True, check=True
+    )
+    for line in result.stdout.splitlines():
+        tensor_cores, pipelined, spills, shared = line.split()
+        assert (tensor_cores, pipelined, spills) == ("True", "True", "False")
+        assert int(shared) < 114 * 1024  # two programs per processor of 228 KiB
