@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 REASON_LENGTH = 160
 Choice = Literal["auto", "plain", "native", "triton"]
+KERNELS: dict[str, Choice] = {"cpu": "native", "cuda": "triton"}
 
 
 def choose_backend(spec: AttentionSpec, wanted: Choice = "auto") -> AttentionBackend:
@@ -31,10 +32,12 @@ def choose_backend(spec: AttentionSpec, wanted: Choice = "auto") -> AttentionBac
         ConfigError: the wanted one cannot be had, or on CUDA, in the case of `auto`, the kernels cannot.
     """
     device = spec.device.type
-    kernel: Choice = {"cpu": "native", "cuda": "triton"}.get(device, "plain")
+    kernel = KERNELS.get(device, "plain")
     choice = kernel if wanted == "auto" else wanted
     if choice not in (kernel, "plain"):
-        raise ConfigError(f"attention: {choice} does not run on {device} devices; choose auto, {kernel} or plain")
+        raise ConfigError(
+            f"attention: {choice} does not run on {device} devices; choose auto, {kernel} or plain"
+        )
     if choice == "triton":
         return _triton_or_repair(spec)
     reason = f"there is no kernel for {device} devices"

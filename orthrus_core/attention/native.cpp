@@ -148,11 +148,44 @@ struct Query {
   Floats total;         // sum of weights so far, by lane
 };
 
-// The pages' 16 cells each of a tile.
+// Where the keys and values of a tile's chunks `first` to `end` are.
 struct Tile {
+  int first, end;
   const uint32_t* keys[CHUNKS];
   const Number* values[CHUNKS];
 };
+
+// Pages of one sequence and one K/V head.
+struct Pages {
+  const int64_t* ids;
+  const uint32_t* keys;
+  const Number* values;
+  int64_t stride;
+
+  // The tile that begins at cell `start`, as far as it holds cells `first` to `last`.
+  Tile tile(int64_t start, int64_t first, int64_t last) const {
+    Tile tile;
+    tile.first = greater(first - start, 0) / LANES;
+    tile.end = smaller(last - start + LANES, TILE) / LANES;
+    for (int chunk = tile.first; chunk < tile.end; ++chunk) {
+      const int64_t place = start / LANES + chunk, page = ids[place / CHUNKS_PER_PAGE] * stride;
+      const int64_t cell = place % CHUNKS_PER_PAGE * LANES;
+      tile.keys[chunk] = keys + page * WORDS / HEAD_DIM + cell;
+      tile.values[chunk] = values + page + cell * HEAD_DIM;
+    }
+    return tile;
+  }
+};
+
+// Has memory bring a tile: pages lie anywhere, so the processor does not guess what comes next. Always inlined:
+// GCC drops calls of a function that does nothing but this.
+__attribute__((always_inline)) inline void fetch(const Tile& tile) {
+  for (int chunk = tile.first; chunk < tile.end; ++chunk) {
+    for (int word = 0; word < WORDS; ++word) __builtin_prefetch(tile.keys[chunk] + word * PAGE_SIZE, 0, 2);
+    for (size_t byte = 0; byte < LANES * HEAD_DIM * sizeof(Number); byte += 64)
+      __builtin_prefetch(reinterpret_cast<const char*>(tile.values[chunk]) + byte, 0, 2);
+  }
+}
 
 struct Workspace {
   Query queries[MOST_QUERIES];
@@ -240,12 +273,12 @@ void weigh_together(Workspace& work, int query, const Tile& tile, int part) {
     weigh<1, NUM_PARTS>(work, query + i, tile, part, greater(begin, end), work.queries[query + i].end);
 }
 
-// One tile for all queries; chunks `first` to `end` of it hold every cell that one of them sees.
-void walk(Workspace& work, int num_queries, const Tile& tile, int first, int end, float scaling, float softcap) {
+// One tile for all queries.
+void walk(Workspace& work, int num_queries, const Tile& tile, float scaling, float softcap) {
   // 24 of 32 vector registers hold products, as nearly as 8 chunks divide
   in_groups<SCORED_AT_ONCE>(0, num_queries, [&](auto size, int query) {
     constexpr int AT_ONCE = size <= 2 ? 8 : size <= 6 ? 4 : 2;
-    in_groups<AT_ONCE>(first, end, [&](auto count, int chunk) {
+    in_groups<AT_ONCE>(tile.first, tile.end, [&](auto count, int chunk) {
       score<decltype(size)::value, decltype(count)::value>(work, query, tile.keys, chunk);
     });
   });
@@ -260,8 +293,7 @@ void walk(Workspace& work, int num_queries, const Tile& tile, int first, int end
 }
 
 // Attention of the queries that `work` holds, of one sequence and one K/V head.
-void attend(Workspace& work, int num_queries, const int64_t* pages, const uint32_t* keys, const Number* values,
-            int64_t page_stride, float scaling, float softcap) {
+void attend(Workspace& work, int num_queries, const Pages& pages, float scaling, float softcap) {
   int64_t first = work.queries[0].first, last = work.queries[0].last;
   for (int i = 0; i < num_queries; ++i) {
     first = smaller(first, work.queries[i].first);
@@ -270,21 +302,16 @@ void attend(Workspace& work, int num_queries, const int64_t* pages, const uint32
     work.queries[i].total = Floats{};
   }
   std::memset(work.sums, 0, sizeof work.sums[0] * num_queries);
+  Tile tile = pages.tile(first / TILE * TILE, first, last);
   for (int64_t start = first / TILE * TILE; start <= last; start += TILE) {
-    const int first_chunk = greater(first - start, 0) / LANES;
-    const int end_chunk = smaller(last - start, TILE - 1) / LANES + 1;
-    Tile tile;
-    for (int chunk = first_chunk; chunk < end_chunk; ++chunk) {
-      const int64_t place = start / LANES + chunk, page = pages[place / CHUNKS_PER_PAGE] * page_stride;
-      const int64_t cell = place % CHUNKS_PER_PAGE * LANES;
-      tile.keys[chunk] = keys + page * WORDS / HEAD_DIM + cell;
-      tile.values[chunk] = values + page + cell * HEAD_DIM;
-    }
+    const Tile next = pages.tile(start + TILE, first, last);
+    fetch(next);
     for (int i = 0; i < num_queries; ++i) {
       work.queries[i].begin = greater(work.queries[i].first - start, 0);
       work.queries[i].end = smaller(work.queries[i].last - start, TILE - 1) + 1;
     }
-    walk(work, num_queries, tile, first_chunk, end_chunk, scaling, softcap);
+    walk(work, num_queries, tile, scaling, softcap);
+    tile = next;
   }
 }
 
@@ -366,8 +393,9 @@ extern "C" void paged_attend(
         std::memcpy(work->words[i], q + row * q_row_stride + (head * REPEATS + i % REPEATS) * q_head_stride,
                     HEAD_DIM * sizeof(Number));
       }
-      attend(*work, num_queries, page_tables + slots[rows.first_row] * pages_per_slot,
-             words + head * WORDS * PAGE_SIZE, values + head * head_size, page_stride, scaling, softcap);
+      const Pages pages{page_tables + slots[rows.first_row] * pages_per_slot, words + head * WORDS * PAGE_SIZE,
+                        values + head * head_size, page_stride};
+      attend(*work, num_queries, pages, scaling, softcap);
       for (int i = 0; i < num_queries; ++i) {
         const int64_t row = rows.first_row + i / REPEATS;
         Number* target = out + ((row * num_kv_heads + head) * REPEATS + i % REPEATS) * HEAD_DIM;

@@ -52,8 +52,8 @@ class Tiling:
         """List the work of one forward.
 
         A tile is either walked whole, split after split, or spread: then each of its splits is an item of its
-        own, and its rows are merged afterwards. Which, changes no bits. Tiles of one span are neighbours: what
-        one reads of the cache the others find in the processors' common cache.
+        own, and its rows are merged afterwards. Which, changes no bits. Tiles of one span are neighbours:
+        what one reads of the pages the others find in the processors' common cache.
 
         Args:
             spans: the rows in use.

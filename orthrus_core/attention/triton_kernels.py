@@ -1,7 +1,7 @@
 """Triton kernels of write-then-attend over the paged cache. Needs triton; imported by `triton_paged` alone.
 
-Scores and log-sum-exps are in base 2: `scaling` or `cap` comes multiplied by log2(e). Products and sums are not
-fused (`enable_fp_fusion=False`), so that a formula has the same bits wherever it stands.
+Scores and log-sum-exps are in base 2: `scaling` or `cap` comes multiplied by log2(e). Products and sums are
+not fused (`enable_fp_fusion=False`), so that a formula has the same bits wherever it stands.
 """
 
 import triton
@@ -82,7 +82,7 @@ def walk(
 ):
     """Take the cells from `start` on into the sums, in tiles up to `stop`; cells from `end` on are not there.
 
-    A cell that a query does not see changes none of its bits: its weight is 0 and its score never the maximum.
+    A cell that a query does not see changes none of its bits: its weight is 0, its score never the maximum.
 
     Args:
         EDGE: some queries do not see all of these cells, which may hold anything, and 0 x NaN is NaN: values
@@ -203,9 +203,8 @@ def attend_tiles(
         for at in tl.range(first_split, end_split, num_stages=1):
             start = at * SPLIT
             end = tl.minimum(start + SPLIT, last_cell + 1)
-            inner_end = tl.where(
-                all_see_until >= end, end, start + tl.maximum(all_see_until - start, 0) // TILE_CELLS * TILE_CELLS
-            )
+            inner_end = start + tl.maximum(all_see_until - start, 0) // TILE_CELLS * TILE_CELLS
+            inner_end = tl.where(all_see_until >= end, end, inner_end)
             inner = start
             top = tl.full([QUERIES], LOWEST, tl.float32)
             total = tl.zeros([QUERIES], tl.float32)
@@ -263,7 +262,7 @@ def merge_splits(
     WINDOW: tl.constexpr,
     PROGRAMS: tl.constexpr,
 ):
-    """Each program takes every PROGRAMS-th (row of a tile that was spread, K/V head): joins what its row sees.
+    """Each program takes every PROGRAMS-th (row of a spread tile, K/V head) and joins what the row sees.
 
     Args:
         PADDED: power of two of at least REPEATS.

@@ -1,14 +1,16 @@
 """Write-then-attend over the paged cache by Triton kernels with splits of fixed length.
 
 A row's sums are taken in an order that its own position decides: cells in tiles of fixed length, tiles inside
-a split of fixed length one after the other, splits merged in order. All tiles of an engine have one shape, set
-by the model alone, and a row of a matrix product does not know the others. So a row's bits depend neither on
-the other rows of the forward nor on how full the card is, and yet a few long sequences spread over all of it.
+a split of fixed length one after the other, splits merged in order. Tiles have one shape, set by the model
+alone: whatever the block size, every row goes through the same instructions, and a row of a matrix product
+knows no other. So a row's bits depend neither on the other rows of the forward nor on how full the card is,
+and yet a few long sequences spread over all of it.
 """
 
 import importlib.util
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,15 +23,34 @@ from orthrus_core.attention.view import AttentionLayer
 from orthrus_core.cache import KVCache
 from orthrus_core.errors import ConfigError
 
-ROWS_PER_TILE = 16  # token rows at least, where so many times the query heads of a K/V head fit
-MIN_QUERIES, MAX_QUERIES = 64, 128  # 64: one instruction of a Hopper warp group
-FLOAT32_QUERIES = 16  # no tensor cores, all operands in registers
+ROWS_PER_TILE = 16  # token rows, where so many times the query heads of a K/V head are not too many queries
+MAX_REPEATS = 128
 SPLIT_LENGTH = 256
 PARTIAL_BYTES = 2**27  # of partial results of one layer at most
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# Head size up to: (tile_cells, num_stages, programs per processor). `make kernel-report` prints what each takes.
-HALF_SIZES = {64: (64, 3, 2), 128: (32, 3, 2), 256: (32, 3, 1)}
-FLOAT32_SIZES = {64: (32, 3, 2), 128: (32, 3, 2), 256: (16, 3, 1)}
+
+
+class TableSizes(NamedTuple):
+    """Sizes for head sizes up to one; `make kernel-report` prints the registers and memory that they take."""
+
+    least_queries: int
+    most_queries: int
+    tile_cells: int
+    num_warps: int  # twice as many for most_queries
+    num_stages: int
+    programs_per_processor: int
+
+
+HALF_SIZES = {
+    64: TableSizes(64, 128, 64, 4, 5, 2),
+    128: TableSizes(64, 128, 32, 4, 5, 2),
+    256: TableSizes(32, 32, 32, 8, 5, 1),
+}
+FLOAT32_SIZES = {  # without tensor cores all operands are in registers
+    64: TableSizes(16, 16, 32, 4, 3, 2),
+    128: TableSizes(16, 16, 16, 8, 3, 1),
+    256: TableSizes(16, 16, 16, 8, 3, 1),
+}
 
 
 def has_triton() -> bool:
@@ -71,23 +92,21 @@ class KernelSizes:
 
 def default_sizes(spec: AttentionSpec) -> KernelSizes:
     """Return the sizes for a model on a device."""
-    width, is_float32 = power_of_two(spec.head_dim), spec.dtype == torch.float32
-    table = FLOAT32_SIZES if is_float32 else HALF_SIZES
-    tile_cells, num_stages, per_processor = next(sizes for most, sizes in table.items() if width <= most)
-    wanted = power_of_two(ROWS_PER_TILE * spec.repeats)
-    most = MAX_QUERIES if width <= MAX_QUERIES else MIN_QUERIES  # sums of 128 x 256 exceed the registers
-    queries = FLOAT32_QUERIES if is_float32 else min(max(wanted, MIN_QUERIES), most)
-    queries = max(queries, power_of_two(spec.repeats))
+    width = power_of_two(spec.head_dim)
+    table = FLOAT32_SIZES if spec.dtype == torch.float32 else HALF_SIZES
+    sizes = next(sizes for most, sizes in table.items() if width <= most)
+    queries = power_of_two(ROWS_PER_TILE * spec.repeats, least=sizes.least_queries)
+    queries = power_of_two(spec.repeats, least=min(queries, sizes.most_queries))
     processors = 1
     if spec.device.type == "cuda":
         processors = torch.cuda.get_device_properties(spec.device).multi_processor_count
     return KernelSizes(
         queries=queries,
-        tile_cells=tile_cells,
+        tile_cells=sizes.tile_cells,
         split_length=SPLIT_LENGTH,
-        programs=processors * per_processor,
-        num_warps=8 if queries * width > MIN_QUERIES * 128 else 4,
-        num_stages=num_stages,
+        programs=processors * sizes.programs_per_processor,
+        num_warps=sizes.num_warps * (2 if queries > sizes.least_queries else 1),
+        num_stages=sizes.num_stages,
     )
 
 
@@ -202,8 +221,8 @@ def write_then_attend(
     page_size, Hkv = keys.shape[1:3]
     queries, tile_cells, split_length, programs = sizes
     num_warps, num_stages = launch
-    model = {"HEADS": Hkv, "REPEATS": H // Hkv, "DIM": Dh, "WIDTH": power_of_two(Dh)}
-    shared = model | {"SPLIT": split_length, "WINDOW": window, "PROGRAMS": programs, "enable_fp_fusion": False}
+    model = {"HEADS": Hkv, "REPEATS": H // Hkv, "DIM": Dh, "WIDTH": power_of_two(Dh), "WINDOW": window}
+    shared = model | {"SPLIT": split_length, "PROGRAMS": programs, "enable_fp_fusion": False}
     kernels.write_rows[(T,)](
         k, v, keys, values, cells, *_strides(k), *_strides(v),
         HEADS=Hkv, DIM=Dh, WIDTH=power_of_two(Hkv * Dh),
@@ -232,9 +251,9 @@ def _shape_of_output(q: Tensor, *_: object) -> Tensor:
 def _check(spec: AttentionSpec) -> None:
     if not 16 <= spec.head_dim <= 256:
         raise ConfigError(f"attention kernel: head_dim must be 16 to 256, got {spec.head_dim}")
-    if spec.repeats > MAX_QUERIES:
+    if spec.repeats > MAX_REPEATS:
         raise ConfigError(
-            f"attention kernel: query heads per K/V head must be <= {MAX_QUERIES}, got {spec.repeats}"
+            f"attention kernel: query heads per K/V head must be <= {MAX_REPEATS}, got {spec.repeats}"
         )
     if spec.dtype not in DTYPES:
         raise ConfigError(f"attention kernel: dtype must be float32, bfloat16 or float16, got {spec.dtype}")

@@ -46,6 +46,10 @@ class EngineConfig(BaseModel):
         ge=2,
         description="pages of the cache, one of them scratch; None: room for every sequence at max_context",
     )
+    attention: Literal["auto", "native", "triton", "plain"] = Field(
+        "auto",
+        description="attention: native (CPU), triton (CUDA), plain (torch, slow); auto: the device's kernel",
+    )
     linear: Literal["auto", "native", "triton", "plain"] = Field(
         "auto",
         description="linear layers: native (CPU), triton (CUDA), plain (torch); auto: the fastest exact one",

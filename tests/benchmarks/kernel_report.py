@@ -1,7 +1,7 @@
 """What each variant of the CUDA attention kernel takes of a Hopper processor: `make kernel-report`.
 
-Compiles for sm_90 and assembles, without a GPU; needs triton alone beside torch. Programs per processor follow
-from registers (64 Ki) and shared memory (228 KiB, 1 KiB of each program the system's).
+Compiles for sm_90 and assembles, without a GPU; needs triton beside torch. Programs per processor follow from
+registers (64 Ki) and shared memory (228 KiB, 1 KiB of each program the system's).
 """
 
 import argparse
@@ -70,6 +70,7 @@ def report(spec: AttentionSpec, sizes: KernelSizes, *, gemma: bool) -> Row:
         "stages": sizes.num_stages,
         "registers": used["registers"],
         "spilled bytes": used["spilled"],
+        "instruction": next((i for i in ("wgmma", "mma.sync") if i in compiled.asm["ptx"]), "fma"),
         "shared KiB": round(shared / 1024, 1),
         "programs per processor": min(by_registers, SHARED_BYTES // (shared + 1024)),
     }
