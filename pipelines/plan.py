@@ -7,7 +7,6 @@ from three numbers of a card:
     forward_s = max(bytes / bandwidth, FLOPs / peak) / EFFICIENCY + OVERHEAD_S
 """
 
-import copy
 import itertools
 import json
 import math
@@ -18,7 +17,6 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Self
 
-import torch
 from pydantic import Field, field_validator, model_validator
 from rich.console import Group, RenderableType
 from rich.filesize import decimal
@@ -27,11 +25,9 @@ from rich.text import Text
 
 from orthrus_core.errors import ConfigError
 from orthrus_core.evaluation.curve import AcceptanceCurve
-from orthrus_core.models.config import DualViewConfig, head_dim
 from orthrus_core.models.cost import ModelShape, forward_bytes, forward_flops
 from orthrus_core.models.loading import load_config
-from orthrus_core.models.model import model_class
-from orthrus_core.readiness.ladder import choose_token_budget
+from orthrus_core.readiness.device_memory import DeviceMemory
 from orthrus_core.request import Request
 from pipelines.cluster.failures import FailureNotes
 from pipelines.cluster.resources import gpus_per_actor
@@ -40,16 +36,16 @@ from pipelines.config.urls import Url
 from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.decode.actor import load_engine
 from pipelines.generate.decode.requests import RequestBuilder
-from pipelines.generate.decode.spec import ActorSpec, decode_options
+from pipelines.generate.decode.spec import ActorSpec, decode_options, sized_options
 from pipelines.generate.job.job import Job, prepare
 from pipelines.generate.job.preview import first_rows
+from pipelines.generate.job.sizes import choose_sizes, device_here, memory_here
 from pipelines.generate.prompt.unit import render_unit
+from pipelines.generate.report.terminal import memory_line
 from pipelines.storage.files import join, read_bytes
 
 SAMPLE_ROWS, SAMPLE_FILES = 256, 8
-MEMORY_SHARE = 0.9  # of a device that an actor may fill
 EFFICIENCY, OVERHEAD_S = 0.7, 0.0003  # assumed: share of both numbers reached; host seconds of a forward
-LOGIT_COPY_BYTES = 8  # two FP32 copies beside the model's own: the readout's, and a normalised one
 AT_MOST = "sampling.max_new_tokens: the most there can be"
 ACTORS = (1, 2, 4, 8, 16, 32, 64)
 
@@ -133,7 +129,7 @@ class Speed:
     completion_tokens: float | None
     rests_on: str
     device: str = "cuda"
-    memory_bytes: float | None = None
+    memory: DeviceMemory | None = None
 
 
 @dataclass(frozen=True)
@@ -218,23 +214,23 @@ def speed_of_run(url: str) -> Speed:
 
 def trial_speed(job: Job, sample: Sample, seconds: float) -> Speed:
     """Load the job's engine here and run sampled rows."""
-    config, device = job.config, job.config.model.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    config, device = job.config, device_here(job.config.model.device)
+    decode = decode_options(config, {}, num_rows=sum(unit.num_rows for unit in job.units))
+    decode = sized_options(job, decode, device, memory_here(device))
     spec = ActorSpec(
         checkpoint=job.checkpoint,
         dtype=config.model.dtype,
         device=device,
         threads=config.run.threads_per_actor or max(1, int(config.run.cpus_per_actor)),
-        decode=decode_options(config, {}, num_rows=sum(unit.num_rows for unit in job.units)),
+        decode=decode,
         sampling=config.sampling,
         layout=job.layout,
         failures=FailureNotes(job.ledger.run_url, job.ledger.data_url),
         retries=0,
     )
-    memory = torch.cuda.get_device_properties(0).total_memory if device == "cuda" else None
-    speed = run_trial(load_engine(spec), sample, seconds, in_flight=2 * config.decode.max_sequences)
-    return replace(speed, device=device, memory_bytes=memory)
+    memory = memory_here(device)
+    speed = run_trial(load_engine(spec), sample, seconds, in_flight=2 * decode.max_sequences)
+    return replace(speed, device=device, memory=memory)
 
 
 def run_trial(engine: Any, sample: Sample, seconds: float, *, in_flight: int) -> Speed:
@@ -263,17 +259,20 @@ def run_trial(engine: Any, sample: Sample, seconds: float, *, in_flight: int) ->
 
 def card_speed(card: Card, job: Job, sample: Sample, section: PlanSection) -> Speed:
     """The speed by formula: full batches with the best number of drafts, prompts in the largest forwards."""
-    (config, dtype, T), engine = model_facts(job, "cuda"), job.config.decode
+    memory = DeviceMemory(int(card.memory_bytes), int(card.memory_bytes))
+    prompt, length = _mean_lengths(sample, section)
+    sizes = choose_sizes(job.config, job.checkpoint, "cuda", memory, prompt_tokens=prompt)
+    engine, T = sizes.decode, sizes.rows
     try:
-        shape = ModelShape.from_config(config, dtype_bytes=dtype.itemsize)
+        config = load_config(job.checkpoint.path, needs_head=engine.mode == "consensus")
+        shape = ModelShape.from_config(config, dtype_bytes=sizes.dtype.itemsize)
         most = engine.block_size or config.block_size
         curve = AcceptanceCurve.from_tokens_per_step(section.acceptance_length, most)
     except ConfigError as error:
         raise ConfigError(f"plan.card: {error}; give plan.earlier_run, or no card for a trial") from None
     except ValueError as error:
         raise ConfigError(f"plan.acceptance_length: {error}") from None
-    S, prompt = engine.max_sequences, sum(sample.prompt_lens) / len(sample.requests)
-    length = section.completion_tokens or sample.longest_completion
+    S = engine.max_sequences
 
     def token_s(drafts: int) -> float:
         sizes = {"sequences": S, "context": round(prompt + length / 2)}
@@ -286,7 +285,13 @@ def card_speed(card: Card, job: Job, sample: Sample, section: PlanSection) -> Sp
     how = f"{curve.tokens_per_step(best):.1f} tokens per step by {best} drafts" if best else "plain AR"
     numbers = f"{card.bytes_per_s / 1e12:g} TB/s and {card.flops_per_s / 1e12:g} TFLOP/s"
     rests_on = f"formula, not measured: {EFFICIENCY:.0%} of {numbers}, {how}"
-    return Speed(length / (length * token_s(best) + prefill_s), None, rests_on, "cuda", card.memory_bytes)
+    return Speed(length / (length * token_s(best) + prefill_s), None, rests_on, "cuda", memory)
+
+
+def _mean_lengths(sample: Sample, section: PlanSection) -> tuple[float, float]:
+    """Mean tokens of a prompt, and of a completion."""
+    prompt = sum(sample.prompt_lens) / len(sample.requests)
+    return prompt, section.completion_tokens or sample.longest_completion
 
 
 def forward_s(card: Card, shape: ModelShape, *, rows: int, sequences: int, context: int) -> float:
@@ -294,35 +299,6 @@ def forward_s(card: Card, shape: ModelShape, *, rows: int, sequences: int, conte
     moved_s = forward_bytes(shape, rows=rows, sequences=sequences, context=context) / card.bytes_per_s
     computed_s = forward_flops(shape, rows=rows, context=context) / card.flops_per_s
     return max(moved_s, computed_s) / EFFICIENCY + OVERHEAD_S
-
-
-def model_facts(job: Job, device: str) -> tuple[DualViewConfig, torch.dtype, int]:
-    """The model's config, the type of its weights and cache, and T as the engine chooses it."""
-    engine, asked = job.config.decode, job.config.model.dtype
-    config = load_config(job.checkpoint.path, needs_head=engine.mode == "consensus")
-    name = str(config.dtype or "float32").removeprefix("torch.") if asked == "auto" else asked
-    S, K = engine.max_sequences, engine.block_size or config.block_size
-    chosen = choose_token_budget(max_sequences=S, block_size=K, device_type=device)
-    return config, getattr(torch, name), engine.token_budget or (engine.budgets or (chosen,))[-1]
-
-
-def actor_memory(job: Job, device: str, *, length: float) -> tuple[dict[str, int], int]:
-    """Bytes of an actor: tensors of a model, the cache as the engine allocates it, an estimate for logits.
-
-    Returns:
-        Bytes by name, and those of the cache pages of one sequence of this length.
-    """
-    (config, dtype, T), engine = model_facts(job, device), job.config.decode
-    with torch.device("meta"):
-        skeleton = model_class(config.backbone_type)(copy.deepcopy(config))
-    heads = 2 * config.num_hidden_layers * config.num_key_value_heads
-    page = engine.page_size * heads * head_dim(config) * dtype.itemsize
-    logit = dtype.itemsize * (2 if engine.mode == "consensus" else 1) + LOGIT_COPY_BYTES
-    return {
-        "weights": skeleton.num_parameters() * dtype.itemsize,
-        "cache": engine.total_pages * page,
-        "logits": T * config.vocab_size * logit,
-    }, math.ceil(min(length, engine.max_context) / engine.page_size) * page
 
 
 def render(job: Job, config: PlanConfig, sample: Sample, speed: Speed) -> RenderableType:
@@ -342,7 +318,7 @@ def render(job: Job, config: PlanConfig, sample: Sample, speed: Speed) -> Render
         ("rows", f"{rows:,} of {job.plan.num_rows:,}", "the files' metadata, less what output.path has"),
         ("prompts", f"{mean:,.0f} tokens, 95 % within {p95:,}", tokenized),
         ("completions", f"{length:,.0f} tokens x {completions:,.0f} = {completions * length:,.0f}", said),
-        ("memory of an actor", *_memory_facts(job, speed, length=mean + length)),
+        ("memory of an actor", *_memory_facts(job, speed, sample, length=mean + length)),
         ("speed of an actor", f"{speed.tokens_per_s:,.0f} tokens/s", speed.rests_on),
         ("work", f"{_time(schedule.work_s)} of one actor", "tokens by speed"),
         ("start and end", f"{_time(schedule.startup_s)}, {_time(schedule.tail_s)}", ends),
@@ -351,17 +327,22 @@ def render(job: Job, config: PlanConfig, sample: Sample, speed: Speed) -> Render
     return Group(table, *_fleets(config, schedule, speed.device))
 
 
-def _memory_facts(job: Job, speed: Speed, *, length: float) -> tuple[str, str]:
+def _memory_facts(job: Job, speed: Speed, sample: Sample, *, length: float) -> tuple[str, str]:
     """What an actor allocates, and how that compares with what sequences need and the device has."""
-    parts, each = actor_memory(job, speed.device, length=length)
-    total, sequences = sum(parts.values()), job.config.decode.max_sequences
-    said = f"the model's config; {sequences} such sequences fill {decimal(sequences * each)} of the cache"
-    if speed.memory_bytes is not None:
-        room = int(speed.memory_bytes * MEMORY_SHARE)
-        most = max(0, room - total + parts["cache"]) // each
-        fits = "fits in" if total <= room else "DOES NOT FIT in"
-        said += f"; {fits} {MEMORY_SHARE:.0%} of the device, {decimal(room)}, with room for {most:,} such"
-    return f"{decimal(total)}: " + ", ".join(f"{name} {decimal(size)}" for name, size in parts.items()), said
+    prompt = statistics.fmean(sample.prompt_lens)
+    sizes = choose_sizes(job.config, job.checkpoint, speed.device, speed.memory, prompt_tokens=prompt)
+    engine, plan = sizes.decode, sizes.plan
+    each = math.ceil(min(length, engine.max_context) / engine.page_size) * sizes.page_bytes
+    said = (
+        f"the model's config; at most {engine.max_context:,} tokens a sequence; {engine.max_sequences} such "
+        f"sequences fill {decimal(engine.max_sequences * each)} of the cache"
+    )
+    if sizes.left is not None:
+        most = max(0, sizes.left - plan.total + plan.cache) // each
+        fits = "fits in" if plan.total <= sizes.left else "DOES NOT FIT in"
+        share = f"{engine.memory:.0%} of the device, {decimal(sizes.left)}"
+        said += f"; {fits} {share}, with room for {most:,} such"
+    return memory_line(plan), said
 
 
 def _fleets(config: PlanConfig, schedule: Schedule, device: str) -> Iterator[RenderableType]:

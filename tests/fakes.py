@@ -117,6 +117,7 @@ class FakeEngine:
             "draft_s": [0.001, 0.002],
             "verify_s": [0.001, 0.002],
             "attention": "native",
+            "linear": "native",
             "compiled": False,
             "block_size": 8,
             "page_size": 16,

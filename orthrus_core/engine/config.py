@@ -33,8 +33,11 @@ class EngineConfig(BaseModel):
         description="adaptive: draft where it pays, by estimated acceptance and measured costs; "
         "fixed: block_size drafts for everybody, fewer only where the token budget ends",
     )
-    max_sequences: int = Field(8, ge=1, description="sequences in flight; others wait")
-    max_context: int = Field(2048, ge=2, description="most tokens of prompt and completion together")
+    max_sequences: int = Field(0, ge=0, description="sequences in flight; auto (0): what memory is good for")
+    max_context: int = Field(
+        0, ge=0, description="most tokens of prompt and completion; auto (0): the model's"
+    )
+    memory: float = Field(0.9, gt=0, le=1, description="share of the device's memory that may be filled")
     consensus: Literal["coupled", "rejection"] = Field(
         "coupled",
         description="accept rule; coupled: the longest prefix on which both views agree, the text of AR; "
@@ -44,7 +47,7 @@ class EngineConfig(BaseModel):
     num_pages: int | None = Field(
         None,
         ge=2,
-        description="pages of the cache, one of them scratch; None: room for every sequence at max_context",
+        description="pages of the cache, one of them scratch; None: all that sequences need, or memory holds",
     )
     attention: Literal["auto", "native", "triton", "plain"] = Field(
         "auto",
@@ -54,23 +57,23 @@ class EngineConfig(BaseModel):
         "auto",
         description="linear layers: native (CPU), triton (CUDA), plain (torch); auto: the fastest exact one",
     )
-    self_check: bool = Field(
-        True,
-        description="compare bits of permuted token rows at start-up; without it there is one budget only",
-    )
+    self_check: bool = Field(True, description="compare bits of permuted rows at start-up; else one budget")
     compile: Literal["auto", "on", "off"] = Field(
         "auto",
         description="torch.compile of both views; auto: on CUDA, and on CPUs when expected_tokens make up "
         "for the time it takes",
     )
-    expected_tokens: int = Field(
-        0, ge=0, description="tokens that this engine will about emit, for compile: auto"
-    )
+    expected_tokens: int = Field(0, ge=0, description="tokens it will about emit, for compile: auto")
 
     @field_validator("compile", mode="before")
     @classmethod
     def _yaml_reads_on_and_off_as_booleans(cls, value: object) -> object:
         return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+    @field_validator("max_sequences", "max_context", mode="before")
+    @classmethod
+    def _auto_is_zero(cls, value: object) -> object:
+        return 0 if value == "auto" else value
 
     @field_validator("budgets")
     @classmethod
@@ -81,21 +84,13 @@ class EngineConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> "EngineConfig":
-        if self.budgets is not None:
-            if self.token_budget not in (None, self.budgets[-1]):
-                raise ValueError(
-                    f"the largest of budgets must be token_budget ({self.token_budget}), "
-                    f"got {self.budgets[-1]}"
-                )
-            if self.budgets[-1] < self.max_sequences:
-                raise ValueError(
-                    f"the largest of budgets must be >= max_sequences ({self.max_sequences}), "
-                    f"got {self.budgets[-1]}"
-                )
-        if self.token_budget is not None and self.token_budget < self.max_sequences:
+        T = self.token_budget or (self.budgets or (None,))[-1]
+        if self.budgets is not None and self.budgets[-1] != T:
+            raise ValueError(f"the largest of budgets must be token_budget ({T}), got {self.budgets[-1]}")
+        if T is not None and self.max_sequences > T:
             raise ValueError(
-                f"token_budget must be >= max_sequences ({self.max_sequences}), got {self.token_budget}: "
-                "every running sequence needs a token row"
+                f"token_budget, the largest of budgets, must be >= max_sequences ({self.max_sequences}), "
+                f"got {T}: every running sequence needs a token row"
             )
         if self.num_pages is not None and self.num_pages - 1 < self.pages_per_sequence:
             raise ValueError(

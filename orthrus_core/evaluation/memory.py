@@ -81,7 +81,7 @@ def decode_and_weigh(
     completions = engine.generate(prompts, params)
     assert all(completion.error is None for completion in completions)
     per_token = engine.cache.bytes_per_token
-    cells = config.total_pages * config.page_size
+    cells = engine.config.total_pages * config.page_size
     return Memory(config.mode, loaded_bytes, peak_rss_bytes(), per_token * cells, per_token)
 
 

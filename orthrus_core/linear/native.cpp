@@ -130,34 +130,47 @@ struct Product {
   int64_t M, N, K;
 };
 
+// The last numbers of rows that are no whole step, filled up with zeros.
+template <int COUNT>
+void fill_up(const Number* source, int64_t stride, int64_t count, Number target[COUNT][STEP]) {
+  std::memset(target, 0, COUNT * STEP * sizeof(Number));
+  for (int i = 0; i < COUNT; ++i) std::memcpy(target[i], source + i * stride, count * sizeof(Number));
+}
+
 // ROWS x COLUMNS outputs, the first of them at `row` and `column`. FIRST: no row has met these columns yet.
 template <int ROWS, int COLUMNS, bool FIRST>
 void compute_tile(const Product& product, int64_t row, int64_t column) {
-  const int64_t K = product.K, whole = K / STEP * STEP;
-  const Number* rows = product.rows + row * K;
-  const Number* columns = product.weights + column * K;
-  Floats sums[ROWS][TILE_COLUMNS] = {};
-  for (int64_t k = 0; k < whole; k += STEP) {
-    Operand operands[COLUMNS];
-    for (int c = 0; c < COLUMNS; ++c) {
-      operands[c] = load(columns + c * K + k);
-      if (FIRST) __builtin_prefetch(columns + (c + AHEAD) * K + k, 0, 2);  // into the second-level cache
+  const int64_t K = product.K;
+  const Number *rows = product.rows + row * K, *columns = product.weights + column * K;
+  Number last_rows[ROWS][STEP], last_columns[COLUMNS][STEP];
+  int64_t stride = K;
+  Floats sums[ROWS][TILE_COLUMNS];
+#pragma GCC unroll 8
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+    for (int c = 0; c < TILE_COLUMNS; ++c) sums[r][c] = Floats{};
+  for (int64_t left = K; left > 0; left -= STEP, rows += STEP, columns += STEP) {
+    if (__builtin_expect(left < STEP, 0)) {
+      fill_up<ROWS>(rows, K, left, last_rows);
+      fill_up<COLUMNS>(columns, K, left, last_columns);
+      rows = last_rows[0], columns = last_columns[0], stride = STEP;
     }
+    Operand operands[COLUMNS];
+#pragma GCC unroll 8
+    for (int c = 0; c < COLUMNS; ++c) {
+      operands[c] = load(columns + c * stride);
+      if (FIRST) __builtin_prefetch(columns + (c + AHEAD) * stride, 0, 2);  // into the second-level cache
+    }
+#pragma GCC unroll 8
     for (int r = 0; r < ROWS; ++r) {
-      const Operand operand = load(rows + r * K + k);
+      const Operand operand = load(rows + r * stride);
+#pragma GCC unroll 8
       for (int c = 0; c < COLUMNS; ++c) multiply(sums[r][c], operand, operands[c]);
     }
   }
-  if (whole < K) {
-    Number ends[ROWS + COLUMNS][STEP] = {};
-    for (int r = 0; r < ROWS; ++r) std::memcpy(ends[r], rows + r * K + whole, (K - whole) * sizeof(Number));
-    for (int c = 0; c < COLUMNS; ++c)
-      std::memcpy(ends[ROWS + c], columns + c * K + whole, (K - whole) * sizeof(Number));
-    for (int r = 0; r < ROWS; ++r)
-      for (int c = 0; c < COLUMNS; ++c) multiply(sums[r][c], load(ends[r]), load(ends[ROWS + c]));
-  }
   Numbers bias = {};
   if (product.bias) std::memcpy(&bias, product.bias + column, COLUMNS * sizeof(Number));
+#pragma GCC unroll 8
   for (int r = 0; r < ROWS; ++r) {
     const Numbers results = narrow(add_lanes(sums[r]) + widen(bias));
     std::memcpy(product.out + (row + r) * product.N + column, &results, COLUMNS * sizeof(Number));

@@ -1,5 +1,6 @@
 """The engine of a model: its parts, chosen for the model and for the machine."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,10 +23,14 @@ from orthrus_core.readiness.admission import (
     check_model,
     drafted_block_size,
 )
+from orthrus_core.readiness.device_memory import device_memory
 from orthrus_core.readiness.health import DraftAlarm, LogitHealth
+from orthrus_core.readiness.sizes import fit, sizes_of
 from orthrus_core.readiness.startup import Readiness, get_ready
 from orthrus_core.request import SamplingParams
 from orthrus_core.text.prompts import Prompt, new_requests, with_text
+
+logger = logging.getLogger(__name__)
 
 ALARM_STEPS = 200  # few, since adaptive blocks hardly ever try a head that drafts badly
 
@@ -38,7 +43,7 @@ class Engine(EngineCore):
     whatever its neighbours do.
 
     Attributes:
-        config: as given.
+        config: as given, with the sizes that were chosen.
         block_size: K, 0 in AR mode.
         exactness: "exact" when permuted token rows agreed bit for bit at start-up, else "unverified".
         costs: the budgets that forwards may have, and the seconds that they take.
@@ -71,9 +76,10 @@ class Engine(EngineCore):
         Raises:
             ConfigError: the model has no second view, the config does not fit it, or they are other things.
         """
-        self.config = config = EngineConfig() if config is None else config
+        config = EngineConfig() if config is None else config
         check_arguments(config, tokenizer)
         self._tokenizer = tokenizer
+        self.config = config = _resolved(config, model)
         runner: ModelRunner = model if hasattr(model, "lay_out") else new_runner(model, config)
         self.block_size = drafted_block_size(config, runner.model)
         ready = ready or get_ready(runner, config, head_block_size=runner.model.config.block_size)
@@ -141,6 +147,8 @@ class Engine(EngineCore):
             "linear": self._ready.linear,
             "digest": self._ready.digest,
             "page_size": pool.page_size,
+            "max_sequences": self.config.max_sequences,
+            "max_context": self.config.max_context,
             "num_pages": pool.num_pages,
             "cache_bytes_per_token": self.cache.bytes_per_token,
             "dtype": str(runner.model.dtype).removeprefix("torch."),
@@ -154,14 +162,28 @@ class Engine(EngineCore):
         }
 
 
-def new_runner(model: OrthrusLM, config: EngineConfig) -> ModelRunner:
-    """Return a model's runner over a cache of the config's size.
+def _resolved(config: EngineConfig, model: Any) -> EngineConfig:
+    """Return the config with the sizes it leaves open, from the model and the memory beside it.
 
     Raises:
-        ConfigError: the config does not fit the model.
+        ConfigError: the model has no second view, the config does not fit it, or the cache not the device.
     """
+    if hasattr(model, "lay_out"):
+        return sizes_of(config, model.tables)
     check_model(model)
     check_context(config, model)
+    memory = device_memory(model.device)
+    left = None if memory is None else memory.left(config.memory)
+    config = fit(config, model, device_type=model.device.type, left=left)
+    logger.info(
+        "engine_sizes max_sequences=%d max_context=%d num_pages=%d free_bytes=%s",
+        *(config.max_sequences, config.max_context, config.total_pages, memory and memory.free),
+    )
+    return config
+
+
+def new_runner(model: OrthrusLM, config: EngineConfig) -> ModelRunner:
+    """Return a model's runner over a cache of the config's size."""
     tables = PageTables(
         PagePool(config.total_pages, config.page_size),
         num_slots=config.max_sequences,

@@ -45,6 +45,14 @@ def gpus_per_actor(run: RunConfig, device: str) -> float:
     return 1.0 if device == "cuda" else 0.0
 
 
+def device_share(run: RunConfig, device: str) -> float:
+    """An actor's part of the memory of its device, which others on the same machine share."""
+    if device == "cuda":
+        return min(1.0, gpus_per_actor(run, device) or 1.0)
+    beside = int((os.cpu_count() or 1) // run.cpus_per_actor)
+    return 1.0 / max(1, min(run.most_actors, beside))
+
+
 def check_gpus(run: RunConfig, device: str, *, is_local: bool) -> None:
     """Refuse a run that a local machine cannot hold; a cluster may still grow.
 

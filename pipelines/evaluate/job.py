@@ -13,6 +13,7 @@ import torch
 
 import orthrus_core
 from orthrus_core.evaluation.exactness import Comparison, ModeRun, compare_modes
+from orthrus_core.models.loading import load_config
 from orthrus_core.models.model import OrthrusLM
 from pipelines.checkpoint.directory import Checkpoint, fetch, load_tokenizer, locate
 from pipelines.config.versions import versions
@@ -42,6 +43,7 @@ def evaluate(config: EvaluateConfig, generate_job: Path) -> dict[str, Any]:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     checkpoint = locate(config.model)
+    config = _with_context(config, checkpoint)
     tokenizer = load_tokenizer(checkpoint.path)
     prompt_sets = {name: read_prompt_set(config, name, checkpoint) for name in config.prompt_sets}
     for name in config.timed_sets:
@@ -78,6 +80,13 @@ def device_of(config: EvaluateConfig) -> str:
     if config.model.device != "auto":
         return config.model.device
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _with_context(config: EvaluateConfig, checkpoint: Checkpoint) -> EvaluateConfig:
+    """Resolve max_context where the config leaves it open: the model's."""
+    most = load_config(checkpoint.path, needs_head=False).max_position_embeddings
+    decode = config.decode.model_copy(update={"max_context": config.decode.max_context or most})
+    return config.model_copy(update={"decode": decode})
 
 
 def _load(config: EvaluateConfig, checkpoint: Checkpoint, dtype: str) -> OrthrusLM:

@@ -119,7 +119,7 @@ def build_dataset(job: Job, spec: ActorSpec, engine_factory: EngineFactory = loa
     from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
     run = job.config.run
-    calls = run.calls_in_flight or default_calls_in_flight(run.unit_rows, job.config.decode.max_sequences)
+    calls = run.calls_in_flight or default_calls_in_flight(run.unit_rows, spec.decode.max_sequences)
     strategy = ActorPoolStrategy(
         min_size=min(run.actors, len(job.units)),
         max_size=min(run.most_actors, len(job.units)),

@@ -15,7 +15,7 @@ import numpy as np
 from orthrus_core.costs import CellCosts, Costs
 from orthrus_core.models.cost import ModelShape, forward_flops
 from orthrus_core.readiness.ladder import candidate_budgets
-from pipelines.plan import CARDS, EFFICIENCY, MEMORY_SHARE, Card, forward_s
+from pipelines.plan import CARDS, EFFICIENCY, Card, forward_s
 from tests.benchmarks.simulator import Job, Simulation, best_fixed_rate, fixed_rate
 
 SHAPE = ModelShape(
@@ -30,7 +30,7 @@ SHAPE = ModelShape(
 )
 K = 32
 TOKEN_BUDGET = 1024
-MOST_SEQUENCES = 512
+MEMORY_SHARE, MOST_SEQUENCES = 0.9, 512
 CONTEXTS, ACCEPTANCES = (512, 4096, 16_384, 32_768), (0.6, 0.8, 0.9)
 
 

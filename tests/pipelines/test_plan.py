@@ -13,6 +13,7 @@ from orthrus_core.errors import ConfigError
 from orthrus_core.request import Request, SamplingParams
 from pipelines import plan
 from pipelines.generate.job.job import prepare
+from pipelines.generate.job.sizes import choose_sizes, memory_here
 from pipelines.plan import EFFICIENCY, OVERHEAD_S, Card, PlanConfig, Sample, Schedule, forward_s, plan_job
 from tests.orthrus_core.evaluation.shapes import TINY
 
@@ -30,7 +31,7 @@ def plan_of(tree):
 
 
 def _text(shown) -> str:
-    console = Console(width=250, record=True, file=io.StringIO())
+    console = Console(width=500, record=True, file=io.StringIO())
     console.print(shown)
     return " ".join(console.export_text().split())
 
@@ -152,14 +153,14 @@ def _card(**numbers: float) -> Card:
 
 def test_weights_and_cache_are_those_of_a_real_engine(plan_of, tree):
     job = prepare(plan_of())
-    bytes_of, each = plan.actor_memory(job, "cpu", length=40)
+    sizes = choose_sizes(job.config, job.checkpoint, "cpu", memory_here("cpu"))
     model = load_model(tree["model"]["path"])
     off = {"self_check": False, "compile": "off"}
     cache = Engine(model, job.config.decode.model_copy(update=off)).cache
-    assert bytes_of["weights"] == sum(p.numel() * p.element_size() for p in model.parameters())
-    assert bytes_of["cache"] == sum(t.numel() * t.element_size() for t in (*cache.keys, *cache.values))
-    assert bytes_of["logits"] == 64 * 1024 * (2 * 4 + 8)  # T x V x (both views and two copies in FP32)
-    assert each == 48 * cache.bytes_per_token  # 40 tokens in pages of 16
+    assert sizes.plan.model == sum(p.numel() * p.element_size() for p in model.parameters())
+    assert sizes.plan.cache == sum(t.numel() * t.element_size() for t in (*cache.keys, *cache.values))
+    assert sizes.plan.logits == 64 * 1024 * (2 * 4 + 8)  # T x V x (both views and two copies in FP32)
+    assert sizes.page_bytes == 16 * cache.bytes_per_token
 
 
 class FakeEngine:

@@ -32,6 +32,12 @@ class SamplingColumns(Section):
 class SamplingConfig(SamplingParams):
     """How each completion is chosen and where it ends; per-row values from columns."""
 
+    max_new_tokens: int = Field(
+        0,
+        ge=0,
+        lt=2**31,
+        description="Most tokens of the completion; auto (0): half of decode.max_context, at most 2048.",
+    )
     columns: SamplingColumns = Field(
         default_factory=SamplingColumns, description="Per-row values, by option name."
     )
@@ -48,6 +54,11 @@ class SamplingConfig(SamplingParams):
         description="use: what the checkpoint's generation_config.json says goes before the defaults of this "
         "section, and what is set here before that. Its EOS ids are used either way.",
     )
+
+    @field_validator("max_new_tokens", mode="before")
+    @classmethod
+    def _auto_is_zero(cls, value: Any) -> Any:
+        return 0 if value == "auto" else value
 
     @field_validator("json_schema", mode="before")
     @classmethod

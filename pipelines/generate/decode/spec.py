@@ -7,6 +7,7 @@ from typing import Any
 
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.errors import ConfigError
+from orthrus_core.readiness.device_memory import DeviceMemory
 from pipelines.checkpoint.directory import Checkpoint
 from pipelines.cluster.board import Board
 from pipelines.cluster.failures import FailureNotes
@@ -15,6 +16,7 @@ from pipelines.generate.audit.plan import AuditPlan, plan_audit
 from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.config.sampling import SamplingConfig
 from pipelines.generate.job.job import Job
+from pipelines.generate.job.sizes import choose_sizes, memory_here
 from pipelines.read.columns import TableLayout
 from pipelines.storage.config import StorageConfig
 from pipelines.storage.files import join
@@ -68,19 +70,22 @@ def new_actor_spec(job: Job, *, is_local: bool) -> ActorSpec:
     config = job.config
     device = resolve_device(config.model.device)
     check_gpus(config.run, device, is_local=is_local)
-    stored = (job.ledger.manifest() or {}).get("engine") or {}
+    manifest = job.ledger.manifest() or {}
+    stored = manifest.get("engine") or {}
     if stored and stored["device"].split(":")[0] != device:
         raise ConfigError(
             f"model.device: output.path was begun on {stored['device']}, this machine would go on on "
             f"{device}; texts could differ, choose another output.path"
         )
+    facts = stored | manifest.get("engine_sizes", {})
+    decode = decode_options(config, facts, num_rows=sum(unit.num_rows for unit in job.units))
     threads = config.run.threads_per_actor or max(1, int(config.run.cpus_per_actor))
     return ActorSpec(
         checkpoint=job.checkpoint,
         dtype=config.model.dtype,
         device=device,
         threads=threads,
-        decode=decode_options(config, stored, num_rows=sum(unit.num_rows for unit in job.units)),
+        decode=sized_options(job, decode, device, memory_here(device) if is_local else None),
         sampling=config.sampling,
         layout=job.layout,
         failures=FailureNotes(
@@ -99,7 +104,7 @@ def decode_options(config: GenerateConfig, stored: Mapping[str, Any], *, num_row
     """Return the engine's options: a run that was begun goes on with the budgets and kernels it had.
 
     Args:
-        stored: the engine's facts in the manifest; empty before the first unit.
+        stored: the engine's facts and sizes in the manifest; empty before the first unit.
         num_rows: rows left to do.
     Raises:
         ConfigError: max_sequences has grown past the largest budget of the run.
@@ -115,7 +120,8 @@ def decode_options(config: GenerateConfig, stored: Mapping[str, Any], *, num_row
             f"decode.max_sequences must be <= {stored['token_budget']}, the token budget that output.path "
             f"was begun with, got {decode.max_sequences}"
         )
-    return fixed_to(decode, stored)
+    sequences = decode.max_sequences or stored.get("max_sequences", 0)
+    return fixed_to(decode, stored).model_copy(update={"max_sequences": sequences})
 
 
 def fixed_to(decode: EngineConfig, settings: Mapping[str, Any]) -> EngineConfig:
@@ -128,3 +134,19 @@ def fixed_to(decode: EngineConfig, settings: Mapping[str, Any]) -> EngineConfig:
             "linear": settings.get("linear") or "plain",  # runs of before there was a choice
         }
     )
+
+
+def sized_options(job: Job, decode: EngineConfig, device: str, memory: DeviceMemory | None) -> EngineConfig:
+    """Return the engine's options with the number of sequences, the same for every actor of the run.
+
+    Pages are left to each engine, which sees what its device has beside the weights.
+
+    Args:
+        memory: of the device; None: not to be seen from here.
+    Raises:
+        ConfigError: the model does not fit the device.
+    """
+    config = job.config.model_copy(update={"decode": decode})
+    rows = sum(unit.num_rows for unit in job.units)
+    sized = choose_sizes(config, job.checkpoint, device, memory, num_rows=rows).decode
+    return sized.model_copy(update={"num_pages": decode.num_pages})

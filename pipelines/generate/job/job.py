@@ -13,6 +13,7 @@ from pipelines.config.versions import versions
 from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.job.generation_config import resolve
 from pipelines.generate.job.grammars import check_grammar
+from pipelines.generate.job.sizes import with_lengths
 from pipelines.generate.ledger.failed_units import failed_units
 from pipelines.generate.ledger.ledger import Ledger, differences, fingerprint
 from pipelines.generate.prompt.renderer import PromptRenderer
@@ -35,6 +36,7 @@ NOT_IDENTITY = (
     "input.dataset",
     "output.path",
     "decode.max_sequences",
+    "decode.memory",
     "decode.num_pages",
     "decode.block_policy",
     "decode.expected_tokens",
@@ -127,11 +129,12 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
     needed = needed_columns(config)
     checkpoint = locate(config.model)
     config, fates = resolve(config, checkpoint.path)
+    ledger = Ledger(absolute(config.output.path))
+    stored = ledger.manifest()
+    config = with_lengths(config, checkpoint, stored)
     _check_model(config, checkpoint)
     new_renderer(config, checkpoint)
     check_grammar(config, checkpoint)
-    ledger = Ledger(absolute(config.output.path))
-    stored = ledger.manifest()
     is_begun = stored is not None
     exports, datasets = exported(config.input, ledger.run_url, is_begun=is_begun)
     files = list_shards((*plain_paths(config.input), *exports), config.input.format)

@@ -24,6 +24,7 @@ ENGINE_FACTS = (
     "dtype",
     "device",
 )
+ENGINE_SIZES = ("max_sequences", "max_context", "num_pages")  # a resumed run goes on with the first
 ENGINE_COSTS = ("budgets", "draft_s", "verify_s", "draft_cells_s", "verify_cells_s")  # each measures its own
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ def note_engine(job: Job, manifest: dict[str, Any], report: dict[str, Any]) -> N
             _note_other_engine(job, manifest, facts)
         return
     manifest["engine"] = facts
+    manifest["engine_sizes"] = {name: report.get(name) for name in ENGINE_SIZES}
     manifest["engine_costs"] = {name: report.get(name) for name in ENGINE_COSTS}
     job.ledger.write_manifest(manifest)
     if facts["exactness"] != "exact":

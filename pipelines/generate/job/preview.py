@@ -1,5 +1,6 @@
 """What a dry run tries: the first row of every file, and the prompts of a few."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -7,6 +8,7 @@ import pyarrow as pa
 from orthrus_core.errors import ConfigError
 from pipelines.command.wording import count_of
 from pipelines.generate.job.job import Job, new_renderer
+from pipelines.generate.job.sizes import PROMPT_TOKENS, Sizes, choose_sizes, device_here, memory_here
 from pipelines.generate.prompt.unit import RenderedRow, render_rows
 from pipelines.read.columns import INPUT_FAULTS, ROW_ERROR
 from pipelines.read.source import column_types, read_unit
@@ -15,16 +17,22 @@ from pipelines.read.units import Unit
 
 @dataclass(frozen=True)
 class Preview:
-    """What a dry run shows of the data: (prompt text or None, rendered row) of a few rows."""
+    """What a dry run shows.
+
+    Attributes:
+        rows: (prompt text or None, rendered row) of a few rows.
+        sizes: of an actor on this machine, those rows taken for typical ones.
+    """
 
     rows: tuple[tuple[str | None, RenderedRow], ...]
+    sizes: Sizes
 
 
 def preview(job: Job, num_prompts: int = 3) -> Preview:
     """Read the first row of every shard, and render the first few rows of the first unit.
 
     Raises:
-        ConfigError: a shard whose rows cannot be read.
+        ConfigError: a shard whose rows cannot be read, or a model that does not fit this machine.
     """
     first_units = [unit for unit in job.plan.units if unit.index == 0]
     faults: list[str] = []
@@ -44,7 +52,7 @@ def preview(job: Job, num_prompts: int = 3) -> Preview:
     renderer = new_renderer(job.config, job.checkpoint)
     rows = render_rows(tables[0], renderer, job.config)
     texts = [renderer.decode(row.prompt_ids) if row.prompt_ids else None for row in rows]
-    return Preview(tuple(zip(texts, rows, strict=True)))
+    return Preview(tuple(zip(texts, rows, strict=True)), _sizes(job, rows))
 
 
 def check_preview(job: Job, found: Preview) -> None:
@@ -60,6 +68,19 @@ def check_preview(job: Job, found: Preview) -> None:
             f"{count_of(len(errors), 'row')} tried, every one is an error row: {error} (row {row_id}); "
             "set run.max_error_share=1 to allow that"
         )
+
+
+def _sizes(job: Job, rows: Sequence[RenderedRow]) -> Sizes:
+    lens = [len(row.prompt_ids) for row in rows if row.prompt_ids]
+    asked = job.config.model.device
+    return choose_sizes(
+        job.config,
+        job.checkpoint,
+        device_here(asked),
+        memory_here(asked),
+        num_rows=max(1, sum(unit.num_rows for unit in job.units)),
+        prompt_tokens=sum(lens) / len(lens) if lens else PROMPT_TOKENS,
+    )
 
 
 def first_rows(job: Job, unit: Unit, count: int) -> pa.Table:

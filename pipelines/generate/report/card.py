@@ -119,7 +119,7 @@ def _options(job: "Job") -> str:
 def _origin(job: "Job", report: Mapping[str, Any]) -> str:
     engine = report["engine"] or {}
     kernels = ", ".join(
-        f"{name} {engine[name]}" for name in ("device", "dtype", "attention") if name in engine
+        f"{name} {engine[name]}" for name in ("device", "dtype", "attention", "linear") if name in engine
     )
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     return (

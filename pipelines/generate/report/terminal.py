@@ -1,9 +1,11 @@
 """What a terminal shows: the plan of a dry run, and the figures of a run at its end."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
@@ -14,8 +16,10 @@ from pipelines.generate.report.verdict import drafting_note, duplicates_note
 from pipelines.storage.files import is_local
 
 if TYPE_CHECKING:
+    from orthrus_core.readiness.memory import MemoryPlan
     from pipelines.generate.job.job import Job
     from pipelines.generate.job.preview import Preview
+    from pipelines.generate.job.sizes import Sizes
 
 MOST_KINDS = 5  # of errors that are shown
 
@@ -27,7 +31,7 @@ def render_report(job: "Job", report: dict[str, Any]) -> RenderableType:
 
 def render_plan(job: "Job", preview: "Preview") -> RenderableType:
     """What a dry run found and what a run would do."""
-    plan, config = job.plan, job.config
+    plan, config, sizes = job.plan, job.config, preview.sizes
     table = Table(show_header=False, box=None, title="Plan", title_justify="left")
     for name, value in (
         ("input", f"{count_of(len(plan.shards), 'file')}, {count_of(plan.num_rows, 'row')}"),
@@ -36,7 +40,8 @@ def render_plan(job: "Job", preview: "Preview") -> RenderableType:
             f"{len(plan.units)} of at most {count_of(config.run.unit_rows, 'row')}, {len(job.units)} to do",
         ),
         ("model", f"{config.model.path} (hash {job.checkpoint.model_hash})"),
-        ("decode", f"{config.decode.mode}, {count_of(config.decode.max_sequences, 'sequence')} at once"),
+        ("decode", _engine_line(sizes)),
+        ("memory of an actor", f"{memory_line(sizes.plan)}; {_room(sizes)}"),
         ("actors", f"{config.run.pool}, {config.run.cpus_per_actor:g} CPUs each"),
         ("carried columns", ", ".join(job.layout.carried.names) or "none"),
         ("output", f"{job.ledger.url} ({'new' if job.is_new else 'begun'}), fingerprint {job.fingerprint}"),
@@ -52,6 +57,24 @@ def render_plan(job: "Job", preview: "Preview") -> RenderableType:
         for text, row in preview.rows
     ]
     return Group(table, *prompts, Text("Dry run: nothing was generated."))
+
+
+def _engine_line(sizes: "Sizes") -> str:
+    decode = sizes.decode
+    return (
+        f"{decode.mode}, {count_of(decode.max_sequences, 'sequence')} at once, "
+        f"{decode.max_context:,} tokens at most; forwards of up to {sizes.rows:,} rows"
+    )
+
+
+def memory_line(plan: "MemoryPlan") -> str:
+    """What an engine takes, part by part."""
+    parts = ", ".join(f"{name} {decimal(size)}" for name, size in asdict(plan).items() if size)
+    return f"{decimal(plan.total)}: {parts}"
+
+
+def _room(sizes: "Sizes") -> str:
+    return "its device is not here" if sizes.left is None else f"{decimal(sizes.left)} may be filled"
 
 
 def figures_table(report: Mapping[str, Any]) -> Table:

@@ -5,7 +5,7 @@ from orthrus_core.readiness.compilation import should_compile
 
 
 def decides(*, device_type: str = "cpu", **fields) -> bool:
-    return should_compile(EngineConfig(**fields), device_type=device_type, num_layers=4)
+    return should_compile(EngineConfig(max_sequences=8, **fields), device_type=device_type, num_layers=4)
 
 
 @pytest.mark.parametrize("device_type", ["cpu", "cuda"])

@@ -54,7 +54,7 @@ def test_named_rungs_are_put_in_order():
     ("fields", "message"),
     [
         ({"token_budget": 96}, r"the largest of budgets must be token_budget \(96\), got 64"),
-        ({"max_sequences": 65}, r"the largest of budgets must be >= max_sequences \(65\), got 64"),
+        ({"max_sequences": 65}, r"the largest of budgets, must be >= max_sequences \(65\), got 64"),
         ({"budgets": ()}, "must be one or more budgets >= 1"),
         ({"budgets": (0, 64)}, "must be one or more budgets >= 1"),
     ],

@@ -30,6 +30,7 @@ def slow_down(monkeypatch, *, native: float) -> None:
     def measure_forwards(*arguments):
         return ForwardCosts(measure_rungs(*arguments), CellCosts())
 
+    monkeypatch.setattr(linear, "TIMED", {"cpu"})
     monkeypatch.setattr(linear, "measure_rungs", measure_rungs)
     monkeypatch.setattr(startup, "measure_forwards", measure_forwards)
 
@@ -50,21 +51,27 @@ def report(**changes) -> dict:
     return Engine(small_orthrus(), CONFIG.model_copy(update=changes)).report()
 
 
-@pytest.mark.parametrize(("native", "taken"), [(0.5, "native"), (1.2, "native"), (1.3, "plain")])
-def test_torch_must_be_a_quarter_faster_to_be_taken(monkeypatch, native, taken):
+@pytest.mark.parametrize(("native", "taken"), [(0.5, "native"), (1.4, "native"), (1.6, "plain")])
+def test_torch_must_be_half_as_fast_again_to_be_taken(monkeypatch, native, taken):
     slow_down(monkeypatch, native=native)
     assert report()["linear"] == taken
 
 
+def test_on_a_cpu_no_clock_decides(monkeypatch):
+    slow_down(monkeypatch, native=100.0)
+    monkeypatch.setattr(linear, "TIMED", {"cuda"})
+    assert report()["linear"] == "native"
+
+
 def test_the_next_is_tried_where_budgets_of_the_fastest_disagree(monkeypatch):
-    slow_down(monkeypatch, native=1.0)
+    slow_down(monkeypatch, native=1.2)
     plant(monkeypatch, wrong=16, on_native=True)
     found = report(max_sequences=15)
     assert (found["linear"], found["budgets"]) == ("plain", LADDER)
 
 
 def test_the_first_stays_where_the_next_is_no_better(monkeypatch):
-    slow_down(monkeypatch, native=1.3)
+    slow_down(monkeypatch, native=1.6)
     plant(monkeypatch, wrong=16, on_native=False)
     engine = Engine(small_orthrus(), CONFIG.model_copy(update={"max_sequences": 15}))
     assert engine.report()["budgets"] == LADDER

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from orthrus_core.errors import ConfigError, OrthrusError
 from orthrus_core.models.loading import load_model
+from orthrus_core.readiness.device_memory import DeviceMemory
 from orthrus_core.readiness.engine import Engine
 from pipelines.checkpoint.directory import load_tokenizer
 from pipelines.cluster.config import RunConfig
@@ -21,7 +22,8 @@ from pipelines.cluster.lock import RunLock
 from pipelines.cluster.ray_data import set_options
 from pipelines.generate.build import default_calls_in_flight
 from pipelines.generate.config.job import GenerateConfig
-from pipelines.generate.decode.spec import decode_options
+from pipelines.generate.decode.spec import decode_options, sized_options
+from pipelines.generate.job.job import prepare
 from pipelines.generate.report import data_card, render_report
 from pipelines.storage.files import join, list_directory
 from tests.fakes import broken_engine, disagreeing_engine, refused_engine
@@ -189,12 +191,40 @@ def test_a_new_run_chooses_its_budgets_and_expects_half_of_the_tokens(tree):
     assert options.expected_tokens == 1000 * config.sampling.max_new_tokens // 2 // config.run.actors
 
 
-STORED = {"token_budget": 48, "budgets": [16, 48], "compiled": True}
+STORED = {"token_budget": 48, "budgets": [16, 48], "compiled": True, "linear": "native"}
 
 
 def test_a_resumed_run_takes_budgets_and_kernels_of_its_manifest(tree):
     options = decode_options(GenerateConfig.model_validate(tree), STORED, num_rows=10)
     assert (options.token_budget, options.budgets, options.compile) == (48, (16, 48), "on")
+    assert options.linear == "native"
+
+
+def test_a_run_from_before_there_was_a_choice_of_linear_layers_goes_on_with_those_of_torch(tree):
+    stored = {name: value for name, value in STORED.items() if name != "linear"}
+    assert decode_options(GenerateConfig.model_validate(tree), stored, num_rows=10).linear == "plain"
+
+
+def test_a_resumed_run_goes_on_with_as_many_sequences_as_it_had(tree):
+    tree["decode"] = {"max_sequences": "auto", "max_context": 256}
+    options = decode_options(GenerateConfig.model_validate(tree), STORED | {"max_sequences": 7}, num_rows=10)
+    assert options.max_sequences == 7
+
+
+def test_all_actors_get_the_drivers_sizes_and_their_part_of_the_memory(tree):
+    tree["decode"] = {"max_context": 256}
+    tree["run"] |= {"actors": 2, "cpus_per_actor": os.cpu_count() / 2}
+    job = prepare(GenerateConfig.model_validate(tree))
+    options = sized_options(job, job.config.decode, "cpu", DeviceMemory(10**9, 10**9))
+    assert (options.max_sequences, options.num_pages) == (17, None)
+    assert options.memory == 0.45
+
+
+def test_sequences_of_a_device_that_the_driver_does_not_see_are_those_that_it_is_good_for(tree):
+    tree["decode"] = {"max_context": 256}
+    tree["sampling"]["n"] = 100
+    job = prepare(GenerateConfig.model_validate(tree))
+    assert sized_options(job, job.config.decode, "cuda", None).max_sequences == 256
 
 
 def test_a_resumed_run_cannot_have_more_sequences_than_its_budget(tree):

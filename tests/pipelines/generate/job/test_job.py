@@ -8,7 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from orthrus_core.errors import ConfigError
+from orthrus_core.readiness.device_memory import DeviceMemory
 from pipelines.generate.config.job import GenerateConfig
+from pipelines.generate.job import sizes
 from pipelines.generate.job.job import prepare
 from pipelines.generate.job.preview import preview
 from pipelines.storage.files import list_directory
@@ -65,6 +67,34 @@ def test_where_and_how_fast_it_runs_is_not_in_the_fingerprint(tree):
     ):
         changed = tree | {section: tree[section] | {key: value}}
         assert job_of(changed).fingerprint == before, key
+
+
+def test_lengths_that_are_left_open_are_the_models(tree):
+    del tree["decode"]["max_context"], tree["sampling"]["max_new_tokens"]
+    job = job_of(tree)
+    assert (job.config.decode.max_context, job.config.sampling.max_new_tokens) == (1024, 512)
+    assert (job.identity["decode.max_context"], job.identity["sampling.max_new_tokens"]) == (1024, 512)
+
+
+def test_a_run_that_was_begun_keeps_the_lengths_it_had(tree):
+    begun = job_of(tree)
+    begun.ledger.write_manifest(begun.manifest())
+    tree["decode"]["max_context"] = tree["sampling"]["max_new_tokens"] = "auto"
+    assert job_of(tree).fingerprint == begun.fingerprint
+
+
+def test_a_dry_run_shows_what_the_engine_will_hold(tree):
+    del tree["decode"]["max_sequences"]
+    found = preview(job_of(tree)).sizes
+    assert found.decode.max_sequences == 17  # rows, fewer than the 32 that a CPU is good for
+    assert found.plan.cache == (17 * 256 // 16 + 1) * found.page_bytes
+    assert found.plan.total <= found.left
+
+
+def test_a_model_that_does_not_fit_is_refused_in_a_dry_run_with_numbers(tree, monkeypatch):
+    monkeypatch.setattr(sizes, "device_memory", lambda device: DeviceMemory(10**6, 10**6))
+    with pytest.raises(ConfigError, match=r"does not fit: beside 0\.5 MB of weights 0\.4 MB are left"):
+        preview(job_of(tree))
 
 
 def test_the_manifest_names_model_versions_and_inputs(tree):

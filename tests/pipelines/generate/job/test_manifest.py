@@ -24,6 +24,14 @@ def test_the_first_engine_stands_in_the_manifest(job):
     assert job.ledger.manifest()["engine"] == FIRST | {"budgets": [8, 16]}
 
 
+def test_the_sizes_of_the_first_engine_stand_in_the_manifest(job):
+    sizes = {"max_sequences": 32, "max_context": 256, "num_pages": 513}
+    manifest = job.manifest()
+    note_engine(job, manifest, FIRST | sizes)
+    note_engine(job, manifest, FIRST | sizes | {"num_pages": 400})
+    assert job.ledger.manifest()["engine_sizes"] == sizes
+
+
 def begin(job) -> dict:
     manifest = open_manifest(job)
     job.ledger.start(job.plan, manifest)

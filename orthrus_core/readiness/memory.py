@@ -1,0 +1,127 @@
+"""What an engine holds on its device: a plan in bytes, made before anything is allocated."""
+
+import copy
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from orthrus_core.attention.choose import spec_of
+from orthrus_core.attention.triton_paged import partial_bytes
+from orthrus_core.attention.view import VIEWS
+from orthrus_core.engine.config import EngineConfig
+from orthrus_core.models.config import DIFFUSION_SUFFIX, DualViewConfig
+from orthrus_core.models.model import model_class
+from orthrus_core.readiness.ladder import candidate_budgets, choose_token_budget
+
+READOUT_BYTES = 8  # of a logit: two FP32 copies, the readout's and one without its largest
+SAMPLING_BYTES = 28  # of a logit of rows that sample: FP32 scores and noise, sorted ones, their int64 order
+GRAPH_LAYER_BYTES = 2**18  # of a layer in a CUDA graph: assumed, not measured
+ACTIVATIONS = 6  # of hidden size that live at once beside the MLP's two and attention's q, k, v and output
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes of an engine, by what they are for.
+
+    Attributes:
+        weights: of the backbone.
+        head: of the diffusion head, loaded in AR mode too.
+        cache: pages of keys and values.
+        partials: results of splits of long sequences, on CUDA, of one layer at a time.
+        logits: of the largest forward of each view, and the readout's copies.
+        sampling: what one forward needs whose rows all sample.
+        activations: of a layer of the largest forward.
+        graphs: CUDA graphs.
+    """
+
+    weights: int
+    head: int
+    cache: int
+    partials: int
+    logits: int
+    sampling: int
+    activations: int
+    graphs: int
+
+    @property
+    def model(self) -> int:
+        """Weights and head."""
+        return self.weights + self.head
+
+    @property
+    def buffers(self) -> int:
+        """Everything but model and cache."""
+        return self.total - self.model - self.cache
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(asdict(self).values())
+
+
+def plan_memory(model: Any, config: EngineConfig, *, device_type: str) -> MemoryPlan:
+    """Return what an engine of this model holds.
+
+    Args:
+        model: with two views; on the meta device it will do.
+        config: with every size resolved, see `sizes.fit`.
+        device_type: "cpu" or "cuda".
+    """
+    T, shape, size = token_budget(model.config, config, device_type), model.config, model.dtype.itemsize
+    spec = spec_of(
+        shape,
+        page_size=config.page_size,
+        max_context=config.pages_per_sequence * config.page_size,
+        device=torch.device("meta"),
+        dtype=model.dtype,
+    )
+    L, V = shape.num_hidden_layers, shape.vocab_size
+    on_cuda, views = device_type == "cuda", len(VIEWS) if config.mode == "consensus" else 1
+    attention = 2 * (spec.num_heads + spec.num_kv_heads) * spec.head_dim
+    width = ACTIVATIONS * shape.hidden_size + 2 * (shape.intermediate_size or 0) + attention
+    graphs = views * len(candidate_budgets(T, device_type)) * L * GRAPH_LAYER_BYTES
+    head, weights = model_bytes(model)
+    return MemoryPlan(
+        weights=weights,
+        head=head,
+        cache=config.total_pages * page_bytes(model, config.page_size),
+        partials=partial_bytes(spec, T) if on_cuda else 0,
+        logits=T * V * (size * views + READOUT_BYTES),
+        sampling=T * V * SAMPLING_BYTES,
+        activations=T * width * size,
+        graphs=graphs if on_cuda else 0,
+    )
+
+
+def page_bytes(model: Any, page_size: int) -> int:
+    """Bytes of a cache page over all layers."""
+    spec = spec_of(
+        model.config, page_size=page_size, max_context=0, device=torch.device("meta"), dtype=model.dtype
+    )
+    cells = page_size * spec.num_kv_heads * spec.head_dim
+    return 2 * model.config.num_hidden_layers * cells * model.dtype.itemsize
+
+
+def token_budget(shape: DualViewConfig, config: EngineConfig, device_type: str) -> int:
+    """Return T, the rows of the largest forward, as the config says or as an engine chooses it."""
+    largest = config.token_budget or (config.budgets[-1] if config.budgets else None)
+    return largest or choose_token_budget(
+        max_sequences=config.max_sequences,
+        block_size=config.block_size or shape.block_size,
+        device_type=device_type,
+    )
+
+
+def skeleton(shape: DualViewConfig, dtype: torch.dtype) -> Any:
+    """Return a model without its numbers: on the meta device."""
+    with torch.device("meta"):
+        model: Any = model_class(shape.backbone_type)(copy.deepcopy(shape))
+    return model.to(dtype)
+
+
+def model_bytes(model: Any) -> tuple[int, int]:
+    """Return the bytes of the head, and of everything else."""
+    sizes = {name: one.numel() * one.element_size() for name, one in model.named_parameters()}
+    head = sum(size for name, size in sizes.items() if DIFFUSION_SUFFIX in name)
+    return head, sum(sizes.values()) - head
