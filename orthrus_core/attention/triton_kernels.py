@@ -13,19 +13,9 @@ LOWEST = tl.constexpr(-1.0e30)  # finite: the difference of two of them is 0, wh
 
 @triton.jit
 def write_rows(
-    k,
-    v,
-    keys,
-    values,
-    cells,
-    k_row,
-    k_head,
-    v_row,
-    v_head,
-    HEADS: tl.constexpr,
-    DIM: tl.constexpr,
-    WIDTH: tl.constexpr,
-):
+    k, v, keys, values, cells, k_row, k_head, v_row, v_head,
+    HEADS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
     """Program t copies row t's keys and values, all heads, into its cell."""
     row = tl.program_id(0)
     cell = tl.load(cells + row).to(tl.int64)
@@ -55,31 +45,11 @@ def join(top, total, joined, lse, part):
 
 @triton.jit
 def walk(
-    top,
-    total,
-    out,
-    queries,
-    limit,
-    position,
-    table,
-    keys,
-    values,
-    kv_head,
-    start,
-    stop,
-    end,
-    scaling,
-    cap,
-    HEADS: tl.constexpr,
-    DIM: tl.constexpr,
-    WIDTH: tl.constexpr,
-    TILE_CELLS: tl.constexpr,
-    PAGE_SIZE: tl.constexpr,
-    WINDOW: tl.constexpr,
-    CAPPED: tl.constexpr,
-    EDGE: tl.constexpr,
+    top, total, out, queries, limit, position, table, keys, values, kv_head, start, stop, end, scaling, cap,
+    HEADS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr, TILE_CELLS: tl.constexpr,
+    PAGE_SIZE: tl.constexpr, WINDOW: tl.constexpr, CAPPED: tl.constexpr, EDGE: tl.constexpr,
     STAGES: tl.constexpr,
-):
+):  # fmt: skip
     """Take the cells from `start` on into the sums, in tiles up to `stop`; cells from `end` on are not there.
 
     A cell that a query does not see changes none of its bits: its weight is 0, its score never the maximum.
@@ -124,38 +94,58 @@ def walk(
     return top, total, out
 
 
+@triton.jit
+def walk_split(
+    queries, limit, position, table, keys, values, kv_head,
+    start, end, first_cell, all_see_from, all_see_until, scaling, cap,
+    QUERIES: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr,
+    TILE_CELLS: tl.constexpr, PAGE_SIZE: tl.constexpr, WINDOW: tl.constexpr, CAPPED: tl.constexpr,
+    STAGES: tl.constexpr,
+):  # fmt: skip
+    """Return the log-sum-exp and the normalised output of cells `start` to `end`.
+
+    Args:
+        first_cell: the first that any query sees.
+        all_see_from: the first that all queries see; they see those up to `all_see_until`.
+    """
+    top = tl.full([QUERIES], LOWEST, tl.float32)
+    total = tl.zeros([QUERIES], tl.float32)
+    out = tl.zeros([QUERIES, WIDTH], tl.float32)
+    inner = start
+    inner_end = start + tl.maximum(all_see_until - start, 0) // TILE_CELLS * TILE_CELLS
+    inner_end = tl.where(all_see_until >= end, end, inner_end)
+    if WINDOW > 0:
+        inner = start + tl.cdiv(tl.maximum(all_see_from - start, 0), TILE_CELLS) * TILE_CELLS
+        begin = start + tl.maximum(first_cell - start, 0) // TILE_CELLS * TILE_CELLS
+        top, total, out = walk(
+            top, total, out, queries, limit, position, table, keys, values, kv_head,
+            begin, tl.minimum(inner, end), end, scaling, cap,
+            HEADS, DIM, WIDTH, TILE_CELLS, PAGE_SIZE, WINDOW, CAPPED, True, 1,
+        )  # fmt: skip
+    inner_end = tl.maximum(inner, inner_end)
+    top, total, out = walk(
+        top, total, out, queries, limit, position, table, keys, values, kv_head,
+        inner, inner_end, end, scaling, cap,
+        HEADS, DIM, WIDTH, TILE_CELLS, PAGE_SIZE, WINDOW, CAPPED, False, STAGES,
+    )  # fmt: skip
+    top, total, out = walk(
+        top, total, out, queries, limit, position, table, keys, values, kv_head,
+        inner_end, end, end, scaling, cap,
+        HEADS, DIM, WIDTH, TILE_CELLS, PAGE_SIZE, WINDOW, CAPPED, True, 1,
+    )  # fmt: skip
+    nothing = total == 0.0
+    total = tl.where(nothing, 1.0, total)
+    return tl.where(nothing, LOWEST, top + tl.log2(total)), out / total[:, None]
+
+
 @triton.jit(do_not_specialize=["tables_row", "num_rows"])  # one program for every T
 def attend_tiles(
-    q,
-    keys,
-    values,
-    plan,
-    slots,
-    limits,
-    positions,
-    page_tables,
-    parts,
-    lses,
-    result,
-    scaling,
-    cap,
-    q_row,
-    q_head,
-    tables_row,
-    num_rows,
-    HEADS: tl.constexpr,
-    REPEATS: tl.constexpr,
-    DIM: tl.constexpr,
-    WIDTH: tl.constexpr,
-    QUERIES: tl.constexpr,
-    TILE_CELLS: tl.constexpr,
-    SPLIT: tl.constexpr,
-    PAGE_SIZE: tl.constexpr,
-    WINDOW: tl.constexpr,
-    CAPPED: tl.constexpr,
-    STAGES: tl.constexpr,
-    PROGRAMS: tl.constexpr,
-):
+    q, keys, values, plan, slots, limits, positions, page_tables, parts, lses, result, scaling, cap, q_row,
+    q_head, tables_row, num_rows,
+    HEADS: tl.constexpr, REPEATS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr,
+    QUERIES: tl.constexpr, TILE_CELLS: tl.constexpr, SPLIT: tl.constexpr, PAGE_SIZE: tl.constexpr,
+    WINDOW: tl.constexpr, CAPPED: tl.constexpr, STAGES: tl.constexpr, PROGRAMS: tl.constexpr,
+):  # fmt: skip
     """Each program takes every PROGRAMS-th (item, K/V head): a tile of queries over one split, or over all.
 
     A tile's queries are its token rows times the REPEATS query heads of the K/V head.
@@ -201,37 +191,12 @@ def attend_tiles(
         joined_total = tl.zeros([QUERIES], tl.float32)
         joined = tl.zeros([QUERIES, WIDTH], tl.float32)
         for at in tl.range(first_split, end_split, num_stages=1):
-            start = at * SPLIT
-            end = tl.minimum(start + SPLIT, last_cell + 1)
-            inner_end = start + tl.maximum(all_see_until - start, 0) // TILE_CELLS * TILE_CELLS
-            inner_end = tl.where(all_see_until >= end, end, inner_end)
-            inner = start
-            top = tl.full([QUERIES], LOWEST, tl.float32)
-            total = tl.zeros([QUERIES], tl.float32)
-            out = tl.zeros([QUERIES, WIDTH], tl.float32)
-            if WINDOW > 0:
-                inner = start + tl.cdiv(tl.maximum(all_see_from - start, 0), TILE_CELLS) * TILE_CELLS
-                start += tl.maximum(first_cell - start, 0) // TILE_CELLS * TILE_CELLS
-                top, total, out = walk(
-                    top, total, out, queries, limit, position, table, keys, values, kv_head,
-                    start, tl.minimum(inner, end), end, scaling, cap,
-                    HEADS, DIM, WIDTH, TILE_CELLS, PAGE_SIZE, WINDOW, CAPPED, True, 1,
-                )  # fmt: skip
-            inner_end = tl.maximum(inner, inner_end)
-            top, total, out = walk(
-                top, total, out, queries, limit, position, table, keys, values, kv_head,
-                inner, inner_end, end, scaling, cap,
-                HEADS, DIM, WIDTH, TILE_CELLS, PAGE_SIZE, WINDOW, CAPPED, False, STAGES,
+            lse, part = walk_split(
+                queries, limit, position, table, keys, values, kv_head,
+                at * SPLIT, tl.minimum(at * SPLIT + SPLIT, last_cell + 1),
+                first_cell, all_see_from, all_see_until, scaling, cap,
+                QUERIES, HEADS, DIM, WIDTH, TILE_CELLS, PAGE_SIZE, WINDOW, CAPPED, STAGES,
             )  # fmt: skip
-            top, total, out = walk(
-                top, total, out, queries, limit, position, table, keys, values, kv_head,
-                inner_end, end, end, scaling, cap,
-                HEADS, DIM, WIDTH, TILE_CELLS, PAGE_SIZE, WINDOW, CAPPED, True, 1,
-            )  # fmt: skip
-            nothing = total == 0.0
-            total = tl.where(nothing, 1.0, total)
-            lse = tl.where(nothing, LOWEST, top + tl.log2(total))
-            part = out / total[:, None]
             joined_top, joined_total, joined = join(joined_top, joined_total, joined, lse, part)
         if split >= 0:  # joined is the one part, its total 1
             partial = tl.load(tiles + 2 * num_rows + tile) + split * count + query // REPEATS
@@ -246,22 +211,10 @@ def attend_tiles(
 
 @triton.jit(do_not_specialize=["num_rows"])
 def merge_splits(
-    plan,
-    parts,
-    lses,
-    limits,
-    positions,
-    result,
-    num_rows,
-    HEADS: tl.constexpr,
-    REPEATS: tl.constexpr,
-    PADDED: tl.constexpr,
-    DIM: tl.constexpr,
-    WIDTH: tl.constexpr,
-    SPLIT: tl.constexpr,
-    WINDOW: tl.constexpr,
-    PROGRAMS: tl.constexpr,
-):
+    plan, parts, lses, limits, positions, result, num_rows,
+    HEADS: tl.constexpr, REPEATS: tl.constexpr, PADDED: tl.constexpr, DIM: tl.constexpr,
+    WIDTH: tl.constexpr, SPLIT: tl.constexpr, WINDOW: tl.constexpr, PROGRAMS: tl.constexpr,
+):  # fmt: skip
     """Each program takes every PROGRAMS-th (row of a spread tile, K/V head) and joins what the row sees.
 
     Args:

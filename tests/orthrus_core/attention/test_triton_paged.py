@@ -16,7 +16,6 @@ from orthrus_core.attention.triton_paged import (
     PARTIAL_BYTES,
     KernelSizes,
     TritonBackend,
-    default_sizes,
     partial_bytes,
 )
 from orthrus_core.errors import ConfigError
