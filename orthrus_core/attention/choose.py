@@ -1,6 +1,7 @@
 """Which attention runs: the fastest kernel that device and model can have, else the plain one."""
 
 import logging
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -73,8 +74,9 @@ def triton_backend(spec: AttentionSpec) -> TritonBackend:
     if not has_triton():
         raise ConfigError("triton is not installed, run: pip install triton")
     try:
-        backend = TritonBackend(spec)
-        error = trial_error(backend, spec)
+        backend, whole = TritonBackend(spec), TritonBackend(spec)
+        whole.tiling = replace(whole.tiling, max_partials=0)  # nothing is spread
+        error = max(trial_error(one, spec) for one in (backend, whole))
     except Exception as refusal:  # whatever the library below raises where it cannot run
         reason = str(refusal).strip().splitlines() or [type(refusal).__name__]
         raise ConfigError(f"triton: {reason[0][:REASON_LENGTH]}") from refusal
