@@ -26,7 +26,7 @@ TEST_PROCESSES ?= 2
 ACTORS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo local-head dry-run test test-slow test-faults lint bench bench-peers bench-gpu bench-overhead bench-scale bench-train ablations policy-ablation check-infra check-docker demo-model clean
+.PHONY: help install demo local-head dry-run test test-slow test-faults lint bench bench-peers bench-gpu bench-overhead bench-scale bench-train kernel-report ablations policy-ablation check-infra check-docker demo-model clean
 
 help:
 	@echo "make demo        generate completions for the shipped prompts with the shipped model"
@@ -40,6 +40,8 @@ help:
 	@echo "                 PROMPTS=FILE COLUMN=NAME ROWS=100 adds prompts of your own, Parquet or JSONL"
 	@echo "make bench-gpu   measure a CUDA device: parity, exactness, step times (about 10 minutes)"
 	@echo "                 GPU_PYTHON=python3 takes that interpreter and installs nothing"
+	@echo "make kernel-report   registers, spills and shared memory of the CUDA attention kernel, compiled without a GPU (3 minutes)"
+	@echo "                 needs triton: pip install -e '.[triton]', or TRITON_PATH=DIRECTORY"
 	@echo "make bench-train a training step of the demo's head: operations, rate, memory per slot (about a minute)"
 	@echo "make bench-overhead ROWS=20000   where a job's time goes that is not the engine's (as long as the job takes)"
 	@echo "make bench-peers measure speed against vLLM's CPU build, installed apart (3.5 GB); under 8 minutes after that"
@@ -96,6 +98,11 @@ bench: $(INSTALLED)
 
 bench-gpu: $(if $(GPU_PYTHON),,$(INSTALLED))
 	$(or $(GPU_PYTHON),$(BIN)/python) -m tests.benchmarks.gpu.lease $(GPU_OPTIONS)
+
+# TRITON_PATH: a directory that has triton (pip install --target), where the environment has none
+TRITON_PATH ?=
+kernel-report: $(INSTALLED)
+	PYTHONPATH=$(CURDIR):$(TRITON_PATH) $(BIN)/python -m tests.benchmarks.kernel_report
 
 bench-scale: $(INSTALLED)
 	$(BIN)/python tests/benchmarks/scale.py $(SCALE_OPTIONS)

@@ -1,6 +1,8 @@
 """Which attention runs: the fastest kernel that device and model can have, else the plain one."""
 
 import logging
+from dataclasses import replace
+from typing import Literal
 
 import torch
 
@@ -17,24 +19,50 @@ from orthrus_core.native import KernelError
 logger = logging.getLogger(__name__)
 
 REASON_LENGTH = 160
+Choice = Literal["auto", "plain", "native", "triton"]
+KERNELS: dict[str, Choice] = {"cpu": "native", "cuda": "triton"}
 
 
-def choose_backend(spec: AttentionSpec) -> AttentionBackend:
-    """Return the fastest backend that this device, model and machine can have.
+def choose_backend(spec: AttentionSpec, wanted: Choice = "auto") -> AttentionBackend:
+    """Return the fastest backend that this device, model and machine can have, or the one that is wanted.
 
-    Where that is the plain one, a warning says so: it is as exact, and slower by far.
+    Where `auto` is the plain one, a warning says so: it is as exact, and slower by far. On CUDA it is so slow
+    that nobody gets it unasked.
+
+    Raises:
+        ConfigError: the wanted one cannot be had, or on CUDA, in the case of `auto`, the kernels cannot.
     """
-    try:
-        if spec.device.type == "cpu":
+    device = spec.device.type
+    kernel = KERNELS.get(device, "plain")
+    choice = kernel if wanted == "auto" else wanted
+    if choice not in (kernel, "plain"):
+        raise ConfigError(
+            f"attention: {choice} does not run on {device} devices; choose auto, {kernel} or plain"
+        )
+    if choice == "triton":
+        return _triton_or_repair(spec)
+    reason = f"there is no kernel for {device} devices"
+    if choice == "native":
+        try:
             shape = KernelShape(spec.head_dim, spec.repeats, spec.page_size, spec.dtype)
             return NativeAttention(build_kernel(shape), shape, num_kv_heads=spec.num_kv_heads)
-        if spec.device.type == "cuda":
-            return triton_backend(spec)
-        reason = f"there is no kernel for {spec.device.type} devices"
-    except (KernelError, ConfigError) as error:
-        reason = str(error)
-    logger.warning("attention=plain, exact but slower than a compiled kernel, because %s", reason)
+        except KernelError as error:
+            if wanted == "native":
+                raise ConfigError(f"attention: native cannot be had: {error}") from error
+            reason = str(error)
+    if wanted == "auto":
+        logger.warning("attention=plain, exact but slower than a compiled kernel, because %s", reason)
     return PlainAttention(num_kv_heads=spec.num_kv_heads, head_dim=spec.head_dim, dtype=spec.dtype)
+
+
+def _triton_or_repair(spec: AttentionSpec) -> TritonBackend:
+    try:
+        return triton_backend(spec)
+    except ConfigError as error:
+        raise ConfigError(
+            f"attention: the CUDA kernels cannot be had: {error}. `attention: plain` runs without them, as "
+            "exact and slower by far"
+        ) from error
 
 
 def triton_backend(spec: AttentionSpec) -> TritonBackend:
@@ -43,13 +71,12 @@ def triton_backend(spec: AttentionSpec) -> TritonBackend:
     Raises:
         ConfigError: they do not, or cannot be had; the message says why.
     """
-    if spec.has_softcap:
-        raise ConfigError("the CUDA kernels know no softcap of attention scores")
     if not has_triton():
         raise ConfigError("triton is not installed, run: pip install triton")
     try:
-        backend = TritonBackend(spec)
-        error = trial_error(backend, spec)
+        backend, whole = TritonBackend(spec), TritonBackend(spec)
+        whole.tiling = replace(whole.tiling, max_partials=0)  # nothing is spread
+        error = max(trial_error(one, spec) for one in (backend, whole))
     except Exception as refusal:  # whatever the library below raises where it cannot run
         reason = str(refusal).strip().splitlines() or [type(refusal).__name__]
         raise ConfigError(f"triton: {reason[0][:REASON_LENGTH]}") from refusal

@@ -21,7 +21,7 @@ PROTOTYPE = (
     *(_pointer, _long, _long) * 3,  # q, k, v, each with its strides
     *(_pointer, _pointer, _long),  # keys, values, Hkv
     *(_pointer,) * 5,  # cells, slots, limits, positions, page tables
-    *(_long,) * 4,  # pages per slot, rows, most cells, window
+    *(_long,) * 3,  # pages per slot, rows, window
     *(ctypes.c_float, ctypes.c_float, ctypes.c_int, _pointer),  # scaling, softcap, threads, out
 )
 
@@ -102,7 +102,8 @@ def paged_attend(
         q: (T, H, Dh), the last dimension contiguous, as in k and v.
         k: (T, Hkv, Dh).
         v: (T, Hkv, Dh).
-        keys: one layer's pages, (num_pages, Hkv, Dh, page_size).
+        keys: one layer's pages, (num_pages, Hkv, Dh, page_size); in bfloat16 two neighbours of Dh lie side by
+            side for every cell.
         values: one layer's pages, (num_pages, Hkv, page_size, Dh).
         packed: (5, T) int64, see `TokenRows`; a row that sees nothing gets zeros.
         page_tables: (slots, pages per sequence) int64.
@@ -125,7 +126,7 @@ def paged_attend(
         *(argument for x in (q, k, v) for argument in (x.data_ptr(), x.stride(0), x.stride(1))),
         *(keys.data_ptr(), values.data_ptr(), keys.shape[1]),
         *(cells, slots, limits, positions, page_tables.data_ptr()),
-        *(page_tables.shape[1], T, page_tables.shape[1] * keys.shape[3], window),
+        *(page_tables.shape[1], T, window),
         *(scaling, softcap, torch.get_num_threads(), out.data_ptr()),
     )
     return out

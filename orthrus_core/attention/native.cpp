@@ -2,24 +2,38 @@
 //   HEAD_DIM    Dh, a multiple of 16
 //   PAGE_SIZE   cells of a page, a multiple of 16
 //   REPEATS     query heads per K/V head
-//   BF16        defined: numbers are bfloat16, else float32. Arithmetic is float32 either way.
+//   BF16        defined: numbers are bfloat16, else float32. Sums and weights are float32 either way.
 //
-// Pages hold keys as (Hkv, Dh, PAGE_SIZE), so that 16 cells are one vector, and values as (Hkv, PAGE_SIZE, Dh).
-// A row's sums run over its own cells in order of position, whatever the other rows are and whichever thread
-// takes it: its bits depend on its own sequence alone.
+// A key is WORDS words of 32 bits, one float32 or two bfloat16 neighbours each. Pages hold keys as
+// (Hkv, WORDS, PAGE_SIZE) words, so that 16 cells are one vector, and values as (Hkv, PAGE_SIZE, Dh) numbers.
+//
+// Rows of one sequence walk its cells together, a tile of cells at a time: what is read of keys and values serves
+// all of them and all query heads of the K/V head. A query's sums run over its own cells in order of position,
+// tiles begin at fixed positions, and nothing of a cell that it does not see enters: its bits depend neither on
+// who walks beside it nor on which thread it is.
 
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <type_traits>
+#include <vector>
+#if defined(BF16) && defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
 
 namespace {
 
 constexpr int LANES = 16;
+constexpr int TILE = 128;  // cells
+constexpr int CHUNKS = TILE / LANES;
 constexpr int CHUNKS_PER_PAGE = PAGE_SIZE / LANES;
 constexpr int DIM_VECTORS = HEAD_DIM / LANES;
-constexpr int HEADS_THAT_FIT = DIM_VECTORS >= 16 ? 1 : 16 / DIM_VECTORS;  // output in 16 vector registers
-constexpr int HEADS_AT_ONCE = REPEATS < HEADS_THAT_FIT ? REPEATS : HEADS_THAT_FIT;
+constexpr int MOST_ROWS = REPEATS < 96 ? 96 / REPEATS : 1;  // their scores stay in the second-level cache
+constexpr int MOST_QUERIES = MOST_ROWS * REPEATS;
+constexpr int PARTS = DIM_VECTORS < 4 ? DIM_VECTORS : 4;  // vectors of a value, taken at once
+constexpr int WEIGHED_AT_ONCE = 24 / PARTS;               // sums in 24 of 32 vector registers
+constexpr int SCORED_AT_ONCE = 8;
 
 typedef float Floats __attribute__((vector_size(LANES * 4), aligned(4)));
 typedef int32_t Ints __attribute__((vector_size(LANES * 4), aligned(4)));
@@ -28,13 +42,6 @@ typedef uint16_t Halves __attribute__((vector_size(LANES * 2), aligned(2)));
 
 #ifdef BF16
 typedef uint16_t Number;
-
-inline float widen(Number number) {
-  const uint32_t bits = static_cast<uint32_t>(number) << 16;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
 
 inline Floats load(const Number* source) {
   const Halves halves = *reinterpret_cast<const Halves*>(source);
@@ -51,12 +58,18 @@ inline void store(Number* target, Floats values) {  // to nearest, ties to even
 #else
 typedef float Number;
 
-inline float widen(Number number) { return number; }
-
 inline Floats load(const Number* source) { return *reinterpret_cast<const Floats*>(source); }
 
 inline void store(Number* target, Floats values) { *reinterpret_cast<Floats*>(target) = values; }
 #endif
+
+constexpr int WORDS = HEAD_DIM * sizeof(Number) / sizeof(uint32_t);
+
+inline float as_float(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
 
 inline Floats all(float value) { return Floats{} + value; }
 
@@ -103,93 +116,230 @@ inline Floats squash(Floats x, float cap) {
   return x < 0.0f ? -result : result;
 }
 
-struct Row {
-  const int64_t* pages;  // page ids in order of position
-  int64_t first;         // first cell that the row sees
-  int64_t limit;         // last cell that the row sees
+// dots + query word * key words of 16 cells.
+inline Floats add_products(const Floats& dots, uint32_t query, const Words& keys) {
+#ifndef BF16
+  return dots + as_float(query) * reinterpret_cast<Floats>(keys);
+#elif defined(__AVX512BF16__)
+  const auto queries = reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int32_t>(query)));
+  return _mm512_dpbf16_ps(dots, queries, reinterpret_cast<__m512bh>(keys));
+#else
+  const Floats first = dots + as_float(query << 16) * reinterpret_cast<Floats>(keys << 16);
+  return first + as_float(query & 0xFFFF0000u) * reinterpret_cast<Floats>(keys & 0xFFFF0000u);
+#endif
+}
+
+// Calls act(size, begin) for groups of `begin` to `end`, each as large as can be and MOST at most; a group's
+// size is a constant to the compiler.
+template <int MOST, typename Act>
+inline void in_groups(int begin, int end, const Act& act) {
+  for (; begin + MOST <= end; begin += MOST) act(std::integral_constant<int, MOST>{}, begin);
+  if constexpr (MOST > 1) in_groups<(MOST > 6 ? MOST / 2 : MOST - 1)>(begin, end, act);
+}
+
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t greater(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// One query head of one row: what it sees and how far it is.
+struct Query {
+  int64_t first, last;  // cells that it sees
+  int begin, end;       // those of the tile at hand, counted from the tile's first; begin >= end: none
+  float top;            // highest score so far
+  Floats total;         // sum of weights so far, by lane
 };
 
-// Scores of one row's REPEATS query heads against cells `first` to `limit`, in whole chunks of 16 cells;
-// scores[head * stride + i] belongs to cell i of the first chunk on, unseen cells get -infinity.
-void score(const Row& row, const float* queries, float softcap, const Number* keys, int64_t page_stride,
-           float* scores, int64_t stride) {
-  const int64_t first_chunk = row.first / LANES, last_chunk = row.limit / LANES;
-  for (int64_t chunk = first_chunk; chunk <= last_chunk; ++chunk) {
-    const Number* page = keys + row.pages[chunk / CHUNKS_PER_PAGE] * page_stride;
-    const Number* cells = page + (chunk % CHUNKS_PER_PAGE) * LANES;
-    Floats dots[REPEATS] = {};
-    for (int dim = 0; dim < HEAD_DIM; ++dim) {
-      const Floats key = load(cells + dim * PAGE_SIZE);
-      for (int head = 0; head < REPEATS; ++head) dots[head] += queries[head * HEAD_DIM + dim] * key;
+// Where the keys and values of a tile's chunks `first` to `end` are.
+struct Tile {
+  int first, end;
+  const uint32_t* keys[CHUNKS];
+  const Number* values[CHUNKS];
+};
+
+// Pages of one sequence and one K/V head.
+struct Pages {
+  const int64_t* ids;
+  const uint32_t* keys;
+  const Number* values;
+  int64_t stride;
+
+  // The tile that begins at cell `start`, as far as it holds cells `first` to `last`.
+  Tile tile(int64_t start, int64_t first, int64_t last) const {
+    Tile tile;
+    tile.first = greater(first - start, 0) / LANES;
+    tile.end = smaller(last - start + LANES, TILE) / LANES;
+    for (int chunk = tile.first; chunk < tile.end; ++chunk) {
+      const int64_t place = start / LANES + chunk, page = ids[place / CHUNKS_PER_PAGE] * stride;
+      const int64_t cell = place % CHUNKS_PER_PAGE * LANES;
+      tile.keys[chunk] = keys + page * WORDS / HEAD_DIM + cell;
+      tile.values[chunk] = values + page + cell * HEAD_DIM;
     }
-    if (softcap != 0.0f)
-      for (int head = 0; head < REPEATS; ++head) dots[head] = squash(dots[head], softcap);
-    const Ints cell = lanes() + static_cast<int32_t>(chunk * LANES);
-    const Ints seen = (cell >= static_cast<int32_t>(row.first)) & (cell <= static_cast<int32_t>(row.limit));
-    for (int head = 0; head < REPEATS; ++head) {
-      const Floats masked = seen ? dots[head] : all(-__builtin_inff());
-      *reinterpret_cast<Floats*>(scores + head * stride + (chunk - first_chunk) * LANES) = masked;
-    }
+    return tile;
+  }
+};
+
+// Has memory bring a tile: pages lie anywhere, so the processor does not guess what comes next. Always inlined:
+// GCC drops calls of a function that does nothing but this.
+__attribute__((always_inline)) inline void fetch(const Tile& tile) {
+  for (int chunk = tile.first; chunk < tile.end; ++chunk) {
+    for (int word = 0; word < WORDS; ++word) __builtin_prefetch(tile.keys[chunk] + word * PAGE_SIZE, 0, 2);
+    for (size_t byte = 0; byte < LANES * HEAD_DIM * sizeof(Number); byte += 64)
+      __builtin_prefetch(reinterpret_cast<const char*>(tile.values[chunk]) + byte, 0, 2);
   }
 }
 
-// Turns `count` scores (a multiple of 16) into weights in place and returns their sum.
-float soften(float* scores, int64_t count) {
-  Floats top = *reinterpret_cast<Floats*>(scores);
-  for (int64_t i = LANES; i < count; i += LANES) top = larger(*reinterpret_cast<Floats*>(scores + i), top);
-  const Floats highest = all(largest(top));
-  Floats total = {};
-  for (int64_t i = 0; i < count; i += LANES) {
-    Floats& chunk = *reinterpret_cast<Floats*>(scores + i);
-    chunk = exp_of(chunk - highest);
-    total += chunk;
-  }
-  return sum(total);
-}
+struct Workspace {
+  Query queries[MOST_QUERIES];
+  uint32_t words[MOST_QUERIES][WORDS];
+  float scores[MOST_QUERIES][TILE];  // later weights
+  float sums[MOST_QUERIES][HEAD_DIM];
+};
 
-// Adds up values by weight for HEADS query heads. Cells past the limit are not touched: they may hold anything.
-template <int HEADS>
-void weigh(const Row& row, const float* weights, int64_t stride, const Number* values, int64_t page_stride,
-           const float* norms, Number* out) {
-  const int64_t offset = row.first / LANES * LANES;
-  Floats totals[HEADS][DIM_VECTORS] = {};
-  for (int64_t cell = row.first; cell <= row.limit; ++cell) {
-    const Number* value = values + row.pages[cell / PAGE_SIZE] * page_stride + cell % PAGE_SIZE * HEAD_DIM;
-    for (int part = 0; part < DIM_VECTORS; ++part) {
-      const Floats numbers = load(value + part * LANES);
-      for (int head = 0; head < HEADS; ++head)
-        totals[head][part] += weights[head * stride + cell - offset] * numbers;
+// Dot products of NUM_QUERIES queries with CHUNKS_AT_ONCE * 16 cells.
+template <int NUM_QUERIES, int CHUNKS_AT_ONCE>
+void score(Workspace& work, int query, const uint32_t* const* keys, int chunk) {
+  Floats dots[NUM_QUERIES][CHUNKS_AT_ONCE] = {};
+  for (int word = 0; word < WORDS; ++word)
+    for (int c = 0; c < CHUNKS_AT_ONCE; ++c) {
+      const Words cells = *reinterpret_cast<const Words*>(keys[chunk + c] + word * PAGE_SIZE);
+      for (int i = 0; i < NUM_QUERIES; ++i)
+        dots[i][c] = add_products(dots[i][c], work.words[query + i][word], cells);
     }
+  for (int i = 0; i < NUM_QUERIES; ++i)
+    for (int c = 0; c < CHUNKS_AT_ONCE; ++c)
+      *reinterpret_cast<Floats*>(work.scores[query + i] + (chunk + c) * LANES) = dots[i][c];
+}
+
+// Turns a query's dot products with its cells of a tile into weights, and fades what it has so far to them.
+void soften(Query& query, float* scores, float* sums, float scaling, float softcap) {
+  const int first_chunk = query.begin / LANES, end_chunk = (query.end + LANES - 1) / LANES;
+  Floats tops = all(query.top);
+  for (int chunk = first_chunk; chunk < end_chunk; ++chunk) {
+    Floats& dots = *reinterpret_cast<Floats*>(scores + chunk * LANES);
+    Floats score = dots * scaling;
+    if (softcap != 0.0f) score = squash(score, softcap);
+    const Ints cell = lanes() + chunk * LANES;
+    dots = (cell >= query.begin) & (cell < query.end) ? score : all(-__builtin_inff());
+    tops = larger(dots, tops);
   }
-  for (int head = 0; head < HEADS; ++head)
-    for (int part = 0; part < DIM_VECTORS; ++part)
-      store(out + head * HEAD_DIM + part * LANES, totals[head][part] / norms[head]);
+  const float top = largest(tops);
+  if (top != query.top) {
+    const Floats fade = exp_of(all(query.top - top));
+    query.total *= fade;
+    for (int part = 0; part < DIM_VECTORS; ++part) *reinterpret_cast<Floats*>(sums + part * LANES) *= fade;
+    query.top = top;
+  }
+  for (int chunk = first_chunk; chunk < end_chunk; ++chunk) {
+    Floats& weights = *reinterpret_cast<Floats*>(scores + chunk * LANES);
+    weights = exp_of(weights - top);
+    query.total += weights;
+  }
 }
 
-// One row's REPEATS query heads of one K/V head.
-void attend(const Row& row, const Number* q, int64_t q_head_stride, float scaling, float softcap,
-            const Number* keys, const Number* values, int64_t page_stride, float* scores, Number* out) {
-  float queries[REPEATS * HEAD_DIM];
-  for (int head = 0; head < REPEATS; ++head)
-    for (int dim = 0; dim < HEAD_DIM; ++dim)
-      queries[head * HEAD_DIM + dim] = widen(q[head * q_head_stride + dim]) * scaling;
-  const int64_t count = (row.limit / LANES - row.first / LANES + 1) * LANES;
-  score(row, queries, softcap, keys, page_stride, scores, count);
-  float norms[REPEATS];
-  for (int head = 0; head < REPEATS; ++head) norms[head] = soften(scores + head * count, count);
-  int head = 0;
-  for (; head + HEADS_AT_ONCE <= REPEATS; head += HEADS_AT_ONCE)
-    weigh<HEADS_AT_ONCE>(row, scores + head * count, count, values, page_stride, norms + head,
-                         out + head * HEAD_DIM);
-  for (; head < REPEATS; ++head)
-    weigh<1>(row, scores + head * count, count, values, page_stride, norms + head, out + head * HEAD_DIM);
+// Adds up NUM_PARTS vectors of the values of cells `begin` to `end` by the weights of NUM_QUERIES queries.
+template <int NUM_QUERIES, int NUM_PARTS>
+void weigh(Workspace& work, int query, const Tile& tile, int part, int64_t begin, int64_t end) {
+  if (begin >= end) return;
+  Floats sums[NUM_QUERIES][NUM_PARTS];
+  for (int i = 0; i < NUM_QUERIES; ++i)
+    for (int p = 0; p < NUM_PARTS; ++p)
+      sums[i][p] = *reinterpret_cast<Floats*>(work.sums[query + i] + (part + p) * LANES);
+  for (int64_t cell = begin; cell < end; ++cell) {
+    const Number* value = tile.values[cell / LANES] + cell % LANES * HEAD_DIM + part * LANES;
+    Floats numbers[NUM_PARTS];
+    for (int p = 0; p < NUM_PARTS; ++p) numbers[p] = load(value + p * LANES);
+    for (int i = 0; i < NUM_QUERIES; ++i)
+      for (int p = 0; p < NUM_PARTS; ++p) sums[i][p] += work.scores[query + i][cell] * numbers[p];
+  }
+  for (int i = 0; i < NUM_QUERIES; ++i)
+    for (int p = 0; p < NUM_PARTS; ++p)
+      *reinterpret_cast<Floats*>(work.sums[query + i] + (part + p) * LANES) = sums[i][p];
 }
 
-void write(const Number* k, const Number* v, int64_t cell, Number* keys, Number* values, int64_t page_stride) {
-  Number* key = keys + cell / PAGE_SIZE * page_stride + cell % PAGE_SIZE;
-  for (int dim = 0; dim < HEAD_DIM; ++dim) key[dim * PAGE_SIZE] = k[dim];
-  std::memcpy(values + cell / PAGE_SIZE * page_stride + cell % PAGE_SIZE * HEAD_DIM, v,
-              HEAD_DIM * sizeof(Number));
+// Walks the cells that all of NUM_QUERIES queries see together, those before and after alone: a cell that a
+// query does not see may hold anything.
+template <int NUM_QUERIES, int NUM_PARTS>
+void weigh_together(Workspace& work, int query, const Tile& tile, int part) {
+  int64_t begin = 0, end = TILE;
+  for (int i = 0; i < NUM_QUERIES; ++i) {
+    begin = greater(begin, work.queries[query + i].begin);
+    end = smaller(end, work.queries[query + i].end);
+  }
+  for (int i = 0; i < NUM_QUERIES; ++i) {
+    const Query& own = work.queries[query + i];
+    weigh<1, NUM_PARTS>(work, query + i, tile, part, own.begin, smaller(begin, own.end));
+  }
+  weigh<NUM_QUERIES, NUM_PARTS>(work, query, tile, part, begin, end);
+  for (int i = 0; i < NUM_QUERIES; ++i)
+    weigh<1, NUM_PARTS>(work, query + i, tile, part, greater(begin, end), work.queries[query + i].end);
+}
+
+// One tile for all queries.
+void walk(Workspace& work, int num_queries, const Tile& tile, float scaling, float softcap) {
+  // 24 of 32 vector registers hold products, as nearly as 8 chunks divide
+  in_groups<SCORED_AT_ONCE>(0, num_queries, [&](auto size, int query) {
+    constexpr int AT_ONCE = size <= 2 ? 8 : size <= 6 ? 4 : 2;
+    in_groups<AT_ONCE>(tile.first, tile.end, [&](auto count, int chunk) {
+      score<decltype(size)::value, decltype(count)::value>(work, query, tile.keys, chunk);
+    });
+  });
+  for (int i = 0; i < num_queries; ++i)
+    if (work.queries[i].begin < work.queries[i].end)
+      soften(work.queries[i], work.scores[i], work.sums[i], scaling, softcap);
+  in_groups<WEIGHED_AT_ONCE>(0, num_queries, [&](auto size, int query) {
+    in_groups<PARTS>(0, DIM_VECTORS, [&](auto count, int part) {
+      weigh_together<decltype(size)::value, decltype(count)::value>(work, query, tile, part);
+    });
+  });
+}
+
+// Attention of the queries that `work` holds, of one sequence and one K/V head.
+void attend(Workspace& work, int num_queries, const Pages& pages, float scaling, float softcap) {
+  int64_t first = work.queries[0].first, last = work.queries[0].last;
+  for (int i = 0; i < num_queries; ++i) {
+    first = smaller(first, work.queries[i].first);
+    last = greater(last, work.queries[i].last);
+    work.queries[i].top = -__builtin_inff();
+    work.queries[i].total = Floats{};
+  }
+  std::memset(work.sums, 0, sizeof work.sums[0] * num_queries);
+  Tile tile = pages.tile(first / TILE * TILE, first, last);
+  for (int64_t start = first / TILE * TILE; start <= last; start += TILE) {
+    const Tile next = pages.tile(start + TILE, first, last);
+    fetch(next);
+    for (int i = 0; i < num_queries; ++i) {
+      work.queries[i].begin = greater(work.queries[i].first - start, 0);
+      work.queries[i].end = smaller(work.queries[i].last - start, TILE - 1) + 1;
+    }
+    walk(work, num_queries, tile, scaling, softcap);
+    tile = next;
+  }
+}
+
+void write(const Number* k, const Number* v, int64_t cell, uint32_t* keys, Number* values, int64_t page_stride) {
+  const int64_t page = cell / PAGE_SIZE * page_stride;
+  uint32_t* key = keys + page * WORDS / HEAD_DIM + cell % PAGE_SIZE;
+  for (int word = 0; word < WORDS; ++word)
+    std::memcpy(key + word * PAGE_SIZE, k + word * (HEAD_DIM / WORDS), sizeof(uint32_t));
+  std::memcpy(values + page + cell % PAGE_SIZE * HEAD_DIM, v, HEAD_DIM * sizeof(Number));
+}
+
+// Neighbouring rows of one sequence.
+struct Group {
+  int64_t first_row, num_rows;
+};
+
+// Cuts the rows that see anything into groups of `most` rows, those of a sequence as evenly as can be.
+std::vector<Group> group(const int64_t* slots, const int64_t* limits, int64_t num_rows, int64_t most) {
+  std::vector<Group> groups;
+  for (int64_t row = 0, end; row < num_rows; row = end) {
+    for (end = row + 1; end < num_rows && slots[end] == slots[row] && (limits[end] < 0) == (limits[row] < 0);)
+      ++end;
+    const int64_t parts = (end - row + most - 1) / most, count = (end - row + parts - 1) / parts;
+    if (limits[row] >= 0)
+      for (int64_t first = row; first < end; first += count)
+        groups.push_back({first, smaller(count, end - first)});
+  }
+  return groups;
 }
 
 }  // namespace
@@ -208,35 +358,51 @@ extern "C" void paged_attend(
     const int64_t* limits,     // (T,)
     const int64_t* positions,  // (T,)
     const int64_t* page_tables, int64_t pages_per_slot,
-    int64_t num_rows, int64_t max_cells, int64_t window,  // window 0: none
-    float scaling, float softcap,                         // softcap 0: none
+    int64_t num_rows, int64_t window,  // window 0: none
+    float scaling, float softcap,      // softcap 0: none
     int num_threads,
     Number* out) {  // (T, Hkv * REPEATS, HEAD_DIM), contiguous
   const int64_t head_size = static_cast<int64_t>(PAGE_SIZE) * HEAD_DIM;
   const int64_t page_stride = num_kv_heads * head_size;
   const int64_t num_tasks = num_rows * num_kv_heads;
+  uint32_t* words = reinterpret_cast<uint32_t*>(keys);
+  // two tasks for each thread at least: a lone block does not leave the other threads idle
+  const int64_t rows_at_once = greater(1, smaller(MOST_ROWS, num_tasks / (2 * num_threads)));
+  const std::vector<Group> groups = group(slots, limits, num_rows, rows_at_once);
 #pragma omp parallel num_threads(num_threads)
   {
 #pragma omp for schedule(static)
     for (int64_t task = 0; task < num_tasks; ++task) {
       const int64_t row = task / num_kv_heads, head = task % num_kv_heads;
       write(k + row * k_row_stride + head * k_head_stride, v + row * v_row_stride + head * v_head_stride,
-            cells[row], keys + head * head_size, values + head * head_size, page_stride);
+            cells[row], words + head * WORDS * PAGE_SIZE, values + head * head_size, page_stride);
+      if (limits[row] < 0)
+        std::memset(out + task * REPEATS * HEAD_DIM, 0, REPEATS * HEAD_DIM * sizeof(Number));
     }
-    const std::unique_ptr<float[]> scores(new float[REPEATS * (max_cells + LANES)]);
-#pragma omp for schedule(dynamic, 4)
-    for (int64_t task = 0; task < num_tasks; ++task) {
-      // neighbours in this order are rows of one sequence, whose keys are in the processor's cache by now
-      const int64_t head = task / num_rows, row = task % num_rows;
-      Number* target = out + (row * num_kv_heads + head) * REPEATS * HEAD_DIM;
-      if (limits[row] < 0) {
-        std::memset(target, 0, REPEATS * HEAD_DIM * sizeof(Number));
-        continue;
+    const std::unique_ptr<Workspace> work(new Workspace);
+#pragma omp for schedule(dynamic)
+    for (int64_t task = 0; task < static_cast<int64_t>(groups.size()) * num_kv_heads; ++task) {
+      // neighbours in this order may be rows of one sequence, whose keys are in the processor's cache by now
+      const int64_t head = task / groups.size();
+      const Group& rows = groups[task % groups.size()];
+      const int num_queries = rows.num_rows * REPEATS;
+      for (int i = 0; i < num_queries; ++i) {
+        const int64_t row = rows.first_row + i / REPEATS;
+        work->queries[i].first = window ? greater(positions[row] - window + 1, 0) : 0;
+        work->queries[i].last = limits[row];
+        std::memcpy(work->words[i], q + row * q_row_stride + (head * REPEATS + i % REPEATS) * q_head_stride,
+                    HEAD_DIM * sizeof(Number));
       }
-      const int64_t first = window ? positions[row] - window + 1 : 0;
-      const Row seen{page_tables + slots[row] * pages_per_slot, first < 0 ? 0 : first, limits[row]};
-      attend(seen, q + row * q_row_stride + head * REPEATS * q_head_stride, q_head_stride, scaling, softcap,
-             keys + head * head_size, values + head * head_size, page_stride, scores.get(), target);
+      const Pages pages{page_tables + slots[rows.first_row] * pages_per_slot, words + head * WORDS * PAGE_SIZE,
+                        values + head * head_size, page_stride};
+      attend(*work, num_queries, pages, scaling, softcap);
+      for (int i = 0; i < num_queries; ++i) {
+        const int64_t row = rows.first_row + i / REPEATS;
+        Number* target = out + ((row * num_kv_heads + head) * REPEATS + i % REPEATS) * HEAD_DIM;
+        const float total = sum(work->queries[i].total);
+        for (int part = 0; part < HEAD_DIM; part += LANES)
+          store(target + part, *reinterpret_cast<Floats*>(work->sums[i] + part) / total);
+      }
     }
   }
 }

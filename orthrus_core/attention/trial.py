@@ -45,13 +45,20 @@ class Trial:
         """Rows that are not left over."""
         return len(self.spans.positions)
 
-    def run(self, backend: AttentionBackend, *, scaling: float, window: int | None = None) -> Tensor:
+    def run(
+        self,
+        backend: AttentionBackend,
+        *,
+        scaling: float,
+        window: int | None = None,
+        softcap: float | None = None,
+    ) -> Tensor:
         """Return a backend's answer (T, H, Dh); the trial's own cache stays as it is."""
         return backend.attend(
             self.q,
             self.k,
             self.v,
-            AttentionLayer(0, scaling, window),
+            AttentionLayer(0, scaling, window, softcap),
             keys=self.keys.clone(),
             values=self.values.clone(),
             packed=self.packed,
@@ -59,9 +66,9 @@ class Trial:
             arrangement=backend.arrange(self.spans, len(self.q), self.q.device),
         )
 
-    def answer(self, *, scaling: float, window: int | None = None) -> Tensor:
+    def answer(self, *, scaling: float, window: int | None = None, softcap: float | None = None) -> Tensor:
         """Return (rows in use, H, Dh) float32, each row attending in plain words."""
-        page_size, layer = self.keys.shape[1], AttentionLayer(0, scaling)
+        page_size, layer = self.keys.shape[1], AttentionLayer(0, scaling, softcap=softcap)
         keys, values = (
             cache.flatten(0, 1).index_copy(0, self.packed[1], new)
             for cache, new in ((self.keys, self.k), (self.values, self.v))
@@ -127,10 +134,11 @@ def trial_error(backend: AttentionBackend, spec: AttentionSpec) -> float:
     """Return a backend's largest error on two short spans and rows left over, in both views."""
     spec = replace(spec, max_context=min(spec.max_context, TRIAL_CELLS))
     spans = [Span(0, max(0, spec.max_context - 3), [0] * 3), Span(1, 0, [0])]
-    scaling = spec.head_dim**-0.5
+    scaling, softcap = spec.head_dim**-0.5, 2.0 if spec.has_softcap else None
     errors = []
     for causal in (True, False):
         trial = random_trial(spec, spans, token_budget=8, causal=causal)
-        difference = trial.run(backend, scaling=scaling)[:4].float() - trial.answer(scaling=scaling)
+        answer = trial.answer(scaling=scaling, softcap=softcap)
+        difference = trial.run(backend, scaling=scaling, softcap=softcap)[:4].float() - answer
         errors.append(difference.abs().nan_to_num(float("inf")).max())
     return float(max(errors))

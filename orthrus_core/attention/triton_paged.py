@@ -1,13 +1,16 @@
 """Write-then-attend over the paged cache by Triton kernels with splits of fixed length.
 
 A row's sums are taken in an order that its own position decides: cells in tiles of fixed length, tiles inside
-a split of fixed length one after the other, splits merged in order. So its bits depend neither on the other
-rows of the forward nor on how full the card is, and yet a few long sequences spread over all of it.
+a split of fixed length one after the other, splits merged in order. Tiles have one shape, set by the model
+alone: whatever the block size, every row goes through the same instructions, and a row of a matrix product
+knows no other. So a row's bits depend neither on the other rows of the forward nor on how full the card is,
+and yet a few long sequences spread over all of it.
 """
 
 import importlib.util
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,12 +23,34 @@ from orthrus_core.attention.view import AttentionLayer
 from orthrus_core.cache import KVCache
 from orthrus_core.errors import ConfigError
 
-MIN_QUERIES = 32  # queries of a tile: 8 rows of a model with 4 query heads per K/V head
-MAX_QUERIES = 128
+ROWS_PER_TILE = 16  # token rows, where so many times the query heads of a K/V head are not too many queries
+MAX_REPEATS = 128
 SPLIT_LENGTH = 256
-TILE_BYTES = 16384  # keys of a tile
-PROGRAMS_PER_PROCESSOR = 2  # registers let so many in (Hopper, Dh 128: 196 a thread)
+PARTIAL_BYTES = 2**27  # of partial results of one layer at most
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class TableSizes(NamedTuple):
+    """Sizes for head sizes up to one; `make kernel-report` prints the registers and memory that they take."""
+
+    least_queries: int
+    most_queries: int
+    tile_cells: int
+    num_warps: int  # twice as many for most_queries
+    num_stages: int
+    programs_per_processor: int
+
+
+HALF_SIZES = {
+    64: TableSizes(64, 128, 64, 4, 5, 2),
+    128: TableSizes(64, 128, 32, 4, 5, 2),
+    256: TableSizes(32, 32, 32, 8, 5, 1),
+}
+FLOAT32_SIZES = {  # without tensor cores all operands are in registers
+    64: TableSizes(16, 16, 32, 4, 3, 2),
+    128: TableSizes(16, 16, 16, 8, 3, 1),
+    256: TableSizes(16, 16, 16, 8, 3, 1),
+}
 
 
 def has_triton() -> bool:
@@ -43,7 +68,7 @@ class KernelSizes:
         split_length: cells of a split, a multiple of `tile_cells`.
         programs: programs of a launch; changes no bits.
         num_warps: of each program.
-        num_stages: depth of the software pipeline.
+        num_stages: depth of the software pipeline; changes no bits.
     """
 
     queries: int
@@ -67,16 +92,33 @@ class KernelSizes:
 
 def default_sizes(spec: AttentionSpec) -> KernelSizes:
     """Return the sizes for a model on a device."""
-    row_bytes = _power_of_two(spec.head_dim) * spec.dtype.itemsize
+    width = power_of_two(spec.head_dim)
+    table = FLOAT32_SIZES if spec.dtype == torch.float32 else HALF_SIZES
+    sizes = next(sizes for most, sizes in table.items() if width <= most)
+    queries = power_of_two(ROWS_PER_TILE * spec.repeats, least=sizes.least_queries)
+    queries = power_of_two(spec.repeats, least=min(queries, sizes.most_queries))
     processors = 1
     if spec.device.type == "cuda":
         processors = torch.cuda.get_device_properties(spec.device).multi_processor_count
     return KernelSizes(
-        queries=max(MIN_QUERIES, _power_of_two(spec.repeats)),
-        tile_cells=min(max(TILE_BYTES // row_bytes, 16), 128),
+        queries=queries,
+        tile_cells=sizes.tile_cells,
         split_length=SPLIT_LENGTH,
-        programs=processors * PROGRAMS_PER_PROCESSOR,
+        programs=processors * sizes.programs_per_processor,
+        num_warps=sizes.num_warps * (2 if queries > sizes.least_queries else 1),
+        num_stages=sizes.num_stages,
     )
+
+
+def max_partials(spec: AttentionSpec) -> int:
+    """Return how many partial results, of one row and one split each, `PARTIAL_BYTES` hold."""
+    return PARTIAL_BYTES // _partial_bytes(spec)
+
+
+def partial_bytes(spec: AttentionSpec, token_budget: int) -> int:
+    """Return the bytes of partial results of a forward of T rows, for a memory plan; layers share them."""
+    max_splits = -(-spec.max_context // SPLIT_LENGTH)
+    return min(token_budget * max_splits, max_partials(spec)) * _partial_bytes(spec)
 
 
 class TritonBackend:
@@ -104,6 +146,8 @@ class TritonBackend:
             rows_per_tile=self.sizes.queries // spec.repeats,
             split_length=self.sizes.split_length,
             max_context=spec.max_context,
+            max_partials=max_partials(spec),
+            programs_per_head=self.sizes.programs / spec.num_kv_heads,
         )
         self._spec = spec
         self._buffers = PlanBuffers(spec.device)
@@ -116,7 +160,7 @@ class TritonBackend:
 
     def arrange(self, spans: SpanRows, num_rows: int, device: torch.device) -> Tensor:
         """Plan one forward of T rows; the tensor is the same one for every forward of T rows of a view."""
-        plan = self.tiling.plan(spans.counts, spans.limits, num_rows)
+        plan = self.tiling.plan(spans, num_rows)
         return self._buffers.put(plan, spans, num_rows, size=self.tiling.plan_size(num_rows))
 
     def attend(
@@ -133,8 +177,7 @@ class TritonBackend:
         arrangement: Tensor,
     ) -> Tensor:
         """See `AttentionBackend.attend`; q, k and v may have any strides over rows and heads."""
-        assert layer.softcap is None, "choose_backend refuses models with a softcap"
-        sizes = self.sizes
+        sizes, T = self.sizes, q.shape[0]
         return write_then_attend(
             q,
             k,
@@ -145,8 +188,9 @@ class TritonBackend:
             page_tables,
             arrangement,
             layer.scaling,
+            layer.softcap or 0.0,
             layer.sliding_window or 0,
-            self.tiling.max_splits,
+            self.tiling.num_partials(T),
             [sizes.queries, sizes.tile_cells, sizes.split_length, sizes.programs],
             [sizes.num_warps, sizes.num_stages],
         )
@@ -163,8 +207,9 @@ def write_then_attend(
     page_tables: Tensor,
     plan: Tensor,
     scaling: float,
+    softcap: float,
     window: int,
-    max_splits: int,
+    num_partials: int,
     sizes: list[int],
     launch: list[int],
 ) -> Tensor:
@@ -176,24 +221,24 @@ def write_then_attend(
     page_size, Hkv = keys.shape[1:3]
     queries, tile_cells, split_length, programs = sizes
     num_warps, num_stages = launch
-    width = _power_of_two(Dh)
+    model = {"HEADS": Hkv, "REPEATS": H // Hkv, "DIM": Dh, "WIDTH": power_of_two(Dh), "WINDOW": window}
+    shared = model | {"SPLIT": split_length, "PROGRAMS": programs, "enable_fp_fusion": False}
     kernels.write_rows[(T,)](
         k, v, keys, values, cells, *_strides(k), *_strides(v),
-        HEADS=Hkv, DIM=Dh, WIDTH=_power_of_two(Hkv * Dh),
+        HEADS=Hkv, DIM=Dh, WIDTH=power_of_two(Hkv * Dh),
     )  # fmt: skip
-    parts = torch.empty(T, H, max_splits, Dh, dtype=torch.float32, device=q.device)
-    lses = torch.empty(T, H, max_splits, dtype=torch.float32, device=q.device)
-    kernels.attend_splits[(programs,)](
-        q, keys, values, plan, slots, limits, positions, page_tables, parts, lses,
-        scaling * math.log2(math.e), *_strides(q), page_tables.stride(0), T, max_splits,
-        HEADS=Hkv, REPEATS=H // Hkv, DIM=Dh, WIDTH=width, QUERIES=queries, TILE_CELLS=tile_cells,
-        SPLIT=split_length, PAGE_SIZE=page_size, WINDOW=window, PROGRAMS=programs,
-        num_warps=num_warps, num_stages=num_stages,
+    parts = torch.empty(num_partials, H, Dh, dtype=torch.float32, device=q.device)
+    lses = torch.empty(num_partials, H, dtype=torch.float32, device=q.device)
+    out = torch.zeros(T, H, Dh, dtype=q.dtype, device=q.device)
+    kernels.attend_tiles[(programs,)](
+        q, keys, values, plan, slots, limits, positions, page_tables, parts, lses, out,
+        *_scales(scaling, softcap), *_strides(q), page_tables.stride(0), T,
+        QUERIES=queries, TILE_CELLS=tile_cells, PAGE_SIZE=page_size, CAPPED=softcap > 0, STAGES=num_stages,
+        num_warps=num_warps, **shared,
     )  # fmt: skip
-    out = torch.empty(T, H, Dh, dtype=q.dtype, device=q.device)
-    kernels.merge_splits[(T, H)](
-        parts, lses, limits, positions, out, max_splits,
-        DIM=Dh, WIDTH=width, SPLIT=split_length, WINDOW=window, num_warps=1,
+    kernels.merge_splits[(programs,)](
+        plan, parts, lses, limits, positions, out, T,
+        PADDED=power_of_two(H // Hkv, least=1), num_warps=4, **shared,
     )  # fmt: skip
     return out
 
@@ -206,9 +251,9 @@ def _shape_of_output(q: Tensor, *_: object) -> Tensor:
 def _check(spec: AttentionSpec) -> None:
     if not 16 <= spec.head_dim <= 256:
         raise ConfigError(f"attention kernel: head_dim must be 16 to 256, got {spec.head_dim}")
-    if spec.repeats > MAX_QUERIES:
+    if spec.repeats > MAX_REPEATS:
         raise ConfigError(
-            f"attention kernel: query heads per K/V head must be <= {MAX_QUERIES}, got {spec.repeats}"
+            f"attention kernel: query heads per K/V head must be <= {MAX_REPEATS}, got {spec.repeats}"
         )
     if spec.dtype not in DTYPES:
         raise ConfigError(f"attention kernel: dtype must be float32, bfloat16 or float16, got {spec.dtype}")
@@ -220,6 +265,15 @@ def _strides(x: Tensor) -> tuple[int, int]:
     return x.stride(0), x.stride(1)
 
 
-def _power_of_two(size: int) -> int:
-    """Return the smallest power of two that is at least `size`, and 16 at least."""
-    return max(16, 1 << (size - 1).bit_length())
+def _scales(scaling: float, softcap: float) -> tuple[float, float]:
+    """Return the kernel's `scaling` and `cap`."""
+    return (scaling / softcap, softcap * math.log2(math.e)) if softcap else (scaling * math.log2(math.e), 0.0)
+
+
+def _partial_bytes(spec: AttentionSpec) -> int:
+    return spec.num_heads * (spec.head_dim + 1) * 4
+
+
+def power_of_two(size: int, least: int = 16) -> int:
+    """Return the smallest power of two that is at least `size`, and `least` at least."""
+    return max(least, 1 << (size - 1).bit_length())

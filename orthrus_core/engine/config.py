@@ -49,6 +49,10 @@ class EngineConfig(BaseModel):
         ge=2,
         description="pages of the cache, one of them scratch; None: all that sequences need, or memory holds",
     )
+    attention: Literal["auto", "native", "triton", "plain"] = Field(
+        "auto",
+        description="attention: native (CPU), triton (CUDA), plain (torch, slow); auto: the device's kernel",
+    )
     linear: Literal["auto", "native", "triton", "plain"] = Field(
         "auto",
         description="linear layers: native (CPU), triton (CUDA), plain (torch); auto: the fastest exact one",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from orthrus_core.attention.backend import AttentionBackend, PagedAttend
-from orthrus_core.attention.choose import choose_backend, spec_of
+from orthrus_core.attention.choose import Choice, choose_backend, spec_of
 from orthrus_core.attention.rows import RowBuffer, Span, Spans, TokenRows, fill, span_rows
 from orthrus_core.attention.view import VIEWS, View
 from orthrus_core.cache import PageTables
@@ -37,12 +37,19 @@ class ModelRunner:
         is_compiled: whether forwards go through torch.compile.
     """
 
-    def __init__(self, model: OrthrusLM, tables: PageTables, *, backend: AttentionBackend | None = None):
+    def __init__(
+        self,
+        model: OrthrusLM,
+        tables: PageTables,
+        *,
+        backend: AttentionBackend | None = None,
+        attention: Choice = "auto",
+    ):
         """Allocate the cache.
 
         Args:
             tables: page tables of the sequences; their pool says how many pages there are.
-            backend: None: the fastest that model and machine can have.
+            backend: None: the one that `attention` says, see `choose_backend`.
         """
         if not make_experts_row_wise(model):
             logger.warning("its experts compute rows in groups: text may depend on the batch")
@@ -57,7 +64,8 @@ class ModelRunner:
                 max_context=tables.pages.shape[1] * pool.page_size,
                 device=model.device,
                 dtype=model.dtype,
-            )
+            ),
+            attention,
         )
         self.cache = self.backend.new_cache(
             num_layers=model.config.num_hidden_layers,

@@ -166,7 +166,7 @@ def _check_once(model: OrthrusLM, config: EngineConfig) -> None:
         return
     pool = PagePool(2 * CHECKED_PAGES + 1, config.page_size)
     tables = PageTables(pool, num_slots=2, pages_per_sequence=CHECKED_PAGES)
-    runner = ModelRunner(model.eval(), tables)
+    runner = ModelRunner(model.eval(), tables, attention=config.attention)
     backends = linear_backends(config.linear, dtype=model.dtype, device_type=model.device.type)
     install(runner, model, backends[0])
     check_exactness(runner, {config.token_budget: 1.0})

@@ -189,7 +189,7 @@ def new_runner(model: OrthrusLM, config: EngineConfig) -> ModelRunner:
         num_slots=config.max_sequences,
         pages_per_sequence=config.pages_per_sequence,
     )
-    return ModelRunner(model.eval(), tables)
+    return ModelRunner(model.eval(), tables, attention=config.attention)
 
 
 def new_policy(config: EngineConfig, costs: Costs, *, block_size: int) -> BlockPolicy:

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 
 from orthrus_core.attention.choose import spec_of
-from orthrus_core.attention.tiling import Tiling
-from orthrus_core.attention.triton_paged import SPLIT_LENGTH
+from orthrus_core.attention.triton_paged import partial_bytes
 from orthrus_core.attention.view import VIEWS
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.models.config import DIFFUSION_SUFFIX, DualViewConfig
@@ -71,12 +70,15 @@ def plan_memory(model: Any, config: EngineConfig, *, device_type: str) -> Memory
     """
     T, shape, size = token_budget(model.config, config, device_type), model.config, model.dtype.itemsize
     spec = spec_of(
-        shape, page_size=config.page_size, max_context=0, device=torch.device("meta"), dtype=model.dtype
+        shape,
+        page_size=config.page_size,
+        max_context=config.pages_per_sequence * config.page_size,
+        device=torch.device("meta"),
+        dtype=model.dtype,
     )
-    L, H, V = shape.num_hidden_layers, spec.num_heads, shape.vocab_size
+    L, V = shape.num_hidden_layers, shape.vocab_size
     on_cuda, views = device_type == "cuda", len(VIEWS) if config.mode == "consensus" else 1
-    tiling = Tiling(1, SPLIT_LENGTH, config.pages_per_sequence * config.page_size)
-    attention = (2 * H + 2 * spec.num_kv_heads) * spec.head_dim
+    attention = 2 * (spec.num_heads + spec.num_kv_heads) * spec.head_dim
     width = ACTIVATIONS * shape.hidden_size + 2 * (shape.intermediate_size or 0) + attention
     graphs = views * len(candidate_budgets(T, device_type)) * L * GRAPH_LAYER_BYTES
     head, weights = model_bytes(model)
@@ -84,7 +86,7 @@ def plan_memory(model: Any, config: EngineConfig, *, device_type: str) -> Memory
         weights=weights,
         head=head,
         cache=config.total_pages * page_bytes(model, config.page_size),
-        partials=T * H * tiling.max_splits * (spec.head_dim + 1) * 4 if on_cuda else 0,
+        partials=partial_bytes(spec, T) if on_cuda else 0,
         logits=T * V * (size * views + READOUT_BYTES),
         sampling=T * V * SAMPLING_BYTES,
         activations=T * width * size,

@@ -11,6 +11,7 @@ from torch import Tensor
 from orthrus_core.attention.rows import RowBuffer, Span, fill, span_rows
 from orthrus_core.attention.spec import AttentionSpec
 from orthrus_core.attention.triton_paged import TritonBackend, default_sizes
+from orthrus_core.attention.view import AttentionLayer
 from orthrus_core.compilation.graphs import GraphedForward
 from tests.benchmarks.gpu.steps import seconds_of
 
@@ -19,14 +20,13 @@ COLD_BYTES = 2**28  # of K/V in turn, more than any cache between memory and pro
 MOST_LAYERS = 64
 CHANGES: tuple[dict[str, int], ...] = (
     {},
-    {"queries": 16},
-    {"queries": 64},
-    {"tile_cells": 32},
-    {"tile_cells": 128},
+    {"queries": 32},
+    {"queries": 128, "num_warps": 8},
+    {"tile_cells": 64},
     {"split_length": 512},
     {"num_warps": 8},
-    {"num_stages": 2},
-    {"num_stages": 4},
+    {"num_stages": 3},
+    {"num_stages": 7},
 )
 
 
@@ -98,6 +98,7 @@ class _Layers:
     def seconds(self, backend: TritonBackend) -> float:
         """Return the seconds of one layer."""
         arrangement = backend.arrange(self._rows, len(self._q), self._spec.device)
+        layer = AttentionLayer(0, self._spec.head_dim**-0.5)
 
         def forward() -> tuple[Tensor]:
             out = self._q
@@ -106,13 +107,12 @@ class _Layers:
                     self._q,
                     self._k,
                     self._v,
+                    layer,
                     keys=keys,
                     values=values,
                     packed=self._packed,
                     page_tables=self._page_tables,
                     arrangement=arrangement,
-                    scaling=self._spec.head_dim**-0.5,
-                    window=None,
                 )
             return (out,)
 

@@ -100,3 +100,41 @@ def test_nan_in_a_seen_cell_reaches_the_output():
     rig.k[0][7] = float("nan")
     rig.attend([(0, 0, 16)])
     assert rig.attend([(0, 20, 21)])[0].isnan().all()
+
+
+@pytest.mark.parametrize("window", [None, 7])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nan_in_a_later_row_of_a_block_leaves_the_earlier_ones_alone(dtype, window):
+    rig = Rig("native", lengths=[300], dtype=dtype)
+    (clean,) = rig.attend([(0, 250, 262)], window=window)
+    for numbers in (rig.q, rig.k, rig.v):
+        numbers[0][258:] = float("nan")
+    (broken,) = rig.attend([(0, 250, 262)], window=window)
+    assert torch.equal(broken[:8], clean[:8])
+    assert broken[8:].isnan().all()
+
+
+@pytest.mark.parametrize(("view", "window"), [("ar", None), ("ar", 100), ("diffusion", 100)])
+def test_rows_have_the_same_bits_in_every_grouping(view, window):
+    rig = Rig("native", lengths=[700], H=9, Hkv=3, Dh=64, dtype=torch.bfloat16)
+    span = (0, 600, 640)
+    (together,) = rig.attend([span], view=view, window=window)  # in groups of 20 rows
+    try:
+        torch.set_num_threads(16)  # in groups of three
+        (apart,) = rig.attend([span], view=view, window=window)
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(together, apart)
+
+
+@pytest.mark.parametrize(
+    ("H", "Hkv", "Dh", "dtype"),
+    [(9, 3, 64, torch.bfloat16), (5, 1, 80, torch.float32), (2, 1, 256, torch.bfloat16)],
+)
+def test_a_long_context_equals_attention_in_double_precision(H, Hkv, Dh, dtype):
+    rig = Rig("native", lengths=[530], H=H, Hkv=Hkv, Dh=Dh, dtype=dtype)
+    (out,) = rig.attend([(0, 520, 530)], view="diffusion")
+    q, k, v = (x.transpose(0, 1).double() for x in (rig.q[0][520:], rig.k[0], rig.v[0]))
+    k, v = (x.repeat_interleave(H // Hkv, dim=0) for x in (k, v))
+    expected = ((q @ k.transpose(1, 2) * SCALING).softmax(-1) @ v).transpose(0, 1)
+    torch.testing.assert_close(out.double(), expected, **CLOSE[dtype])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from orthrus_core.attention import choose
-from orthrus_core.attention.choose import triton_backend
+from orthrus_core.attention.choose import choose_backend, triton_backend
 from orthrus_core.attention.spec import AttentionSpec
 from orthrus_core.attention.trial import trial_error
 from orthrus_core.attention.triton_paged import TritonBackend
@@ -54,3 +54,37 @@ def test_the_trial_call_notices_output_that_is_no_number(spec):
             return super().attend(*args, **kwargs) * float("nan")
 
     assert trial_error(Broken(spec), spec) == float("inf")
+
+
+def test_kernels_that_fail_on_cuda_are_an_error_with_the_reason_and_the_repair(monkeypatch):
+    monkeypatch.setattr(choose, "has_triton", lambda: False)
+    spec = AttentionSpec(**HEADS, dtype=torch.float32, device=torch.device("cuda"))
+    with pytest.raises(ConfigError, match=r"triton is not installed.*`attention: plain` runs without them"):
+        choose_backend(spec)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "meta"])
+def test_plain_attention_is_taken_where_it_is_wanted(device, caplog):
+    spec = AttentionSpec(**HEADS, dtype=torch.float32, device=torch.device(device))
+    assert choose_backend(spec, "plain").name == "plain"
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "message"),
+    [
+        ("triton", "cpu", "triton does not run on cpu devices; choose auto, native or plain"),
+        ("native", "cuda", "native does not run on cuda devices; choose auto, triton or plain"),
+    ],
+)
+def test_another_device_s_kernel_is_refused(wanted, device, message):
+    spec = AttentionSpec(**HEADS, dtype=torch.float32, device=torch.device(device))
+    with pytest.raises(ConfigError, match=message):
+        choose_backend(spec, wanted)
+
+
+def test_a_wanted_kernel_that_cannot_be_had_is_an_error(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    spec = AttentionSpec(**HEADS, dtype=torch.float32, device=torch.device("cpu"))
+    with pytest.raises(ConfigError, match="attention: native cannot be had: no C.. compiler found"):
+        choose_backend(spec, "native")

@@ -1,3 +1,5 @@
+import platform
+
 import pytest
 import torch
 
@@ -136,3 +138,16 @@ def test_the_engine_does_not_run_under_autocast():
     engine = Engine(small_orthrus(), EngineConfig(max_context=32, self_check=False))
     with torch.autocast("cpu", torch.bfloat16), pytest.raises(ConfigError, match=r"leave torch\.autocast"):
         engine.generate([[1, 2, 3]])
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="has no such products to do without")
+def test_a_processor_without_bfloat16_products_gets_as_near_an_answer(monkeypatch):
+    shape = KernelShape(head_dim=16, repeats=2, page_size=16, dtype=torch.bfloat16)
+    tensors = {n: x.bfloat16() if x.is_floating_point() else x for n, x in kernel_tensors().items()}
+    usual = build_kernel(shape)
+    monkeypatch.setattr(KernelShape, "macros", (*shape.macros, "-mno-avx512bf16"))
+    outs = [
+        paged_attend(**tensors, scaling=1.0, window=0, softcap=0.0, kernel=kernel)
+        for kernel in (usual, build_kernel(shape))
+    ]
+    torch.testing.assert_close(*outs, atol=1e-2, rtol=1e-2)

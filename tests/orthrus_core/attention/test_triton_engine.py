@@ -1,10 +1,8 @@
 """The engine over the Triton kernels."""
 
 import pytest
-import torch
 
 from orthrus_core import Engine, EngineConfig, SamplingParams
-from orthrus_core.attention.spec import AttentionSpec
 from orthrus_core.attention.triton_paged import KernelSizes, TritonBackend
 from orthrus_core.engine import runner
 from tests.small_models import small_orthrus
@@ -17,9 +15,7 @@ def test_consensus_text_equals_ar_text(kernel_device, monkeypatch):
     model = small_orthrus(num_layers=1, sameness=0.2).to(kernel_device)
     config = model.config
 
-    def choose(config, *, page_size, max_context, device, dtype):
-        heads = (config.num_attention_heads, config.num_key_value_heads, config.head_dim)
-        spec = AttentionSpec(*heads, page_size, max_context, dtype, torch.device(device))
+    def choose(spec, wanted):
         return TritonBackend(spec, KernelSizes(queries=16, tile_cells=16, split_length=16, programs=2))
 
     monkeypatch.setattr(runner, "choose_backend", choose)

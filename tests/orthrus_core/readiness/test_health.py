@@ -5,9 +5,7 @@ import logging
 import pytest
 import torch
 
-import orthrus_core.engine.runner as runner_module
 from orthrus_core import Engine, EngineConfig, EngineError, Request, SamplingParams
-from orthrus_core.attention.plain import PlainAttention
 from orthrus_core.models.readout import read_out
 from orthrus_core.readiness.health import DraftAlarm
 from tests.drafts import ChangedDrafts
@@ -187,23 +185,21 @@ def test_broken_draft_logits_leave_the_rejection_rule_its_distribution():
     assert all(len(set(completion.token_ids)) > 3 for completion in completions)
 
 
-def plain_backend(spec):
-    return PlainAttention(num_kv_heads=spec.num_kv_heads, head_dim=spec.head_dim, dtype=spec.dtype)
-
-
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["first row", "second", "last"])
-@pytest.mark.parametrize("backend", ["own", "plain"])
-def test_hidden_states_of_nan_reach_no_other_sequence_nor_the_next_owner_of_their_pages(
-    place, backend, monkeypatch
-):
+@pytest.mark.parametrize("attention", ["native", "plain"])
+def test_hidden_states_of_nan_reach_no_other_sequence_nor_the_next_owner_of_their_pages(place, attention):
     """A token whose embedding is NaN poisons every key and value behind it."""
-    if backend == "plain":
-        monkeypatch.setattr(runner_module, "choose_backend", plain_backend)
     model = small_orthrus(tied=False, sameness=0.3)
     with torch.no_grad():
         model.model.embed_tokens.weight[50] = float("nan")
     config = EngineConfig(
-        max_context=64, max_sequences=2, token_budget=16, num_pages=5, page_size=16, self_check=False
+        max_context=64,
+        max_sequences=2,
+        token_budget=16,
+        num_pages=5,
+        page_size=16,
+        self_check=False,
+        attention=attention,
     )
     sound = [[4, 5], [7, 8, 9], [1] * 20]
     expected = [completion.token_ids for completion in Engine(model, config).generate(sound, PARAMS[0])]
