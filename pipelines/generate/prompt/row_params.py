@@ -69,11 +69,13 @@ class ParamColumns:
                 )
         try:
             checked = SamplingConfig.model_validate({**self._base, **values})
-            checked.params  # noqa: B018, a row has no "auto"
         except ValidationError as error:
             fault = error.errors()[0]
             column = self._columns.get(str(fault["loc"][0]), "") if fault["loc"] else ""
             text = explain_fault(fault, SamplingConfig)
             raise RequestError(f"column {column}: {text}"[:LONGEST_FAULT]) from None
+        if not values.get("max_new_tokens", 1):  # 0 stands for auto in a config alone
+            column = self._columns["max_new_tokens"]
+            raise RequestError(f"column {column}: max_new_tokens must be >= 1, got 0")
         own = {option: getattr(checked, option) for option in values if option != "n"}
         return RowParams(checked.max_new_tokens, checked.n, json.dumps(own) if own else None)
