@@ -142,7 +142,7 @@ def test_two_columns_of_one_name_are_a_fault_where_they_are_used(write, tmp_path
         (b"not json\n", "'not json': line is not json: "),
         (b'[\n{"q": "x"},\n{"q": "y"}\n]\n', "a JSON array or its beginning; write one object a line"),
         (b'{\n"q": "x"\n}\n', "the beginning of an object over several lines"),
-        (gzip.compress(b'{"q": "x"}\n'), "gzip data; name the file .jsonl.gz"),
+        (gzip.compress(b'{"q": "x"}\n', mtime=0), "gzip data; name the file .jsonl.gz"),
         (b"PAR1\x15\x04\x15\nPAR1", "Parquet; name the file .parquet"),
         ('{"q": "é"}\n'.encode("latin-1"), "not UTF-8 (byte 0xe9 at 7); convert the file to UTF-8"),
         ('{"q": "é"}\n'.encode("utf-16"), "UTF-16 text; write UTF-8"),
