@@ -5,7 +5,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch._inductor.config
 from torch import Tensor
+
+OPTIONS: dict[str, Any] = {"size_asserts": False}
+if hasattr(
+    torch._inductor.config, "deterministic"
+):  # else a clock picks how sums are split, in every process
+    OPTIONS["deterministic"] = True
 
 
 def compiled(function: Any) -> Any:
@@ -22,9 +29,7 @@ def compiled(function: Any) -> Any:
         function.__defaults__,
         function.__closure__,
     )
-    return torch.compile(
-        own_copy, fullgraph=True, options={"guard_filter_fn": _drop_all, "size_asserts": False}
-    )
+    return torch.compile(own_copy, fullgraph=True, options={"guard_filter_fn": _drop_all, **OPTIONS})
 
 
 def mark_budget_dynamic(packed: Tensor, arrangement: Any) -> None:

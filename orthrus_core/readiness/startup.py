@@ -5,6 +5,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from orthrus_core.attention.view import VIEWS
 from orthrus_core.costs import Costs
 from orthrus_core.engine.config import EngineConfig
@@ -54,6 +56,9 @@ def get_ready(runner: ModelRunner, config: EngineConfig, *, head_block_size: int
         ConfigError: linear layers as the config wants them cannot be had.
     """
     started_at = time.perf_counter()
+    if runner.device.type == "cuda":  # of the whole process; partial sums in half precision depend on T
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     budgets = config.budgets or _budgets_to_try(config, runner.device.type, head_block_size)
     device_type = runner.device.type
     backends = linear_backends(config.linear, dtype=runner.model.dtype, device_type=device_type)

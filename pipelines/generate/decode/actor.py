@@ -44,6 +44,7 @@ from pipelines.generate.write.unit_file import count_rows
 from pipelines.read.columns import ENGINE, SHARD, UNIT
 from pipelines.storage.config import use_storage
 
+CUBLAS_SETTINGS = {"CUBLAS_WORKSPACE_CONFIG": ":16:8", "CUBLASLT_WORKSPACE_SIZE": "1"}
 ROOM = 3  # times max_sequences: so many rows are left, running and waiting, when the next unit enters
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,9 @@ def load_engine(spec: ActorSpec) -> EngineLike:
 
     import orthrus_core
 
+    if spec.device == "cuda":  # read when CUDA starts: without room, no product is split over K by its rows
+        for name, value in CUBLAS_SETTINGS.items():
+            os.environ.setdefault(name, value)
     torch.set_num_threads(spec.threads)  # Ray sets OMP_NUM_THREADS=1 for actors with less than 2 CPUs
     dtype = spec.dtype if spec.dtype == "auto" else getattr(torch, spec.dtype)
     model = orthrus_core.load_model(

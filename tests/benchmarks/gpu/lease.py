@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-WORKSPACE = {"CUBLAS_WORKSPACE_CONFIG": ":16:8", "CUBLASLT_WORKSPACE_SIZE": "1"}  # no room for split-K
+WORKSPACE = {"CUBLAS_WORKSPACE_CONFIG": ":16:8", "CUBLASLT_WORKSPACE_SIZE": "1"}  # as in jobs: no split-K
 SECTIONS = "tests.benchmarks.gpu"
 OWN_SHARE = 0.8  # of its limit after which a part starts no further line by itself
 FAILED, TIMED_OUT, SKIPPED = "failed", "over its limit", "skipped"

@@ -27,6 +27,7 @@ def test_the_shipped_config_loads_with_the_option_of_the_makefile():
     assert (config.peers.prompt_set, str(config.peers.authors.path)) == ("demo", "there")
 
 
+@pytest.mark.slow
 def test_the_report_is_an_evaluations_with_the_peers_in_it(file, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(compare, "PeerProcess", FakeProcess)
     assert main(["--config", file]) == 0

@@ -28,6 +28,9 @@ CASES = [(mode, kind) for mode in MODES for kind in OPTIMIZERS]
 TOLERANCE = {"adamw": 1e-3, "muon": 5e-2}  # of the movement; Muon lifts rounding noise to BF16's size
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """What both ranks saw, and the state that one process saved for them to load."""

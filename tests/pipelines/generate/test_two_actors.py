@@ -87,6 +87,7 @@ def scrape(run: str) -> Counter:
     return found
 
 
+@pytest.mark.slow
 def test_what_prometheus_counts_of_a_whole_run_is_what_its_report_says(by_value, job, monkeypatch):
     monkeypatch.setattr("pipelines.generate.build.GenerateActor", Lingering)
     seen: Counter = Counter()

@@ -30,6 +30,7 @@ WAIT_S = 300.0
 LONG = ["scaling.workers=1", "loop.max_tokens=40000", "loop.save_every_steps=5"]
 
 
+@pytest.mark.slow
 def test_two_workers_share_the_data_out(make_config, tmp_path, local_ray):
     settings = ("scaling.workers=2", "scaling.resources_per_worker={CPU: 0.5}", "loop.max_tokens=1200")
     progress = train(make_config(tmp_path / "head", *settings))
