@@ -68,6 +68,22 @@ def measure_rungs(
         _clear(runner.tables)
 
 
+def measure_alike(
+    runner: ModelRunner, known: ForwardCosts, budgets: Sequence[int], view: View
+) -> ForwardCosts:
+    """Measure one rung of a view whose forwards do the work of another one's; the others are in proportion.
+
+    Args:
+        known: costs of the other view's forwards at these budgets.
+    """
+    place = len(budgets) // 2
+    try:
+        ratio = _measure_rung(runner, budgets[place], known.cells, view) / known.rung_s[place]
+    finally:
+        _clear(runner.tables)
+    return ForwardCosts(tuple(ratio * seconds for seconds in known.rung_s), known.cells)
+
+
 def spread_out(budgets: Sequence[int]) -> list[int]:
     """Return the rungs to measure: the first, the last, and between them steps of MEASURED_GROWTH or more."""
     chosen = [budgets[0]]

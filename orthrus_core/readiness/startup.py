@@ -14,7 +14,7 @@ from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.linear.backend import LinearBackend
 from orthrus_core.linear.choose import linear_backends
 from orthrus_core.models.model import OrthrusLM
-from orthrus_core.readiness.calibration import ForwardCosts, measure_forwards
+from orthrus_core.readiness.calibration import ForwardCosts, measure_alike, measure_forwards
 from orthrus_core.readiness.compilation import compile_forwards, should_compile
 from orthrus_core.readiness.ladder import candidate_budgets, choose_token_budget, seconds_per_row
 from orthrus_core.readiness.linear import MARGIN, by_speed, install
@@ -70,7 +70,9 @@ def get_ready(runner: ModelRunner, config: EngineConfig, *, head_block_size: int
     else:
         outcome = _best_outcome(runner, config, backends, budgets)
     verify = draft = outcome.costs
-    if config.mode == "consensus":
+    if config.mode == "consensus" and runner.device.type == "cpu":
+        draft = measure_alike(runner, verify, outcome.budgets, "diffusion")
+    elif config.mode == "consensus":  # every rung's graph is captured on the way
         draft = measure_forwards(runner, outcome.budgets, "diffusion")
     logger.info(
         "engine ready exactness=%s linear=%s seconds=%.1f",

@@ -7,7 +7,7 @@ from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.costs import CellCosts
 from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.readiness import calibration
-from orthrus_core.readiness.calibration import measure_forwards, spread_out
+from orthrus_core.readiness.calibration import ForwardCosts, measure_alike, measure_forwards, spread_out
 from tests.benchmarks.simulator import cells_s
 from tests.small_models import small_orthrus
 
@@ -91,3 +91,10 @@ def test_a_pool_without_room_for_all_slots_is_measured_with_fewer():
     runner = ModelRunner(small_orthrus(), tables)
     assert len(measure_forwards(runner, (16,), "diffusion").rung_s) == 1
     assert tables.pool.num_available == 4
+
+
+def test_a_view_that_does_the_same_work_is_measured_at_one_rung(monkeypatch):
+    monkeypatch.setattr(calibration, "_measure", lambda runner, spans, T, view: 0.002 * T)
+    runner = SimpleNamespace(tables=tables_of(num_slots=2, cells=64))
+    known = ForwardCosts((0.008, 0.016, 0.032), CellCosts())
+    assert measure_alike(runner, known, (8, 16, 32), "diffusion").rung_s == (0.016, 0.032, 0.064)
