@@ -126,7 +126,7 @@ def lines(steps: int) -> Iterator[str]:
 def measure(model: OrthrusLM, context: int, rates: tuple[float, ...]) -> Iterator[str]:
     """Yield a line per acceptance: tokens/s here, every way of drafting in turns, the best of each.
 
-    All engines run over one runner, so that prompts are prefilled once; adaptive blocks keep what they learnt.
+    All engines run over one runner: prompts are prefilled once; adaptive blocks keep what they learnt.
     """
     config = EngineConfig(
         max_sequences=MEASURED_SEQUENCES,
