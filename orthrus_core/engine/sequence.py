@@ -113,7 +113,7 @@ class Sequence:
         """Completion tokens so far."""
         return len(self.token_ids) - self.num_prompt
 
-    def emit(self, token_ids: list[int], logit_gaps: list[float], logprobs: list[float]) -> None:
+    def emit(self, token_ids: list[int], logit_gaps: array, logprobs: array) -> None:
         """Append tokens; gaps and log-probabilities of accepted tokens that stop rules cut may follow."""
         count = len(token_ids)
         self.token_ids += token_ids

@@ -4,6 +4,7 @@ The diffusion view proposes a block per sequence, the AR view runs over all bloc
 prefix on which both agree stands, with one more token of the AR view's own.
 """
 
+from array import array
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -99,15 +100,15 @@ class Verdict:
 
     Attributes:
         token_ids: accepted drafts plus one correction or bonus token; empty without an anchor row.
-        logit_gaps: difference of the two largest logits behind each of them.
-        logprobs: log-probability of each of them at temperature 1.
+        logit_gaps: float32, difference of the two largest logits behind each of them.
+        logprobs: float32, log-probability of each of them at temperature 1.
         broken_row: the work's first row of NaN or infinite logits, counted from its first prefill row; None:
             all are sound. The tokens are those before it.
     """
 
     token_ids: list[int]
-    logit_gaps: list[float]
-    logprobs: list[float]
+    logit_gaps: array
+    logprobs: array
     broken_row: int | None = None
 
     @property
@@ -172,7 +173,7 @@ def _verdicts(step: StepLayout, ids: np.ndarray, numbers: np.ndarray) -> list[Ve
         numbers: (2, T) float32, logit gaps and log-probabilities.
     """
     accepted = longest_agreeing_prefix(ids[0], ids[1], step.anchor_rows, step.num_drafts)
-    choices, (gaps, logprobs) = ids[1].tolist(), numbers.tolist()
+    choices, (gaps, logprobs) = ids[1].tolist(), [array("f", line.tobytes()) for line in numbers]
     verdicts = []
     for work, first, num_accepted in zip(
         step.works, step.anchor_rows.tolist(), accepted.tolist(), strict=True
