@@ -59,7 +59,13 @@ class StopSignals:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Within this, the first signal only sets `requested`; whoever is within looks at that."""
+        """Within this, the first signal only sets `requested`; whoever is within looks at that.
+
+        Raises:
+            Interrupted: a signal came before, and a library on the way swallowed what it raised.
+        """
+        if self.requested.is_set():
+            raise Interrupted("stopped by a signal that came while the job was starting")
         self._is_deferred = True
         try:
             yield

@@ -1,5 +1,6 @@
 """The first signal asks, the second stops."""
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -22,6 +23,13 @@ def stop(monkeypatch):
 def test_a_signal_raises_where_the_job_is(stop, number):
     with pytest.raises(Interrupted, match=f"stopped by {number.name}"):
         signal.raise_signal(number)
+
+
+def test_a_signal_that_a_library_swallowed_is_raised_again_where_the_run_begins(stop):
+    with contextlib.suppress(BaseException):  # as imports of some libraries do
+        signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match="while the job was starting"), stop.deferred():
+        pass
 
 
 def test_within_deferred_the_first_signal_only_asks_and_the_second_raises(stop):
