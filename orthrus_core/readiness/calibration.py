@@ -19,7 +19,7 @@ CELLS_SHOW = 1.5  # times as long as with the short one, or no longer context fi
 BLOCK_ROWS = 8  # of a sequence, against one, where cells of rows and of sequences are told apart
 LEAST_SHARE = 0.1  # of a forward that is not owed to cells, however much they seem to take
 REPEATS = 4
-ENOUGH_S = 0.15  # of one rung and view: later repeats are left out
+ENOUGH_S = 0.1  # of one rung and view: later repeats are left out
 MEASURED_GROWTH = 1.4  # rungs closer than this to the one measured before are interpolated
 
 

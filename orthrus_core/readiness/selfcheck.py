@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 Exactness = Literal["exact", "unverified"]
 CHECKED_TOKENS = 544  # more than two splits of attention on CUDA, four tiles of it on a CPU
 CHECKED_ENDS = (48, 250)  # windows of compared positions end here and at the end of the sequence
-CHECKED_WINDOW = 8  # positions of a window
+CHECKED_WINDOW = 6  # positions of a window
 LONGEST_ODD_CHUNK = 96
 Forward = tuple[int, list[Span]]  # T and what runs in it
 
