@@ -15,7 +15,10 @@ from orthrus_core.models.model import model_class
 from orthrus_core.readiness.ladder import candidate_budgets, choose_token_budget
 
 READOUT_BYTES = 8  # of a logit: two FP32 copies, the readout's and one without its largest
-SAMPLING_BYTES = 28  # of a logit of rows that sample: FP32 scores and noise, sorted ones, their int64 order
+SAMPLING_BYTES = {  # of a logit, by the rule for sampled text; drawing itself takes none (measured: 0.2)
+    "coupled": 9,  # rows under a grammar: two masked copies in FP32, a flag
+    "rejection": 24,  # scores and probabilities of both views, and what is left of them (measured: 21.6)
+}
 GRAPH_LAYER_BYTES = 2**18  # of a layer in a CUDA graph: assumed, not measured
 ACTIVATIONS = 6  # of hidden size that live at once beside the MLP's two and attention's q, k, v and output
 
@@ -88,7 +91,7 @@ def plan_memory(model: Any, config: EngineConfig, *, device_type: str) -> Memory
         cache=config.total_pages * page_bytes(model, config.page_size),
         partials=partial_bytes(spec, T) if on_cuda else 0,
         logits=T * V * (size * views + READOUT_BYTES),
-        sampling=T * V * SAMPLING_BYTES,
+        sampling=T * V * SAMPLING_BYTES[config.consensus],
         activations=T * width * size,
         graphs=graphs if on_cuda else 0,
     )
