@@ -1,5 +1,7 @@
 """Errors that a user can repair, each saying where, what and how."""
 
+REASON_LENGTH = 160
+
 
 class OrthrusError(Exception):
     """Base of every error raised on purpose by this project."""
@@ -19,3 +21,9 @@ class RequestError(OrthrusError):
 
 class EngineError(OrthrusError):
     """The model or the device gives no usable numbers: the engine cannot go on."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the first line of what an error of a library says, its name where it says nothing."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:REASON_LENGTH]

@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import hashlib
+import importlib.util
 import logging
 import os
 import shutil
@@ -22,6 +23,11 @@ COMPILE_TIMEOUT_S = 120
 
 class KernelError(RuntimeError):
     """A kernel cannot be had on this machine or for this shape."""
+
+
+def has_triton() -> bool:
+    """Whether triton is installed, which compiles the other kernels."""
+    return importlib.util.find_spec("triton") is not None
 
 
 def build_library(name: str, source: Path, options: Sequence[str]) -> str:

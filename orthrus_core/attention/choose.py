@@ -12,13 +12,12 @@ from orthrus_core.attention.native import NativeAttention
 from orthrus_core.attention.plain import PlainAttention
 from orthrus_core.attention.spec import AttentionSpec
 from orthrus_core.attention.trial import TRIAL_TOLERANCE, trial_error
-from orthrus_core.attention.triton_paged import TritonBackend, has_triton
-from orthrus_core.errors import ConfigError
-from orthrus_core.native import KernelError
+from orthrus_core.attention.triton_paged import TritonBackend
+from orthrus_core.errors import ConfigError, reason_of
+from orthrus_core.native import KernelError, has_triton
 
 logger = logging.getLogger(__name__)
 
-REASON_LENGTH = 160
 Choice = Literal["auto", "plain", "native", "triton"]
 KERNELS: dict[str, Choice] = {"cpu": "native", "cuda": "triton"}
 
@@ -78,8 +77,7 @@ def triton_backend(spec: AttentionSpec) -> TritonBackend:
         whole.tiling = replace(whole.tiling, max_partials=0)  # nothing is spread
         error = max(trial_error(one, spec) for one in (backend, whole))
     except Exception as refusal:  # whatever the library below raises where it cannot run
-        reason = str(refusal).strip().splitlines() or [type(refusal).__name__]
-        raise ConfigError(f"triton: {reason[0][:REASON_LENGTH]}") from refusal
+        raise ConfigError(f"triton: {reason_of(refusal)}") from refusal
     if error > TRIAL_TOLERANCE[spec.dtype]:
         raise ConfigError(f"triton: off by {error:.3g} in the trial call in {spec.dtype}")
     return backend

@@ -7,7 +7,6 @@ knows no other. So a row's bits depend neither on the other rows of the forward 
 and yet a few long sequences spread over all of it.
 """
 
-import importlib.util
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -51,11 +50,6 @@ FLOAT32_SIZES = {  # without tensor cores all operands are in registers
     128: TableSizes(16, 16, 16, 8, 3, 1),
     256: TableSizes(16, 16, 16, 8, 3, 1),
 }
-
-
-def has_triton() -> bool:
-    """Whether triton is installed."""
-    return importlib.util.find_spec("triton") is not None
 
 
 @dataclass(frozen=True)

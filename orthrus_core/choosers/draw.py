@@ -8,19 +8,18 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from orthrus_core.attention.triton_paged import has_triton
 from orthrus_core.choosers.filters import filter_logits
 from orthrus_core.choosers.masks import RowMasks
 from orthrus_core.choosers.native_draw import NativeDraw
 from orthrus_core.choosers.noise import gumbel_noise
 from orthrus_core.choosers.sampling import RowSampling, pack
 from orthrus_core.choosers.triton_draw import TritonDraw
-from orthrus_core.native import KernelError
+from orthrus_core.errors import reason_of
+from orthrus_core.native import KernelError, has_triton
 from orthrus_core.request import SamplingParams
 
 logger = logging.getLogger(__name__)
 
-REASON_LENGTH = 160
 TRIAL_RULES = (
     SamplingParams(temperature=0.7, top_p=0.95),
     SamplingParams(temperature=1.0),
@@ -118,8 +117,7 @@ def _tried(draw: Draw, device: torch.device) -> Draw:
     try:
         ids, _ = draw(logits, positions, sampling)
     except Exception as refusal:  # whatever the library below raises where it cannot run
-        reason = str(refusal).strip().splitlines() or [type(refusal).__name__]
-        raise KernelError(f"{draw.name}: {reason[0][:REASON_LENGTH]}") from refusal
+        raise KernelError(f"{draw.name}: {reason_of(refusal)}") from refusal
     if not torch.equal(ids, PlainDraw()(logits, positions, sampling)[0]):
         raise KernelError(f"{draw.name}: other tokens than the plain form in the trial call")
     return draw

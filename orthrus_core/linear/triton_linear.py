@@ -1,13 +1,12 @@
 """Linear layers on CUDA through a Triton kernel: tiles of one size whatever the number of rows."""
 
-import importlib.util
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from orthrus_core.errors import reason_of
 from orthrus_core.linear.backend import has_plain_weights
-from orthrus_core.native import KernelError
+from orthrus_core.native import KernelError, has_triton
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TILE_ROWS = 64  # of one matrix instruction on Hopper; few rows are a matter of reading weights, not of sums
@@ -32,14 +31,13 @@ class TritonLinear:
         """
         if dtype not in DTYPES:
             raise KernelError(f"dtype must be float32, bfloat16 or float16, got {dtype}")
-        if importlib.util.find_spec("triton") is None:
+        if not has_triton():
             raise KernelError("triton is not installed, run: pip install triton")
         self._dtype, self._device = dtype, torch.device(device)
         try:
             error = self._trial_error()
         except Exception as refusal:  # whatever the library below raises where it cannot run
-            reason = str(refusal).strip().splitlines() or [type(refusal).__name__]
-            raise KernelError(f"triton: {reason[0]}") from refusal
+            raise KernelError(f"triton: {reason_of(refusal)}") from refusal
         if not error <= TRIAL_TOLERANCE[dtype]:
             raise KernelError(f"triton: off by {error:.3g} in the trial product in {dtype}")
 

@@ -9,6 +9,7 @@ from orthrus_core.compilation.compiled import compiled
 from orthrus_core.compilation.compiler import get_compiler_ready
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.engine.runner import ModelRunner
+from orthrus_core.errors import reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +51,7 @@ def compile_forwards(runner: ModelRunner, views: Sequence[View] = VIEWS) -> bool
     try:
         runner.replace_forwards(compiled, views)
     except Exception as error:  # whatever the compiler or its toolchain raises
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        logger.warning("compile=off: torch.compile failed: %s", reason[0])
+        logger.warning("compile=off: torch.compile failed: %s", reason_of(error))
         return False
     logger.info("compiled views seconds=%.1f", time.perf_counter() - started_at)
     return True
