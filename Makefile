@@ -33,7 +33,7 @@ help:
 	@echo "make local-head  a Ray head on loopback with token auth, for ray job submit (docs/cluster.md); Ctrl-C ends it"
 	@echo "make real-model  build/smollm2-135m, a small model that answers in English (a minute, 100 MB to download)"
 	@echo "make test        run the tests (under 8 minutes on 2 cores)"
-	@echo "make test-slow   the long ones: compiled forwards, the block policy over many seeds, trainings killed and resumed (15 minutes)"
+	@echo "make test-slow   the long ones: compiled forwards, the block policy over many seeds, trainings killed and resumed (20 minutes)"
 	@echo "make test-faults kill, break and starve runs, compare what comes out (half an hour), table in build/faults.md"
 	@echo "make lint        ruff, mypy, and who may import whom (import-linter)"
 	@echo "make bench       measure exactness, acceptance, memory, and speed against AR and transformers (under 10 minutes)"
