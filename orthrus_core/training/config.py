@@ -87,6 +87,9 @@ class HeadConfig(StrictConfig):
         "id, else a reserved token, else a new row of the embedding table.",
     )
     anchors_per_sequence: int = Field(32, gt=0, description="Blocks trained per packed row.")
+    evaluation_anchors: int = Field(
+        1024, gt=0, description="Blocks of an evaluation: held-out batches are taken until they hold so many."
+    )
     loss: Literal["forward_kl", "cross_entropy"] = Field(
         "forward_kl", description="Against the AR view's distribution, or against the token that follows."
     )

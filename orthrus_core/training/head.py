@@ -112,7 +112,7 @@ class HeadObjective:
 
     @torch.no_grad()
     def evaluate(self, batches: Sequence[PackedBatch]) -> dict[str, float]:
-        """Loss and acceptance against the text, with the same blocks every time.
+        """Loss and acceptance against the text, with the same blocks every time, `evaluation_anchors` or so.
 
         Returns:
             `loss`, `acceptance_length` and `accepted_at_i` of blocks of K slots, `acceptance_length_at_k` of
@@ -120,9 +120,13 @@ class HeadObjective:
         """
         generator = torch.Generator().manual_seed(EVALUATION_SEED)
         lengths = BlockLengths(self._config.block_size)
-        losses = []
+        losses: list[LossSum] = []
+        num_anchors = 0
         for batch in batches:
+            if num_anchors >= self._config.evaluation_anchors:
+                break
             blocks = self._sample(batch, generator, shorten_probability=0.0)
+            num_anchors += int(blocks.is_trained[..., 0].sum())
             text = self.read(batch)
             for length in lengths:
                 cut = blocks.shortened(length)

@@ -89,7 +89,8 @@ def _with_context(config: EvaluateConfig, checkpoint: Checkpoint) -> EvaluateCon
     return config.model_copy(update={"decode": decode})
 
 
-def _load(config: EvaluateConfig, checkpoint: Checkpoint, dtype: str) -> OrthrusLM:
+def load(config: EvaluateConfig, checkpoint: Checkpoint, dtype: str) -> OrthrusLM:
+    """Load the model in a dtype, "auto" for the checkpoint's, on the config's device."""
     kind = dtype if dtype == "auto" else getattr(torch, dtype)
     return orthrus_core.load_model(fetch(checkpoint), dtype=kind, device=device_of(config))
 
@@ -104,7 +105,7 @@ def _texts(
     texts = []
     whole_blocks = config.decode.model_copy(update={"block_policy": "fixed"})  # acceptance is the head's then
     for dtype in config.dtypes:
-        model = _load(config, checkpoint, dtype)
+        model = load(config, checkpoint, dtype)
         for name, prompt_set in prompt_sets.items():
             logger.info("comparing prompt_set=%s dtype=%s rows=%d", name, dtype, len(prompt_set.rows))
             both = compare_modes(model, prompt_set.prompts, params=config.sampling, config=whole_blocks)
@@ -165,7 +166,7 @@ def _speed(
     """Every load over every set to time."""
     if config.speed is None:
         return []
-    model = _load(config, checkpoint, config.model.dtype)
+    model = load(config, checkpoint, config.model.dtype)
     return [
         time_load(config, model, prompt_sets[name], load)
         for name in config.timed_sets

@@ -66,7 +66,7 @@ def time_load(
     prompts = fitting[: load.rows]
     logger.info("timing prompt_set=%s batch=%d rows=%d", prompt_set.name, load.batch, len(prompts))
     budgets = token_budgets(load)
-    systems = engine_systems(config, model, load, budgets) | _peers(config, model, load)
+    systems = engine_systems(config, model, load, budgets) | transformers_systems(config, model, load)
     timings = time_systems(
         systems, prompts, rounds=config.speed.rounds, warm_up_rows=config.speed.warm_up_rows
     )
@@ -76,7 +76,7 @@ def time_load(
         "rows": len(prompts),
         "rounds": config.speed.rounds,
         "rows_without_room": len(prompt_set.rows) - len(fitting),
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": show_dtype(model),
         "systems": [figures(name, timings, budgets.get(name)) for name in timings],
     }
 
@@ -106,7 +106,8 @@ def engine_systems(
     }
 
 
-def _peers(config: EvaluateConfig, model: OrthrusLM, load: SpeedLoad) -> dict[str, System]:
+def transformers_systems(config: EvaluateConfig, model: OrthrusLM, load: SpeedLoad) -> dict[str, System]:
+    """transformers' ways to decode that the load names."""
     params, batch = config.sampling, load.batch
     known: dict[str, Callable[[], System]] = {
         "transformers": lambda: transformers_system(model, params=params, batch_size=batch),
@@ -114,6 +115,11 @@ def _peers(config: EvaluateConfig, model: OrthrusLM, load: SpeedLoad) -> dict[st
         "generate_batch": lambda: generate_batch_system(model, params=params, batch_size=batch),
     }
     return {SHOWN[name]: known[name]() for name in load.systems}
+
+
+def show_dtype(model: OrthrusLM) -> str:
+    """Name of the model's dtype, as config files have it."""
+    return str(model.dtype).removeprefix("torch.")
 
 
 def figures(name: str, timings: Mapping[str, Timing], token_budget: int | None) -> dict[str, Any]:

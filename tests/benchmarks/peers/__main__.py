@@ -8,14 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
-import orthrus_core
 from pipelines.checkpoint.directory import fetch, locate
 from pipelines.command.config_file import load_config
 from pipelines.command.job import job_parser, run_job_command
-from pipelines.evaluate.job import evaluate, write_report
+from pipelines.evaluate.job import evaluate, load, write_report
 from pipelines.evaluate.prompts import read_prompt_set
 from pipelines.evaluate.report import render_evaluation
 from tests.benchmarks.peers.compare import compare_with_peers
@@ -44,11 +42,11 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def measure(config: PeersBenchmark) -> dict[str, Any]:
-    """The evaluation's report, and in it `peers`, which are timed in FP32 on the CPU."""
+    """The evaluation's report, and in it `peers`, which are timed in model.dtype on the CPU."""
     report = evaluate(config, GENERATE_JOB)
     checkpoint = locate(config.model)
     path = fetch(checkpoint)
-    model = orthrus_core.load_model(path, dtype=torch.float32)
+    model = load(config, checkpoint, config.model.dtype)
     prompt_set = read_prompt_set(config, config.peers.prompt_set, checkpoint)
     report["peers"] = compare_with_peers(config, model, path, prompt_set)
     write_report(config.output, report)

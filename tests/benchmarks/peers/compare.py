@@ -12,13 +12,21 @@ from typing import Any
 import torch
 
 from orthrus_core.errors import ConfigError
-from orthrus_core.evaluation.speed import System, Timing, rows_in_common, time_systems
+from orthrus_core.evaluation.speed import Timing, rows_in_common, time_systems
 from orthrus_core.evaluation.systems import eos_ids_of
 from orthrus_core.models.head import remove_diffusion_head
 from orthrus_core.models.model import OrthrusLM
 from pipelines.evaluate.prompts import PromptSet
-from pipelines.evaluate.speed import AR, CONSENSUS, check_room, engine_systems, token_budgets
-from pipelines.evaluate.speed_config import LoadConfig
+from pipelines.evaluate.speed import (
+    AR,
+    CONSENSUS,
+    check_room,
+    engine_systems,
+    show_dtype,
+    token_budgets,
+    transformers_systems,
+)
+from pipelines.evaluate.speed_config import SpeedLoad
 from tests.benchmarks.peers.config import PeersBenchmark, PeersConfig, VllmVariant
 from tests.benchmarks.peers.process import PeerProcess
 
@@ -34,7 +42,7 @@ def compare_with_peers(
     """Time this engine and every peer under every load.
 
     Args:
-        model: on the CPU, in FP32.
+        model: on the CPU, in model.dtype.
         model_path: its directory.
     Returns:
         `peers`: version, seconds of loading and CPU share at rest; `left_out`: why others were not timed;
@@ -54,6 +62,7 @@ def compare_with_peers(
         return {
             "threads": torch.get_num_threads(),
             "rounds": peers.rounds,
+            "dtype": show_dtype(model),
             "peers": [_describe(process) for process in processes.values()],
             "left_out": [] if peers.authors.path else [f"{AUTHORS}: set peers.authors.path to a checkout"],
             "loads": loads,
@@ -86,7 +95,7 @@ def _launches(peers: PeersConfig, model: OrthrusLM, model_path: str) -> dict[str
             )
         backbone = export_backbone(model, peers.directory / "backbone")
         for name, variant in peers.vllm.variants.items():
-            launches[VLLM + name] = _vllm_launch(peers, name, variant, backbone)
+            launches[VLLM + name] = _vllm_launch(peers, name, variant, backbone, show_dtype(model))
     if peers.authors.path is not None:
         launches[AUTHORS] = {
             "python": peers.authors.python or sys.executable,
@@ -103,7 +112,9 @@ def _launches(peers: PeersConfig, model: OrthrusLM, model_path: str) -> dict[str
     return launches
 
 
-def _vllm_launch(peers: PeersConfig, name: str, variant: VllmVariant, backbone: Path) -> dict[str, Any]:
+def _vllm_launch(
+    peers: PeersConfig, name: str, variant: VllmVariant, backbone: Path, dtype: str
+) -> dict[str, Any]:
     vllm = peers.vllm
     assert vllm is not None
     python = vllm.python.absolute()  # not resolved: the link's place is what makes it that environment's
@@ -115,6 +126,7 @@ def _vllm_launch(peers: PeersConfig, name: str, variant: VllmVariant, backbone: 
         "module": "tests.benchmarks.peers.vllm_server",
         "options": {
             "model": str(backbone.resolve()),
+            "dtype": dtype,
             "max_context": vllm.max_context,
             "max_sequences": max(load.batch for load in peers.loads),
             "compiled": variant.compiled,
@@ -144,7 +156,7 @@ def vllm_environment(directory: Path, threads: int) -> dict[str, str]:
 
 
 def export_backbone(model: OrthrusLM, directory: Path) -> Path:
-    """Save the model without its head, as a plain Qwen3 checkpoint."""
+    """Save the model without its head, as a plain checkpoint of its family."""
     logger.info("exporting the backbone to %s", directory)
     remove_diffusion_head(model).save_pretrained(directory)
     return directory
@@ -154,12 +166,12 @@ def _time_load(
     config: PeersBenchmark,
     model: OrthrusLM,
     prompts: Sequence[list[int]],
-    load: LoadConfig,
+    load: SpeedLoad,
     processes: Mapping[str, PeerProcess],
 ) -> dict[str, Any]:
     logger.info("timing peers batch=%d rows=%d", load.batch, len(prompts))
     budgets = token_budgets(load)
-    systems: dict[str, System] = engine_systems(config, model, load, budgets)
+    systems = engine_systems(config, model, load, budgets) | transformers_systems(config, model, load)
     for name, process in processes.items():
         if name != AUTHORS or load.batch == 1:
             systems[name] = process.system(

@@ -7,7 +7,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from pipelines.config.section import Section
 from pipelines.evaluate.config import EvaluateConfig
-from pipelines.evaluate.speed_config import LoadConfig
+from pipelines.evaluate.speed_config import SpeedLoad
 
 
 class VllmVariant(Section):
@@ -50,12 +50,12 @@ class AuthorsConfig(Section):
 
 
 class PeersConfig(Section):
-    """This engine in both modes against other engines, FP32, greedy, taking turns."""
+    """This engine in both modes against other engines, greedy, taking turns."""
 
     prompt_set: str = Field(description="Set whose first rows are completed.")
     vllm: VllmConfig | None = Field(VllmConfig(), description="vLLM; none: not compared.")
     authors: AuthorsConfig = Field(AuthorsConfig(), description="The authors' code.")
-    loads: tuple[LoadConfig, ...] = Field(min_length=1, description="Loads.")
+    loads: tuple[SpeedLoad, ...] = Field(min_length=1, description="Loads.")
     rounds: int = Field(3, ge=1, description="Times that every system completes the prompts.")
     warm_up_rows: int = Field(2, ge=1, description="Prompts that each system completes first, not timed.")
     pause_s: float = Field(

@@ -19,8 +19,8 @@ def render_peers(report: Mapping[str, Any]) -> Group:
 
 def _table(report: Mapping[str, Any]) -> Table:
     table = new_table(
-        f"Against other engines, FP32, greedy, {report['threads']} threads, requests in flight as given: "
-        f"median (lowest-highest) of {report['rounds']} rounds in turns",
+        f"Against other engines, {report['dtype']}, greedy, {report['threads']} threads, requests in flight "
+        f"as given: median (lowest-highest) of {report['rounds']} rounds in turns",
         *("", ">T", ">tokens/s", ">consensus / this", ">AR / this", ">same text"),
     )
     for load in report["loads"]:

@@ -62,7 +62,7 @@ def tree(model_dir, tmp_path):
         "peers": {
             "prompt_set": "sums",
             "vllm": {"python": str(tmp_path / "python"), "max_context": 32},
-            "loads": [{"batch": 1, "rows": 2}, {"batch": 2, "rows": 4}],
+            "loads": [{"batch": 1, "rows": 2, "systems": []}, {"batch": 2, "rows": 4, "systems": []}],
             "rounds": 2,
             "pause_s": 0,
             "directory": str(tmp_path / "peers"),
@@ -142,6 +142,17 @@ def test_a_variant_may_have_threads_of_its_own_and_intel_openmp(tree, model_dir,
     assert process.launch["environment"]["OMP_NUM_THREADS"] == "3"
     assert process.launch["environment"]["LD_PRELOAD"] == str(tmp_path / "env" / "lib" / "libiomp5.so")
     assert process.launch["log"].name == "vllm-3-threads-preloaded.log"
+
+
+def test_vllm_runs_in_the_models_dtype_and_transformers_where_a_load_names_it(tree, model_dir, monkeypatch):
+    monkeypatch.setattr(compare, "PeerProcess", FakeProcess)
+    monkeypatch.setattr(FakeProcess, "started", [])
+    tree["peers"]["loads"] = [{"batch": 1, "rows": 2, "systems": ["transformers"]}]
+    model = orthrus_core.load_model(model_dir, dtype=torch.bfloat16)
+    report = compare_with_peers(PeersBenchmark.model_validate(tree), model, str(model_dir), PROMPTS)
+    assert [process.launch["options"]["dtype"] for process in FakeProcess.started] == ["bfloat16"] * 2
+    assert report["dtype"] == "bfloat16"
+    assert "transformers generate" in [system["name"] for system in report["loads"][0]["systems"]]
 
 
 def test_the_authors_code_is_timed_with_one_sequence_only(tree, model_dir, monkeypatch, tmp_path):

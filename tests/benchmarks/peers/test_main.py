@@ -22,9 +22,10 @@ def file(tree, tmp_path):  # noqa: F811
     return str(tmp_path / "peers.yaml")
 
 
-def test_the_shipped_config_loads_with_the_option_of_the_makefile():
-    config = load_config(PeersBenchmark, str(SHIPPED), ["peers.authors.path=there"])
-    assert (config.peers.prompt_set, str(config.peers.authors.path)) == ("demo", "there")
+@pytest.mark.parametrize(("name", "prompt_set"), [("peers.yaml", "demo"), ("real.yaml", "gsm8k")])
+def test_the_shipped_configs_load_with_the_option_of_the_makefile(name, prompt_set):
+    config = load_config(PeersBenchmark, str(SHIPPED.with_name(name)), ["peers.authors.path=there"])
+    assert (config.peers.prompt_set, str(config.peers.authors.path)) == (prompt_set, "there")
 
 
 @pytest.mark.slow
@@ -35,7 +36,7 @@ def test_the_report_is_an_evaluations_with_the_peers_in_it(file, tmp_path, monke
     assert [load["batch"] for load in report["peers"]["loads"]] == [1, 2]
     assert report["prompt_sets"]["sums"]["rows"] == 4
     shown = capsys.readouterr().out
-    assert "Against other engines, FP32, greedy" in shown
+    assert "Against other engines, float32, greedy" in shown
     assert f"Everything measured: {tmp_path}" in shown.replace("\n", "")
 
 

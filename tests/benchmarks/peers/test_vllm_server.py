@@ -53,9 +53,12 @@ def vllm(monkeypatch):
     return made
 
 
+OPTIONS = {"model": "dir", "dtype": "bfloat16", "max_context": 512, "max_sequences": 64}
+
+
 @pytest.fixture
 def peer(vllm):
-    return VllmPeer({"model": "dir", "max_context": 512, "max_sequences": 64, "compiled": True})
+    return VllmPeer(OPTIONS | {"compiled": True})
 
 
 @pytest.mark.parametrize("in_flight", [1, 2, 4, 9])
@@ -78,9 +81,9 @@ def test_decoding_is_greedy_with_the_given_limits(peer, vllm):
 
 
 @pytest.mark.parametrize("compiled", [True, False])
-def test_the_model_runs_in_fp32_compiled_or_eager(vllm, compiled):
-    VllmPeer({"model": "dir", "max_context": 512, "max_sequences": 64, "compiled": compiled})
-    assert vllm.options["dtype"] == "float32"
+def test_the_model_runs_in_the_dtype_asked_for_compiled_or_eager(vllm, compiled):
+    VllmPeer(OPTIONS | {"compiled": compiled})
+    assert vllm.options["dtype"] == "bfloat16"
     assert (vllm.options["max_model_len"], vllm.options["max_num_seqs"]) == (512, 64)
     assert vllm.options["enforce_eager"] is not compiled
 

@@ -17,14 +17,14 @@ class VllmPeer:
         """Load.
 
         Args:
-            options: model (directory), max_context, max_sequences, compiled.
+            options: model (directory), dtype, max_context, max_sequences, compiled.
         """
         import vllm
 
         self.version = vllm.__version__
         self._llm: Any = vllm.LLM(
             model=options["model"],
-            dtype="float32",
+            dtype=options["dtype"],
             max_model_len=options["max_context"],
             max_num_seqs=options["max_sequences"],
             enforce_eager=not options["compiled"],

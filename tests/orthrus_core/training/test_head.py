@@ -174,6 +174,13 @@ def test_evaluation_is_repeatable_and_names_acceptance_by_position():
     assert set(figures) == {"loss", "acceptance_length", *(f"accepted_at_{i}" for i in range(1, 5))}
 
 
+def test_an_evaluation_ends_with_the_batch_that_has_enough_anchors():
+    few = objective(small_orthrus(), CONFIG.model_copy(update={"evaluation_anchors": 1}))
+    enough = objective(small_orthrus(), CONFIG)
+    assert few.evaluate([batch(), batch()]) == enough.evaluate([batch()])
+    assert few.evaluate([batch()]) != enough.evaluate([batch(), batch()])
+
+
 def test_blocks_are_evaluated_at_their_length_and_not_cut_afterwards():
     # With 3 masks beside it and not 7 a draft is another one.
     model = small_orthrus(noise=0.3, sameness=0.5)
