@@ -165,9 +165,10 @@ class Scheduler:
             self._enter(sequence, shared)
 
     def _next_waiting(self) -> Sequence | None:
-        """Return the first waiting sequence whose prompt no running one is just prefilling for it too.
+        """Return the first waiting sequence whose prompt no running one is just prefilling a part of.
 
-        Samples of one prompt that come together so wait for its pages instead of each making their own.
+        Prompts with a common beginning that come together so wait for its pages instead of each making
+        their own.
         Only the first `max_sequences` are looked at: a long queue costs no more than a short one.
         """
         prefilling = [sequence for sequence in self.running if sequence.is_prefilling]
@@ -178,13 +179,12 @@ class Scheduler:
         return None
 
     def _will_share(self, sequence: Sequence, other: Sequence) -> bool:
-        """Whether `other` has yet to make full pages of the prompt that both have."""
-        prompt_len = sequence.num_prompt
-        num_shared = (prompt_len - 1) // self._config.page_size * self._config.page_size
+        """Whether `other` has yet to make the next full page of a prompt beginning that both have."""
+        page_end = (other.num_committed // self._config.page_size + 1) * self._config.page_size
         return (
-            other.num_prompt == prompt_len
-            and other.num_committed < num_shared
-            and other.token_ids[:prompt_len] == sequence.token_ids[:prompt_len]
+            page_end < sequence.num_prompt
+            and page_end <= other.num_prompt
+            and other.token_ids[:page_end] == sequence.token_ids[:page_end]
         )
 
     def _enter(self, sequence: Sequence, shared: list[int]) -> None:

@@ -54,6 +54,11 @@ class RunConfig(Section):
         ge=0,
         description="Tokens of finished completions that an actor keeps for copies, about 70 bytes each.",
     )
+    group_prefixes: bool = Field(
+        True,
+        description="Rows of a unit enter the engine in the order of their prompts' tokens, so that those "
+        "that begin alike find the beginning in the cache; the output keeps its order.",
+    )
     drain_s: float = Field(
         300.0,
         ge=0,

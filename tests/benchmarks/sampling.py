@@ -41,8 +41,8 @@ def main() -> int:
     return int(min(ratios) < AIM)
 
 
-def load(path: str) -> tuple[Any, list[list[int]]]:
-    """The model in float32, and the demo's prompts in its tokens."""
+def load(path: str, dtype: Any = None) -> tuple[Any, list[list[int]]]:
+    """The model, in float32 where no dtype is given, and the demo's prompts in its tokens."""
     import pyarrow.parquet as pq
     import torch
     from transformers import AutoTokenizer
@@ -52,7 +52,7 @@ def load(path: str) -> tuple[Any, list[list[int]]]:
     torch.set_num_threads(1)
     texts = pq.read_table(Path(__file__).parents[2] / "pipelines/demo/prompts")["prompt"].to_pylist()
     tokenizer = AutoTokenizer.from_pretrained(path)
-    model = load_model(path, dtype=torch.float32, needs_head=False)
+    model = load_model(path, dtype=dtype or torch.float32, needs_head=False)
     return model, [chat_ids(tokenizer, text) for text in texts]
 
 

@@ -26,7 +26,7 @@ from pipelines.generate.config.sampling import SamplingConfig
 from pipelines.generate.decode.agreement import load_alike
 from pipelines.generate.decode.dedup import Deduplicator, SharedBatch
 from pipelines.generate.decode.gate import UnitGate
-from pipelines.generate.decode.requests import RequestBuilder, SampleRow
+from pipelines.generate.decode.requests import RequestBuilder, SampleRow, prefix_order
 from pipelines.generate.decode.results import ResultWriter
 from pipelines.generate.decode.spec import ActorSpec
 from pipelines.generate.engine.thread import EngineLike, EngineThread
@@ -212,7 +212,8 @@ class GenerateActor:
 
     async def _run(self, unit: UnitKey, requests: Sequence[Request], num_rows: int) -> SharedBatch:
         """Wait until the unit may begin, and complete its requests."""
-        requests = [replace(request, on_tokens=self._rows.count) for request in requests]
+        order = prefix_order(requests) if self._spec.group_prefixes else range(len(requests))
+        requests = [replace(requests[place], on_tokens=self._rows.count) for place in order]
         if self._gate is not None:
             await self._gate.enter(unit, len(requests))
         run = self._complete if self._dedup is None else self._dedup.run
@@ -221,7 +222,7 @@ class GenerateActor:
         if self._gate is not None:
             self._gate.arrived(len(requests))
         with self._rows.unit(num_rows):
-            return await work
+            return (await work).put_back(order)
 
     async def _complete(self, requests: Sequence[Request]) -> SharedBatch:
         completions, report = await asyncio.wrap_future(self._engine.submit(requests))

@@ -32,6 +32,15 @@ class SharedBatch:
     report: dict[str, Any]
     is_copy: list[bool]
 
+    def put_back(self, order: Sequence[int]) -> "SharedBatch":
+        """Return the batch as it was before its requests were put in this order of their places."""
+        places = sorted(range(len(order)), key=order.__getitem__)
+        return SharedBatch(
+            [self.completions[place] for place in places],
+            self.report,
+            [self.is_copy[place] for place in places],
+        )
+
 
 class Deduplicator:
     """Stands before an engine; used by the calls of one event loop."""

@@ -1,6 +1,7 @@
 """Rows of a unit to requests for the engine: one for each sample."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -27,6 +28,11 @@ class SampleRow:
     params: SamplingParams
     request: Request | None
     error: str | None
+
+
+def prefix_order(requests: Sequence[Request]) -> list[int]:
+    """Return the places of requests in the order of their prompts' tokens: alike beginnings come together."""
+    return sorted(range(len(requests)), key=lambda place: tuple(requests[place].prompt_ids))
 
 
 class RequestBuilder:

@@ -36,6 +36,7 @@ class ActorSpec:
         retries: restarts in a row without a finished unit between them, after which the job gives up.
         storage: how to reach the model and the notes.
         dedup_tokens: tokens of finished completions that are kept for copies; None: every row is generated.
+        group_prefixes: whether rows of a unit that begin alike enter the engine together.
         board: where driver and engines meet; None: units begin unasked and figures go nowhere, for tests.
         run: names the run in metrics.
         audit: which rows are decoded again.
@@ -54,6 +55,7 @@ class ActorSpec:
     retries: int
     storage: StorageConfig = StorageConfig()
     dedup_tokens: int | None = None
+    group_prefixes: bool = True
     board: Board | None = None
     run: str = ""
     audit: AuditPlan = AuditPlan()
@@ -94,6 +96,7 @@ def new_actor_spec(job: Job, *, is_local: bool) -> ActorSpec:
         retries=config.run.retries,
         storage=config.storage,
         dedup_tokens=config.run.dedup_tokens if config.run.dedup else None,
+        group_prefixes=config.run.group_prefixes,
         audit=plan_audit(job),
         session=time.time(),
         step_timeout_s=config.run.step_timeout_s,

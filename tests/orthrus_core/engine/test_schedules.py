@@ -172,6 +172,27 @@ def test_equal_prompts_are_prefilled_once_whatever_the_chunks(model, num_samples
     assert [c.token_ids for c in completions] == expected
 
 
+@pytest.mark.parametrize("token_budget", [8, 64])
+def test_prompts_that_come_together_wait_for_the_pages_of_their_common_beginning(model, token_budget):
+    config = EngineConfig(
+        token_budget=token_budget, max_sequences=4, max_context=64, page_size=4, self_check=False
+    )
+    engine = fake_engine(model, config, wrong_share=0.5, seed=0)
+    prompts = [[7] * 18 + [tail] * 5 for tail in range(1, 5)]  # 16 tokens in full pages, 2 in one with others
+    completions = engine.generate(prompts, SamplingParams(max_new_tokens=3, ignore_eos=True))
+    assert engine.report()["prefix_tokens"] == 3 * 16
+    assert [c.token_ids for c in completions] == [continuation(prompt, 3, V) for prompt in prompts]
+
+
+def test_prompts_with_nothing_in_common_do_not_wait_for_each_other(model):
+    config = EngineConfig(token_budget=64, max_sequences=4, max_context=64, page_size=4, self_check=False)
+    engine = fake_engine(model, config, wrong_share=0.5, seed=0)
+    for first in range(1, 5):
+        engine.submit(Request([first, *[7] * 12], SamplingParams(max_new_tokens=3, ignore_eos=True)))
+    engine.step()
+    assert len(engine.scheduler.running) == 4
+
+
 def test_a_full_pool_preempts_the_youngest_and_changes_no_text(model):
     config = EngineConfig(
         token_budget=16, max_sequences=3, max_context=40, page_size=4, num_pages=14, self_check=False

@@ -60,6 +60,20 @@ def test_rows_keep_their_order_and_their_tokens(spec):
     assert table.column("prompt_token_ids").to_pylist() == [[30], [1], [22]]
 
 
+@pytest.mark.parametrize(
+    ("group_prefixes", "order"), [(True, [[1], [1, 9], [22], [30]]), (False, [[30], [1, 9], [22], [1]])]
+)
+def test_rows_that_begin_alike_enter_the_engine_together_where_that_is_asked_for(spec, group_prefixes, order):
+    engine, entered = fake_engine(spec), []
+    submit = engine.submit
+    engine.submit = lambda request: entered.append(list(request.prompt_ids)) or submit(request)
+    actor = GenerateActor(replace(spec, group_prefixes=group_prefixes), lambda spec: engine)
+    [table] = call(actor, unit([[30], [1, 9], [22], [1]]))
+    assert entered == order
+    assert table.column("prompt_token_ids").to_pylist() == [[30], [1, 9], [22], [1]]
+    assert table.column("token_ids").to_pylist() == [fake_completion(n, 9) for n in ([30], [1, 9], [22], [1])]
+
+
 def test_a_row_with_an_error_never_reaches_the_engine(spec):
     [table] = call(
         GenerateActor(spec, fake_engine), unit([[5], None], errors=[None, "prompt is null"], limits=[9, None])
