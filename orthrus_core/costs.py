@@ -18,12 +18,15 @@ class CellCosts(NamedTuple):
 
 @dataclass(frozen=True)
 class Costs:
-    """What a forward costs: a matter of its view, its budget and the cells that its rows read.
+    """What a forward costs: a matter of its view, its budget, the cells that rows read, and those that choose.
 
     Attributes:
         budgets: the ladder, token rows, ascending.
-        draft_s: seconds of a draft forward at each budget, but for its cells.
-        verify_s: seconds of a verify forward at each budget, but for its cells.
+        draft_s: seconds of a draft forward at each budget, all rows of which choose, but for its cells.
+        verify_s: seconds of the layers of a verify forward at each budget, but for its cells.
+        head_s: seconds of reading out so many of its rows, at each budget up to `most_choosing`.
+        most_choosing: rows of a forward that may choose; 0: as many as the largest budget. Budgets beyond it
+            are for prompts.
         draft_cells: what reading the cache adds to a draft forward.
         verify_cells: what it adds to a verify forward.
         step_s: seconds that every step takes beside its forwards.
@@ -39,6 +42,8 @@ class Costs:
     step_s: float = 0.0
     sequence_s: float = 0.0
     is_measured: bool = True
+    head_s: tuple[float, ...] = ()
+    most_choosing: int = 0
 
     def __post_init__(self) -> None:
         if not len(self.budgets) == len(self.draft_s) == len(self.verify_s) > 0:
@@ -57,6 +62,16 @@ class Costs:
                 f"costs.step_s and sequence_s must be >= 0, got {self.step_s} and {self.sequence_s}"
             )
 
+    @property
+    def choosing_budgets(self) -> tuple[int, ...]:
+        """The sizes R that the head of a forward may have, ascending."""
+        most = self.most_choosing or self.budgets[-1]
+        return tuple(budget for budget in self.budgets if budget <= most)
+
+    def reading_s(self, num_rows: int) -> float:
+        """Return the seconds of reading out this many rows of a verify forward."""
+        return self.head_s[self.budgets.index(self.choice_budget(num_rows))] if self.head_s else 0.0
+
     @classmethod
     def unmeasured(cls, token_budget: int) -> "Costs":
         """One rung, both views the same."""
@@ -69,6 +84,10 @@ class Costs:
     def verify_budget(self, num_rows: int) -> int:
         """Return the cheapest budget of a verify forward with this many rows."""
         return self._cheapest(self.verify_s, num_rows)
+
+    def choice_budget(self, num_rows: int) -> int:
+        """Return the smallest budget that holds this many rows, be there none."""
+        return next(budget for budget in self.choosing_budgets if budget >= num_rows)
 
     def _cheapest(self, seconds: tuple[float, ...], num_rows: int) -> int:
         if num_rows > self.budgets[-1]:

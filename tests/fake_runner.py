@@ -3,13 +3,14 @@
 import hashlib
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from orthrus_core import EngineConfig, OrthrusLM
 from orthrus_core.attention.plain import PlainAttention
 from orthrus_core.attention.rows import RowBuffer, Spans, TokenRows, fill, span_rows
 from orthrus_core.cache import PagePool, PageTables
-from orthrus_core.models.readout import Readout, read_out
+from orthrus_core.models.readout import Hidden, Readout, read_out
 
 
 def next_token(prefix: tuple[int, ...], vocab_size: int) -> int:
@@ -53,14 +54,23 @@ class FakeRunner:
         self._is_wrong = is_wrong
         self._cells: dict[int, tuple[int, int, str]] = {}
 
-    def lay_out(self, spans: Spans, view: str, *, token_budget: int) -> TokenRows:
+    def lay_out(
+        self, spans: Spans, view: str, *, token_budget: int, choosing: np.ndarray | None = None
+    ) -> TokenRows:
         self.budgets_seen.add(token_budget)
         buffer = RowBuffer(token_budget, self.device)
         rows = span_rows(spans, view=view, page_tables=self.tables.pages, page_size=self._page_size)
         num_used = fill(buffer, rows)
-        return TokenRows(buffer.to_device(), num_used)
+        chosen = None if choosing is None else torch.from_numpy(choosing)
+        return TokenRows(buffer.to_device(), num_used, choosing=chosen)
 
     def run(self, rows: TokenRows, view: str) -> Readout:
+        return self.read(rows, self.forward(rows, view), view)
+
+    def read(self, rows: TokenRows, hidden: Hidden, view: str) -> Readout:
+        return read_out(rows.chosen(hidden.states))
+
+    def forward(self, rows: TokenRows, view: str) -> Hidden:
         self.rows_seen.append(rows.num_used)
         used = range(rows.num_used)
         for row in used:
@@ -70,7 +80,7 @@ class FakeRunner:
         logits = torch.zeros(len(rows.token_ids), self._vocab_size)
         for row in used:
             logits[row, self._answer(rows, row, view)] = 1.0
-        return read_out(logits)
+        return Hidden(logits, logits.sum(-1))
 
     def _answer(self, rows: TokenRows, row: int, view: str) -> int:
         position = int(rows.positions[row])

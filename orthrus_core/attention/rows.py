@@ -89,11 +89,17 @@ class TokenRows:
             the limit SEES_NOTHING.
         num_used: rows that carry a token; the rest are padding.
         arrangement: what the attention backend made of the rows; None if it needs nothing else.
+        choosing: (R,) int64, the rows that choose a token, padded with others; None: all T.
     """
 
     packed: Tensor
     num_used: int
     arrangement: Any = None
+    choosing: Tensor | None = None
+
+    def chosen(self, of_rows: Tensor) -> Tensor:
+        """Return what belongs to the rows that choose, (R, ...) of (T, ...)."""
+        return of_rows if self.choosing is None else of_rows.index_select(0, self.choosing)
 
     @property
     def token_ids(self) -> Tensor:

@@ -127,7 +127,7 @@ class UnderGrammar(Coupled):
             own = self._walked.get(line)
             if own is None:  # drafted by something that knows no grammar, or not at all
                 own = walk_over(grammar, step.drafts_of(line, draft_ids))
-            anchor_row = int(step.anchor_rows[line])
-            rows += range(anchor_row, anchor_row + len(own))
+            first = int(step.choices[line])
+            rows += range(first, first + len(own))
             masks += own
         return RowMasks.of(rows, masks, device) if rows else None

@@ -71,7 +71,7 @@ class Rejection:
     def _judged(
         self, step: StepLayout, choice_ids: Tensor, draft_ids: Tensor, p: "Distributions", q: "Distributions"
     ) -> Tensor:
-        """Return `choice_ids` (T,) as the rule has them behind the blocks' anchors.
+        """Return `choice_ids` (R,) as the rule has them behind the blocks' anchors.
 
         What stands there are the drafts that were accepted and then another token than the next draft.
         """
@@ -80,7 +80,7 @@ class Rejection:
         slots = torch.arange(self._width + 1)
         drafts = torch.tensor([rows.first for rows in self._blocks])[:, None] + slots[:-1]
         drafts = draft_ids[drafts.clamp_(max=len(draft_ids) - 1).to(device)]
-        rows = torch.from_numpy(step.anchor_rows[[rows.line for rows in self._blocks]])[:, None] + slots
+        rows = torch.from_numpy(step.choices[[rows.line for rows in self._blocks]])[:, None] + slots
         line, slot = torch.nonzero(slots <= counts[:, None], as_tuple=True)
         # rows past a block's last draft are another sequence's: read here for their shape, never written
         own = choice_ids[rows.clamp(max=len(choice_ids) - 1).to(device)]

@@ -39,5 +39,10 @@ def mark_budget_dynamic(packed: Tensor, arrangement: Any) -> None:
         torch._dynamo.mark_dynamic(arrangement, 0)
 
 
+def mark_rows_dynamic(rows: Tensor) -> None:
+    """Tell the compiler that the number of rows (R, D) changes."""
+    torch._dynamo.mark_dynamic(rows, 0)
+
+
 def _drop_all(guards: Sequence[Any]) -> list[bool]:
     return [False] * len(guards)

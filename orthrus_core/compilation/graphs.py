@@ -62,40 +62,41 @@ class GraphedForward:
 
 
 class ForwardGraphs:
-    """The CUDA graphs of a runner, one per view and T, in one memory pool.
+    """The CUDA graphs of a runner, one per part of a forward and number of rows, in one memory pool.
 
-    The first output, the logits (T, V), lies in one buffer per view, which the graphs of all T share.
+    The first output, hidden states (T, D) or logits (R, V), lies in one buffer per part, which the graphs of
+    all sizes share.
     """
 
     def __init__(self, device: torch.device):
         self._device = device
         self._graphs: dict[tuple[str, int], GraphedForward] = {}
-        self._logits: dict[str, Tensor] = {}
+        self._firsts: dict[str, Tensor] = {}
 
     def clear(self) -> None:
         """Forget all graphs: forwards are others from now on."""
         self._graphs.clear()
 
-    def replay(self, view: str, T: int, forward: Forward) -> Outputs:
-        """Run one view's forward of T rows, whose inputs lie in fixed buffers; captured the first time."""
-        if (view, T) not in self._graphs:
-            self._graphs[view, T] = GraphedForward(
+    def replay(self, part: str, T: int, forward: Forward) -> Outputs:
+        """Run one part's forward of T rows, whose inputs lie in fixed buffers; captured the first time."""
+        if (part, T) not in self._graphs:
+            self._graphs[part, T] = GraphedForward(
                 forward,
                 device=self._device,
                 pool=next((graph.pool for graph in self._graphs.values()), None),
                 new_outputs=lambda results: (
-                    self._logits_like(view, results[0]),
+                    self._first_like(part, results[0]),
                     *_buffers_like(results[1:]),
                 ),
             )
-        return self._graphs[view, T].replay()
+        return self._graphs[part, T].replay()
 
-    def _logits_like(self, view: str, logits: Tensor) -> Tensor:
-        """Return the first rows of the view's buffer, which grows where it must."""
-        T, V = logits.shape
-        if view not in self._logits or len(self._logits[view]) < T:
-            self._logits[view] = logits.new_empty(max(T, *map(len, self._logits.values()), 0), V)
-        return self._logits[view][:T]
+    def _first_like(self, part: str, result: Tensor) -> Tensor:
+        """Return the first rows of the part's buffer, which grows where it must."""
+        T, width = result.shape
+        if part not in self._firsts or len(self._firsts[part]) < T:
+            self._firsts[part] = result.new_empty(T, width)
+        return self._firsts[part][:T]
 
 
 def _buffers_like(results: Outputs) -> Outputs:

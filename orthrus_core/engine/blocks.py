@@ -18,6 +18,7 @@ class Demand:
         contexts: (S,) int64, cells that each reads before its rows of this step.
         num_waiting: rows that prompts could use.
         waiting_context: cells before such a row, on average.
+        num_prompts: prompts that these rows are of.
         remaining: (S,) int64 tokens that each may still emit, when no sequence waits for a slot; else None.
     """
 
@@ -26,6 +27,7 @@ class Demand:
     contexts: np.ndarray
     num_waiting: int = 0
     waiting_context: float = 0.0
+    num_prompts: int = 0
     remaining: np.ndarray | None = None
 
 
@@ -78,7 +80,8 @@ class FixedBlocks:
         caps, num_waiting = demand.caps, demand.num_waiting
         S, T = len(caps), self._costs.budgets[-1]
         most = max(1, min(T - S, T // 2)) if caps.any() else T - S
-        num_drafts = share_evenly(caps, T - S - min(num_waiting, most))
+        most_drafts = self._costs.choosing_budgets[-1] - S - demand.num_prompts
+        num_drafts = share_evenly(caps, min(T - S - min(num_waiting, most), most_drafts))
         num_rows = S + int(num_drafts.sum())
         budget = self._costs.verify_budget(num_rows + min(num_waiting, most))
         return Deal(num_drafts, min(num_waiting, budget - num_rows))

@@ -41,7 +41,14 @@ class Work(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ChoosingRows:
-    """Token rows of the work in one line of a step, one after the other, that choose a token each."""
+    """Token rows of the work in one line of a step, one after the other, that choose a token each.
+
+    Attributes:
+        line: of the work.
+        sequence: whose rows these are.
+        first: place of the first among the rows of the forward that choose.
+        count: how many they are.
+    """
 
     line: int
     sequence: Sequence
@@ -51,34 +58,47 @@ class ChoosingRows:
 
 @dataclass(frozen=True)
 class StepLayout:
-    """The token rows of a step; S works, D drafts of all of them together.
+    """The token rows of a step; S works, D drafts of all of them together, C rows that choose.
 
     In the draft forward row d is draft d, work after work; a row proposes the token of the next position. In
-    the verify forward each work has its prefill rows, its anchor and its drafts, work after work.
+    the verify forward each work has its prefill rows, its anchor and its drafts, work after work; anchors and
+    drafts choose.
 
     Attributes:
         works: each sequence's share; empty when nothing runs.
         draft_budget: T of the draft forward, 0 when nobody drafts.
         verify_budget: T of the verify forward.
+        choice_budget: R, rows of it that are read out, at least C.
         num_drafts: (S,) int64.
         draft_rows: (S,) int64, first row of each work in the draft forward.
         anchor_rows: (S,) int64, row of each anchor in the verify forward.
         target_rows: (D,) int64, row of each draft in the verify forward.
+        choices: (S,) int64, place of each anchor among the rows that choose; of works without one it means
+            nothing.
         verify_spans: each work's prefill chunk, anchor and room for its drafts, to run causally.
     """
 
     works: list[Work]
     draft_budget: int
     verify_budget: int
+    choice_budget: int
     num_drafts: np.ndarray
     draft_rows: np.ndarray
     anchor_rows: np.ndarray
     target_rows: np.ndarray
+    choices: np.ndarray
     verify_spans: Spans
 
     @classmethod
-    def of(cls, works: SequenceOf[Work], *, draft_budget: int = 0, verify_budget: int = 0) -> "StepLayout":
-        """Lay the works out in order."""
+    def of(
+        cls,
+        works: SequenceOf[Work],
+        *,
+        draft_budget: int = 0,
+        verify_budget: int = 0,
+        choice_budget: int | None = None,
+    ) -> "StepLayout":
+        """Lay the works out in order; `choice_budget` is that of all rows where none is given."""
         facts = [
             (prefill, has_anchor, drafts, sequence.slot, sequence.num_committed, sequence.token_ids[-1])
             for sequence, prefill, has_anchor, drafts in works
@@ -97,10 +117,12 @@ class StepLayout:
             works=list(works),
             draft_budget=draft_budget,
             verify_budget=verify_budget,
+            choice_budget=verify_budget if choice_budget is None else choice_budget,
             num_drafts=num_drafts,
             draft_rows=np.cumsum(num_drafts) - num_drafts,
             anchor_rows=anchor_rows,
             target_rows=np.repeat(anchor_rows, num_drafts) + 1 + count_up(num_drafts),
+            choices=np.cumsum(has_anchor + num_drafts) - num_drafts - 1,
             verify_spans=Spans(slots, starts, counts, token_ids),
         )
 
@@ -108,6 +130,21 @@ class StepLayout:
     def num_verify_rows(self) -> int:
         """Rows in use of the verify forward."""
         return len(self.verify_spans.token_ids)
+
+    @property
+    def choosing(self) -> np.ndarray | None:
+        """(R,) int64, the rows of the verify forward to read out, the C that choose first; None: all of it.
+
+        Rows of prompts choose nothing, so where none runs every row does.
+        """
+        counts = self.verify_spans.counts
+        anchors = np.array([work.has_anchor for work in self.works], dtype=np.int64)
+        chosen = anchors + self.num_drafts
+        if np.array_equal(counts, chosen):
+            return None
+        rows = np.zeros(self.choice_budget, dtype=np.int64)
+        rows[: chosen.sum()] = np.repeat(self.anchor_rows, chosen) + count_up(chosen)
+        return rows
 
     def draft_spans(self, mask_token_id: int) -> Spans:
         """Return a block [anchor, MASK, ...] per work that drafts."""
@@ -125,9 +162,9 @@ class StepLayout:
 
     def verifying(self) -> Iterator[ChoosingRows]:
         """The rows of the verify forward that choose: anchors and drafts; prefill rows choose nothing."""
-        for line, (work, anchor_row) in enumerate(zip(self.works, self.anchor_rows.tolist(), strict=True)):
+        for line, (work, first) in enumerate(zip(self.works, self.choices.tolist(), strict=True)):
             if work.has_anchor:
-                yield ChoosingRows(line, work.sequence, anchor_row, 1 + work.num_drafts)
+                yield ChoosingRows(line, work.sequence, first, 1 + work.num_drafts)
 
     def drafts_of(self, line: int, draft_ids: Tensor | None) -> list[int]:
         """Return one work's drafts of all (D,), on the host."""

@@ -112,10 +112,12 @@ class Scheduler:
             for sequence, count in zip(decoding, drafts, strict=True)
         ]
         works += _share_prefill(prompts, deal.num_prefill)
+        num_choosing = sum(work.has_anchor for work in works) + sum(drafts)
         return StepLayout.of(
             works,
             draft_budget=self._costs.draft_budget(sum(drafts)),
             verify_budget=self._costs.verify_budget(len(decoding) + sum(drafts) + deal.num_prefill),
+            choice_budget=self._costs.choice_budget(num_choosing),
         )
 
     def _demand(self, decoding: list[Sequence], prompts: list[Sequence]) -> Demand:
@@ -129,6 +131,7 @@ class Scheduler:
             lengths,
             sum(len(sequence.token_ids) - sequence.num_committed for sequence in prompts),
             committed / max(1, len(prompts)),
+            len(prompts),
             None if self.num_waiting else remaining,
         )
 

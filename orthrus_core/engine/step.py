@@ -22,11 +22,11 @@ NO_TOKEN = -1
 
 
 class Choices(NamedTuple):
-    """What T token rows choose, on the device.
+    """What the R rows of a forward that choose do choose, on the device.
 
     Attributes:
-        ids: (T,) int64. NO_TOKEN behind a choice says that the block ends there, be it with the draft's id.
-        logprobs: (T,) float32, their log-probabilities before temperature, filters and grammar; not finite
+        ids: (R,) int64. NO_TOKEN behind a choice says that the block ends there, be it with the draft's id.
+        logprobs: (R,) float32, their log-probabilities before temperature, filters and grammar; not finite
             where a row is broken.
     """
 
@@ -43,7 +43,7 @@ class Chooser(Protocol):
         Args:
             step: what runs.
             readout: of the draft forward.
-            positions: (T,) int64, of its rows; each proposes the token of the next position.
+            positions: (R,) int64, of the rows read out; each proposes the token of the next position.
         """
         ...
 
@@ -55,7 +55,7 @@ class Chooser(Protocol):
         Args:
             step: what runs.
             readout: of the verify forward.
-            positions: (T,) int64, of its rows.
+            positions: (R,) int64, of the rows read out.
             draft_ids: (D,) int64, in the order of the draft forward's rows; None: nothing was drafted.
         """
         ...
@@ -102,7 +102,7 @@ class Verdict:
         token_ids: accepted drafts plus one correction or bonus token; empty without an anchor row.
         logit_gaps: float32, difference of the two largest logits behind each of them.
         logprobs: float32, log-probability of each of them at temperature 1.
-        broken_row: the work's first row of NaN or infinite logits, counted from its first prefill row; None:
+        broken_row: the work's first row of NaN or infinite numbers, counted from its first prefill row; None:
             all are sound. The tokens are those before it.
     """
 
@@ -136,59 +136,70 @@ def verify(
     Returns:
         One verdict per work, brought to the host in one transfer.
     """
-    rows = runner.lay_out(step.verify_spans, "ar", token_budget=step.verify_budget)
+    rows = runner.lay_out(step.verify_spans, "ar", token_budget=step.verify_budget, choosing=step.choosing)
     if draft_ids is not None:
         rows.token_ids.index_copy_(0, to_device(step.target_rows, runner.device), draft_ids)
-    readout = runner.run(rows, "ar")
-    choices = chooser.choose(step, readout, rows.positions, draft_ids)
-    ids = torch.stack([rows.token_ids, choices.ids]).int()
-    numbers = torch.stack([readout.gaps, choices.logprobs])
-    table = torch.cat([ids, numbers.view(torch.int32)]).cpu().numpy()  # the bits of both, in one transfer
-    return _verdicts(step, table[:2], table[2:].view(np.float32))
+    hidden = runner.forward(rows, "ar")
+    readout = runner.read(rows, hidden, "ar")
+    choices = chooser.choose(step, readout, rows.chosen(rows.positions), draft_ids)
+    ids = torch.stack([rows.chosen(rows.token_ids), choices.ids]).int()
+    numbers = [readout.gaps, choices.logprobs, *([] if rows.choosing is None else [hidden.sums])]
+    bits = torch.cat([ids.view(-1), torch.cat(numbers).view(torch.int32)]).cpu().numpy()  # one transfer
+    R = ids.shape[1]
+    floats = bits[2 * R :].view(np.float32)
+    return _verdicts(step, bits[: 2 * R].reshape(2, R), floats[: 2 * R].reshape(2, R), floats[2 * R :])
 
 
 def longest_agreeing_prefix(
-    token_ids: np.ndarray, choice_ids: np.ndarray, anchor_rows: np.ndarray, num_drafts: np.ndarray
+    token_ids: np.ndarray, choice_ids: np.ndarray, anchors: np.ndarray, num_drafts: np.ndarray
 ) -> np.ndarray:
     """Count the drafts that the AR view agrees with before the first mismatch.
 
     Args:
-        token_ids: (T,) integers, tokens of a verify forward's rows: each block's anchor, then its drafts.
-        choice_ids: (T,) integers, what follows each row, see `Choices`.
-        anchor_rows: (S,) int64, the row of each block's anchor.
+        token_ids: (R,) integers, tokens of the rows that choose: each block's anchor, then its drafts.
+        choice_ids: (R,) integers, what follows each row, see `Choices`.
+        anchors: (S,) int64, the place of each block's anchor.
         num_drafts: (S,) int64.
     Returns:
         (S,) int64 `num_accepted`, each in [0, num_drafts].
     """
     agrees = (choice_ids[:-1] == token_ids[1:]) & (choice_ids[1:] != NO_TOKEN)
     mismatches = np.append(np.flatnonzero(~agrees), len(choice_ids))
-    return np.minimum(mismatches[np.searchsorted(mismatches, anchor_rows)] - anchor_rows, num_drafts)
+    return np.minimum(mismatches[np.searchsorted(mismatches, anchors)] - anchors, num_drafts)
 
 
-def _verdicts(step: StepLayout, ids: np.ndarray, numbers: np.ndarray) -> list[Verdict]:
+def _verdicts(step: StepLayout, ids: np.ndarray, numbers: np.ndarray, sums: np.ndarray) -> list[Verdict]:
     """Accept, on the host.
 
     Args:
-        ids: (2, T) int32, tokens of the verify forward's rows and their choices.
-        numbers: (2, T) float32, logit gaps and log-probabilities.
+        ids: (2, R) int32, tokens of the rows that choose and their choices.
+        numbers: (2, R) float32, logit gaps and log-probabilities.
+        sums: (T,) float32 of the hidden states of all rows; empty where all of them choose.
     """
-    accepted = longest_agreeing_prefix(ids[0], ids[1], step.anchor_rows, step.num_drafts)
+    accepted = longest_agreeing_prefix(ids[0], ids[1], step.choices, step.num_drafts)
     choices, (gaps, logprobs) = ids[1].tolist(), [array("f", line.tobytes()) for line in numbers]
     verdicts = []
-    for work, first, num_accepted in zip(
-        step.works, step.anchor_rows.tolist(), accepted.tolist(), strict=True
-    ):
+    for work, first, num_accepted in zip(step.works, step.choices.tolist(), accepted.tolist(), strict=True):
         end = first + num_accepted + 1 if work.has_anchor else first
         verdicts.append(Verdict(choices[first:end], gaps[first:end], logprobs[first:end]))
-    is_sound = np.isfinite(numbers[1])
-    return verdicts if is_sound.all() else _mark_broken(step, verdicts, is_sound.tolist())
+    chooses, is_sound = np.isfinite(numbers[1]), np.isfinite(sums)
+    if chooses.all() and is_sound.all():
+        return verdicts
+    return _mark_broken(step, verdicts, chooses.tolist(), is_sound.tolist())
 
 
-def _mark_broken(step: StepLayout, verdicts: SequenceOf[Verdict], is_sound: list[bool]) -> list[Verdict]:
-    """End every verdict before its first row of NaN or infinite logits, prefill rows included."""
+def _mark_broken(
+    step: StepLayout, verdicts: SequenceOf[Verdict], chooses: list[bool], is_sound: list[bool]
+) -> list[Verdict]:
+    """End every verdict before its first broken row.
+
+    Args:
+        chooses: (R,) whether the logits of a row that chooses are finite.
+        is_sound: (T,) whether a row's hidden state is, which tells of rows of prompts.
+    """
     marked, first = [], 0
-    for work, verdict in zip(step.works, verdicts, strict=True):
-        rows = is_sound[first : first + work.num_prefill + len(verdict.token_ids)]
+    for work, verdict, choice in zip(step.works, verdicts, step.choices.tolist(), strict=True):
+        rows = is_sound[first : first + work.num_prefill] + chooses[choice : choice + len(verdict.token_ids)]
         marked.append(verdict if all(rows) else verdict.broken_at(rows.index(False), work.num_prefill))
         first += work.num_verify_rows
     return marked

@@ -1,4 +1,4 @@
-"""What the logits of a forward say, row by row."""
+"""What a forward says, row by row."""
 
 from typing import NamedTuple
 
@@ -6,15 +6,15 @@ from torch import Tensor
 
 
 class Readout(NamedTuple):
-    """What the rows of a forward say, on the device.
+    """What those R rows of a forward say that choose a token, on the device.
 
     Attributes:
-        logits: (T, V), in the model's dtype.
-        ids: (T,) int64, the lowest of the likeliest ids.
-        gaps: (T,) float32, difference of the two largest logits.
-        logprobs: (T,) float32, log-probability of `ids`: not finite where a row is broken, since a logit of
+        logits: (R, V), in the model's dtype.
+        ids: (R,) int64, the lowest of the likeliest ids.
+        gaps: (R,) float32, difference of the two largest logits.
+        logprobs: (R,) float32, log-probability of `ids`: not finite where a row is broken, since a logit of
             NaN or +inf anywhere in it makes its log-probability NaN or infinite.
-        logsumexp: (T,) float32.
+        logsumexp: (R,) float32.
     """
 
     logits: Tensor
@@ -24,8 +24,20 @@ class Readout(NamedTuple):
     logsumexp: Tensor
 
 
+class Hidden(NamedTuple):
+    """The hidden states of all rows of a forward, on the device.
+
+    Attributes:
+        states: (T, D), after the last norm.
+        sums: (T,) float32, of each row: not finite where it is broken.
+    """
+
+    states: Tensor
+    sums: Tensor
+
+
 def read_out(logits: Tensor) -> Readout:
-    """Read logits (T, V) of any float dtype out, in float32."""
+    """Read logits (R, V) of any float dtype out, in float32."""
     exact = logits.float()
     top, ids = exact.max(dim=-1)
     second = exact.scatter(1, ids[:, None], float("-inf")).amax(dim=-1)

@@ -73,6 +73,8 @@ class Dealer:
         at_least = np.minimum.accumulate(costs.draft_s[::-1])[::-1]  # cheapest from this rung up
         self._draft_s = at_least[np.searchsorted(self._budgets, rows)]
         self._draft_s[0] = 0.0
+        most = costs.choosing_budgets[-1]
+        self._reading_s = np.array([costs.reading_s(count) for count in range(most + 1)])
 
     def deal(self, prospects: Prospects, *, must_draft: bool = False) -> PricedDeal:
         """Share the rows of a step.
@@ -94,10 +96,11 @@ class Dealer:
         plain_s = self._plain_s(demand, num_prefill)
         is_served = free >= min(demand.num_waiting, 1)
         plain_rate = float(np.where(is_served, plain_value / plain_s, -1.0).max())
-        drafts = self._rank(prospects, plain_rate)
+        most_drafts = self._most_drafts(demand)
+        drafts = self._rank(prospects, plain_rate, most_drafts)
         counts = np.arange(len(drafts.gains) + 1)
         value = plain_value[:, None] + np.concatenate([[0.0], np.cumsum(drafts.gains)])
-        seconds = plain_s[:, None] + self._drafts_s(drafts)
+        seconds = plain_s[:, None] + self._drafts_s(drafts, S)
         is_possible = counts <= (free - num_prefill)[:, None]
         is_possible &= is_served[:, None]
         if must_draft and is_possible[:, 1:].any():
@@ -117,20 +120,27 @@ class Dealer:
         costs = self._costs
         anchors_s = sum(costs.verify_cells) * demand.contexts.sum() + costs.sequence_s * len(demand.caps)
         prompts_s = costs.verify_cells.row_s * demand.waiting_context * num_prefill
-        return self._verify_s + costs.step_s + anchors_s + prompts_s
+        reading_s = self._reading_s[len(demand.caps)]
+        return self._verify_s + reading_s + costs.step_s + anchors_s + prompts_s
 
-    def _drafts_s(self, drafts: _Candidates) -> np.ndarray:
+    def _most_drafts(self, demand: Demand) -> int:
+        """Return how many rows may choose beside the anchors, those of prompts that end among them."""
+        return len(self._reading_s) - 1 - len(demand.caps) - demand.num_prompts
+
+    def _drafts_s(self, drafts: _Candidates, num_anchors: int) -> np.ndarray:
         """Return (N + 1,) seconds that the first 0 to N drafts add to a step."""
-        costs = self._costs
+        costs, N = self._costs, len(drafts.row_cells)
+        reading_s = self._reading_s[num_anchors : num_anchors + N] - self._reading_s[num_anchors]
         rows_s = (costs.draft_cells.row_s + costs.verify_cells.row_s) * drafts.row_cells
         blocks_s = costs.draft_cells.sequence_s * drafts.block_cells + costs.sequence_s * drafts.num_drafting
-        return self._draft_s[: len(drafts.row_cells)] + rows_s + blocks_s
+        return self._draft_s[:N] + reading_s + rows_s + blocks_s
 
-    def _rank(self, prospects: Prospects, plain_rate: float) -> _Candidates:
-        """Return the drafts, best first, no more than the largest budget could hold.
+    def _rank(self, prospects: Prospects, plain_rate: float, most: int) -> _Candidates:
+        """Return the drafts, best first.
 
         Args:
             plain_rate: worth per second of a step without drafts, which the time of a draft is held against.
+            most: return no more than this.
         """
         caps, contexts = prospects.demand.caps, prospects.demand.contexts
         costs, gains_of = self._costs, prospects.survival * prospects.worth[:, None]
@@ -138,7 +148,6 @@ class Dealer:
         cell_s = costs.draft_cells.row_s + costs.verify_cells.row_s
         cells_s = contexts * (cell_s + costs.draft_cells.sequence_s / np.maximum(caps, 1))
         net = gains_of[sequences, positions] - plain_rate * cells_s[sequences]
-        most = costs.budgets[-1] - len(caps)
         if len(net) > most:
             top = np.argpartition(-net, most)[:most]
             positions, sequences, net = positions[top], sequences[top], net[top]

@@ -38,6 +38,6 @@ class Tail:
         costs, S = self._costs, len(contexts)
         row_s = costs.sequence_s + sum(costs.verify_cells) * float(contexts.mean())
         seconds = dict(zip(costs.budgets, costs.verify_s, strict=True))
-        alone_s = costs.step_s + row_s + seconds[costs.verify_budget(1)]
-        all_s = costs.step_s + row_s * S + seconds[costs.verify_budget(S)]
+        alone_s = costs.step_s + row_s + seconds[costs.verify_budget(1)] + costs.reading_s(1)
+        all_s = costs.step_s + row_s * S + seconds[costs.verify_budget(S)] + costs.reading_s(S)
         return 1 - alone_s / all_s

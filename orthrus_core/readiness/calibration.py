@@ -1,7 +1,7 @@
 """What forwards cost on this machine: measured at start-up, for the policy that fills the token rows."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from orthrus_core.attention.view import View
 from orthrus_core.cache import PageTables
 from orthrus_core.costs import CellCosts
 from orthrus_core.engine.runner import ModelRunner
+from orthrus_core.models.readout import Hidden
 
 SHORT_CONTEXT = 256  # cells before each sequence's rows, or half of what it can hold
 LONGER = 4  # times the context before, until a forward takes
@@ -28,7 +29,7 @@ class ForwardCosts:
     """What the forwards of one view cost.
 
     Attributes:
-        rung_s: seconds of each rung, but for the cells that its rows read.
+        rung_s: seconds of the layers at each rung, but for the cells that its rows read.
         cells: what reading those adds.
     """
 
@@ -37,7 +38,7 @@ class ForwardCosts:
 
 
 def measure_forwards(runner: ModelRunner, budgets: Sequence[int], view: View) -> ForwardCosts:
-    """Measure full forwards, their layout included, over short and long contexts.
+    """Measure the layers of full forwards, their layout included, over short and long contexts.
 
     The rows are shared by as many sequences as there are slots, or by fewer where there are fewer rows. Some
     rungs are measured, the first and the last among them; in between seconds are interpolated. Whatever else
@@ -58,10 +59,26 @@ def measure_forwards(runner: ModelRunner, budgets: Sequence[int], view: View) ->
     return ForwardCosts(tuple(np.interp(budgets, measured, least).tolist()), cells)
 
 
+def measure_head(runner: ModelRunner, budgets: Sequence[int]) -> tuple[float, ...]:
+    """Return the seconds of reading out so many rows; some are measured, see `measure_forwards`."""
+    measured = spread_out(budgets)
+    seconds = [_measure_head(runner, R) for R in measured]
+    least = np.minimum.accumulate(seconds[::-1])[::-1]
+    return tuple(np.interp(budgets, measured, least).tolist())
+
+
+def _measure_head(runner: ModelRunner, R: int) -> float:
+    rows = runner.lay_out([Span(0, 0, [0])], "ar", token_budget=R)
+    model = runner.model
+    states = torch.zeros(R, model.config.hidden_size, dtype=model.dtype, device=runner.device)
+    hidden = Hidden(states, states.new_zeros(R))
+    return _least(lambda: runner.read(rows, hidden, "ar"), runner.device)
+
+
 def measure_rungs(
     runner: ModelRunner, budgets: Sequence[int], view: View, *, cells: CellCosts | None = None
 ) -> list[float]:
-    """Return the seconds of a full forward of each rung over short contexts, less those of its cells."""
+    """Return the seconds of the layers of each rung, full, over short contexts, less those of its cells."""
     try:
         return [_measure_rung(runner, T, cells or CellCosts(), view) for T in budgets]
     finally:
@@ -161,16 +178,21 @@ def _clear(tables: PageTables) -> None:
 
 
 def _measure(runner: ModelRunner, spans: Sequence[Span], T: int, view: View) -> float:
+    return _least(lambda: runner.forward(runner.lay_out(spans, view, token_budget=T), view), runner.device)
+
+
+def _least(work: Callable[[], object], device: torch.device) -> float:
+    """Return the least seconds of some calls, the first one left out."""
     taken: list[float] = []
-    _run(runner, spans, T, view)
+    _run(work, device)
     while len(taken) < REPEATS and (not taken or sum(taken) < ENOUGH_S):
         started_at = time.perf_counter()
-        _run(runner, spans, T, view)
+        _run(work, device)
         taken.append(time.perf_counter() - started_at)
     return min(taken)
 
 
-def _run(runner: ModelRunner, spans: Sequence[Span], T: int, view: View) -> None:
-    runner.run(runner.lay_out(spans, view, token_budget=T), view)
-    if runner.device.type == "cuda":
-        torch.cuda.synchronize(runner.device)
+def _run(work: Callable[[], object], device: torch.device) -> None:
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -8,7 +8,8 @@ FIRST_ELSEWHERE = 16
 RUNGS_PER_DOUBLING = {"cpu": 4}  # rows cost time there; elsewhere one, since every rung is a graph to capture
 MULTIPLE = 16
 LARGEST_CHOSEN = {"cpu": 512}  # rows from which a forward's cost only grows in proportion
-LARGEST_ELSEWHERE = 1024
+LARGEST_ELSEWHERE = 4096  # a card's arithmetic is not full before; beyond MOST_CHOOSING for prompts alone
+MOST_CHOOSING = 1024  # their logits and what is drawn from them are the largest buffers
 PROMPT_SHARE = 0.5  # rows for prompts, per row of a block
 SMALLEST_CHOSEN = 64  # room for prompts beside few sequences
 
@@ -16,12 +17,26 @@ SMALLEST_CHOSEN = 64  # room for prompts beside few sequences
 def choose_token_budget(*, max_sequences: int, block_size: int, device_type: str) -> int:
     """Return the top rung where the config names none: whole blocks for everybody, and prompts beside them.
 
+    On a card rows of prompts cost less the more there are.
+
     Args:
         block_size: K.
     """
+    if device_type not in LARGEST_CHOSEN:
+        return round_up(max(LARGEST_ELSEWHERE, max_sequences))
     wanted = max(max_sequences * (block_size + 1) * (1 + PROMPT_SHARE), SMALLEST_CHOSEN)
-    largest = LARGEST_CHOSEN.get(device_type, LARGEST_ELSEWHERE)
-    return round_up(max(min(math.ceil(wanted), largest), max_sequences))
+    return round_up(max(min(math.ceil(wanted), LARGEST_CHOSEN[device_type]), max_sequences))
+
+
+def most_choosing(budgets: Sequence[int], *, max_sequences: int, block_size: int) -> int:
+    """Return the rung that holds all rows that may choose: whole blocks of all, as far as memory is for them.
+
+    Args:
+        budgets: ascending.
+        block_size: K, 0 for plain AR decoding.
+    """
+    wanted = max(min(max_sequences * (block_size + 1), MOST_CHOOSING), max_sequences)
+    return next((budget for budget in budgets if budget >= wanted), budgets[-1])
 
 
 def candidate_budgets(token_budget: int, device_type: str) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from orthrus_core.attention.view import VIEWS
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.models.config import DIFFUSION_SUFFIX, DualViewConfig
 from orthrus_core.models.model import model_class
-from orthrus_core.readiness.ladder import candidate_budgets, choose_token_budget
+from orthrus_core.readiness.ladder import candidate_budgets, choose_token_budget, most_choosing
 
 READOUT_BYTES = 8  # of a logit: two FP32 copies, the readout's and one without its largest
 SAMPLING_BYTES = {  # of a logit, by the rule for sampled text; drawing itself takes none (measured: 0.2)
@@ -32,8 +32,8 @@ class MemoryPlan:
         head: of the diffusion head, loaded in AR mode too.
         cache: pages of keys and values.
         partials: results of splits of long sequences, on CUDA, of one layer at a time.
-        logits: of the largest forward of each view, and the readout's copies.
-        sampling: what one forward needs whose rows all sample.
+        logits: of the R rows that may choose in a forward of each view, and the readout's copies.
+        sampling: what one forward needs where all these sample.
         activations: of a layer of the largest forward.
         graphs: CUDA graphs.
     """
@@ -80,18 +80,24 @@ def plan_memory(model: Any, config: EngineConfig, *, device_type: str) -> Memory
         dtype=model.dtype,
     )
     L, V = shape.num_hidden_layers, shape.vocab_size
+    budgets = config.budgets or candidate_budgets(T, device_type)
+    R = most_choosing(
+        budgets,
+        max_sequences=config.max_sequences,
+        block_size=(config.block_size or shape.block_size) if config.mode == "consensus" else 0,
+    )
     on_cuda, views = device_type == "cuda", len(VIEWS) if config.mode == "consensus" else 1
     attention = 2 * (spec.num_heads + spec.num_kv_heads) * spec.head_dim
     width = ACTIVATIONS * shape.hidden_size + 2 * (shape.intermediate_size or 0) + attention
-    graphs = views * len(candidate_budgets(T, device_type)) * L * GRAPH_LAYER_BYTES
+    graphs = views * len(budgets) * L * GRAPH_LAYER_BYTES
     head, weights = model_bytes(model)
     return MemoryPlan(
         weights=weights,
         head=head,
         cache=config.total_pages * page_bytes(model, config.page_size),
         partials=partial_bytes(spec, T) if on_cuda else 0,
-        logits=T * V * (size * views + READOUT_BYTES),
-        sampling=T * V * SAMPLING_BYTES[config.consensus],
+        logits=R * V * (size * views + READOUT_BYTES),
+        sampling=R * V * SAMPLING_BYTES[config.consensus],
         activations=T * width * size,
         graphs=graphs if on_cuda else 0,
     )

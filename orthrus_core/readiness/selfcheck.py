@@ -5,17 +5,18 @@ import itertools
 import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from orthrus_core.attention.rows import Span
 from orthrus_core.choosers.draw import trial_choices
 from orthrus_core.engine.runner import ModelRunner
-from orthrus_core.models.readout import Readout
 from orthrus_core.readiness.ladder import seconds_per_row
+from orthrus_core.transfer import to_device
 
 logger = logging.getLogger(__name__)
 
@@ -42,22 +43,25 @@ class Check:
     digest: str
 
 
-def check_exactness(runner: ModelRunner, seconds: Mapping[int, float], *, least: int = 1) -> Check:
+def check_exactness(
+    runner: ModelRunner, seconds: Mapping[int, float], *, least: int = 1, most_choosing: int | None = None
+) -> Check:
     """Run one random sequence in several arrangements of token rows and compare the logits' bits.
 
     Its pages are no neighbours. First each rung of the ladder of budgets is tried against the others, in
-    full forwards; those that disagree are left out. Then in what stays must agree:
-    single rows; odd chunks beside other traffic, on rungs picked at random; rows of another sequence over
-    the same pages; and what rows draw with temperature and filters. A disagreement is logged as a warning:
-    the engine works, but its text may depend on the batch.
+    full forwards with heads of as many rows; those that disagree are left out. In what stays must then agree:
+    single rows; odd chunks beside other traffic, on rungs picked at random, with heads of few rows; rows of
+    another sequence over the same pages; and what rows draw with temperature and filters. A disagreement is
+    logged as a warning: the engine works, but its text may depend on the batch.
 
     Args:
         runner: idle; its page tables are empty, and empty again afterwards.
         seconds: of a forward of each rung to try.
         least: rows that the largest rung must have.
+        most_choosing: R, a rung: larger ones never read out more rows than this; None: all may.
     """
     budgets = tuple(sorted(seconds))
-    checker = _Checker(runner)
+    checker = _Checker(runner, most_choosing or budgets[-1])
     try:
         sets = checker.agreeing_budgets(budgets)
         agreeing = fastest_set(sets, seconds, least=least)
@@ -98,8 +102,9 @@ class _Checker:
         digest: of the bits of slot 0's first window, once `disagreeing_arrangements` ran.
     """
 
-    def __init__(self, runner: ModelRunner):
+    def __init__(self, runner: ModelRunner, most_choosing: int):
         self._runner = runner
+        self._most_choosing = most_choosing
         self._tables = tables = runner.tables
         self._random = random.Random(0)
         self.digest = ""
@@ -156,8 +161,9 @@ class _Checker:
         found = [
             name
             for name, forwards in arrangements.items()
-            if not torch.equal(self._logits(forwards), reference)
+            if not torch.equal(self._logits(forwards, budgets[0]), reference)
         ]
+        T = max([budget for budget in budgets if budget <= self._most_choosing], default=budgets[0])
         count = min(CHECKED_WINDOW, budgets[0])
         if self._other and not torch.equal(self._logits_on_shared_pages(T, count), reference[-count:]):
             found.append("another sequence over the same pages")
@@ -177,8 +183,8 @@ class _Checker:
         tables.grow(1, len(self._tokens))
         starts = range(num_shared * page_size, len(self._tokens), T)
         spans = [Span(1, start, self._tokens[start : start + T]) for start in starts]
-        logits = [self._run(T, [span]).logits[: len(span.token_ids)].clone() for span in spans]
-        return torch.cat(logits)[-count:]
+        logits = [one for span in spans for one in self._run(T, [span], range(len(span.token_ids)), T)]
+        return torch.stack(logits)[-count:]
 
     def _drawn(self, T: int, count: int) -> Tensor:
         """Return what slot 0's last rows draw in a forward of T rows."""
@@ -188,20 +194,36 @@ class _Checker:
     def _last_span(self, slot: int, count: int) -> Span:
         return Span(slot, len(self._tokens) - count, self._tokens[-count:])
 
-    def _run(self, T: int, spans: list[Span]) -> Readout:
-        return self._runner.run(self._runner.lay_out(spans, "ar", token_budget=T), "ar")
+    def _run(self, T: int, spans: list[Span], wanted: Sequence[int], R: int) -> Iterator[Tensor]:
+        """Yield the logits (V,) of rows, of which R at most are read out at a time."""
+        rows = self._runner.lay_out(spans, "ar", token_budget=T)
+        hidden = self._runner.forward(rows, "ar")
+        if T <= R:
+            yield from self._runner.read(rows, hidden, "ar").logits[wanted].clone()
+            return
+        for first in range(0, len(wanted), R):
+            piece = np.array(wanted[first : first + R], dtype=np.int64)
+            chosen = replace(rows, choosing=to_device(np.resize(piece, R), self._runner.device))
+            yield from self._runner.read(chosen, hidden, "ar").logits[: len(piece)].clone()
 
-    def _logits(self, forwards: Iterator[Forward]) -> Tensor:
-        """Run forwards and return slot 0's logits at the positions of all windows, in order."""
+    def _logits(self, forwards: Iterator[Forward], most_choosing: int | None = None) -> Tensor:
+        """Run forwards and return slot 0's logits at the positions of all windows, in order.
+
+        Args:
+            most_choosing: R of larger forwards, which read out the rows of the windows alone; None: as many
+                as may choose.
+        """
         wanted = {position for start, end in self._windows for position in range(start, end)}
         found: dict[int, Tensor] = {}
         for T, spans in forwards:
-            logits, first = self._run(T, spans).logits, 0
-            for span in spans:
-                for offset in range(len(span.token_ids)):
-                    if span.slot == 0 and span.start + offset in wanted:
-                        found[span.start + offset] = logits[first + offset].clone()
-                first += len(span.token_ids)
+            positions = [
+                span.start + offset if span.slot == 0 else -1
+                for span in spans
+                for offset in range(len(span.token_ids))
+            ]
+            rows = [row for row, position in enumerate(positions) if position in wanted]
+            logits = self._run(T, spans, rows, most_choosing or self._most_choosing)
+            found.update((positions[row], one) for row, one in zip(rows, logits, strict=True))
         return torch.stack([found[position] for position in sorted(found)])
 
     def _even_chunks(self, T: int) -> Iterator[Forward]:

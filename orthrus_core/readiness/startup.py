@@ -14,9 +14,19 @@ from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.linear.backend import LinearBackend
 from orthrus_core.linear.choose import linear_backends
 from orthrus_core.models.model import OrthrusLM
-from orthrus_core.readiness.calibration import ForwardCosts, measure_alike, measure_forwards
+from orthrus_core.readiness.calibration import (
+    ForwardCosts,
+    measure_alike,
+    measure_forwards,
+    measure_head,
+)
 from orthrus_core.readiness.compilation import compile_forwards, should_compile
-from orthrus_core.readiness.ladder import candidate_budgets, choose_token_budget, seconds_per_row
+from orthrus_core.readiness.ladder import (
+    candidate_budgets,
+    choose_token_budget,
+    most_choosing,
+    seconds_per_row,
+)
 from orthrus_core.readiness.linear import MARGIN, by_speed, install
 from orthrus_core.readiness.selfcheck import Exactness, check_exactness
 
@@ -47,7 +57,7 @@ class Readiness:
 def get_ready(runner: ModelRunner, config: EngineConfig, *, head_block_size: int) -> Readiness:
     """Choose kernels, T where the config names none, check the ladder below it and measure its rungs.
 
-    The budgets do not depend on the mode, so that both modes may run the same.
+    The budgets to try do not depend on the mode, so that both modes may run the same.
 
     Args:
         runner: idle, not compiled yet; its page tables are empty, and empty again afterwards.
@@ -61,6 +71,7 @@ def get_ready(runner: ModelRunner, config: EngineConfig, *, head_block_size: int
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     budgets = config.budgets or _budgets_to_try(config, runner.device.type, head_block_size)
     device_type = runner.device.type
+    block_size = (config.block_size or head_block_size) if config.mode == "consensus" else 0
     backends = linear_backends(config.linear, dtype=runner.model.dtype, device_type=device_type)
     if not config.self_check:
         _install(runner, runner.model, backends[0], config)
@@ -68,24 +79,30 @@ def get_ready(runner: ModelRunner, config: EngineConfig, *, head_block_size: int
             return Readiness("unverified", Costs.unmeasured(budgets[0]), backends[0].name)
         outcome = _Outcome(backends[0], "unverified", budgets, measure_forwards(runner, budgets, "ar"))
     else:
-        outcome = _best_outcome(runner, config, backends, budgets)
+        outcome = _best_outcome(runner, config, backends, budgets, block_size=block_size)
     verify = draft = outcome.costs
+    R = most_choosing(outcome.budgets, max_sequences=config.max_sequences, block_size=block_size)
+    choosing = tuple(budget for budget in outcome.budgets if budget <= R)
     if config.mode == "consensus" and runner.device.type == "cpu":
-        draft = measure_alike(runner, verify, outcome.budgets, "diffusion")
+        draft = measure_alike(runner, verify, choosing, "diffusion")
     elif config.mode == "consensus":  # every rung's graph is captured on the way
-        draft = measure_forwards(runner, outcome.budgets, "diffusion")
+        draft = measure_forwards(runner, choosing, "diffusion")
+    head_s = measure_head(runner, choosing)
+    draft_s = [HOST_DRAFT_S + layers + head for layers, head in zip(draft.rung_s, head_s, strict=False)]
     logger.info(
         "engine ready exactness=%s linear=%s seconds=%.1f",
         *(outcome.exactness, outcome.backend.name, time.perf_counter() - started_at),
     )
     costs = Costs(
         outcome.budgets,
-        tuple(seconds + HOST_DRAFT_S for seconds in draft.rung_s),
+        (*draft_s, *draft_s[-1:] * (len(outcome.budgets) - len(choosing))),  # none is so large
         verify.rung_s,
         draft.cells,
         verify.cells,
         HOST_STEP_S,
         HOST_SEQUENCE_S,
+        head_s=head_s,
+        most_choosing=R,
     )
     return Readiness(outcome.exactness, costs, outcome.backend.name, outcome.digest)
 
@@ -113,13 +130,18 @@ class _Outcome:
 
 
 def _best_outcome(
-    runner: ModelRunner, config: EngineConfig, backends: Sequence[LinearBackend], budgets: tuple[int, ...]
+    runner: ModelRunner,
+    config: EngineConfig,
+    backends: Sequence[LinearBackend],
+    budgets: tuple[int, ...],
+    *,
+    block_size: int,
 ) -> _Outcome:
     """Try backends, the fastest first, until all budgets of one agree; leave the best installed."""
     model, outcomes = runner.model, []
     for backend in by_speed(runner, backends, budgets):
         _install(runner, model, backend, config)
-        outcomes.append(_try(runner, config, backend, budgets))
+        outcomes.append(_try(runner, config, backend, budgets, block_size=block_size))
         if outcomes[-1].exactness == "exact" and outcomes[-1].budgets == budgets:
             break
     best = min(outcomes, key=lambda outcome: outcome.rank(budgets, backends.index(outcome.backend)))
@@ -129,13 +151,19 @@ def _best_outcome(
 
 
 def _try(
-    runner: ModelRunner, config: EngineConfig, backend: LinearBackend, budgets: tuple[int, ...]
+    runner: ModelRunner,
+    config: EngineConfig,
+    backend: LinearBackend,
+    budgets: tuple[int, ...],
+    *,
+    block_size: int,
 ) -> _Outcome:
     logger.info("measuring forwards of budgets=%s linear=%s", budgets, backend.name)
     costs = measure_forwards(runner, budgets, "ar")
     logger.info("checking that budgets=%s agree bit for bit", budgets)
     seconds = dict(zip(budgets, costs.rung_s, strict=True))
-    check = check_exactness(runner, seconds, least=config.max_sequences)
+    R = most_choosing(budgets, max_sequences=config.max_sequences, block_size=block_size)
+    check = check_exactness(runner, seconds, least=config.max_sequences, most_choosing=R)
     rung_s = tuple(seconds[T] for T in check.budgets)
     return _Outcome(backend, check.exactness, check.budgets, replace(costs, rung_s=rung_s), check.digest)
 

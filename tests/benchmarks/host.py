@@ -21,7 +21,7 @@ from orthrus_core.attention.view import View
 from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.costs import Costs
 from orthrus_core.engine.runner import ModelRunner
-from orthrus_core.models.readout import Readout
+from orthrus_core.models.readout import Hidden, Readout
 from orthrus_core.readiness.startup import Readiness
 from tests.small_models import small_orthrus
 
@@ -35,11 +35,16 @@ WARM_UP, STEPS = 20, 200
 class StubRunner(ModelRunner):
     """Lays out as the real one does; every row of either view says the same token."""
 
-    def run(self, rows: TokenRows, view: View) -> Readout:
+    def forward(self, rows: TokenRows, view: View) -> Hidden:
         """Answer at once."""
         T = rows.packed.shape[1]
-        numbers = torch.zeros(T)
-        return Readout(torch.zeros(T, 1), torch.full((T,), TOKEN), numbers, numbers, numbers)
+        return Hidden(torch.zeros(T, 1), torch.zeros(T))
+
+    def read(self, rows: TokenRows, hidden: Hidden, view: View) -> Readout:
+        """Answer at once."""
+        R = len(rows.chosen(hidden.states))
+        numbers = torch.zeros(R)
+        return Readout(torch.zeros(R, 1), torch.full((R,), TOKEN), numbers, numbers, numbers)
 
 
 def new_engine(num_sequences: int, *, mode: str) -> Engine:

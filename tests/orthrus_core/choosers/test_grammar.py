@@ -168,7 +168,7 @@ def anchor_masks_only(chooser, step, draft_ids, device):
     masks = row_masks(chooser, step, draft_ids, device)
     if masks is None:
         return None
-    keep = torch.isin(masks.rows, torch.from_numpy(step.anchor_rows))
+    keep = torch.isin(masks.rows, torch.from_numpy(step.choices))
     return RowMasks(masks.rows[keep], masks.bits[keep])
 
 

@@ -10,7 +10,7 @@ from orthrus_core.attention.rows import TokenRows
 from orthrus_core.choosers.filters import Filters, filter_logits
 from orthrus_core.choosers.noise import gumbel_noise
 from orthrus_core.choosers.rejection import Distributions, NoiseKeys, emitted_ids, judge, resample, stands
-from orthrus_core.models.readout import Readout, read_out
+from orthrus_core.models.readout import Hidden, Readout, read_out
 from tests.small_models import small_orthrus
 
 V = 5
@@ -80,10 +80,16 @@ class ToyLanguage:
     def __getattr__(self, name: str):
         return getattr(self._runner, name)
 
+    def forward(self, rows: TokenRows, view: str) -> Hidden:
+        ar, draft = self.ar_logits[rows.token_ids], self.draft_logits[rows.positions % 8]
+        states = ar if view == "ar" else draft
+        return Hidden(states, states.sum(-1))
+
+    def read(self, rows: TokenRows, hidden: Hidden, view: str) -> Readout:
+        return read_out(rows.chosen(hidden.states))
+
     def run(self, rows: TokenRows, view: str) -> Readout:
-        if view == "ar":
-            return read_out(self.ar_logits[rows.token_ids])
-        return read_out(self.draft_logits[rows.positions % 8])
+        return self.read(rows, self.forward(rows, view), view)
 
 
 @pytest.fixture(scope="module")

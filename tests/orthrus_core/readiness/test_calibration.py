@@ -79,7 +79,7 @@ def test_the_least_of_the_repeats_counts(monkeypatch):
     clock = iter([0.0, 0.03, 1.0, 1.01, 2.0, 2.02, 3.0, 3.05])
     monkeypatch.setattr(calibration.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(calibration, "_run", lambda *_: None)
-    assert round(calibration._measure(None, [], 8, "ar"), 6) == 0.01
+    assert round(calibration._measure(SimpleNamespace(device=None), [], 8, "ar"), 6) == 0.01
 
 
 def test_one_rung_is_measured_once(monkeypatch):

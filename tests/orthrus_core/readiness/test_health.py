@@ -79,7 +79,7 @@ def test_a_head_that_does_not_fit_raises_the_alarm_in_the_report():
 
 
 class BreakingRunner:
-    """Runs the real model and puts a number in place of chosen rows' logits.
+    """Runs the real model and puts a number in place of chosen rows' logits, and of their hidden states.
 
     Args:
         is_broken: of slot, position and view.
@@ -101,11 +101,31 @@ class BreakingRunner:
         return rows
 
     def run(self, rows, view):
-        logits = self._runner.run(rows, view).logits.clone()
-        for row, slot in enumerate(self._slots):
-            if self._is_broken(slot, int(rows.positions[row]), view):
-                logits[row, slice(None) if self._column is None else self._column] = self._value
+        return self.read(rows, self.forward(rows, view), view)
+
+    def forward(self, rows, view):
+        hidden = self._runner.forward(rows, view)
+        sums = hidden.sums.clone()
+        sums[self._broken_rows(rows, view)] = self._value
+        return hidden._replace(sums=sums)
+
+    def read(self, rows, hidden, view):
+        logits = self._runner.read(rows, hidden, view).logits.clone()
+        broken = self._broken_rows(rows, view)
+        chosen = torch.arange(len(logits)) if rows.choosing is None else rows.choosing
+        columns = slice(None) if self._column is None else self._column
+        logits[torch.isin(chosen, broken).nonzero()[:, 0], columns] = self._value
         return read_out(logits)
+
+    def _broken_rows(self, rows, view):
+        return torch.tensor(
+            [
+                row
+                for row, slot in enumerate(self._slots)
+                if self._is_broken(slot, int(rows.positions[row]), view)
+            ],
+            dtype=torch.int64,
+        )
 
 
 def breaking_engine(is_broken, *, consensus="coupled", mode="consensus", sequences=2, **options) -> Engine:

@@ -2,7 +2,12 @@ import pytest
 from pydantic import ValidationError
 
 from orthrus_core import Engine, EngineConfig
-from orthrus_core.readiness.ladder import candidate_budgets, choose_token_budget, seconds_per_row
+from orthrus_core.readiness.ladder import (
+    candidate_budgets,
+    choose_token_budget,
+    most_choosing,
+    seconds_per_row,
+)
 from tests.small_models import small_orthrus
 
 
@@ -13,14 +18,29 @@ from tests.small_models import small_orthrus
         (8, 8, "cpu", 112),  # 72 and 36
         (64, 8, "cpu", 512),  # 576 and 288, more than rows from which costs are in proportion
         (600, 8, "cpu", 608),  # every sequence needs its anchor's row
-        (64, 32, "cuda", 1024),
-        (4, 32, "cuda", 208),  # 132 and 66
+        (4, 32, "cuda", 4096),  # for prompts
+        (5000, 32, "cuda", 5008),
     ],
 )
 def test_every_sequence_may_draft_its_block(max_sequences, block_size, device_type, token_budget):
     assert token_budget == choose_token_budget(
         max_sequences=max_sequences, block_size=block_size, device_type=device_type
     )
+
+
+@pytest.mark.parametrize(
+    ("max_sequences", "block_size", "rows"),
+    [
+        (4, 8, 64),  # 36
+        (32, 0, 32),  # plain AR: an anchor each
+        (200, 8, 1024),  # 1,800, more than there is memory for
+        (2000, 8, 4096),  # every sequence needs its anchor's row
+        (9000, 0, 4096),
+    ],
+)
+def test_rows_that_choose_have_a_rung_of_their_own(max_sequences, block_size, rows):
+    budgets = (16, 32, 64, 128, 256, 512, 1024, 4096)
+    assert rows == most_choosing(budgets, max_sequences=max_sequences, block_size=block_size)
 
 
 def test_a_cpu_has_four_rungs_per_doubling():

@@ -37,14 +37,14 @@ def slow_down(monkeypatch, *, native: float) -> None:
 
 def plant(monkeypatch, *, wrong: int, on_native: bool) -> None:
     """Make one kind of layers give other last bits in forwards of one budget."""
-    run = runner.ModelRunner.run
+    read = runner.ModelRunner.read
 
-    def tampered(self, rows, view):
-        readout = run(self, rows, view)
+    def tampered(self, rows, hidden, view):
+        readout = read(self, rows, hidden, view)
         differs = is_native(self) is on_native and len(rows.token_ids) == wrong
         return readout._replace(logits=readout.logits * (1 + 1e-6 * differs))
 
-    monkeypatch.setattr(runner.ModelRunner, "run", tampered)
+    monkeypatch.setattr(runner.ModelRunner, "read", tampered)
 
 
 def report(**changes) -> dict:

@@ -58,14 +58,14 @@ def test_bits_that_depend_on_the_neighbours_are_caught(monkeypatch, caplog):
 
 def plant(monkeypatch, *, rungs: set[int]) -> None:
     """Make forwards of these budgets differ in their last bits."""
-    run = runner.ModelRunner.run
+    read = runner.ModelRunner.read
 
-    def tampered(self, rows, view):
-        readout = run(self, rows, view)
+    def tampered(self, rows, hidden, view):
+        readout = read(self, rows, hidden, view)
         factor = 1 + 1e-6 * (len(rows.token_ids) in rungs)
         return readout._replace(logits=readout.logits * factor)
 
-    monkeypatch.setattr(runner.ModelRunner, "run", tampered)
+    monkeypatch.setattr(runner.ModelRunner, "read", tampered)
 
 
 def test_all_rungs_agree_here():
@@ -114,15 +114,15 @@ def test_compiled_forwards_are_exact(dtype):
 
 
 def test_a_rung_whose_last_rows_differ_is_left_out(monkeypatch):
-    run = runner.ModelRunner.run
+    read = runner.ModelRunner.read
 
-    def tampered(self, rows, view):
-        readout = run(self, rows, view)
+    def tampered(self, rows, hidden, view):
+        readout = read(self, rows, hidden, view)
         T = len(rows.token_ids)
         factor = 1 + 1e-6 * ((torch.arange(T) >= 20) & (T == 24))
-        return readout._replace(logits=readout.logits * factor[:, None])
+        return readout._replace(logits=readout.logits * rows.chosen(factor)[:, None])
 
-    monkeypatch.setattr(runner.ModelRunner, "run", tampered)
+    monkeypatch.setattr(runner.ModelRunner, "read", tampered)
     assert Engine(small_orthrus(), CONFIG).report()["budgets"] == [8, 10, 12, 14, 16, 20, 28, 32]
 
 

@@ -28,9 +28,9 @@ def buffers(model, config, device_type="cpu") -> int:
     return plan_memory(model, config, device_type=device_type).buffers
 
 
-def left_for(model, pages: int) -> int:
-    """Bytes that leave room for so many pages on a CPU, beside the buffers of one sequence."""
-    return buffers(model, fitted(model, 2**40, max_sequences=1)) + 2 * pages * PAGE
+def left_for(model, pages: int, *, max_sequences: int = 1) -> int:
+    """Bytes that leave room for so many pages on a CPU, beside the buffers of so many sequences."""
+    return buffers(model, fitted(model, 2**40, max_sequences=max_sequences)) + 2 * pages * PAGE
 
 
 def test_a_page_has_the_bytes_that_the_cache_gives_it(model):
@@ -96,10 +96,18 @@ def test_a_budget_that_is_given_bounds_sequences(model):
 
 
 def test_splits_of_a_long_context_take_memory_on_cuda_only(model):
-    config = fitted(model, 2**40, max_sequences=1, max_context=4096)
+    config = fitted(model, 2**40, max_sequences=1, max_context=4096, token_budget=64)
     on_cuda = plan_memory(model, config, device_type="cuda")
     assert on_cuda.partials == 64 * 4 * 16 * (16 + 1) * 4  # T, H, splits of 256 cells, Dh and a sum, FP32
     assert plan_memory(model, config, device_type="cpu").partials == 0
+
+
+def test_logits_are_planned_for_the_rows_that_may_choose(model):
+    of_one = {"max_sequences": 1, "max_context": 64, "token_budget": 64, "block_size": 8}
+    plan = plan_memory(model, fitted(model, 2**40, **of_one), device_type="cpu")
+    assert plan.logits == 10 * 97 * (2 * 4 + 8)  # the rung that holds 9 rows, V, FP32 of two views and copies
+    plain = plan_memory(model, fitted(model, 2**40, mode="autoregressive", **of_one), device_type="cpu")
+    assert plain.logits == 8 * 97 * (4 + 8)
 
 
 def test_a_plan_from_the_config_alone_is_that_of_the_model_and_of_its_cache(model):
@@ -123,7 +131,7 @@ def test_text_does_not_depend_on_the_memory(model, monkeypatch):
     prompts, params = [[5, 6, 7], [8, 9], [11, 12, 13, 14]] * 3, SamplingParams(max_new_tokens=24)
     texts = []
     for pages in (4, 4000):
-        left = left_for(model, pages)
+        left = left_for(model, pages, max_sequences=4)
         monkeypatch.setattr(
             engine_module, "device_memory", lambda device, left=left: DeviceMemory(left, left)
         )
