@@ -18,7 +18,7 @@ class CellCosts(NamedTuple):
 
 @dataclass(frozen=True)
 class Costs:
-    """What a forward costs: a matter of its view, its budget, the cells that rows read, and those that choose.
+    """What a forward costs: a matter of its view, its budget, the cells read, and the rows that choose.
 
     Attributes:
         budgets: the ladder, token rows, ascending.
