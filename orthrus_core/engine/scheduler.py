@@ -236,12 +236,12 @@ class Scheduler:
 
     def _fit_pages(self, decoding: list[Sequence], num_drafts: list[int]) -> list[int]:
         """Take pages for the drafts; return how many drafts of each sequence they hold."""
-        fitting = []
-        for sequence, count in zip(decoding, num_drafts, strict=True):
-            if count:
-                length = len(sequence.token_ids)
-                count = min(count, self._tables.grow(sequence.slot, length + count) - length)
-            fitting.append(count)
+        fitting = list(num_drafts)
+        num_held, page_size = self._tables.num_held, self._config.page_size
+        for line, (sequence, count) in enumerate(zip(decoding, num_drafts, strict=True)):
+            length = len(sequence.token_ids)
+            if count and length + count > num_held[sequence.slot] * page_size:
+                fitting[line] = min(count, self._tables.grow(sequence.slot, length + count) - length)
         return fitting
 
 

@@ -118,8 +118,9 @@ class Sequence:
         count = len(token_ids)
         self.token_ids += token_ids
         self.num_committed += count
-        self.logit_gaps.extend(logit_gaps[:count])
-        self.logprobs.extend(logprobs[:count])
+        is_cut = count < len(logprobs)
+        self.logit_gaps.extend(logit_gaps[:count] if is_cut else logit_gaps)
+        self.logprobs.extend(logprobs[:count] if is_cut else logprobs)
 
     def complete(self, reason: FinishReason, error: str | None = None) -> Completion:
         """Close the counters and return the completion."""

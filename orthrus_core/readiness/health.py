@@ -4,6 +4,8 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 
+import numpy as np
+
 from orthrus_core.engine.layout import StepLayout
 from orthrus_core.engine.scheduler import Scheduler
 from orthrus_core.engine.step import Verdict
@@ -39,10 +41,10 @@ class DraftAlarm:
 
     def saw(self, step: StepLayout, verdicts: Sequence[Verdict]) -> None:
         """See `Observer`."""
-        accepted = [
-            one.num_accepted for one, work in zip(verdicts, step.works, strict=True) if work.num_drafts
-        ]
-        self.count(len(accepted), sum(accepted))
+        if not step.draft_budget:
+            return
+        num_tokens = np.array([len(verdict.token_ids) for verdict in verdicts])[step.num_drafts > 0]
+        self.count(len(num_tokens), int((num_tokens - 1).clip(0).sum()))
 
     def count(self, num_sequences: int, num_accepted: int) -> None:
         """Add one engine step.

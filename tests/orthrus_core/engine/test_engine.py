@@ -264,9 +264,9 @@ def test_adaptive_blocks_on_a_ladder_of_budgets_keep_the_bits_of_one_budget(dtyp
     budgets = set()
     lay_out = engine.runner.lay_out
 
-    def counted(spans, view, *, token_budget):
+    def counted(spans, view, *, token_budget, **options):
         budgets.add(token_budget)
-        return lay_out(spans, view, token_budget=token_budget)
+        return lay_out(spans, view, token_budget=token_budget, **options)
 
     monkeypatch.setattr(engine.runner, "lay_out", counted)
     assert_same_bits(run_with_arrivals(engine, prompts, params, source), references)
