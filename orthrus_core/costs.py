@@ -68,6 +68,13 @@ class Costs:
         most = self.most_choosing or self.budgets[-1]
         return tuple(budget for budget in self.budgets if budget <= most)
 
+    @property
+    def whole_verify_s(self) -> tuple[float, ...]:
+        """Seconds of a verify forward at each budget that reads out all rows that may choose."""
+        most = self.choosing_budgets[-1]
+        pairs = zip(self.budgets, self.verify_s, strict=True)
+        return tuple(seconds + self.reading_s(min(budget, most)) for budget, seconds in pairs)
+
     def reading_s(self, num_rows: int) -> float:
         """Return the seconds of reading out this many rows of a verify forward."""
         return self.head_s[self.budgets.index(self.choice_budget(num_rows))] if self.head_s else 0.0

@@ -80,7 +80,7 @@ class FixedBlocks:
         caps, num_waiting = demand.caps, demand.num_waiting
         S, T = len(caps), self._costs.budgets[-1]
         most = max(1, min(T - S, T // 2)) if caps.any() else T - S
-        most_drafts = self._costs.choosing_budgets[-1] - S - demand.num_prompts
+        most_drafts = max(0, self._costs.choosing_budgets[-1] - S - demand.num_prompts)
         num_drafts = share_evenly(caps, min(T - S - min(num_waiting, most), most_drafts))
         num_rows = S + int(num_drafts.sum())
         budget = self._costs.verify_budget(num_rows + min(num_waiting, most))

@@ -17,8 +17,8 @@ class EngineConfig(BaseModel):
     token_budget: int | None = Field(
         None,
         ge=4,
-        description="T, most token rows of a forward pass; None: room for every sequence's block, up to 512 "
-        "rows on a CPU and 1024 elsewhere",
+        description="T, most token rows of a forward pass; None: on a CPU room for every sequence's block, "
+        "up to 512 rows, elsewhere 4096, most of them for prompts",
     )
     budgets: tuple[int, ...] | None = Field(
         None,

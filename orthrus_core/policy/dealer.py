@@ -125,7 +125,7 @@ class Dealer:
 
     def _most_drafts(self, demand: Demand) -> int:
         """Return how many rows may choose beside the anchors, those of prompts that end among them."""
-        return len(self._reading_s) - 1 - len(demand.caps) - demand.num_prompts
+        return max(0, len(self._reading_s) - 1 - len(demand.caps) - demand.num_prompts)
 
     def _drafts_s(self, drafts: _Candidates, num_anchors: int) -> np.ndarray:
         """Return (N + 1,) seconds that the first 0 to N drafts add to a step."""

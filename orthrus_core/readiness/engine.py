@@ -138,7 +138,7 @@ class Engine(EngineCore):
             "token_budget": self.costs.budgets[-1],
             "budgets": list(self.costs.budgets),
             "draft_s": list(self.costs.draft_s),
-            "verify_s": list(self.costs.verify_s),
+            "verify_s": list(self.costs.whole_verify_s),
             "draft_cells_s": list(self.costs.draft_cells),
             "verify_cells_s": list(self.costs.verify_cells),
             "compiled": runner.is_compiled,

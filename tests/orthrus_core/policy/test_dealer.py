@@ -2,12 +2,13 @@
 
 import itertools
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from orthrus_core.costs import CellCosts, Costs
-from orthrus_core.engine.blocks import Demand
+from orthrus_core.engine.blocks import Demand, FixedBlocks
 from orthrus_core.policy.dealer import Dealer, Prospects
 from tests.benchmarks.simulator import cells_s
 
@@ -83,6 +84,21 @@ def test_prompts_alone_take_the_rung_with_the_most_rows_per_second():
     costs = Costs((4, 8), draft_s=(1.0, 1.0), verify_s=(1.0, 1.9))
     assert counts(costs, demand([], num_waiting=100)) == ([], 8)
     assert counts(costs, demand([], num_waiting=5)) == ([], 4)
+
+
+def test_rows_that_are_read_out_are_paid_for():
+    # a draft more than the small head holds: (1 + 2.7) / (1 + 0.4 + head) against 1 / (1 + head)
+    costs = Costs((2, 8), draft_s=(0.4, 0.4), verify_s=(1.0, 1.0), head_s=(0.1, 5.0))
+    sure = demand([[0.9, 0.9, 0.9]])
+    assert counts(costs, sure) == ([1], 0)
+    assert counts(replace(costs, head_s=(0.1, 0.1)), sure) == ([3], 0)
+
+
+def test_budgets_beyond_the_rows_that_may_choose_are_for_prompts_alone():
+    costs = Costs((4, 64), draft_s=(0.1, 0.1), verify_s=(1.0, 2.0), most_choosing=4)
+    assert counts(costs, demand([[0.9] * 8] * 2, num_waiting=10)) == ([1, 1], 10)
+    assert FixedBlocks(costs).deal(demand([[0.9] * 8] * 2).demand).num_drafts.tolist() == [1, 1]
+    assert costs.choice_budget(3) == 4
 
 
 def test_a_sequence_that_drafts_pays_for_its_place_in_the_draft_forward():
