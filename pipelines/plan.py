@@ -264,10 +264,11 @@ def card_speed(card: Card, job: Job, sample: Sample, section: PlanSection) -> Sp
     sizes = choose_sizes(job.config, job.checkpoint, "cuda", memory, prompt_tokens=prompt)
     engine, T = sizes.decode, sizes.rows
     try:
-        config = load_config(job.checkpoint.path, needs_head=engine.mode == "consensus")
+        config = load_config(job.checkpoint.path, needs_head=engine.needs_head)
         shape = ModelShape.from_config(config, dtype_bytes=sizes.dtype.itemsize)
-        most = engine.block_size or config.block_size
-        curve = AcceptanceCurve.from_tokens_per_step(section.acceptance_length, most)
+        most = (engine.block_size or config.block_size) if engine.uses_head(config) else 0
+        length_of_step = section.acceptance_length if most else 1.0
+        curve = AcceptanceCurve.from_tokens_per_step(length_of_step, most)
     except ConfigError as error:
         raise ConfigError(f"plan.card: {error}; give plan.earlier_run, or no card for a trial") from None
     except ValueError as error:
@@ -280,7 +281,7 @@ def card_speed(card: Card, job: Job, sample: Sample, section: PlanSection) -> Sp
         step_s += forward_s(card, shape, rows=S * drafts, **sizes) if drafts else 0.0
         return step_s / S / curve.tokens_per_step(drafts)
 
-    best = min(range(most + 1 if engine.mode == "consensus" else 1), key=token_s)
+    best = min(range(most + 1), key=token_s)
     prefill_s = prompt / T * forward_s(card, shape, rows=T, sequences=1, context=round(prompt / 2))
     how = f"{curve.tokens_per_step(best):.1f} tokens per step by {best} drafts" if best else "plain AR"
     numbers = f"{card.bytes_per_s / 1e12:g} TB/s and {card.flops_per_s / 1e12:g} TFLOP/s"

@@ -21,6 +21,8 @@ class ChangedDrafts:
         draft_ids = DiffusionDrafts().propose(runner, step, chooser)
         changed: list[int] = []
         for line, work in enumerate(step.works):
+            if not work.num_draft_rows:
+                continue
             changed += self._change(work, step.drafts_of(line, draft_ids))
         return torch.tensor(changed, device=draft_ids.device)
 

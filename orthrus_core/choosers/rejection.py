@@ -2,17 +2,18 @@
 
 At the first draft that falls a token is drawn from the normalised positive part of p - q instead; after all
 drafts the AR view's own draw follows. p and q are the tempered, filtered distributions of the AR and of the
-diffusion view. The emitted tokens are distributed as those of AR decoding; which ones they are depends on
-where blocks began.
+diffusion view; a draft that was looked up is certain in q. The emitted tokens are distributed as those of AR
+decoding; which ones they are depends on where blocks began.
 """
 
 import itertools
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from orthrus_core.choosers.choice import logprobs_of
 from orthrus_core.choosers.coupled import Coupled
@@ -47,48 +48,110 @@ class Rejection:
     ) -> Choices:
         """See `Chooser`."""
         own = self._inner.choose(step, readout, positions, draft_ids)
-        if self._q is None or draft_ids is None:
-            return own
-        assert self._inner.scores is not None
-        p = Distributions.of(self._inner.scores, self._first_scores(step), self._width + 1)
-        ids = self._judged(step, own.ids, draft_ids, p, self._q)
-        return Choices(ids, logprobs_of(readout, ids))
+        ids = own.ids
+        if self._q is not None and draft_ids is not None:
+            drafts = _drafts_of(self._blocks, draft_ids)
+            ids = self._judged(step, ids, self._blocks, drafts, self._q)
+        if looked_up := _looked_up(step):
+            known = [step.drafts_of(rows.line, None) for rows in looked_up]
+            drafts = pad_sequence([torch.tensor(one) for one in known], batch_first=True).to(ids.device)
+            ids = self._judged(step, ids, looked_up, drafts, Certain(drafts, readout.logits.shape[1]))
+        return own if ids is own.ids else Choices(ids, logprobs_of(readout, ids))
 
     @property
     def _width(self) -> int:
         """K, drafts of the longest block."""
         return max(rows.count for rows in self._blocks)
 
-    def _first_scores(self, step: StepLayout) -> list[int]:
-        """Return the place of each block's anchor among the sampling rows of the verify forward."""
-        places, count = {}, 0
-        for rows in step.verifying():
-            if rows.sequence.params.temperature:
-                places[rows.line] = count
-                count += rows.count
-        return [places[rows.line] for rows in self._blocks]
-
     def _judged(
-        self, step: StepLayout, choice_ids: Tensor, draft_ids: Tensor, p: "Distributions", q: "Distributions"
+        self,
+        step: StepLayout,
+        choice_ids: Tensor,
+        blocks: SequenceOf[ChoosingRows],
+        drafts: Tensor,
+        q: "Proposals",
     ) -> Tensor:
-        """Return `choice_ids` (R,) as the rule has them behind the blocks' anchors.
+        """Return `choice_ids` (R,) as the rule has them behind the anchors of L blocks.
 
         What stands there are the drafts that were accepted and then another token than the next draft.
+
+        Args:
+            drafts: (L, K) int64; whatever behind a block's last one.
+            q: what they were drawn from.
         """
-        device = choice_ids.device
-        counts = torch.tensor([rows.count for rows in self._blocks])
-        slots = torch.arange(self._width + 1)
-        drafts = torch.tensor([rows.first for rows in self._blocks])[:, None] + slots[:-1]
-        drafts = draft_ids[drafts.clamp_(max=len(draft_ids) - 1).to(device)]
-        rows = torch.from_numpy(step.choices[[rows.line for rows in self._blocks]])[:, None] + slots
+        assert self._inner.scores is not None
+        device, K = choice_ids.device, drafts.shape[1]
+        p = Distributions.of(self._inner.scores, _first_scores(step, blocks), K + 1)
+        counts, slots = torch.tensor([rows.count for rows in blocks]), torch.arange(K + 1)
+        rows = torch.from_numpy(step.choices[[rows.line for rows in blocks]])[:, None] + slots
         line, slot = torch.nonzero(slots <= counts[:, None], as_tuple=True)
         # rows past a block's last draft are another sequence's: read here for their shape, never written
         own = choice_ids[rows.clamp(max=len(choice_ids) - 1).to(device)]
         targets, num_drafts = rows[line, slot].to(device), counts.to(device)
-        keys = NoiseKeys.of([rows.sequence for rows in self._blocks], device)
+        keys = NoiseKeys.of([rows.sequence for rows in blocks], device)
         num_accepted, replacements = judge(drafts, num_drafts, p, q, keys)
         ids = emitted_ids(own, drafts, num_drafts, num_accepted, replacements)
         return choice_ids.index_copy(0, targets, ids[line.to(device), slot.to(device)])
+
+
+def _drafts_of(blocks: SequenceOf[ChoosingRows], draft_ids: Tensor) -> Tensor:
+    """Return the drafts (L, K) of blocks from those of all (D,)."""
+    width = max(rows.count for rows in blocks)
+    places = torch.tensor([rows.first for rows in blocks])[:, None] + torch.arange(width)
+    return draft_ids[places.clamp_(max=len(draft_ids) - 1).to(draft_ids.device)]
+
+
+def _looked_up(step: StepLayout) -> list[ChoosingRows]:
+    """Return the sampling works whose drafts were looked up, with the rows of their anchors."""
+    return [
+        ChoosingRows(rows.line, rows.sequence, rows.first, rows.count - 1)
+        for rows in step.verifying()
+        if rows.count > 1 and rows.sequence.params.temperature and step.works[rows.line].draft_ids is not None
+    ]
+
+
+def _first_scores(step: StepLayout, blocks: SequenceOf[ChoosingRows]) -> list[int]:
+    """Return the place of each block's anchor among the sampling rows of the verify forward."""
+    places, count = {}, 0
+    for rows in step.verifying():
+        if rows.sequence.params.temperature:
+            places[rows.line] = count
+            count += rows.count
+    return [places[rows.line] for rows in blocks]
+
+
+class Proposals(Protocol):
+    """What the drafts of L blocks were drawn from."""
+
+    def of_tokens(self, ids: Tensor) -> Tensor:
+        """Return the probability (L, K) of each of ids (L, K) in its slot."""
+        ...
+
+    def in_slots(self, slots: Tensor) -> Tensor:
+        """Return the distribution (L, V) in one slot (L,) of each block."""
+        ...
+
+
+@dataclass(frozen=True)
+class Certain:
+    """Proposals that nothing was drawn for: each draft has all of the probability.
+
+    Attributes:
+        drafts: (L, K) int64.
+        vocab_size: V.
+    """
+
+    drafts: Tensor
+    vocab_size: int
+
+    def of_tokens(self, ids: Tensor) -> Tensor:
+        """See `Proposals`; ids are the drafts."""
+        return torch.ones(ids.shape, device=ids.device)
+
+    def in_slots(self, slots: Tensor) -> Tensor:
+        """See `Proposals`."""
+        certain = self.drafts.gather(1, slots[:, None])
+        return torch.zeros(len(slots), self.vocab_size, device=slots.device).scatter_(1, certain, 1.0)
 
 
 @dataclass(frozen=True)
@@ -159,7 +222,7 @@ def resample(p: Tensor, q: Tensor, noise: Tensor) -> Tensor:
 
 
 def judge(
-    draft_ids: Tensor, num_drafts: Tensor, p: Distributions, q: Distributions, keys: NoiseKeys
+    draft_ids: Tensor, num_drafts: Tensor, p: Distributions, q: Proposals, keys: NoiseKeys
 ) -> tuple[Tensor, Tensor]:
     """Apply the rule to L blocks.
 
@@ -167,7 +230,7 @@ def judge(
         draft_ids: (L, K) int64, drawn from q; entries from `num_drafts` on are ignored.
         num_drafts: (L,) int64, each in [1, K].
         p: of the AR view, slot i for the token after the anchor and i drafts.
-        q: of the diffusion view, slot i behind draft i.
+        q: that the drafts were drawn from, slot i behind draft i.
         keys: of the blocks.
     Returns:
         `num_accepted` (L,) int64, and the token (L,) int64 in place of the first draft that fell; it means

@@ -1,11 +1,51 @@
 """How many drafts and prompt rows a step gets: the seam for policies, and whole blocks for everybody."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
 from orthrus_core.costs import Costs
+from orthrus_core.engine.sequence import Sequence
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Drafts that are there already and cost no draft forward, for S sequences.
+
+    Attributes:
+        token_ids: (S, L) int64.
+        counts: (S,) int64, how many of them each sequence may take.
+        survival: (S, L) probability that each draft and all before it are accepted; falls along L.
+        seconds: that it took to find them.
+    """
+
+    token_ids: np.ndarray
+    counts: np.ndarray
+    survival: np.ndarray
+    seconds: float = 0.0
+
+    def cut_to(self, most: np.ndarray) -> "Offer":
+        """Return it with at most so many (S,) drafts each."""
+        return replace(self, counts=np.minimum(self.counts, most))
+
+
+class Lookup(Protocol):
+    """Finds drafts in text that is there already."""
+
+    def offer(self, sequences: SequenceOf[Sequence]) -> Offer:
+        """Return drafts for decoding sequences."""
+        ...
+
+    def leave(self, sequence: Sequence) -> None:
+        """A sequence gives up its slot."""
+        ...
+
+    def forget_texts(self) -> None:
+        """Offer nothing from texts of before."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -14,12 +54,13 @@ class Demand:
 
     Attributes:
         slots: (S,) int64, where the decoding sequences are.
-        caps: (S,) int64, most drafts of each.
+        caps: (S,) int64, most drafts of each that the diffusion view may make.
         contexts: (S,) int64, cells that each reads before its rows of this step.
         num_waiting: rows that prompts could use.
         waiting_context: cells before such a row, on average.
         num_prompts: prompts that these rows are of.
         remaining: (S,) int64 tokens that each may still emit, when no sequence waits for a slot; else None.
+        look_up: finds drafts that cost no draft forward, and takes time; None: there is nothing to ask.
     """
 
     slots: np.ndarray
@@ -29,6 +70,7 @@ class Demand:
     waiting_context: float = 0.0
     num_prompts: int = 0
     remaining: np.ndarray | None = None
+    look_up: Callable[[], Offer] | None = None
 
 
 @dataclass(frozen=True)
@@ -38,10 +80,20 @@ class Deal:
     Attributes:
         num_drafts: (S,) int64, drafts of each decoding sequence.
         num_prefill: rows for prompts, the rows of their anchors among them.
+        offer: where looked up drafts come from; None: there are none.
+        is_lookup: (S,) bool, whose drafts are the offer's; None: nobody's.
     """
 
     num_drafts: np.ndarray
     num_prefill: int
+    offer: Offer | None = None
+    is_lookup: np.ndarray | None = None
+
+    def looked_up(self, line: int, count: int) -> list[int] | None:
+        """Return the first drafts of a sequence if they are looked up, else None."""
+        if self.offer is None or self.is_lookup is None or not self.is_lookup[line]:
+            return None
+        return self.offer.token_ids[line, :count].tolist()
 
 
 class BlockPolicy(Protocol):
@@ -70,6 +122,7 @@ class FixedBlocks:
     """Gives everybody a whole block, or an even share where the largest budget cannot hold that.
 
     Prompts get half of the largest budget at most while others draft, and the rows that a rung has to spare.
+    Where nobody can have a block, what is looked up takes its place.
     """
 
     def __init__(self, costs: Costs):
@@ -77,14 +130,18 @@ class FixedBlocks:
 
     def deal(self, demand: Demand) -> Deal:
         """As in `BlockPolicy`."""
-        caps, num_waiting = demand.caps, demand.num_waiting
+        caps, num_waiting, offer = demand.caps, demand.num_waiting, None
+        if not caps.any() and len(caps) and demand.look_up is not None:
+            offer = demand.look_up()
+            caps = offer.counts
         S, T = len(caps), self._costs.budgets[-1]
         most = max(1, min(T - S, T // 2)) if caps.any() else T - S
         most_drafts = max(0, self._costs.choosing_budgets[-1] - S - demand.num_prompts)
         num_drafts = share_evenly(caps, min(T - S - min(num_waiting, most), most_drafts))
         num_rows = S + int(num_drafts.sum())
         budget = self._costs.verify_budget(num_rows + min(num_waiting, most))
-        return Deal(num_drafts, min(num_waiting, budget - num_rows))
+        num_prefill = min(num_waiting, budget - num_rows)
+        return Deal(num_drafts, num_prefill, offer, None if offer is None else num_drafts > 0)
 
     def observe(self, slots: np.ndarray, num_drafts: np.ndarray, num_accepted: np.ndarray) -> None:
         """Nothing depends on the outcomes."""

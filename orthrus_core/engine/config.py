@@ -1,8 +1,10 @@
 """What the engine is told once, at its start."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+MOST_LOOKED_UP = 16  # drafts of a sequence and step
 
 
 class EngineConfig(BaseModel):
@@ -12,7 +14,8 @@ class EngineConfig(BaseModel):
 
     mode: Literal["consensus", "autoregressive"] = Field(
         "consensus",
-        description="consensus: draft and verify; autoregressive: one token per sequence and step",
+        description="consensus: draft and verify, by lookup alone where the model has no diffusion head; "
+        "autoregressive: one token per sequence and step",
     )
     token_budget: int | None = Field(
         None,
@@ -26,12 +29,22 @@ class EngineConfig(BaseModel):
         "rungs whose rows agree bit for bit at start-up. A resumed run takes those of its manifest",
     )
     block_size: int | None = Field(
-        None, ge=1, description="K, most tokens drafted per sequence and step; None: the head's own"
+        None,
+        ge=1,
+        description="K, most tokens drafted per sequence and step; None: the head's own, and 16 by lookup",
+    )
+    lookup_tokens: int = Field(
+        1_000_000,
+        ge=0,
+        lt=2**31,
+        description="most tokens of prompts and completions that drafts are looked up in, the oldest out; 80 "
+        "bytes of host memory each. 0: no lookup",
     )
     block_policy: Literal["adaptive", "fixed"] = Field(
         "adaptive",
         description="adaptive: draft where it pays, by estimated acceptance and measured costs; "
-        "fixed: block_size drafts for everybody, fewer only where the token budget ends",
+        "fixed: block_size drafts for everybody, fewer only where the token budget ends; lookup only where "
+        "the model has no head",
     )
     max_sequences: int = Field(0, ge=0, description="sequences in flight; auto (0): what memory is good for")
     max_context: int = Field(
@@ -98,6 +111,27 @@ class EngineConfig(BaseModel):
                 f"max_context {self.max_context}, got {self.num_pages}"
             )
         return self
+
+    @property
+    def needs_head(self) -> bool:
+        """Whether drafts can come from a diffusion head only."""
+        return self.mode == "consensus" and not self.lookup_tokens
+
+    def uses_head(self, shape: Any) -> bool:
+        """Whether the diffusion view of a model drafts; `shape` is the model's config."""
+        return self.mode == "consensus" and shape.has_head
+
+    def most_looked_up(self, shape: Any) -> int:
+        """Return how many drafts may be looked up for a sequence and step, 0 for no lookup."""
+        is_taken = self.block_policy == "adaptive" or not shape.has_head
+        if self.mode == "autoregressive" or not self.lookup_tokens or not is_taken:
+            return 0
+        return min(self.block_size or MOST_LOOKED_UP, MOST_LOOKED_UP)
+
+    def most_drafts(self, shape: Any) -> int:
+        """Return how many drafts a step may verify for a sequence, wherever they come from."""
+        block = (self.block_size or shape.block_size) if self.uses_head(shape) else 0
+        return max(block, self.most_looked_up(shape))
 
     @property
     def pages_per_sequence(self) -> int:

@@ -107,8 +107,9 @@ class EngineCore:
         return self.scheduler.remove(request_id)
 
     def forget_prompts(self) -> None:
-        """Share no page with prompts from before, so that repeated work costs the same again."""
+        """Share nothing with requests from before, so that repeated work costs the same again."""
         self.runner.tables.pool.forget_prefixes()
+        self.scheduler.forget_texts()
 
     def step(self) -> list[Completion]:
         """Advance all running sequences by one step and return the requests that ended.
@@ -125,8 +126,8 @@ class EngineCore:
                 observer.saw(step, verdicts)
             num_accepted = np.array([verdict.num_accepted for verdict in verdicts], dtype=np.int64)
             self.scheduler.observe(step, num_accepted, seconds=time.perf_counter() - started_at)
-            if step.draft_budget:
-                self.stats.count_drafts(step.num_drafts, num_accepted)
+            if step.num_drafts.any():
+                self.stats.count_drafts(step, num_accepted)
             completions = map(self._commit, step.works, verdicts)
             finished += [completion for completion in completions if completion is not None]
             self.scheduler.index_prompts(step.works)
@@ -134,7 +135,7 @@ class EngineCore:
         return finished
 
     def _judge(self, step: StepLayout) -> list[Verdict]:
-        """Draft where works ask for it, and verify."""
+        """Draft where works ask for it and have no drafts yet, and verify."""
         started_at = time.perf_counter()
         chooser, draft_ids = self._chooser(step.works), None
         if step.draft_budget:
@@ -146,10 +147,10 @@ class EngineCore:
 
     def _commit(self, work: Work, verdict: Verdict) -> Completion | None:
         """Append what the step emitted to its sequence; return the completion if it ended."""
-        sequence, num_prefill, has_anchor, num_drafts = work
+        sequence, num_prefill = work.sequence, work.num_prefill
         first_position = sequence.num_committed
         sequence.num_committed += num_prefill
-        if not has_anchor and verdict.broken_row is None:
+        if not work.has_anchor and verdict.broken_row is None:
             return None
         constraint, token_ids = sequence.constraint, verdict.token_ids
         if constraint is not None:
@@ -166,7 +167,7 @@ class EngineCore:
             error = self._break_off(sequence, first_position + verdict.broken_row)
         sequence.emit(emitted, verdict.logit_gaps, verdict.logprobs)
         if not num_prefill:
-            sequence.stats.count_block(num_drafts, verdict.num_accepted, len(emitted))
+            sequence.stats.count_block(work, verdict.num_accepted, len(emitted))
         self.stats.count_tokens(len(emitted), is_block=sequence.drafts and not num_prefill)
         if sequence.on_tokens is not None and emitted:
             sequence.on_tokens(emitted)

@@ -19,18 +19,25 @@ class Work(NamedTuple):
         sequence: whose rows these are.
         num_prefill: positions before the anchor that run in the verify forward.
         has_anchor: whether the anchor's row runs too, so that the sequence emits at least one token.
-        num_drafts: proposals to draft and verify, 0 for a plain AR step.
+        num_drafts: proposals to verify, 0 for a plain AR step.
+        draft_ids: they themselves, where they are known beforehand; None: the draft forward makes them.
     """
 
     sequence: Sequence
     num_prefill: int
     has_anchor: bool
     num_drafts: int = 0
+    draft_ids: list[int] | None = None
 
     @property
     def num_verify_rows(self) -> int:
-        """Rows in the verify forward; the draft forward has `num_drafts`."""
+        """Rows in the verify forward."""
         return self.num_prefill + self.has_anchor + self.num_drafts
+
+    @property
+    def num_draft_rows(self) -> int:
+        """Rows in the draft forward."""
+        return self.num_drafts if self.draft_ids is None else 0
 
     @property
     def known_ids(self) -> list[int]:
@@ -58,7 +65,7 @@ class ChoosingRows:
 
 @dataclass(frozen=True)
 class StepLayout:
-    """The token rows of a step; S works, D drafts of all of them together, C rows that choose.
+    """The token rows of a step; S works, D drafts that its draft forward makes, C rows that choose.
 
     In the draft forward row d is draft d, work after work; a row proposes the token of the next position. In
     the verify forward each work has its prefill rows, its anchor and its drafts, work after work; anchors and
@@ -69,13 +76,14 @@ class StepLayout:
         draft_budget: T of the draft forward, 0 when nobody drafts.
         verify_budget: T of the verify forward.
         choice_budget: R, rows of it that are read out, at least C.
-        num_drafts: (S,) int64.
+        num_drafts: (S,) int64, looked up ones among them.
+        num_draft_rows: (S,) int64, those that the draft forward makes.
         draft_rows: (S,) int64, first row of each work in the draft forward.
         anchor_rows: (S,) int64, row of each anchor in the verify forward.
-        target_rows: (D,) int64, row of each draft in the verify forward.
+        target_rows: (D,) int64, row of each draft of the draft forward in the verify forward.
         choices: (S,) int64, place of each anchor among the rows that choose; of works without one it means
             nothing.
-        verify_spans: each work's prefill chunk, anchor and room for its drafts, to run causally.
+        verify_spans: each work's prefill chunk, anchor, and its drafts or room for them, to run causally.
     """
 
     works: list[Work]
@@ -83,6 +91,7 @@ class StepLayout:
     verify_budget: int
     choice_budget: int
     num_drafts: np.ndarray
+    num_draft_rows: np.ndarray
     draft_rows: np.ndarray
     anchor_rows: np.ndarray
     target_rows: np.ndarray
@@ -100,11 +109,19 @@ class StepLayout:
     ) -> "StepLayout":
         """Lay the works out in order; `choice_budget` is that of all rows where none is given."""
         facts = [
-            (prefill, has_anchor, drafts, sequence.slot, sequence.num_committed, sequence.token_ids[-1])
-            for sequence, prefill, has_anchor, drafts in works
+            (
+                prefill,
+                has_anchor,
+                drafts,
+                ids is None,
+                sequence.slot,
+                sequence.num_committed,
+                sequence.token_ids[-1],
+            )
+            for sequence, prefill, has_anchor, drafts, ids in works
         ]
-        num_prefill, has_anchor, num_drafts, slots, starts, last_ids = (
-            np.array(facts, dtype=np.int64).reshape(-1, 6).T
+        num_prefill, has_anchor, num_drafts, is_block, slots, starts, last_ids = (
+            np.array(facts, dtype=np.int64).reshape(-1, 7).T
         )
         counts = num_prefill + has_anchor + num_drafts
         anchor_rows = np.cumsum(counts) - num_drafts - 1
@@ -113,15 +130,20 @@ class StepLayout:
         for line in np.flatnonzero(num_prefill).tolist():
             known = works[line].known_ids
             token_ids[anchor_rows[line] + 1 - len(known) : anchor_rows[line] + 1] = known
+        for line in np.flatnonzero(num_drafts * (1 - is_block)).tolist():
+            first = anchor_rows[line] + 1
+            token_ids[first : first + num_drafts[line]] = works[line].draft_ids
+        num_draft_rows = num_drafts * is_block
         return cls(
             works=list(works),
             draft_budget=draft_budget,
             verify_budget=verify_budget,
             choice_budget=verify_budget if choice_budget is None else choice_budget,
             num_drafts=num_drafts,
-            draft_rows=np.cumsum(num_drafts) - num_drafts,
+            num_draft_rows=num_draft_rows,
+            draft_rows=np.cumsum(num_draft_rows) - num_draft_rows,
             anchor_rows=anchor_rows,
-            target_rows=np.repeat(anchor_rows, num_drafts) + 1 + count_up(num_drafts),
+            target_rows=np.repeat(anchor_rows, num_draft_rows) + 1 + count_up(num_draft_rows),
             choices=np.cumsum(has_anchor + num_drafts) - num_drafts - 1,
             verify_spans=Spans(slots, starts, counts, token_ids),
         )
@@ -147,18 +169,18 @@ class StepLayout:
         return rows
 
     def draft_spans(self, mask_token_id: int) -> Spans:
-        """Return a block [anchor, MASK, ...] per work that drafts."""
-        lines, spans = np.flatnonzero(self.num_drafts), self.verify_spans
+        """Return a block [anchor, MASK, ...] per work of the draft forward."""
+        lines, spans = np.flatnonzero(self.num_draft_rows), self.verify_spans
         token_ids = np.full(len(self.target_rows), mask_token_id)
         token_ids[self.draft_rows[lines]] = spans.token_ids[self.anchor_rows[lines]]
         anchors = spans.starts + spans.counts - self.num_drafts - 1
-        return Spans(spans.slots[lines], anchors[lines], self.num_drafts[lines], token_ids)
+        return Spans(spans.slots[lines], anchors[lines], self.num_draft_rows[lines], token_ids)
 
     def drafting(self) -> Iterator[ChoosingRows]:
-        """The rows of the draft forward, by work; none of works without drafts."""
+        """The rows of the draft forward, by work; none of works without any."""
         for line, (work, first) in enumerate(zip(self.works, self.draft_rows.tolist(), strict=True)):
-            if work.num_drafts:
-                yield ChoosingRows(line, work.sequence, first, work.num_drafts)
+            if work.num_draft_rows:
+                yield ChoosingRows(line, work.sequence, first, work.num_draft_rows)
 
     def verifying(self) -> Iterator[ChoosingRows]:
         """The rows of the verify forward that choose: anchors and drafts; prefill rows choose nothing."""
@@ -167,7 +189,10 @@ class StepLayout:
                 yield ChoosingRows(line, work.sequence, first, 1 + work.num_drafts)
 
     def drafts_of(self, line: int, draft_ids: Tensor | None) -> list[int]:
-        """Return one work's drafts of all (D,), on the host."""
+        """Return one work's drafts, its own or those of all (D,), on the host."""
+        own = self.works[line].draft_ids
+        if own is not None:
+            return own
         if draft_ids is None:
             return []
         first = int(self.draft_rows[line])

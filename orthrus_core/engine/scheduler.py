@@ -9,7 +9,7 @@ import numpy as np
 
 from orthrus_core.cache import PageTables
 from orthrus_core.costs import Costs
-from orthrus_core.engine.blocks import BlockPolicy, Demand, FixedBlocks
+from orthrus_core.engine.blocks import BlockPolicy, Demand, FixedBlocks, Lookup
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.engine.layout import StepLayout, Work
 from orthrus_core.engine.sequence import NO_SLOT, Sequence
@@ -32,19 +32,22 @@ class Scheduler:
         block_size: int,
         costs: Costs,
         policy: BlockPolicy | None = None,
+        lookup: Lookup | None = None,
     ):
         """Start with nothing to do.
 
         Args:
-            block_size: K, 0 for plain AR decoding.
+            block_size: K, 0 where the diffusion view drafts nothing.
             costs: of forwards, by budget.
             policy: shares the rows of a step; None: whole blocks.
+            lookup: finds drafts in text that is there already; None: nobody does.
         """
         self._config = config
         self._tables = tables
         self._block_size = block_size
         self._costs = costs
         self._policy = policy or FixedBlocks(costs)
+        self._lookup = lookup
         self._free_slots = list(range(config.max_sequences - 1, -1, -1))
         self.waiting: deque[Sequence] = deque()
         self.waiting_plain: deque[Sequence] = deque()
@@ -108,14 +111,15 @@ class Scheduler:
         deal = self._policy.deal(self._demand(decoding, prompts))
         drafts = self._fit_pages(decoding, deal.num_drafts.tolist())
         works = [
-            Work(sequence, num_prefill=0, has_anchor=True, num_drafts=count)
-            for sequence, count in zip(decoding, drafts, strict=True)
+            Work(sequence, 0, has_anchor=True, num_drafts=count, draft_ids=deal.looked_up(line, count))
+            for line, (sequence, count) in enumerate(zip(decoding, drafts, strict=True))
         ]
+        num_draft_rows = sum(work.num_draft_rows for work in works)
         works += _share_prefill(prompts, deal.num_prefill)
         num_choosing = sum(work.has_anchor for work in works) + sum(drafts)
         return StepLayout.of(
             works,
-            draft_budget=self._costs.draft_budget(sum(drafts)),
+            draft_budget=self._costs.draft_budget(num_draft_rows),
             verify_budget=self._costs.verify_budget(len(decoding) + sum(drafts) + deal.num_prefill),
             choice_budget=self._costs.choice_budget(num_choosing),
         )
@@ -125,31 +129,39 @@ class Scheduler:
         slots, lengths, most, drafts = np.array(facts, dtype=np.int64).reshape(-1, 4).T
         remaining = np.minimum(most, self._config.max_context) - lengths
         committed = sum(sequence.num_committed for sequence in prompts)
+        room = (remaining - 1).clip(0) * drafts
+        lookup = self._lookup
         return Demand(
             slots,
-            np.minimum(remaining - 1, self._block_size * drafts).clip(0),
+            np.minimum(room, self._block_size),
             lengths,
             sum(len(sequence.token_ids) - sequence.num_committed for sequence in prompts),
             committed / max(1, len(prompts)),
             len(prompts),
             None if self.num_waiting else remaining,
+            None if lookup is None or not room.any() else lambda: lookup.offer(decoding).cut_to(room),
         )
 
     def observe(self, step: StepLayout, num_accepted: np.ndarray, *, seconds: float | None = None) -> None:
-        """Tell the block policy how many drafts of each work (S,) were accepted.
+        """Tell the block policy how many drafts of each work (S,) were accepted; lookup sees for itself.
 
         Called while the sequences still hold their slots, after steps without drafts too.
 
         Args:
             seconds: that the step took so far; None: not to be learnt from.
         """
-        if not self._block_size:
+        if not self._block_size and self._lookup is None:
             return
-        drafts = np.flatnonzero(step.num_drafts)
+        drafts = np.flatnonzero(step.num_draft_rows)
         slots = np.array([step.works[line].sequence.slot for line in drafts], dtype=np.int64)
         self._policy.observe(slots, step.num_drafts[drafts], num_accepted[drafts])
         if seconds is not None and self._costs.is_measured:
             self._policy.time(seconds)
+
+    def forget_texts(self) -> None:
+        """Look up nothing in texts from before."""
+        if self._lookup is not None:
+            self._lookup.forget_texts()
 
     def _admit(self) -> None:
         """Start waiting sequences while there are slots, and pages for them and a spare one per running one.
@@ -203,6 +215,8 @@ class Scheduler:
     def _leave(self, sequence: Sequence) -> None:
         self._tables.clear(sequence.slot)
         self._policy.forget(sequence.slot)
+        if self._lookup is not None:
+            self._lookup.leave(sequence)
         self._free_slots.append(sequence.slot)
         sequence.slot = NO_SLOT
 

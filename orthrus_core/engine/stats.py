@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from orthrus_core.engine.layout import StepLayout
+    from orthrus_core.engine.layout import StepLayout, Work
 
 
 @dataclass
@@ -18,8 +18,9 @@ class CompletionStats:
         completion_tokens: emitted tokens, the final EOS included.
         steps: draft-and-verify (or plain AR) steps that carried this request; prefill is not one.
         forwards: draft and verify passes that carried this request, prefill not counted.
-        drafted: proposals of the diffusion view that were verified.
+        drafted: proposals that were verified.
         accepted: those of them that were emitted.
+        lookup_drafted, lookup_accepted: those of them that came from lookup.
         step_tokens: tokens emitted by steps. The last forward of a prefill emits one token outside any step.
         min_logit_gap: smallest difference of the two largest AR logits at an emitted token.
         logprob: sum of the log-probabilities of the emitted tokens under the AR view at temperature 1.
@@ -33,18 +34,24 @@ class CompletionStats:
     forwards: int = 0
     drafted: int = 0
     accepted: int = 0
+    lookup_drafted: int = 0
+    lookup_accepted: int = 0
     step_tokens: int = 0
     min_logit_gap: float | None = None
     logprob: float = 0.0
     queued_s: float = 0.0
     running_s: float = 0.0
 
-    def count_block(self, num_drafts: int, num_accepted: int, num_emitted: int) -> None:
+    def count_block(self, work: "Work", num_accepted: int, num_emitted: int) -> None:
         """Add a step that carried this request: its drafts, those that stand, and the tokens emitted."""
+        num_accepted = min(num_accepted, num_emitted)
         self.steps += 1
-        self.forwards += 2 if num_drafts else 1
-        self.drafted += num_drafts
-        self.accepted += min(num_accepted, num_emitted)
+        self.forwards += 2 if work.num_draft_rows else 1
+        self.drafted += work.num_drafts
+        self.accepted += num_accepted
+        if work.draft_ids is not None:
+            self.lookup_drafted += work.num_drafts
+            self.lookup_accepted += num_accepted
         self.step_tokens += num_emitted
 
     @property
@@ -70,6 +77,8 @@ class EngineStats:
         step_tokens: tokens emitted by those steps.
         emitted_tokens: all emitted tokens.
         token_rows: rows that carried a token of some sequence, of all forwards.
+        lookup_drafted: verified proposals that were looked up.
+        lookup_accepted: those of them that agreed.
         drafted_by_position: verified proposals by their distance from the anchor, 1 first.
         accepted_by_position: agreed proposals by that distance.
         busy_s: seconds inside `step`.
@@ -86,6 +95,8 @@ class EngineStats:
     step_tokens: int = 0
     emitted_tokens: int = 0
     token_rows: int = 0
+    lookup_drafted: int = 0
+    lookup_accepted: int = 0
     drafted_by_position: list[int] = field(default_factory=list)
     accepted_by_position: list[int] = field(default_factory=list)
     busy_s: float = 0.0
@@ -106,6 +117,8 @@ class EngineStats:
             "draft_forwards": self.draft_forwards,
             "emitted_tokens": self.emitted_tokens,
             "token_rows": self.token_rows,
+            "lookup_drafted": self.lookup_drafted,
+            "lookup_accepted": self.lookup_accepted,
             "acceptance_length": self.acceptance_length,
             "drafted_by_position": list(self.drafted_by_position),
             "accepted_by_position": list(self.accepted_by_position),
@@ -115,11 +128,11 @@ class EngineStats:
 
     def count_step(self, step: "StepLayout", draft_s: float, verify_s: float) -> None:
         """Add a step's forwards, and the seconds of its draft and verify calls."""
-        num_drafts = len(step.target_rows)
+        num_draft_rows = len(step.target_rows)
         self.steps += 1
         self.verify_forwards += 1
-        self.draft_forwards += num_drafts > 0
-        self.token_rows += num_drafts + step.num_verify_rows
+        self.draft_forwards += num_draft_rows > 0
+        self.token_rows += num_draft_rows + step.num_verify_rows
         num_prefill = sum(work.num_prefill for work in step.works)
         prefill_s = verify_s * num_prefill / step.num_verify_rows
         self.draft_s += draft_s
@@ -133,8 +146,12 @@ class EngineStats:
             self.sequence_steps += 1
             self.step_tokens += num_emitted
 
-    def count_drafts(self, num_drafts: np.ndarray, num_accepted: np.ndarray) -> None:
-        """Add the drafts (S,) of a step's sequences, and those that stand, by position."""
+    def count_drafts(self, step: "StepLayout", num_accepted: np.ndarray) -> None:
+        """Add the drafts of a step's sequences, and those that stand (S,), by position."""
+        num_drafts = step.num_drafts
+        is_lookup = num_drafts > step.num_draft_rows
+        self.lookup_drafted += int(num_drafts[is_lookup].sum())
+        self.lookup_accepted += int(num_accepted[is_lookup].sum())
         positions = np.arange(max(num_drafts.max(initial=0), len(self.drafted_by_position)))[:, None]
         for counts, ends in (
             (self.drafted_by_position, num_drafts),

@@ -56,7 +56,7 @@ class Chooser(Protocol):
             step: what runs.
             readout: of the verify forward.
             positions: (R,) int64, of the rows read out.
-            draft_ids: (D,) int64, in the order of the draft forward's rows; None: nothing was drafted.
+            draft_ids: (D,) int64, in the order of the draft forward's rows; None: there was none.
         """
         ...
 
@@ -76,15 +76,15 @@ class Greedy:
 
 
 class DraftSource(Protocol):
-    """Where the drafts of a step come from. Whatever they are, they change the speed and never the text."""
+    """Makes the drafts that a step has not looked up. Whatever they are, they never change the text."""
 
     def propose(self, runner: ModelRunner, step: StepLayout, chooser: Chooser) -> Tensor:
-        """Return (D,) int64, the drafts of each work one after the other."""
+        """Return (D,) int64, the drafts of each work of the draft forward, one after the other."""
         ...
 
 
 class DiffusionDrafts:
-    """Drafts by the diffusion view: one forward over the blocks of all works."""
+    """Drafts by the diffusion view: one forward over the blocks of all works that have one."""
 
     @torch.inference_mode()
     def propose(self, runner: ModelRunner, step: StepLayout, chooser: Chooser) -> Tensor:
@@ -132,7 +132,7 @@ def verify(
         runner: runs the model.
         step: what runs.
         chooser: of this step.
-        draft_ids: (D,) int64; None when nothing was drafted.
+        draft_ids: (D,) int64; None without a draft forward.
     Returns:
         One verdict per work, brought to the host in one transfer.
     """

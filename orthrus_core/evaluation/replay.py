@@ -75,10 +75,12 @@ class ReplayedDraft:
         """Run the diffusion view and return replayed proposals (D,), see `DraftSource`."""
         DiffusionDrafts().propose(runner, step, chooser)
         known = self._replay.proposals
-        lines = np.array([self._line(work) if work.num_drafts else 0 for work in step.works])
+        lines = np.array([self._line(work) if work.num_draft_rows else 0 for work in step.works])
         places = np.array([min(work.sequence.num_emitted, known.shape[1] - 1) for work in step.works])
-        index = np.stack([np.repeat(lines, step.num_drafts), np.repeat(places, step.num_drafts)])
-        line, place, offset = torch.from_numpy(np.vstack([index, count_up(step.num_drafts)])).to(known.device)
+        index = np.stack([np.repeat(one, step.num_draft_rows) for one in (lines, places)])
+        line, place, offset = torch.from_numpy(np.vstack([index, count_up(step.num_draft_rows)])).to(
+            known.device
+        )
         return known[line, place, offset]
 
     def _line(self, work: Work) -> int:

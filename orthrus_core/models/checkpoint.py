@@ -31,8 +31,8 @@ TIED = {"lm_head.weight": "model.embed_tokens.weight"}
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")  # endings of weights that run code when they are read
 MAX_NAMED = 3
 PLAIN_REPAIR = (
-    "decode.mode: autoregressive runs it as it is (in Python also load_model(..., needs_head=False)), and "
-    "docs/training.md says how to train a head for it"
+    "with decode.lookup_tokens > 0 it drafts by lookup, decode.mode: autoregressive never drafts (in Python "
+    "load_model(..., needs_head=False)), and docs/training.md says how to train a head for it"
 )
 
 Shape = tuple[int, ...]
@@ -43,7 +43,8 @@ def load_config(path: str | Path, *, needs_head: bool = True) -> DualViewConfig:
 
     Args:
         path: local directory or hub id.
-        needs_head: False: a plain backbone is fine too, and gets the smallest possible head.
+        needs_head: False: a plain backbone is fine too, and gets the smallest possible head, which drafts
+            nothing (`has_head`).
     Raises:
         CheckpointError: config.json is missing or unreadable, of an unknown model type or of quantised
             weights, or its head cannot draft.
@@ -66,6 +67,7 @@ def load_config(path: str | Path, *, needs_head: bool = True) -> DualViewConfig:
         config = own_class(**fields)
         if plain:
             config.block_size, config.mask_token_id = MIN_BLOCK_SIZE, config.vocab_size - 1
+            config.has_head = False
         config.check_head()
     except (CheckpointError, StrictDataclassError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {one_line(error)}") from error

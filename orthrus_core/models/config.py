@@ -12,7 +12,7 @@ DIFFUSION_SUFFIX = "_diff"
 MIN_BLOCK_SIZE = 2
 MODEL_TYPE = "orthrus"
 PUBLISHED_BACKBONE = "qwen3"  # of checkpoints whose config does not name it
-HEAD_FIELDS = {"block_size", "mask_token_id", "backbone_type"}
+HEAD_FIELDS = {"block_size", "mask_token_id", "backbone_type", "has_head"}
 NOT_THE_BACKBONES = HEAD_FIELDS | {"model_type", "architectures", "transformers_version"}
 
 
@@ -23,6 +23,7 @@ class DualViewConfig(PreTrainedConfig):
         block_size: K, the largest number of tokens drafted in one step (anchor and masks together).
         mask_token_id: vocabulary id of the token that stands in a block for what is to be drafted.
         backbone_type: `model_type` of the backbone.
+        has_head: False: the second view is no more than a copy of the first one, and drafts nothing.
     """
 
     model_type = MODEL_TYPE
@@ -30,6 +31,7 @@ class DualViewConfig(PreTrainedConfig):
     block_size: int = 32
     mask_token_id: int | None = None
     backbone_type: str = PUBLISHED_BACKBONE
+    has_head: bool = True
     register_model: ClassVar[Callable[[str], Any] | None] = None  # set by `orthrus_core.models.model`
     if TYPE_CHECKING:
         vocab_size: int

@@ -48,8 +48,8 @@ def load_model(
         path: directory with config.json and safetensors (one file or sharded), or a hub id.
         dtype: dtype of the weights; "auto" keeps the checkpoint's.
         device: where to put the model.
-        needs_head: False: a plain backbone is fine too. It gets an untrained head, so that it can decode
-            autoregressively, for instance to generate the text its head is trained on.
+        needs_head: False: a plain backbone is fine too. It gets an untrained head that drafts nothing: it
+            decodes autoregressively, or by lookup.
     Returns:
         The model in evaluation mode.
     Raises:
@@ -89,7 +89,9 @@ def _load_backbone(directory: str, config: DualViewConfig, dtype: torch.dtype | 
     )
     backbone, info = loaded
     refuse_tensors(directory, missing=info["missing_keys"], surplus=info["unexpected_keys"], misshaped=())
-    return add_diffusion_head(backbone, block_size=config.block_size, mask_token_id=config.mask_token_id)
+    model = add_diffusion_head(backbone, block_size=config.block_size, mask_token_id=config.mask_token_id)
+    model.config.has_head = False
+    return model
 
 
 def _local_directory(path: str | Path) -> str:

@@ -16,11 +16,13 @@ class Prospects:
         demand: of S decoding sequences and the waiting prompts.
         survival: (S, K) of each draft of each sequence, falling along K.
         worth: (S,) of a position of each; a row of a prompt is worth 1.
+        is_lookup: (S,) bool, whose drafts need no draft forward; None: everybody's do.
     """
 
     demand: Demand
     survival: np.ndarray
     worth: np.ndarray
+    is_lookup: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -30,19 +32,23 @@ class _Candidates:
     Attributes:
         sequences: (N,) int64, of which sequence each is.
         gains: (N,) worth that each commits on average.
-        row_cells: (N + 1,) cells that the rows of the first 0 to N drafts see in each of both forwards.
-        block_cells: (N + 1,) cells that the sequences of the first 0 to N drafts read.
+        verify_cells: (N + 1,) cells that the rows of the first 0 to N drafts see in the verify forward.
+        draft_rows: (N + 1,) int64, how many of them the draft forward makes.
+        draft_cells: (N + 1,) cells that the rows of these see in it.
+        block_cells: (N + 1,) cells that their sequences read.
         num_drafting: (N + 1,) int64, how many sequences these are.
     """
 
     sequences: np.ndarray
     gains: np.ndarray
-    row_cells: np.ndarray
+    verify_cells: np.ndarray
+    draft_rows: np.ndarray
+    draft_cells: np.ndarray
     block_cells: np.ndarray
     num_drafting: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PricedDeal(Deal):
     """A deal and what to expect of it.
 
@@ -110,9 +116,9 @@ class Dealer:
         return PricedDeal(
             np.bincount(drafts.sequences[:count], minlength=S),
             int(num_prefill[rung]),
-            float(value[rung, count]),
-            float(seconds[rung, count]),
-            plain_rate,
+            value=float(value[rung, count]),
+            seconds=float(seconds[rung, count]),
+            plain_rate=plain_rate,
         )
 
     def _plain_s(self, demand: Demand, num_prefill: np.ndarray) -> np.ndarray:
@@ -129,11 +135,11 @@ class Dealer:
 
     def _drafts_s(self, drafts: _Candidates, num_anchors: int) -> np.ndarray:
         """Return (N + 1,) seconds that the first 0 to N drafts add to a step."""
-        costs, N = self._costs, len(drafts.row_cells)
+        costs, N = self._costs, len(drafts.draft_rows)
         reading_s = self._reading_s[num_anchors : num_anchors + N] - self._reading_s[num_anchors]
-        rows_s = (costs.draft_cells.row_s + costs.verify_cells.row_s) * drafts.row_cells
+        rows_s = costs.verify_cells.row_s * drafts.verify_cells + costs.draft_cells.row_s * drafts.draft_cells
         blocks_s = costs.draft_cells.sequence_s * drafts.block_cells + costs.sequence_s * drafts.num_drafting
-        return self._draft_s[:N] + reading_s + rows_s + blocks_s
+        return self._draft_s[drafts.draft_rows] + reading_s + rows_s + blocks_s
 
     def _rank(self, prospects: Prospects, plain_rate: float, most: int) -> _Candidates:
         """Return the drafts, best first.
@@ -145,20 +151,24 @@ class Dealer:
         caps, contexts = prospects.demand.caps, prospects.demand.contexts
         costs, gains_of = self._costs, prospects.survival * prospects.worth[:, None]
         positions, sequences = np.nonzero(np.arange(gains_of.shape[1])[:, None] < caps)
-        cell_s = costs.draft_cells.row_s + costs.verify_cells.row_s
-        cells_s = contexts * (cell_s + costs.draft_cells.sequence_s / np.maximum(caps, 1))
+        is_block = np.ones(len(caps), dtype=bool) if prospects.is_lookup is None else ~prospects.is_lookup
+        block_s = costs.draft_cells.row_s + costs.draft_cells.sequence_s / np.maximum(caps, 1)
+        cells_s = contexts * (costs.verify_cells.row_s + is_block * block_s)
         net = gains_of[sequences, positions] - plain_rate * cells_s[sequences]
         if len(net) > most:
             top = np.argpartition(-net, most)[:most]
             positions, sequences, net = positions[top], sequences[top], net[top]
         order = np.lexsort((positions, -net))
         positions, sequences = positions[order], sequences[order]
-        is_first = positions == 0
+        needs_forward = is_block[sequences]
+        is_first, cells = needs_forward & (positions == 0), contexts[sequences]
         return _Candidates(
             sequences,
             gains_of[sequences, positions],
-            _sums(contexts[sequences]),
-            _sums(contexts[sequences] * is_first),
+            _sums(cells),
+            _sums(needs_forward),
+            _sums(cells * needs_forward),
+            _sums(cells * is_first),
             _sums(is_first),
         )
 

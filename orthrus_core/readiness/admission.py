@@ -13,9 +13,8 @@ def check_model(model: object) -> None:
     """Raise ConfigError if something else than a model with two views is given."""
     if not hasattr(model, "hidden_states"):
         raise ConfigError(
-            f"Engine takes a model with a diffusion head, got {type(model).__name__}: load_model(path) loads "
-            "one; load_model(path, needs_head=False) or add_diffusion_head(model) gives a plain model an "
-            "untrained head, for EngineConfig(mode='autoregressive')"
+            f"Engine takes a model with two views, got {type(model).__name__}: load_model(path) loads one "
+            "with a diffusion head, load_model(path, needs_head=False) a plain model too"
         )
 
 
@@ -34,12 +33,17 @@ def check_arguments(config: object, tokenizer: object) -> None:
 
 
 def drafted_block_size(config: EngineConfig, model: OrthrusLM) -> int:
-    """Return the K to draft with, 0 in AR mode.
+    """Return the K that the diffusion view drafts, 0 in AR mode and where there is no head.
 
     Raises:
-        ConfigError: more than the head's own.
+        ConfigError: more than the head's own, or nothing to draft with.
     """
-    if config.mode == "autoregressive":
+    if config.needs_head and not model.config.has_head:
+        raise ConfigError(
+            "mode consensus needs a diffusion head or lookup_tokens > 0, and the model is a plain backbone: "
+            "leave lookup_tokens out, or set mode: autoregressive"
+        )
+    if not config.uses_head(model.config):
         return 0
     own = model.config.block_size
     asked = own if config.block_size is None else config.block_size

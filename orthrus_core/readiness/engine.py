@@ -7,13 +7,15 @@ from typing import Any
 from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.choosers.choose import chooser_by
 from orthrus_core.costs import Costs
-from orthrus_core.engine.blocks import BlockPolicy, FixedBlocks
+from orthrus_core.engine.blocks import BlockPolicy, FixedBlocks, Lookup
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.engine.engine import EngineCore
 from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.engine.scheduler import Scheduler
 from orthrus_core.engine.sequence import Completion
 from orthrus_core.engine.step import DraftSource
+from orthrus_core.lookup.drafts import LookupDrafts
+from orthrus_core.models.config import DualViewConfig
 from orthrus_core.models.model import OrthrusLM
 from orthrus_core.policy.adaptive import AdaptiveBlocks
 from orthrus_core.readiness.admission import (
@@ -44,7 +46,7 @@ class Engine(EngineCore):
 
     Attributes:
         config: as given, with the sizes that were chosen.
-        block_size: K, 0 in AR mode.
+        block_size: K of the diffusion view, 0 in AR mode and where there is no head.
         exactness: "exact" when permuted token rows agreed bit for bit at start-up, else "unverified".
         costs: the budgets that forwards may have, and the seconds that they take.
         cache: keys and values.
@@ -69,7 +71,7 @@ class Engine(EngineCore):
             config: None: the defaults.
             tokenizer: of transformers, for `generate` from and to text, stop strings and grammars; something
                 that can only `decode` does for stop strings, and with a `backend_tokenizer` for grammars.
-            draft: where drafts come from; None: the diffusion view.
+            draft: makes the drafts that are not looked up; None: the diffusion view.
             policy: shares the rows of a step; None: as `config` says.
             scheduler: over the runner's page tables; None: one with that policy.
             ready: budgets, their costs and exactness; None: found out here.
@@ -82,7 +84,9 @@ class Engine(EngineCore):
         self.config = config = _resolved(config, model)
         runner: ModelRunner = model if hasattr(model, "lay_out") else new_runner(model, config)
         self.block_size = drafted_block_size(config, runner.model)
-        ready = ready or get_ready(runner, config, head_block_size=runner.model.config.block_size)
+        if not self.block_size and config.mode == "consensus":
+            logger.info("the model has no diffusion head: drafts are looked up in text alone")
+        ready = ready or get_ready(runner, config)
         self.exactness, self.costs, self._ready = ready.exactness, ready.costs, ready
         scheduler = scheduler or Scheduler(
             config,
@@ -90,6 +94,7 @@ class Engine(EngineCore):
             block_size=self.block_size,
             costs=ready.costs,
             policy=policy or new_policy(config, ready.costs, block_size=self.block_size),
+            lookup=new_lookup(config, runner.model.config),
         )
         self._draft_alarm = DraftAlarm(num_steps=ALARM_STEPS)
         super().__init__(
@@ -143,6 +148,7 @@ class Engine(EngineCore):
             "verify_cells_s": list(self.costs.verify_cells),
             "compiled": runner.is_compiled,
             "block_size": self.block_size,
+            "lookup_tokens": self.config.lookup_tokens,
             "attention": runner.backend.name,
             "linear": self._ready.linear,
             "digest": self._ready.digest,
@@ -197,3 +203,11 @@ def new_policy(config: EngineConfig, costs: Costs, *, block_size: int) -> BlockP
     if config.block_policy == "fixed":
         return FixedBlocks(costs)
     return AdaptiveBlocks(costs, num_slots=config.max_sequences, block_size=block_size)
+
+
+def new_lookup(config: EngineConfig, shape: DualViewConfig) -> Lookup | None:
+    """Return what looks up drafts, None where nobody would take them; `shape` is the model's config."""
+    most = config.most_looked_up(shape)
+    if not most:
+        return None
+    return LookupDrafts(num_tokens=config.lookup_tokens, num_slots=config.max_sequences, most_drafts=most)

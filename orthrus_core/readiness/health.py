@@ -43,7 +43,7 @@ class DraftAlarm:
         """See `Observer`."""
         if not step.draft_budget:
             return
-        num_tokens = np.array([len(verdict.token_ids) for verdict in verdicts])[step.num_drafts > 0]
+        num_tokens = np.array([len(verdict.token_ids) for verdict in verdicts])[step.num_draft_rows > 0]
         self.count(len(num_tokens), int((num_tokens - 1).clip(0).sum()))
 
     def count(self, num_sequences: int, num_accepted: int) -> None:

@@ -28,14 +28,14 @@ def choose_token_budget(*, max_sequences: int, block_size: int, device_type: str
     return round_up(max(min(math.ceil(wanted), LARGEST_CHOSEN[device_type]), max_sequences))
 
 
-def most_choosing(budgets: Sequence[int], *, max_sequences: int, block_size: int) -> int:
+def most_choosing(budgets: Sequence[int], *, max_sequences: int, most_drafts: int) -> int:
     """Return the rung that holds all rows that may choose: whole blocks of all, as far as memory is for them.
 
     Args:
         budgets: ascending.
-        block_size: K, 0 for plain AR decoding.
+        most_drafts: of a sequence, 0 for plain AR decoding.
     """
-    wanted = max(min(max_sequences * (block_size + 1), MOST_CHOOSING), max_sequences)
+    wanted = max(min(max_sequences * (most_drafts + 1), MOST_CHOOSING), max_sequences)
     return next((budget for budget in budgets if budget >= wanted), budgets[-1])
 
 

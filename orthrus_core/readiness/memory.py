@@ -81,12 +81,8 @@ def plan_memory(model: Any, config: EngineConfig, *, device_type: str) -> Memory
     )
     L, V = shape.num_hidden_layers, shape.vocab_size
     budgets = config.budgets or candidate_budgets(T, device_type)
-    R = most_choosing(
-        budgets,
-        max_sequences=config.max_sequences,
-        block_size=(config.block_size or shape.block_size) if config.mode == "consensus" else 0,
-    )
-    on_cuda, views = device_type == "cuda", len(VIEWS) if config.mode == "consensus" else 1
+    R = most_choosing(budgets, max_sequences=config.max_sequences, most_drafts=config.most_drafts(shape))
+    on_cuda, views = device_type == "cuda", len(VIEWS) if config.uses_head(shape) else 1
     attention = 2 * (spec.num_heads + spec.num_kv_heads) * spec.head_dim
     width = ACTIVATIONS * shape.hidden_size + 2 * (shape.intermediate_size or 0) + attention
     graphs = views * len(budgets) * L * GRAPH_LAYER_BYTES

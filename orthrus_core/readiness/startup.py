@@ -54,14 +54,13 @@ class Readiness:
     digest: str = ""
 
 
-def get_ready(runner: ModelRunner, config: EngineConfig, *, head_block_size: int) -> Readiness:
+def get_ready(runner: ModelRunner, config: EngineConfig) -> Readiness:
     """Choose kernels, T where the config names none, check the ladder below it and measure its rungs.
 
     The budgets to try do not depend on the mode, so that both modes may run the same.
 
     Args:
         runner: idle, not compiled yet; its page tables are empty, and empty again afterwards.
-        head_block_size: the head's own.
     Raises:
         ConfigError: linear layers as the config wants them cannot be had.
     """
@@ -69,9 +68,9 @@ def get_ready(runner: ModelRunner, config: EngineConfig, *, head_block_size: int
     if runner.device.type == "cuda":  # of the whole process; partial sums in half precision depend on T
         torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
-    budgets = config.budgets or _budgets_to_try(config, runner.device.type, head_block_size)
+    budgets = config.budgets or _budgets_to_try(config, runner.device.type, runner.model.config.block_size)
     device_type = runner.device.type
-    block_size = (config.block_size or head_block_size) if config.mode == "consensus" else 0
+    most_drafts = config.most_drafts(runner.model.config)
     backends = linear_backends(config.linear, dtype=runner.model.dtype, device_type=device_type)
     if not config.self_check:
         _install(runner, runner.model, backends[0], config)
@@ -79,13 +78,14 @@ def get_ready(runner: ModelRunner, config: EngineConfig, *, head_block_size: int
             return Readiness("unverified", Costs.unmeasured(budgets[0]), backends[0].name)
         outcome = _Outcome(backends[0], "unverified", budgets, measure_forwards(runner, budgets, "ar"))
     else:
-        outcome = _best_outcome(runner, config, backends, budgets, block_size=block_size)
+        outcome = _best_outcome(runner, config, backends, budgets, most_drafts=most_drafts)
     verify = draft = outcome.costs
-    R = most_choosing(outcome.budgets, max_sequences=config.max_sequences, block_size=block_size)
+    R = most_choosing(outcome.budgets, max_sequences=config.max_sequences, most_drafts=most_drafts)
     choosing = tuple(budget for budget in outcome.budgets if budget <= R)
-    if config.mode == "consensus" and runner.device.type == "cpu":
+    drafts = config.uses_head(runner.model.config)
+    if drafts and runner.device.type == "cpu":
         draft = measure_alike(runner, verify, choosing, "diffusion")
-    elif config.mode == "consensus":  # every rung's graph is captured on the way
+    elif drafts:  # every rung's graph is captured on the way
         draft = measure_forwards(runner, choosing, "diffusion")
     head_s = measure_head(runner, choosing)
     draft_s = [HOST_DRAFT_S + layers + head for layers, head in zip(draft.rung_s, head_s, strict=False)]
@@ -135,13 +135,13 @@ def _best_outcome(
     backends: Sequence[LinearBackend],
     budgets: tuple[int, ...],
     *,
-    block_size: int,
+    most_drafts: int,
 ) -> _Outcome:
     """Try backends, the fastest first, until all budgets of one agree; leave the best installed."""
     model, outcomes = runner.model, []
     for backend in by_speed(runner, backends, budgets):
         _install(runner, model, backend, config)
-        outcomes.append(_try(runner, config, backend, budgets, block_size=block_size))
+        outcomes.append(_try(runner, config, backend, budgets, most_drafts=most_drafts))
         if outcomes[-1].exactness == "exact" and outcomes[-1].budgets == budgets:
             break
     best = min(outcomes, key=lambda outcome: outcome.rank(budgets, backends.index(outcome.backend)))
@@ -156,13 +156,13 @@ def _try(
     backend: LinearBackend,
     budgets: tuple[int, ...],
     *,
-    block_size: int,
+    most_drafts: int,
 ) -> _Outcome:
     logger.info("measuring forwards of budgets=%s linear=%s", budgets, backend.name)
     costs = measure_forwards(runner, budgets, "ar")
     logger.info("checking that budgets=%s agree bit for bit", budgets)
     seconds = dict(zip(budgets, costs.rung_s, strict=True))
-    R = most_choosing(budgets, max_sequences=config.max_sequences, block_size=block_size)
+    R = most_choosing(budgets, max_sequences=config.max_sequences, most_drafts=most_drafts)
     check = check_exactness(runner, seconds, least=config.max_sequences, most_choosing=R)
     rung_s = tuple(seconds[T] for T in check.budgets)
     return _Outcome(backend, check.exactness, check.budgets, replace(costs, rung_s=rung_s), check.digest)
@@ -173,7 +173,7 @@ def _install(runner: ModelRunner, model: OrthrusLM, backend: LinearBackend, conf
     install(runner, model, backend)
     num_layers = model.config.num_hidden_layers
     if should_compile(config, device_type=runner.device.type, num_layers=num_layers):
-        compile_forwards(runner, ("ar",) if config.mode == "autoregressive" else VIEWS)
+        compile_forwards(runner, VIEWS if config.uses_head(model.config) else ("ar",))
 
 
 def _budgets_to_try(config: EngineConfig, device_type: str, head_block_size: int) -> tuple[int, ...]:

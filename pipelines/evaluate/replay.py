@@ -70,6 +70,7 @@ def _engine(
         max_sequences=load.batch,
         token_budget=token_budget,
         block_size=None,
+        lookup_tokens=0,
         max_context=config.replay.prompt_tokens + config.replay.new_tokens,
     )
     params = SamplingParams(max_new_tokens=config.replay.new_tokens, ignore_eos=True)

@@ -63,6 +63,8 @@ RESULT = (
     Column("forwards", pa.int32(), "draft and verify passes that carried this row"),
     Column("drafted", pa.int32(), "draft tokens proposed"),
     Column("accepted", pa.int32(), "draft tokens accepted and emitted"),
+    Column("lookup_drafted", pa.int32(), "those of the proposed ones that were looked up in earlier text"),
+    Column("lookup_accepted", pa.int32(), "those of them that were accepted and emitted"),
     Column("acceptance_length", pa.float32(), "tokens emitted per step; plain AR has 1.0"),
     Column("tokens_per_forward", pa.float32(), "tokens emitted per draft or verify pass (TPF)"),
     Column("min_logit_gap", pa.float32(), "smallest gap between the two best logits of any emitted token"),
@@ -90,13 +92,25 @@ DIAGNOSTICS = (
     "forwards",
     "drafted",
     "accepted",
+    "lookup_drafted",
+    "lookup_accepted",
     "acceptance_length",
     "tokens_per_forward",
     "min_logit_gap",
     "mean_logprob",
 )
 NAMES = tuple(column.name for column in (*IDENTITY, *RESULT, *OPTIONAL))
-COUNTERS = ("prompt_tokens", "completion_tokens", "steps", "step_tokens", "forwards", "drafted", "accepted")
+COUNTERS = (
+    "prompt_tokens",
+    "completion_tokens",
+    "steps",
+    "step_tokens",
+    "forwards",
+    "drafted",
+    "accepted",
+    "lookup_drafted",
+    "lookup_accepted",
+)
 
 
 @dataclass(frozen=True)

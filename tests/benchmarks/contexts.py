@@ -136,7 +136,7 @@ def measure(model: OrthrusLM, context: int, rates: tuple[float, ...]) -> Iterato
     )
     runner = new_runner(model, config)
     block_size, V = model.config.block_size, model.config.vocab_size
-    ready = get_ready(runner, config, head_block_size=block_size)
+    ready = get_ready(runner, config)
     prompts = np.random.default_rng(context).integers(5, V, (MEASURED_SEQUENCES, context)).tolist()
     params = SamplingParams(max_new_tokens=MEASURED_TOKENS, ignore_eos=True)
     ar = Engine(runner, config.model_copy(update={"mode": "autoregressive"}), ready=ready)

@@ -7,6 +7,7 @@ import numpy as np
 
 from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.costs import CellCosts, Costs
+from orthrus_core.engine.blocks import Lookup
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.engine.layout import StepLayout
 from orthrus_core.engine.scheduler import Scheduler
@@ -65,8 +66,12 @@ class Simulation:
         block_policy: str = "adaptive",
         seed: int = 0,
         believed: Costs | None = None,
+        lookup: Lookup | None = None,
     ):
-        """Args: believed: costs that the scheduler goes by; None: `costs`, which the clock runs by."""
+        """Args: believed: costs that the scheduler goes by; None: `costs`, which the clock runs by.
+
+        `lookup` offers drafts, which stand as those of blocks do.
+        """
         self.jobs = list(jobs)
         self.costs = costs
         self.clock_s = self.expected_tokens = 0.0
@@ -84,16 +89,19 @@ class Simulation:
         tables = PageTables(pool, num_slots=max_sequences, pages_per_sequence=config.pages_per_sequence)
         known = believed or costs
         policy = new_policy(config, known, block_size=block_size)
-        self.scheduler = Scheduler(config, tables, block_size=block_size, costs=known, policy=policy)
+        self.scheduler = Scheduler(
+            config, tables, block_size=block_size, costs=known, policy=policy, lookup=lookup
+        )
+        depth = block_size if lookup is None else max(len(job.acceptance) for job in self.jobs)
         for index, job in enumerate(self.jobs):
             params = SamplingParams(max_new_tokens=job.max_new_tokens, ignore_eos=True)
             # prompts without a common beginning
             self.scheduler.add(Sequence(index, [index] * job.prompt_tokens, params, frozenset(), None))
         random = np.random.default_rng(seed)
-        most = max(job.completion_tokens for job in self.jobs) + block_size + 1
+        most = max(job.completion_tokens for job in self.jobs) + depth + 1
         self._luck = random.random((len(self.jobs), most))
         self._acceptance = np.array(
-            [(job.acceptance[:block_size], (job.then or job.acceptance)[:block_size]) for job in self.jobs]
+            [(job.acceptance[:depth], (job.then or job.acceptance)[:depth]) for job in self.jobs]
         )
         self._survival = np.cumprod(self._acceptance, axis=2)
         self._turns_at = np.array([most if job.turns_at is None else job.turns_at for job in self.jobs])
@@ -148,13 +156,13 @@ class Simulation:
         verify_rows = np.array([work.num_verify_rows for work in step.works])
         self.steps += 1
         self.clock_s += cells_s(costs.verify_cells, contexts, verify_rows)
-        self.clock_s += cells_s(costs.draft_cells, contexts, step.num_drafts)
+        self.clock_s += cells_s(costs.draft_cells, contexts, step.num_draft_rows)
         self.clock_s += costs.step_s + costs.verify_s[costs.budgets.index(step.verify_budget)]
         self.clock_s += costs.sequence_s * len(step.works)
         if step.draft_budget:
             self.draft_forwards += 1
             self.clock_s += costs.draft_s[costs.budgets.index(step.draft_budget)]
-            self.clock_s += costs.sequence_s * np.count_nonzero(step.num_drafts)
+            self.clock_s += costs.sequence_s * np.count_nonzero(step.num_draft_rows)
         is_drafted = np.arange(self._expected.shape[1]) < step.num_drafts[:, None]
         self.expected_tokens += sum(work.has_anchor for work in step.works)
         self.expected_tokens += float((self._expected * is_drafted).sum())

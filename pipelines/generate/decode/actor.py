@@ -72,7 +72,7 @@ def load_engine(spec: ActorSpec) -> EngineLike:
         fetch(spec.checkpoint),
         dtype=dtype,
         device=spec.device,
-        needs_head=spec.decode.mode == "consensus",
+        needs_head=spec.decode.needs_head,
     )
     # a tokenizer of its own: those of the tokenizers library are not to be shared between threads
     sampling = spec.sampling

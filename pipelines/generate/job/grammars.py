@@ -17,7 +17,7 @@ def check_grammar(config: GenerateConfig, checkpoint: Checkpoint) -> None:
     if params.grammar is None:
         return
     tokenizer = load_tokenizer(checkpoint.path)
-    model = load_model_config(checkpoint.path, needs_head=config.decode.mode == "consensus")
+    model = load_model_config(checkpoint.path, needs_head=config.decode.needs_head)
     eos = params.eos_token_id
     own = tokenizer.all_special_ids[:1] if eos is None else [eos] if isinstance(eos, int) else [*eos]
     compiler = GrammarCompiler(tokenizer, vocab_size=model.vocab_size)

@@ -227,8 +227,8 @@ def _check_model(config: GenerateConfig, checkpoint: Checkpoint) -> None:
     """Refuse what the engine would refuse, minutes earlier."""
     _check_room(config)
     decode = config.decode
-    model = load_model_config(checkpoint.path, needs_head=decode.mode == "consensus")
-    if decode.mode == "consensus" and decode.block_size is not None and decode.block_size > model.block_size:
+    model = load_model_config(checkpoint.path, needs_head=decode.needs_head)
+    if decode.uses_head(model) and (decode.block_size or 0) > model.block_size:
         raise ConfigError(
             f"decode.block_size must be <= {model.block_size}, the head's own, got {decode.block_size}"
         )

@@ -66,7 +66,7 @@ def choose_sizes(
 
     share = config.decode.memory * device_share(config.run, device)
     decode = config.decode.model_copy(update={"memory": share})
-    shape = load_config(checkpoint.path, needs_head=decode.mode == "consensus")
+    shape = load_config(checkpoint.path, needs_head=decode.needs_head)
     model = skeleton(shape, _dtype(config.model.dtype, shape.dtype))
     left = None if memory is None else memory.left(share)
     beside = None if left is None else left - sum(model_bytes(model))

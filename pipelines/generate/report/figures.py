@@ -93,6 +93,7 @@ def run_report(
         "error_kinds": dict(sorted(sums.errors.items(), key=lambda item: -item[1]["count"])),
         "drafted_by_position": sums.drafted,
         "accepted_by_position": sums.accepted,
+        "lookup": {name: counts.get(f"lookup_{name}", 0) for name in ("drafted", "accepted")},
         "by_length": _by_length(sums),
         "by_group": {name: _by_value(groups) for name, groups in sums.groups.items()},
         "speed_over_time": speed,

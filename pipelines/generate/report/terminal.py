@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.command.wording import count_of
-from pipelines.generate.report.verdict import drafting_note, duplicates_note
+from pipelines.generate.report.verdict import drafting_note, duplicates_note, lookup_note
 from pipelines.storage.files import is_local
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ def figures_table(report: Mapping[str, Any]) -> Table:
         ("completion tokens", report["completion_tokens"]),
         ("acceptance length (tokens per step)", _number(report["acceptance_length"])),
         ("tokens per forward", _number(report["tokens_per_forward"])),
+        ("lookup", lookup_note(report)),
         ("drafting", drafting_note(report)),
         ("exactness", report["exactness"] or "-"),
         ("audit", audit_line(report["audit"])),

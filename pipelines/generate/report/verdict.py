@@ -62,9 +62,17 @@ def drafting_note(report: Mapping[str, Any]) -> str | None:
         return None
     off, found = 100 * (1 - drafting["share"]), drafting["accepted"]
     return (
-        f"drafting is off in {off:.0f} % of the steps, where it would not have paid: the head accepts "
-        f"{found:.2f} drafts ({1 + found:.2f} tokens) in a step that drafts"
+        f"drafting is off in {off:.0f} % of the steps, where it would not have paid: {found:.2f} drafts "
+        f"({1 + found:.2f} tokens) stand in a step that drafts"
     )
+
+
+def lookup_note(report: Mapping[str, Any]) -> str | None:
+    """How many of the drafts that were looked up in earlier text stood; None where none was tried."""
+    lookup = report.get("lookup")
+    if not lookup or not lookup["drafted"]:
+        return None
+    return f"{lookup['accepted']:,} of {count_of(lookup['drafted'], 'draft')} from earlier text stood"
 
 
 def duplicates_note(report: Mapping[str, Any]) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.read.columns import COUNTERS, DIAGNOSTICS
 from pipelines.read.own_rows import python_values
 
 MOST_VALUES = 50  # of a column that the report groups by, in one unit; the rest is `other`
@@ -14,7 +15,7 @@ MOST_EXAMPLES = 3
 VALUE_LENGTH = 80
 OTHER = "(other)"
 NULL = "(null)"
-WORK = ("steps", "forwards", "drafted", "accepted", "step_tokens")  # what output.diagnostics tells of rows
+WORK = tuple(name for name in COUNTERS if name in DIAGNOSTICS)
 SUMS = ("rows", "errors", "completion_tokens", "steps", "step_tokens")
 
 

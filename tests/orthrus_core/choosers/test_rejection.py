@@ -162,6 +162,17 @@ def test_pairs_of_tokens_are_distributed_as_those_of_ar_decoding(model, consensu
     assert misfit(texts, engine, PARAMS[filters]) < 1
 
 
+@pytest.mark.parametrize("filters", ["plain", "filtered"])
+def test_looked_up_drafts_keep_the_distribution_too(filters):
+    backbone = small_orthrus(vocab_size=V, mask_token_id=V - 1, block_size=4)
+    backbone.config.has_head = False
+    texts, engine = toy_texts(backbone, "rejection", PARAMS[filters], COUNT)
+    report = engine.report()
+    assert report["draft_forwards"] == 0
+    assert 0.1 < report["lookup_accepted"] / report["lookup_drafted"] < 0.9
+    assert misfit(texts, engine, PARAMS[filters]) < 1
+
+
 def no_residual(p: Tensor, q: Tensor, noise: Tensor) -> Tensor:
     return (p.log() + noise).argmax(dim=-1)
 

@@ -40,7 +40,7 @@ def test_a_checkpoint_without_any_diffusion_tensor_says_how_to_get_a_head(load, 
     error = error_of(load, checkpoint)
     assert f"{checkpoint}: " in error
     assert "12 missing (model.layers.0.self_attn.k_norm_diff.weight, " in error
-    assert "if it is a plain backbone, decode.mode: autoregressive runs it as it is" in error
+    assert "if it is a plain backbone, with decode.lookup_tokens > 0 it drafts by lookup" in error
 
 
 def test_a_diffusion_tensor_of_a_layer_that_is_not_there_is_named(load, checkpoint):
@@ -102,8 +102,8 @@ def test_a_plain_qwen3_checkpoint_says_how_to_run_it_and_how_to_train_a_head(tmp
     error = error_of(orthrus_core.load_model, tmp_path)
     assert error.startswith(f"{tmp_path}: config.json has neither block_size nor mask_token_id")
     assert error.endswith(
-        "decode.mode: autoregressive runs it as it is (in Python also load_model(..., needs_head=False)), "
-        "and docs/training.md says how to train a head for it"
+        "with decode.lookup_tokens > 0 it drafts by lookup, decode.mode: autoregressive never drafts (in "
+        "Python load_model(..., needs_head=False)), and docs/training.md says how to train a head for it"
     )
 
 
@@ -112,6 +112,7 @@ def test_a_plain_qwen3_checkpoint_gets_an_untrained_head_where_none_is_needed(tm
     save(backbone, tmp_path)
     loaded = orthrus_core.load_model(tmp_path, needs_head=False)
     assert_same_bits(loaded, orthrus_core.add_diffusion_head(backbone, block_size=2, mask_token_id=96))
+    assert not loaded.config.has_head
 
 
 def test_a_checkpoint_with_a_head_keeps_it_where_none_is_needed(checkpoint):

@@ -40,7 +40,7 @@ def test_every_sequence_may_draft_its_block(max_sequences, block_size, device_ty
 )
 def test_rows_that_choose_have_a_rung_of_their_own(max_sequences, block_size, rows):
     budgets = (16, 32, 64, 128, 256, 512, 1024, 4096)
-    assert rows == most_choosing(budgets, max_sequences=max_sequences, block_size=block_size)
+    assert rows == most_choosing(budgets, max_sequences=max_sequences, most_drafts=block_size)
 
 
 def test_a_cpu_has_four_rungs_per_doubling():

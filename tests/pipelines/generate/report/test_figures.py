@@ -220,7 +220,7 @@ def test_drafting_that_the_policy_stopped_is_told_with_what_the_head_accepts(tre
     _, report = report_of(tree, unit)
     assert report["drafting"] == {"share": pytest.approx(2 / 9), "accepted": 1.0}
     assert (
-        "off in 78 % of the steps, where it would not have paid: the head accepts 1.00 drafts (2.00 tok"
+        "off in 78 % of the steps, where it would not have paid: 1.00 drafts (2.00 tokens) stand"
         in drafting_note(report)
     )
     assert drafting_note(report) in shown(figures_table(report))

@@ -22,6 +22,8 @@ REPORT = {
     "steps": 100,
     "forwards": 180,
     "draft_forwards": 80,
+    "lookup_drafted": 50,
+    "lookup_accepted": 20,
     "acceptance_length": 3.5,
     "waiting": 7,
     "slots": {"total": 8, "busy": 5},
@@ -46,6 +48,7 @@ def test_time_is_split_into_five_parts_that_add_up_to_the_time_since_the_engine_
 def test_forwards_slots_and_pages_are_given_by_kind():
     found = now()
     assert [found["orthrus_forwards", kind] for kind in ("draft", "verify")] == [80, 100]
+    assert [found["orthrus_lookup_drafts", kind] for kind in ("drafted", "accepted")] == [50, 20]
     assert [found["orthrus_slots", state] for state in ("busy", "free")] == [5, 3]
     assert [found["orthrus_cache_pages", state] for state in ("used", "free")] == [40, 60]
 

@@ -1,0 +1,27 @@
+"""Whether looking for drafts is worth the time of the host that it takes."""
+
+MEMORY = 0.95  # weight kept per look: the last 20 count
+FIRST_LOOKS = 32  # of a run, whatever they bring
+RARELY = 32  # steps between looks that do not pay: 3 % of their time is lost
+DEALS = 2.0  # times the search: dealing with what was found, and learning from it
+
+
+class Patience:
+    """Says when to look for drafts: while that saves more time than it takes, else every now and then."""
+
+    def __init__(self) -> None:
+        self._saved_s = 0.0
+        self._taken_s = 0.0
+        self._num_steps = 0
+
+    def should_look(self) -> bool:
+        """Whether to look in this step; called once in every step."""
+        self._num_steps += 1
+        if self._num_steps <= FIRST_LOOKS or self._num_steps % RARELY == 0:
+            return True
+        return self._saved_s > self._taken_s
+
+    def note(self, *, saved_s: float, taken_s: float) -> None:
+        """Add a look: the seconds that drafts save by estimate, and those that it took to find them."""
+        self._saved_s = MEMORY * self._saved_s + (1 - MEMORY) * saved_s
+        self._taken_s = MEMORY * self._taken_s + (1 - MEMORY) * DEALS * taken_s
