@@ -20,9 +20,10 @@ PARAMS = HIDDEN + "params"  # string, json of sampling options that replace the 
 SAMPLES = HIDDEN + "samples"  # list<int32>, numbers of the completions to make
 TRUNCATED = HIDDEN + "truncated"  # int32, tokens cut from the prompt
 PROMPT_TOKENS = HIDDEN + "prompt_tokens"  # int32, of a prompt that was counted and cannot be run; else 0
+PREFILL = HIDDEN + "prefill"  # string, what stands before the completion in its column; null: nothing
 CARRIED = HIDDEN + "carried_"  # before the name of a carried column that an output column has too
 ENGINE = HIDDEN + "engine"  # string, json of the engine's figures on a unit's first row
-LINE = HIDDEN + "line"  # large_binary, of jsonl: the row as it stands in the file; null: it is none
+LINE = HIDDEN + "line"  # large_binary, of JSON: the row as it stands in file and path; null: it is none
 OWN = (
     HIDDEN + "own_"
 )  # + name, of Parquet: a column in its file's own type, where that is not the one of all files

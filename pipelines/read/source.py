@@ -34,8 +34,8 @@ from pipelines.read.input_file import (
     read_file,
     uncompressed,
 )
-from pipelines.read.jsonl import jsonl_rows
-from pipelines.read.shards import Shard
+from pipelines.read.jsonl import array_spans, jsonl_rows
+from pipelines.read.shard import Shard
 from pipelines.read.units import Plan, Unit
 from pipelines.storage.config import StorageConfig, use_storage
 
@@ -99,8 +99,8 @@ def read_unit(shard: Shard, unit: Unit, types: pa.Schema) -> pa.Table:
     Args:
         types: the columns wanted; a column that this shard lacks comes back null.
     Returns:
-        A table of `unit.num_rows` rows: the columns wanted, of jsonl LINE, of Parquet perhaps OWN columns,
-        then SHARD, UNIT, ROW and ROW_ERROR (null, or why a jsonl row does not fit its columns; it then has
+        A table of `unit.num_rows` rows: the columns wanted, of JSON LINE, of Parquet perhaps OWN columns,
+        then SHARD, UNIT, ROW and ROW_ERROR (null, or why a JSON row does not fit its columns; it then has
         nulls in those). If the shard is damaged here, all rows have nulls and an error that begins with
         UNREADABLE; if it has changed, with OVERWRITTEN; if values do not fit the types, with UNFIT.
     """
@@ -119,7 +119,7 @@ def _read(shard: Shard, unit: Unit, types: pa.Schema) -> tuple[dict[str, Any], l
             columns = read_file(shard.file, partial(_read_parquet, shard, unit, types), cache="none")
             errors: list[str | None] = [None] * unit.num_rows
         else:
-            columns, errors = read_file(shard.file, partial(_read_jsonl, shard, unit, types))
+            columns, errors = read_file(shard.file, partial(_read_json, shard, unit, types))
         if len(errors) != unit.num_rows or any(len(column) != unit.num_rows for column in columns.values()):
             raise ChangedFileError(CHANGED)
         return columns, errors
@@ -161,13 +161,18 @@ def _read_parquet(shard: Shard, unit: Unit, types: pa.Schema, handle: WatchedFil
     columns: dict[str, Any] = {}
     for name, kind in zip(types.names, types.types, strict=True):
         if name not in names:
-            columns[name] = pa.nulls(unit.num_rows, stored_type(kind))
+            columns[name] = _of_path(shard.partitions.get(name), stored_type(kind), unit.num_rows)
             continue
         own = bring_to(table.column(name), plain_type(table.column(name).type))
         columns[name] = _fitted(name, own, stored_type(kind))
         if own.type != columns[name].type:
             columns[OWN + name] = own
     return columns
+
+
+def _of_path(value: str | None, kind: pa.DataType, count: int) -> pa.Array:
+    """A column that the file lacks: what its path says of it, or nulls."""
+    return pa.array([value] * count, kind)
 
 
 def _fitted(name: str, column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
@@ -207,23 +212,33 @@ def _take(batches: Iterator[pa.RecordBatch], skip: int, count: int) -> list[pa.R
     return taken
 
 
-def _read_jsonl(
+def _read_json(
     shard: Shard, unit: Unit, types: pa.Schema, handle: WatchedFile
 ) -> tuple[dict[str, Any], list[str | None]]:
     with uncompressed(handle, shard.file.url) as stream:
         stream.seek(unit.first_byte)
         content = stream.read(unit.last_byte - unit.first_byte)
-    lines = [line for line in content.split(b"\n") if line.strip()]
+    lines = (
+        _elements(content) if shard.format == "json" else [one for one in content.split(b"\n") if one.strip()]
+    )
     rows = list(jsonl_rows(lines))
     errors = [row if isinstance(row, str) else None for row in rows]
-    dicts = [row if isinstance(row, dict) else {} for row in rows]
+    dicts = [{**shard.partitions, **(row if isinstance(row, dict) else {})} for row in rows]
     columns: dict[str, Any] = {
         name: _column(name, kind, [row.get(name) for row in dicts], errors)
         for name, kind in zip(types.names, types.types, strict=True)
     }
     own = [line if isinstance(row, dict) else None for line, row in zip(lines, rows, strict=True)]
+    if shard.partitions:
+        own = [line and json.dumps(row).encode() for line, row in zip(own, dicts, strict=True)]
     columns[LINE] = pa.array(own, pa.large_binary())
     return columns, errors
+
+
+def _elements(content: bytes) -> list[bytes]:
+    """Elements of a JSON array, of some that follow each other in it."""
+    whole = b"[" + content.rstrip().removesuffix(b",") + b"]"
+    return [whole[first:last] for first, last in array_spans(whole)]
 
 
 def _column(name: str, kind: pa.DataType, values: list[Any], errors: list[str | None]) -> pa.Array:

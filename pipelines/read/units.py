@@ -8,7 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.read.shards import Inspection, Shard
+from pipelines.read.shard import Shard
+from pipelines.read.shards import Inspection
 from pipelines.storage.file_info import FileInfo
 
 
@@ -19,7 +20,7 @@ class Unit:
     Attributes:
         shard, index: which input file, and which piece of it, both from 0.
         start, num_rows: its rows within the shard.
-        first_byte, last_byte: jsonl only: where its lines begin and end in the file.
+        first_byte, last_byte: not of Parquet: where its rows begin and end in the file.
     """
 
     shard: int
@@ -92,7 +93,7 @@ def plan_units(inspection: Inspection, unit_rows: int) -> Plan:
 
 def _pieces(shard: Shard, unit_rows: int) -> Iterator[int]:
     """Row counts of a shard's units, in order."""
-    if shard.format == "jsonl":
+    if shard.format != "parquet":
         for start in range(0, shard.num_rows, unit_rows):
             yield min(unit_rows, shard.num_rows - start)
         return

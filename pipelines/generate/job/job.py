@@ -155,6 +155,7 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
             unit_rows=unit_rows,
             on_bad_shard=config.input.on_bad_shard,
             carried=config.input.carry,
+            has_partitions=config.input.hive_partitions,
         )
         plan = plan_units(inspection, unit_rows)
     if plan.num_rows == 0:

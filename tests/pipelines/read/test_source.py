@@ -31,8 +31,20 @@ def read_all(plan: Plan, names) -> list[pa.Table]:
     return [read_unit(plan.shards[unit.shard], unit, types) for unit in plan.units]
 
 
-@pytest.fixture(params=["parquet", "small row groups", "jsonl"])
+@pytest.fixture(params=["parquet", "small row groups", "jsonl", "json lines", "json array", "json.zst"])
 def path(request, tmp_path) -> Path:
+    if request.param == "json lines":
+        path = tmp_path / "a.json"
+        path.write_text("\n".join(json.dumps(row) for row in TABLE.to_pylist()))
+        return path
+    if request.param.startswith("json "):
+        path = tmp_path / "a.json"
+        path.write_text("\ufeff" + json.dumps(TABLE.to_pylist(), indent=1))
+        return path
+    if request.param == "json.zst":
+        path = tmp_path / "a.json.zst"
+        path.write_bytes(pa.compress(json.dumps(TABLE.to_pylist()).encode(), "zstd", asbytes=True))
+        return path
     if request.param == "jsonl":
         path = tmp_path / "a.jsonl"
         path.write_text("\n\n".join(json.dumps(row) for row in TABLE.to_pylist()))
