@@ -10,9 +10,10 @@ from pipelines.read.arrow_types import stored_type
 
 # Columns that travel between the stages of the dataset and are never written.
 HIDDEN = "__orthrus_"
-SHARD = HIDDEN + "shard"  # int32, number of the input file
+SHARD = HIDDEN + "shard"  # int32, number of the unit's first input file
 UNIT = HIDDEN + "unit"  # int32, number of the unit within its shard
-ROW = HIDDEN + "row"  # int64, row within its shard
+FILE = HIDDEN + "file"  # int32, number of the row's own input file
+ROW = HIDDEN + "row"  # int64, row within its file
 ROW_ERROR = HIDDEN + "error"  # string, why this row cannot be generated; null: it can
 PROMPT_IDS = HIDDEN + "prompt_ids"  # list<int32>
 PLACE = HIDDEN + "place"  # int32, row within its unit, from 0

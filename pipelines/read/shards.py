@@ -36,10 +36,12 @@ class Inspection:
         shards: in the order of the listing.
         schema: union of their columns; where types differ between shards, the wider one, and JSON_TEXT where
             values of jsonl have none in common.
+        kinds: of each shard, a number; those of one number have the same format and columns.
     """
 
     shards: tuple[Shard, ...]
     schema: pa.Schema
+    kinds: tuple[int, ...] = ()
 
 
 class _Types:
@@ -113,12 +115,17 @@ def inspect_shards(
     looked = map_files(inspect, [look(index, file, kind) for index, (file, kind) in enumerate(files)])
     shards: list[Shard] = []
     types, lines = _Types(needed, carried), JsonColumns(needed, carried)
+    known: dict[pa.Schema | None, int] = {}
+    kinds = []
     for (file, kind), result in zip(files, looked, strict=True):
         fault = result if isinstance(result, str) else _column_faults(result[0], result[1], needed, carried)
         if fault or isinstance(result, str):
             shards.append(Shard(len(shards), file, kind, 0, skipped=fault))
+            kinds.append(-1)
             continue
         shards.append(result[0])
+        schema = result[1] if isinstance(result[1], pa.Schema) else None
+        kinds.append(known.setdefault(schema, len(known)))
         if isinstance(result[1], JsonColumns):
             lines.join(result[1])
         else:
@@ -127,7 +134,7 @@ def inspect_shards(
     types.add(lines.schema, "jsonl")
     _tell_of_json(types.schema, carried)
     _tell_of_formats([kind for _, kind in files], shards)
-    return Inspection(tuple(shards), types.schema)
+    return Inspection(tuple(shards), types.schema, tuple(kinds))
 
 
 def _tell_of_bad(shards: Sequence[Shard], on_bad_shard: str) -> None:

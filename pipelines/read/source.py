@@ -15,6 +15,7 @@ from ray.data.datasource import Datasource, ReadTask
 
 from pipelines.read.arrow_types import JSON_TEXT, bring_to, has_dictionaries, plain_type, stored_type
 from pipelines.read.columns import (
+    FILE,
     LINE,
     OVERWRITTEN,
     OWN,
@@ -76,16 +77,17 @@ class UnitSource(Datasource):
         return [self._task(unit) for unit in self._units]
 
     def _task(self, unit: Unit) -> ReadTask:
-        shard = self._plan.shards[unit.shard]
+        shards = self._plan.shards_of(unit)
         size = self._bytes(unit)
         metadata = BlockMetadata(
-            num_rows=unit.num_rows, size_bytes=size, input_files=(shard.file.url,), exec_stats=None
+            num_rows=unit.num_rows, size_bytes=size, input_files=(shards[0].file.url,), exec_stats=None
         )
-        return ReadTask(partial(_blocks, shard, unit, self._types, self._storage), metadata)
+        return ReadTask(partial(_blocks, shards, unit, self._types, self._storage), metadata)
 
     def _bytes(self, unit: Unit) -> int:
-        shard = self._plan.shards[unit.shard]
-        return shard.file.size * unit.num_rows // max(1, shard.num_rows)
+        shards = self._plan.shards_of(unit)
+        rows = sum(shard.num_rows for shard in shards)
+        return sum(shard.file.size for shard in shards) * unit.num_rows // max(1, rows)
 
 
 def column_types(plan: Plan, layout: TableLayout) -> pa.Schema:
@@ -93,21 +95,39 @@ def column_types(plan: Plan, layout: TableLayout) -> pa.Schema:
     return pa.schema([plan.schema.field(name).remove_metadata() for name in layout.read])
 
 
-def read_unit(shard: Shard, unit: Unit, types: pa.Schema) -> pa.Table:
+def read_unit(shards: Sequence[Shard], unit: Unit, types: pa.Schema) -> pa.Table:
     """Read one unit's rows.
 
     Args:
+        shards: the unit's.
         types: the columns wanted; a column that this shard lacks comes back null.
     Returns:
         A table of `unit.num_rows` rows: the columns wanted, of JSON LINE, of Parquet perhaps OWN columns,
-        then SHARD, UNIT, ROW and ROW_ERROR (null, or why a JSON row does not fit its columns; it then has
-        nulls in those). If the shard is damaged here, all rows have nulls and an error that begins with
-        UNREADABLE; if it has changed, with OVERWRITTEN; if values do not fit the types, with UNFIT.
+        then SHARD, UNIT, FILE, ROW and ROW_ERROR (null, or why a JSON row does not fit its columns; it then
+        has nulls in those). Where a shard is damaged, its rows have nulls and an error that begins with
+        UNREADABLE; where it has changed, with OVERWRITTEN; where values do not fit the types, with UNFIT.
     """
-    columns, errors = _read(shard, unit, types)
-    columns[SHARD] = pa.repeat(pa.scalar(unit.shard, pa.int32()), unit.num_rows)
-    columns[UNIT] = pa.repeat(pa.scalar(unit.index, pa.int32()), unit.num_rows)
-    columns[ROW] = pa.array(range(unit.start, unit.start + unit.num_rows), pa.int64())
+    if len(shards) == 1:
+        return _read_piece(shards[0], unit, unit, types)
+    pieces = [(shard, _whole(shard)) for shard in shards if shard.num_rows]
+    return pa.concat_tables(
+        [_read_piece(shard, piece, unit, types) for shard, piece in pieces], promote_options="default"
+    )
+
+
+def _whole(shard: Shard) -> Unit:
+    """A shard that is no more than one unit."""
+    first, last = (shard.offsets[0], shard.offsets[-1]) if shard.offsets else (0, 0)
+    return Unit(shard.index, 0, 0, shard.num_rows, first, last)
+
+
+def _read_piece(shard: Shard, piece: Unit, unit: Unit, types: pa.Schema) -> pa.Table:
+    """The rows of a unit that one shard has."""
+    columns, errors = _read(shard, piece, types)
+    count = piece.num_rows
+    numbers = {SHARD: unit.shard, UNIT: unit.index, FILE: shard.index}
+    columns |= {name: pa.repeat(pa.scalar(number, pa.int32()), count) for name, number in numbers.items()}
+    columns[ROW] = pa.array(range(piece.start, piece.start + count), pa.int64())
     columns[ROW_ERROR] = pa.array(errors, pa.string())
     return pa.table(columns)
 
@@ -135,10 +155,12 @@ def _read(shard: Shard, unit: Unit, types: pa.Schema) -> tuple[dict[str, Any], l
     return nothing, [fault] * unit.num_rows
 
 
-def _blocks(shard: Shard, unit: Unit, types: pa.Schema, storage: StorageConfig | None) -> list[pa.Table]:
+def _blocks(
+    shards: Sequence[Shard], unit: Unit, types: pa.Schema, storage: StorageConfig | None
+) -> list[pa.Table]:
     if storage is not None:
         use_storage(storage)
-    return [read_unit(shard, unit, types)]
+    return [read_unit(shards, unit, types)]
 
 
 def _read_parquet(shard: Shard, unit: Unit, types: pa.Schema, handle: WatchedFile) -> dict[str, Any]:

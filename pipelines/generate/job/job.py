@@ -157,7 +157,7 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
             carried=config.input.carry,
             has_partitions=config.input.hive_partitions,
         )
-        plan = plan_units(inspection, unit_rows)
+        plan = plan_units(inspection, unit_rows, pack=config.input.pack_files)
     if plan.num_rows == 0:
         raise ConfigError(f"input.paths: the files have no rows{_skipped_note(plan)}")
     layout = choose_layout(

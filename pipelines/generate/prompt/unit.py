@@ -19,6 +19,7 @@ from pipelines.generate.prompt.row_params import ParamColumns, RowParams
 from pipelines.generate.prompt.template_columns import TemplateColumns, template_columns
 from pipelines.generate.write.repair import Repair
 from pipelines.read.columns import (
+    FILE,
     HIDDEN,
     PARAMS,
     PLACE,
@@ -140,7 +141,7 @@ def render_rows(table: pa.Table, renderer: PromptRenderer, config: GenerateConfi
     """Render the rows of a table as `source.read_unit` makes it."""
     errors = table.column(ROW_ERROR).to_pylist()
     available = [name for name in table.column_names if not name.startswith(HIDDEN)]
-    names = [*read_columns(config, available), SHARD, ROW]
+    names = [*read_columns(config, available), FILE, ROW]
     rows = own_rows(table, names, errors, structured=config.input.prompt.structured)
     params = ParamColumns(config.sampling)
     return [
@@ -156,7 +157,7 @@ def _render_row(
     columns: ParamColumns,
     id_column: str | None,
 ) -> RenderedRow:
-    own_id, params = f"{row[SHARD]}:{row[ROW]}", None
+    own_id, params = f"{row[FILE]}:{row[ROW]}", None
     try:
         if error is not None:
             raise RequestError(error)

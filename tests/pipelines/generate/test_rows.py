@@ -130,3 +130,26 @@ def test_only_failed_completes_a_run_whose_engine_was_poisoned(local_ray, tree, 
 
 def poisoned_engine(token: int, spec) -> FakeEngine:
     return FakeEngine(poison=token)
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_small_files_give_the_same_rows_whether_packed_or_not(local_ray, model_dir, tmp_path, pack):
+    for number, begun in enumerate(("The", "It", "So")):
+        folder = tmp_path / "prompts" / f"begun={begun}"
+        folder.mkdir(parents=True)
+        pq.write_table(pa.table({"q": [f"Add {number} and 1."]}), folder / "a.parquet")
+    tree = generate_tree(model_dir, tmp_path / "prompts", tmp_path / "out", unit_rows=8)
+    tree["input"] |= {
+        "prompt": {"column": "q", "prefill": "{{ begun }}"},
+        "pack_files": pack,
+        "id_column": None,
+    }
+    tree["output"]["prefill"] = True
+    tree["sampling"] = {"max_new_tokens": 6}
+    job, _ = run_tree(tree)
+    assert len(job.plan.units) == (1 if pack else 3)
+    rows = ds.dataset(f"{tree['output']['path']}/data").to_table().to_pylist()
+    assert [row["id"] for row in rows] == ["0:0", "1:0", "2:0"]  # by path: It, So, The
+    assert [row["begun"] for row in rows] == ["It", "So", "The"]
+    assert all(row["completion"].startswith(row["begun"]) for row in rows)
+    assert [row["error"] for row in rows] == [None] * 3

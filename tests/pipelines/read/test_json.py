@@ -20,7 +20,7 @@ def read(path, names, unit_rows=2):
         inspect_shards(list_shards([str(path)], "auto"), needed={"q": "text"}, unit_rows=unit_rows), unit_rows
     )
     types = column_types(plan, TableLayout(pa.schema([]), tuple(names)))
-    return pa.concat_tables([read_unit(plan.shards[unit.shard], unit, types) for unit in plan.units])
+    return pa.concat_tables([read_unit(plan.shards_of(unit), unit, types) for unit in plan.units])
 
 
 @pytest.mark.parametrize(

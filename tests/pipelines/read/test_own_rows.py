@@ -28,7 +28,7 @@ def read(folder, names, *, needed=None, **options) -> tuple[list[dict], list[str
     types = column_types(plan, choose_layout(plan.schema, needed=names, carry=None, id_column=None))
     rows, errors = [], []
     for unit in plan.units:
-        table = read_unit(plan.shards[unit.shard], unit, types)
+        table = read_unit(plan.shards_of(unit), unit, types)
         faults = table.column(ROW_ERROR).to_pylist()
         rows += own_rows(table, names, faults, **options)
         errors += faults

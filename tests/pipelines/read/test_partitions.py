@@ -21,7 +21,7 @@ def planned(path, **options) -> Plan:
 
 def rows_of(plan: Plan, names, *, own=False) -> list[dict]:
     types = column_types(plan, TableLayout(pa.schema([]), tuple(names)))
-    tables = [read_unit(plan.shards[unit.shard], unit, types) for unit in plan.units]
+    tables = [read_unit(plan.shards_of(unit), unit, types) for unit in plan.units]
     if own:
         return [row for table in tables for row in own_rows(table, names, [None] * table.num_rows)]
     return [row for table in tables for row in table.select(names).to_pylist()]

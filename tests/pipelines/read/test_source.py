@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.read.columns import LINE, ROW, ROW_ERROR, SHARD, UNIT, TableLayout
+from pipelines.read.columns import FILE, LINE, ROW, ROW_ERROR, SHARD, UNIT, TableLayout
 from pipelines.read.shards import inspect_shards, list_shards
 from pipelines.read.source import UnitSource, column_types, read_unit
 from pipelines.read.units import Plan, plan_units
@@ -28,7 +28,7 @@ def planned(path, unit_rows, needed=None) -> Plan:
 
 def read_all(plan: Plan, names) -> list[pa.Table]:
     types = column_types(plan, TableLayout(pa.schema([]), tuple(names)))
-    return [read_unit(plan.shards[unit.shard], unit, types) for unit in plan.units]
+    return [read_unit(plan.shards_of(unit), unit, types) for unit in plan.units]
 
 
 @pytest.fixture(params=["parquet", "small row groups", "jsonl", "json lines", "json array", "json.zst"])
@@ -71,7 +71,7 @@ def test_every_row_knows_its_shard_and_unit(path):
 
 def test_only_the_columns_asked_for_are_read(path):
     names = read_all(planned(path, 100), ["n"])[0].column_names
-    assert [name for name in names if name != LINE] == ["n", SHARD, UNIT, ROW, ROW_ERROR]
+    assert [name for name in names if name != LINE] == ["n", SHARD, UNIT, FILE, ROW, ROW_ERROR]
 
 
 def test_no_column_at_all_still_gives_the_rows(path):

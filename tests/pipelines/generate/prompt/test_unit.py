@@ -11,6 +11,7 @@ from pipelines.generate.prompt.content import Content
 from pipelines.generate.prompt.renderer import PromptRenderer
 from pipelines.generate.prompt.unit import needed_columns, render_rows, render_unit
 from pipelines.read.columns import (
+    FILE,
     PARAMS,
     PLACE,
     PREFILL,
@@ -58,6 +59,7 @@ def unit(columns: dict, errors=None) -> pa.Table:
     hidden = {
         SHARD: pa.array([2] * count, pa.int32()),
         UNIT: pa.array([0] * count, pa.int32()),
+        FILE: pa.array([2] * count, pa.int32()),
         ROW: pa.array(range(10, 10 + count), pa.int64()),
         ROW_ERROR: pa.array(errors or [None] * count, pa.string()),
     }
