@@ -38,6 +38,12 @@ class PromptConfig(Section):
         None, description='Jinja template over the row\'s columns, by name or as row["any name"].'
     )
     system: str | None = Field(None, description="System message put before prompts that have none.")
+    then: tuple[dict[Literal["user", "assistant"], str], ...] = Field(
+        (),
+        description="Messages behind those of the row, each {user: TEMPLATE} or {assistant: TEMPLATE} over "
+        'its columns: [{assistant: "{{ answer }}"}, {user: "{{ next_question }}"}] is the next turn of a '
+        "conversation whose answer an earlier run wrote.",
+    )
     chat: bool = Field(
         True, description="Render through the tokenizer's chat template; false: the text as it is."
     )
@@ -100,6 +106,13 @@ class PromptConfig(Section):
         return self.special_tokens == "text" or (self.special_tokens is None and self.chat)
 
     @property
+    def templates(self) -> dict[str, str]:
+        """Templates over a row's columns, by option."""
+        found = {"template": self.template, "prefill": self.prefill}
+        found |= {f"then[{place}]": text for place, turn in enumerate(self.then) for text in turn.values()}
+        return {option: text for option, text in found.items() if text is not None}
+
+    @property
     def structured(self) -> list[str]:
         """Columns whose values are structures for the chat template."""
         named = (self.messages, self.row_args, self.tools, self.documents)
@@ -134,6 +147,13 @@ class PromptConfig(Section):
             raise ValueError("must have at most one of add_generation_prompt and continue_final_message true")
         return value
 
+    @field_validator("then")
+    @classmethod
+    def _each_is_one_message(cls, value: tuple[dict[str, str], ...]) -> tuple[dict[str, str], ...]:
+        if any(len(turn) != 1 for turn in value):
+            raise ValueError("must be a list of {user: TEMPLATE} and {assistant: TEMPLATE}, one key each")
+        return value
+
     @field_validator("row_args")
     @classmethod
     def _are_a_rows_own(cls, value: str | dict[str, str] | None) -> str | dict[str, str] | None:
@@ -147,8 +167,8 @@ class PromptConfig(Section):
 
     @model_validator(mode="after")
     def _chat_options_have_a_chat(self) -> Self:
-        of_chat = ("messages", "system", "row_args", "tools", "documents", "prefill")
-        given = [name for name in of_chat if getattr(self, name) is not None]
+        of_chat = ("messages", "system", "then", "row_args", "tools", "documents", "prefill")
+        given = [name for name in of_chat if getattr(self, name) not in (None, ())]
         if not self.chat and given:
             raise ValueError(f"must have chat: true with {' and '.join(given)}")
         if self.chat and not self.add_special_tokens:

@@ -33,8 +33,10 @@ class ContentReader:
     def __init__(self, prompt: PromptConfig):
         self._prompt = prompt
         self._args = TemplateArgs(prompt)
-        self._template = _process(prompt.template, prompt)
-        self._prefill = _process(prompt.prefill, prompt)
+        self._processes = {
+            option: TemplateProcess(text, prompt.template_limit_s)
+            for option, text in prompt.templates.items()
+        }
 
     def read(self, row: Mapping[str, Any]) -> Content:
         """What a row says.
@@ -46,26 +48,24 @@ class ContentReader:
         if prompt.messages is not None:
             messages = read_messages(row[prompt.messages], prompt.messages)
         else:
-            text = _checked_text(row[prompt.column], prompt.column) if prompt.column is not None else ""
-            text = _fill(self._template, row, "template") if self._template else text
+            column = prompt.column
+            text = self._fill("template", row) if column is None else _checked_text(row[column], column)
             if not prompt.chat:
                 return Content(text)
             messages = [{"role": "user", "content": text}]
         if prompt.system is not None and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": prompt.system}, *messages]
-        prefill = _fill(self._prefill, row, "prefill") if self._prefill else ""
+        for place, turn in enumerate(prompt.then):
+            messages += [{"role": role, "content": self._fill(f"then[{place}]", row)} for role in turn]
+        prefill = self._fill("prefill", row) if prompt.prefill is not None else ""
         return Content(messages, self._args.of(row), prefill)
 
-
-def _process(template: str | None, prompt: PromptConfig) -> TemplateProcess | None:
-    return None if template is None else TemplateProcess(template, prompt.template_limit_s)
-
-
-def _fill(process: TemplateProcess, row: Mapping[str, Any], option: str) -> str:
-    try:
-        return process.fill({name: value for name, value in row.items() if not name.startswith(HIDDEN)})
-    except TemplateRowError as failure:
-        raise RequestError(f"input.prompt.{option} fails: {failure}") from None
+    def _fill(self, option: str, row: Mapping[str, Any]) -> str:
+        shown = {name: value for name, value in row.items() if not name.startswith(HIDDEN)}
+        try:
+            return self._processes[option].fill(shown)
+        except TemplateRowError as failure:
+            raise RequestError(f"input.prompt.{option} fails: {failure}") from None
 
 
 def _checked_text(value: Any, name: str) -> str:

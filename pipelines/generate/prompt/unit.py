@@ -70,8 +70,7 @@ def read_columns(config: GenerateConfig, available: Sequence[str]) -> list[str]:
 
 
 def _templates(prompt: PromptConfig) -> list[TemplateColumns]:
-    named = {"template": prompt.template, "prefill": prompt.prefill}
-    return [template_columns(text, option) for option, text in named.items() if text is not None]
+    return [template_columns(text, option) for option, text in prompt.templates.items()]
 
 
 @dataclass(frozen=True)

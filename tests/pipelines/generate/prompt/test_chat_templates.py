@@ -287,6 +287,18 @@ def test_a_prefill_goes_behind_the_thoughts_that_the_template_closes(render):
     assert render("QWEN3", [ASKED, SAID, ASKED], options=options, begun="It") == NOT_THINKING + "It"
 
 
+def test_an_answer_of_an_earlier_run_and_a_question_make_the_next_turn(render):
+    options = {"then": [{"assistant": "{{ answer }}"}, {"user": "{{ next }}"}]}
+    text = render("QWEN3", [ASKED], options=options, answer="It is 3.", next=" 1+2? ")
+    assert text == PLAIN["QWEN3"]
+
+
+def test_an_answer_that_an_earlier_run_does_not_have_is_an_error_row(render):
+    options = {"then": [{"assistant": "{{ answer }}"}, {"user": "more"}]}
+    with pytest.raises(RequestError, match=r"^input.prompt.then\[0\] fails: .* it prints a null value"):
+        render("QWEN3", [ASKED], options=options, answer=None)
+
+
 def test_earlier_thoughts_are_left_out_by_qwen3(render):
     thought = SAID | {"content": "<think>\nhm\n</think>\n\nIt is 3."}
     assert render("QWEN3", [ASKED, thought, ASKED]) == PLAIN["QWEN3"]

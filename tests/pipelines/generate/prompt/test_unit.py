@@ -246,7 +246,8 @@ def test_a_rendered_unit_brings_prefills_that_are_to_be_shown(tree, model_dir, s
 
 def test_needed_columns_are_those_of_all_options_of_a_prompt(config):
     prompt = {"messages": "m", "tools": "t", "documents": "d", "row_args": {"x": "y"}, "prefill": "{{ p }}"}
-    assert needed_columns(config(prompt)) == {"m": "messages"} | dict.fromkeys("pytd", "any")
+    prompt["then"] = [{"assistant": "{{ a }}"}, {"user": "{{ u }}"}]
+    assert needed_columns(config(prompt)) == {"m": "messages"} | dict.fromkeys("pytdau", "any")
 
 
 def test_a_rendered_unit_asks_for_the_samples_of_each_row(tree, model_dir):
