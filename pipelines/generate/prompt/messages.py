@@ -21,7 +21,7 @@ SPEAKERS = {
 
 
 def read_messages(value: Any, name: str) -> list[Message]:
-    """The messages of a cell; `content` is text, or None beside `tool_calls`.
+    """The messages of a cell; `content` is text, or None beside an assistant's `tool_calls`.
 
     Args:
         value: a list of {role, content} or {from, value}, or the JSON text of one.
@@ -61,14 +61,14 @@ def _message(value: Any, where: str) -> Message:
         raise RequestError(f"{where} has no text role")
     calls = _tool_calls(message.pop("tool_calls", None), where)
     content = _text(message.pop("content", None), where)
-    if content is None and not calls:
+    if content is None and not (calls and message["role"] == "assistant"):
         raise RequestError(f"{where} has no text content")
     return message | {"content": content} | ({"tool_calls": calls} if calls else {})
 
 
 def _of_sharegpt(message: Message, where: str) -> Message:
     speaker = message.pop("from")
-    if speaker not in SPEAKERS:
+    if not isinstance(speaker, str) or speaker not in SPEAKERS:
         raise RequestError(f"{where} is from {speaker!r:.40}; known are {', '.join(SPEAKERS)}")
     return {"role": SPEAKERS[speaker], "content": message.pop("value", None)} | message
 

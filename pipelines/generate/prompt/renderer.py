@@ -122,7 +122,7 @@ class PromptRenderer:
         """The last message's text, where the completion goes on with it."""
         if self._chat is None or isinstance(content.said, str) or not self._chat.continues(content.said):
             return ""
-        return str(content.said[-1]["content"])
+        return str(content.said[-1]["content"] or "")
 
     def _marked_text(self, content: Content) -> tuple[str, bool]:
         """The whole text, and whether marks keep control tokens in it text."""

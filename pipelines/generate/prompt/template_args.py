@@ -24,7 +24,8 @@ class TemplateArgs:
         Raises:
             RequestError: naming the column and what is wrong with its value.
         """
-        args = {name: row[column] for name, column in self._named.items() if row[column] is not None}
+        args = {name: _plain(row[column], column) for name, column in self._named.items()}
+        args = {name: value for name, value in args.items() if value is not None}
         if self._all is not None:
             args |= _object(row[self._all], f"input.prompt.row_args column {self._all}")
         args |= self._common
@@ -32,6 +33,15 @@ class TemplateArgs:
             if found := _objects(row[column], f"input.prompt.{name} column {column}"):
                 args[name] = found
         return args
+
+
+def _plain(value: Any, column: str) -> Any:
+    if isinstance(value, str | int | float | bool | list | dict | None):
+        return value
+    raise RequestError(
+        f"input.prompt.row_args column {column} is {type(value).__name__}; variables are text, numbers, "
+        "true or false, lists and objects"
+    )
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Rows through the chat templates of model families; the expected texts are written by hand."""
 
+import datetime
 import json
 
 import pytest
@@ -353,6 +354,11 @@ def test_variables_that_the_template_does_not_have_are_refused(render, options, 
             {"row_args": "t"},
             {"t": {"messages": 1}},
             "input.prompt.row_args column t: messages cannot be a row's own",
+        ),
+        (
+            {"row_args": {"enable_thinking": "t"}},
+            {"t": datetime.date(2024, 1, 2)},
+            "input.prompt.row_args column t is date; variables are text",
         ),
         (
             {"prefill": "{{ b }}"},

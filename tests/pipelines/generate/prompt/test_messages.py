@@ -101,6 +101,8 @@ def test_other_keys_of_a_message_stay_but_nulls():
             [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}],
             "messages column m: message 0: content part 0 is 'image_url'; only text can be rendered",
         ),
+        ([{"from": ["human"], "value": "x"}], "messages column m: message 0 is from ['human']; known are"),
+        ([{"role": "user", "tool_calls": [CALL]}], "messages column m: message 0 has no text content"),
         (
             [{"role": "user", "content": [{"type": "text"}]}],
             "messages column m: message 0: content part 0 has no text",
