@@ -16,7 +16,8 @@ from orthrus_core.errors import CheckpointError, ConfigError
 from pipelines.checkpoint.cache import local_copy
 from pipelines.checkpoint.directory import Checkpoint, locate
 from pipelines.config.model import ModelConfig
-from pipelines.read.shards import Inspection, Shard
+from pipelines.read.shard import Shard
+from pipelines.read.shards import Inspection
 from pipelines.read.units import plan_units
 from pipelines.storage.file_info import FileInfo
 from pipelines.train.backbone import load_backbone

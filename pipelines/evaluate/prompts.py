@@ -103,7 +103,7 @@ def _first_rows(plan: Plan, types: pa.Schema, limit: int | None) -> list[pa.Tabl
     for unit in plan.units:
         if rows_left <= 0:
             break
-        tables.append(read_unit(plan.shards[unit.shard], unit, types).slice(0, rows_left))
+        tables.append(read_unit(plan.shards_of(unit), unit, types).slice(0, rows_left))
         rows_left -= tables[-1].num_rows
     return tables
 

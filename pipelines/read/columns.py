@@ -10,9 +10,10 @@ from pipelines.read.arrow_types import stored_type
 
 # Columns that travel between the stages of the dataset and are never written.
 HIDDEN = "__orthrus_"
-SHARD = HIDDEN + "shard"  # int32, number of the input file
+SHARD = HIDDEN + "shard"  # int32, number of the unit's first input file
 UNIT = HIDDEN + "unit"  # int32, number of the unit within its shard
-ROW = HIDDEN + "row"  # int64, row within its shard
+FILE = HIDDEN + "file"  # int32, number of the row's own input file
+ROW = HIDDEN + "row"  # int64, row within its file
 ROW_ERROR = HIDDEN + "error"  # string, why this row cannot be generated; null: it can
 PROMPT_IDS = HIDDEN + "prompt_ids"  # list<int32>
 PLACE = HIDDEN + "place"  # int32, row within its unit, from 0
@@ -20,9 +21,10 @@ PARAMS = HIDDEN + "params"  # string, json of sampling options that replace the 
 SAMPLES = HIDDEN + "samples"  # list<int32>, numbers of the completions to make
 TRUNCATED = HIDDEN + "truncated"  # int32, tokens cut from the prompt
 PROMPT_TOKENS = HIDDEN + "prompt_tokens"  # int32, of a prompt that was counted and cannot be run; else 0
+PREFILL = HIDDEN + "prefill"  # string, what stands before the completion in its column; null: nothing
 CARRIED = HIDDEN + "carried_"  # before the name of a carried column that an output column has too
 ENGINE = HIDDEN + "engine"  # string, json of the engine's figures on a unit's first row
-LINE = HIDDEN + "line"  # large_binary, of jsonl: the row as it stands in the file; null: it is none
+LINE = HIDDEN + "line"  # large_binary, of JSON: the row as it stands in file and path; null: it is none
 OWN = (
     HIDDEN + "own_"
 )  # + name, of Parquet: a column in its file's own type, where that is not the one of all files

@@ -28,10 +28,13 @@ class FilesConfig(Section):
         description="Files, globs or directories; local (from the working directory) or any fsspec URL; "
         "hf://datasets/owner/name[@revision][/path]. A file named twice is read once.",
     )
-    format: Literal["auto", "parquet", "jsonl"] = Field(
+    format: Literal["auto", "parquet", "jsonl", "json"] = Field(
         "auto",
-        description="auto: by file ending (.parquet .pq, .jsonl .ndjson, the latter two also with .gz .bz2 "
-        ".xz .zst).",
+        description="auto: by file ending (.parquet .pq; .jsonl .ndjson .json, these also with .gz .bz2 .xz "
+        ".zst; .json below a directory only with json). json: one array of objects, or one object a line.",
+    )
+    hive_partitions: bool = Field(
+        True, description="Folders of the form name=value in a file's path are text columns of its rows."
     )
     dataset: DatasetConfig | None = Field(None, description="A data set by name, instead of paths.")
 

@@ -1,8 +1,8 @@
-"""JSON lines: their rows, the types of their columns, and what a file is that has no row at all."""
+"""JSON lines and arrays: their rows, the types of their columns, and what a file is that has no row."""
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import pyarrow as pa
@@ -11,6 +11,9 @@ from pipelines.read.arrow_types import JSON_TEXT, finished, infer_type, join_jso
 
 SCAN_BYTES = 2**20  # of a file at once
 SCAN_LINES = 512  # whose types are inferred at once; objects whose keys are data take lines x keys of memory
+BOM = b"\xef\xbb\xbf"
+ARRAY = re.compile(r"\ufeff?[ \t\r\n]*\[[ \t\r\n]*")
+BETWEEN = re.compile(r"[ \t\r\n]*(,[ \t\r\n]*(?=[^\] \t\r\n])|(?=\]))")
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 # What files begin with that are no text, and what to do about it.
 MAGIC = {
@@ -25,16 +28,18 @@ MAGIC = {
 }
 OPENINGS = (b"[", b"{")  # first lines of a document over several lines, of which one may look like a row
 # Of a column's kind: the values that fit it, and its type before any is known.
-KINDS: Mapping[str, tuple[type, pa.DataType]] = {
+KINDS: Mapping[str, tuple[type | tuple[type, ...], pa.DataType]] = {
     "text": (str, pa.string()),
     "list": (list, pa.list_(pa.null())),
+    "messages": ((list, str), pa.null()),
     "any": (object, pa.null()),
 }
 
 
-def split_lines(stream: IO[bytes]) -> Iterator[bytes]:
-    """Lines with their ends, the last one perhaps without."""
-    rest = b""
+def split_lines(stream: IO[bytes], head: bytes = b"") -> Iterator[bytes]:
+    """Lines with their ends, the last one perhaps without; head is what was read of the first ones."""
+    *whole, rest = head.split(b"\n")
+    yield from (line + b"\n" for line in whole)
     while chunk := stream.read(SCAN_BYTES):
         *whole, rest = (rest + chunk).split(b"\n")
         yield from (line + b"\n" for line in whole)
@@ -59,6 +64,30 @@ def jsonl_rows(lines: Sequence[bytes]) -> Iterator[dict[str, Any] | str]:
             yield row if isinstance(row, dict) else f"line is a json {type(row).__name__}, not an object"
 
 
+def array_spans(content: bytes) -> list[tuple[int, int]]:
+    """Where each element of a JSON array begins and ends, in bytes.
+
+    Raises:
+        ValueError: it is none, or not UTF-8.
+    """
+    text, scan = content.decode(), json.JSONDecoder().raw_decode
+    if (opening := ARRAY.match(text)) is None:
+        raise ValueError("it does not begin with [")
+    at, spans = opening.end(), []
+    counted = place = 0  # the same place in characters and in bytes
+    while not text.startswith("]", at):
+        _, end = scan(text, at)
+        start = place + len(text[counted:at].encode())
+        counted, place = end, start + len(text[at:end].encode())
+        spans.append((start, place))
+        if (between := BETWEEN.match(text, end)) is None:
+            raise ValueError(f"neither a comma and an element nor ] follows element {len(spans) - 1}")
+        at = between.end()
+    if text[at + 1 :].strip():
+        raise ValueError("there is more behind the array")
+    return spans
+
+
 def describe_line(line: bytes) -> str:
     """What a line is that holds no row, and what to do about it."""
     for magic, what in MAGIC.items():
@@ -69,7 +98,7 @@ def describe_line(line: bytes) -> str:
     except UnicodeDecodeError as error:
         return f"not UTF-8 (byte {line[error.start]:#x} at {error.start}); convert the file to UTF-8"
     if text.startswith("["):
-        return "a JSON array or its beginning; write one object a line, as `jq -c '.[]'` does"
+        return "a JSON array or its beginning; name the file .json, or set input.format: json"
     if text == "{":
         return "the beginning of an object over several lines; write one object a line, as `jq -c .` does"
     [row] = jsonl_rows([line])
@@ -96,6 +125,11 @@ class JsonColumns:
             if self._types.get(name) != JSON_TEXT:
                 self._join(name, self._infer(name, values))
         return bool(rows)
+
+    def add_texts(self, names: Iterable[str]) -> None:
+        """Take in columns of text."""
+        for name in names:
+            self._join(name, pa.string())
 
     def join(self, other: "JsonColumns") -> None:
         """Take in the columns of another file."""

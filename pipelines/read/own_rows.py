@@ -10,7 +10,7 @@ from pipelines.read.jsonl import jsonl_rows
 
 
 def own_rows(
-    table: pa.Table, names: Sequence[str], errors: list[str | None], *, messages: str | None = None
+    table: pa.Table, names: Sequence[str], errors: list[str | None], *, structured: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
     """Rows as plain Python values, those of jsonl as their lines say.
 
@@ -18,14 +18,14 @@ def own_rows(
         table: as `source.read_unit` makes it.
         names: the columns wanted; what a line does not say is None.
         errors: of each row; one that cannot be read gets an error, in place.
-        messages: a Parquet column whose values lose all nulls: Arrow gives every message, tool call and tool
-            schema the keys of all others.
+        structured: Parquet columns whose values lose all nulls, since Arrow gives every message, tool call
+            and tool schema the keys of all others; their maps become dicts.
     """
     has_lines = LINE in table.column_names
     stored = [name for name in names if name.startswith(HIDDEN) or not has_lines]
     columns = {name: python_values(_own(table, name), name, errors) for name in stored}
-    if messages in columns:
-        columns[messages] = [_without_nulls(value) for value in columns[messages]]
+    for name in columns.keys() & structured:
+        columns[name] = [_without_nulls(value) for value in columns[name]]
     rows = [{name: values[place] for name, values in columns.items()} for place in range(table.num_rows)]
     if has_lines:
         said = [name for name in names if name not in columns]
@@ -66,7 +66,10 @@ def python_values(column: pa.ChunkedArray, name: str, errors: list[str | None]) 
 
 
 def _without_nulls(value: Any) -> Any:
-    """The value without keys that are null, at every depth."""
+    """The value without keys that are null, at every depth; pairs of keys and values, as pyarrow makes them
+    of maps, are a dict."""
+    if isinstance(value, list) and value and all(isinstance(cell, tuple) for cell in value):
+        value = dict(value)
     if isinstance(value, dict):
         return {key: _without_nulls(cell) for key, cell in value.items() if cell is not None}
     return [_without_nulls(cell) for cell in value] if isinstance(value, list) else value

@@ -1,18 +1,18 @@
-"""Input files: what is in each, looked at once before anything is generated."""
+"""Input files: which there are, and what they hold together."""
 
 import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from orthrus_core.errors import ConfigError
-from pipelines.read.arrow_types import JSON_TEXT, join_types, plain_type
-from pipelines.read.input_file import COMPRESSIONS, BadFileError, WatchedFile, read_file, uncompressed
-from pipelines.read.jsonl import OPENINGS, SCAN_LINES, JsonColumns, describe_line, split_lines
-from pipelines.storage.errors import reason
+from pipelines.read.arrow_types import JSON_TEXT, join_types
+from pipelines.read.input_file import COMPRESSIONS
+from pipelines.read.jsonl import JsonColumns
+from pipelines.read.shard import Look, Shard, inspect
 from pipelines.storage.file_info import FileInfo
 from pipelines.storage.files import map_files
 from pipelines.storage.listing import list_inputs
@@ -21,33 +21,11 @@ from pipelines.storage.working_dir import portable_file
 ENDINGS = {
     "parquet": (".parquet", ".pq"),
     "jsonl": tuple(name + packed for name in (".jsonl", ".ndjson") for packed in ("", *COMPRESSIONS)),
+    "json": tuple(".json" + packed for packed in ("", *COMPRESSIONS)),
 }
+AUTO = (*ENDINGS["parquet"], *ENDINGS["jsonl"])  # below a directory, where .json mostly is something else
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One input file.
-
-    Attributes:
-        index: number in the sorted listing.
-        file: where and how large it is.
-        format: "parquet" or "jsonl".
-        num_rows: rows in it.
-        row_groups: rows of each Parquet row group; empty for jsonl.
-        offsets: jsonl only: byte where each unit's first line begins, then the file's size; of a compressed
-            file, bytes of its content.
-        skipped: why nothing is read from it; None: all of it is.
-    """
-
-    index: int
-    file: FileInfo
-    format: str
-    num_rows: int
-    row_groups: tuple[int, ...] = ()
-    offsets: tuple[int, ...] = ()
-    skipped: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,10 +36,12 @@ class Inspection:
         shards: in the order of the listing.
         schema: union of their columns; where types differ between shards, the wider one, and JSON_TEXT where
             values of jsonl have none in common.
+        kinds: of each shard, a number; those of one number have the same format and columns.
     """
 
     shards: tuple[Shard, ...]
     schema: pa.Schema
+    kinds: tuple[int, ...] = ()
 
 
 class _Types:
@@ -103,7 +83,7 @@ def list_shards(paths: Sequence[str], format_name: str) -> list[tuple[FileInfo, 
     Raises:
         ConfigError: nothing found, or an ending that says nothing about the format.
     """
-    endings = ENDINGS.get(format_name) or tuple(e for group in ENDINGS.values() for e in group)
+    endings = ENDINGS.get(format_name) or AUTO
     found = (portable_file(file) for path in paths for file in list_inputs(path, endings))
     files = {file.url: file for file in found}
     return [(file, _format_of(file.url, format_name)) for file in files.values()]
@@ -116,29 +96,36 @@ def inspect_shards(
     unit_rows: int,
     on_bad_shard: str = "fail",
     carried: Collection[str] | None = None,
+    has_partitions: bool = True,
 ) -> Inspection:
-    """Read every shard's footer (Parquet) or all its lines once (jsonl).
+    """Read every shard's footer (Parquet) or all its lines once (jsonl, json).
 
     Args:
         files: listing with formats.
-        needed: columns that every shard must have, each with its kind: "text", "list" or "any".
+        needed: columns that every shard must have, each with its kind: "text", "list", "messages" or "any".
         unit_rows: rows of a unit; jsonl offsets are taken every so many lines.
         on_bad_shard: "fail", or "skip" to keep bad shards without rows and say why.
         carried: other columns that are read, where a shard has them; None: all. The rest does not matter.
+        has_partitions: what a file's path says (`lang=de/`) are columns.
     Raises:
         ConfigError: naming every shard that is unreadable, lacks a needed column or has it in another kind;
             or a store that does not answer; or a column in types that have none in common.
     """
-    jobs = [_Look(index, file, kind, unit_rows, needed, carried) for index, (file, kind) in enumerate(files)]
-    looked = map_files(_inspect, jobs)
+    look = partial(Look, unit_rows=unit_rows, needed=needed, carried=carried, has_partitions=has_partitions)
+    looked = map_files(inspect, [look(index, file, kind) for index, (file, kind) in enumerate(files)])
     shards: list[Shard] = []
     types, lines = _Types(needed, carried), JsonColumns(needed, carried)
+    known: dict[pa.Schema | None, int] = {}
+    kinds = []
     for (file, kind), result in zip(files, looked, strict=True):
         fault = result if isinstance(result, str) else _column_faults(result[0], result[1], needed, carried)
         if fault or isinstance(result, str):
             shards.append(Shard(len(shards), file, kind, 0, skipped=fault))
+            kinds.append(-1)
             continue
         shards.append(result[0])
+        schema = result[1] if isinstance(result[1], pa.Schema) else None
+        kinds.append(known.setdefault(schema, len(known)))
         if isinstance(result[1], JsonColumns):
             lines.join(result[1])
         else:
@@ -146,7 +133,8 @@ def inspect_shards(
     _tell_of_bad([shard for shard in shards if shard.skipped], on_bad_shard)
     types.add(lines.schema, "jsonl")
     _tell_of_json(types.schema, carried)
-    return Inspection(tuple(shards), types.schema)
+    _tell_of_formats([kind for _, kind in files], shards)
+    return Inspection(tuple(shards), types.schema, tuple(kinds))
 
 
 def _tell_of_bad(shards: Sequence[Shard], on_bad_shard: str) -> None:
@@ -165,6 +153,13 @@ def _tell_of_json(schema: pa.Schema, carried: Collection[str] | None) -> None:
         )
 
 
+def _tell_of_formats(asked: Sequence[str], shards: Sequence[Shard]) -> None:
+    """Say what .json files turned out to be."""
+    found = Counter(shard.format for shard, kind in zip(shards, asked, strict=True) if kind == "json")
+    if found:
+        logger.info("json_files arrays=%d one_object_a_line=%d", found["json"], found["jsonl"])
+
+
 def _shown(kind: pa.DataType) -> str:
     return "of several types" if kind == JSON_TEXT else str(kind)
 
@@ -180,61 +175,9 @@ def _format_of(url: str, format_name: str) -> str:
         if url.lower().endswith(endings):
             return name
     raise ConfigError(
-        f"input.paths: {url} has none of the endings .parquet .pq .jsonl .ndjson (the latter two also with "
-        f"{' '.join(COMPRESSIONS)}); set input.format"
+        f"input.paths: {url} has none of the endings .parquet .pq .jsonl .ndjson .json (the last three also "
+        f"with {' '.join(COMPRESSIONS)}); set input.format"
     )
-
-
-@dataclass(frozen=True)
-class _Look:
-    """A file to look into; the attributes are those of `Shard` and of `inspect_shards`."""
-
-    index: int
-    file: FileInfo
-    format: str
-    unit_rows: int
-    needed: Mapping[str, str]
-    carried: Collection[str] | None
-
-
-def _inspect(job: _Look) -> tuple[Shard, pa.Schema | JsonColumns] | str:
-    """A shard and its columns, or what is wrong with the file."""
-    try:
-        if job.format == "parquet":
-            return read_file(job.file, lambda handle: _inspect_parquet(job, handle), cache="none")
-        return read_file(job.file, lambda handle: _inspect_jsonl(job, handle))
-    except BadFileError as error:
-        return str(error)
-    except Exception as error:  # whatever the store's client raises
-        raise ConfigError(f"input.paths: cannot read {job.file.url}: {reason(error)}") from None
-
-
-def _inspect_parquet(job: _Look, handle: WatchedFile) -> tuple[Shard, pa.Schema]:
-    footer = pq.ParquetFile(handle)
-    groups = tuple(footer.metadata.row_group(g).num_rows for g in range(footer.num_row_groups))
-    schema = pa.schema([(field.name, plain_type(field.type)) for field in footer.schema_arrow])
-    return Shard(job.index, job.file, "parquet", sum(groups), groups), schema
-
-
-def _inspect_jsonl(job: _Look, handle: WatchedFile) -> tuple[Shard, JsonColumns]:
-    columns, offsets, lines = JsonColumns(job.needed, job.carried), [], []
-    position, num_rows, first, has_rows = 0, 0, b"", False
-    with uncompressed(handle, job.file.url) as stream:
-        for line in split_lines(stream):
-            if line.strip():
-                if num_rows % job.unit_rows == 0:
-                    offsets.append(position)
-                num_rows += 1
-                first = first or line
-                lines.append(line)
-            position += len(line)
-            if len(lines) == SCAN_LINES:
-                has_rows |= columns.add_lines(lines)
-                lines = []
-        has_rows |= columns.add_lines(lines)
-    if num_rows and (not has_rows or first.strip() in OPENINGS):
-        raise BadFileError(f"no JSON lines; the first line is {describe_line(first)}")
-    return Shard(job.index, job.file, "jsonl", num_rows, offsets=(*offsets, position)), columns
 
 
 def _column_faults(
@@ -247,7 +190,7 @@ def _column_faults(
     absent = [name for name in needed if name not in schema.names]
     if absent:
         return f"no column {', '.join(absent)} (it has {', '.join(schema.names) or 'none'})"
-    if shard.format == "jsonl":
+    if shard.format != "parquet":
         return ""  # values of the wrong type are error rows there
     twice = [n for n, count in Counter(schema.names).items() if count > 1 and _is_used(n, needed, carried)]
     if twice:
@@ -264,6 +207,7 @@ def _fits(kind: pa.DataType, wanted: str) -> bool:
         kind = kind.value_type
     if wanted == "any" or pa.types.is_null(kind):
         return True
-    if wanted == "list":
-        return pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    return isinstance(kind, pa.JsonType) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    is_text = isinstance(kind, pa.JsonType) or pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    is_a_list = any(is_list(kind) for is_list in lists)
+    return {"text": is_text, "list": is_a_list, "messages": is_text or is_a_list}[wanted]

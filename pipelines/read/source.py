@@ -15,6 +15,7 @@ from ray.data.datasource import Datasource, ReadTask
 
 from pipelines.read.arrow_types import JSON_TEXT, bring_to, has_dictionaries, plain_type, stored_type
 from pipelines.read.columns import (
+    FILE,
     LINE,
     OVERWRITTEN,
     OWN,
@@ -34,8 +35,8 @@ from pipelines.read.input_file import (
     read_file,
     uncompressed,
 )
-from pipelines.read.jsonl import jsonl_rows
-from pipelines.read.shards import Shard
+from pipelines.read.jsonl import array_spans, jsonl_rows
+from pipelines.read.shard import Shard
 from pipelines.read.units import Plan, Unit
 from pipelines.storage.config import StorageConfig, use_storage
 
@@ -76,16 +77,17 @@ class UnitSource(Datasource):
         return [self._task(unit) for unit in self._units]
 
     def _task(self, unit: Unit) -> ReadTask:
-        shard = self._plan.shards[unit.shard]
+        shards = self._plan.shards_of(unit)
         size = self._bytes(unit)
         metadata = BlockMetadata(
-            num_rows=unit.num_rows, size_bytes=size, input_files=(shard.file.url,), exec_stats=None
+            num_rows=unit.num_rows, size_bytes=size, input_files=(shards[0].file.url,), exec_stats=None
         )
-        return ReadTask(partial(_blocks, shard, unit, self._types, self._storage), metadata)
+        return ReadTask(partial(_blocks, shards, unit, self._types, self._storage), metadata)
 
     def _bytes(self, unit: Unit) -> int:
-        shard = self._plan.shards[unit.shard]
-        return shard.file.size * unit.num_rows // max(1, shard.num_rows)
+        shards = self._plan.shards_of(unit)
+        rows = sum(shard.num_rows for shard in shards)
+        return sum(shard.file.size for shard in shards) * unit.num_rows // max(1, rows)
 
 
 def column_types(plan: Plan, layout: TableLayout) -> pa.Schema:
@@ -93,21 +95,39 @@ def column_types(plan: Plan, layout: TableLayout) -> pa.Schema:
     return pa.schema([plan.schema.field(name).remove_metadata() for name in layout.read])
 
 
-def read_unit(shard: Shard, unit: Unit, types: pa.Schema) -> pa.Table:
+def read_unit(shards: Sequence[Shard], unit: Unit, types: pa.Schema) -> pa.Table:
     """Read one unit's rows.
 
     Args:
+        shards: the unit's.
         types: the columns wanted; a column that this shard lacks comes back null.
     Returns:
-        A table of `unit.num_rows` rows: the columns wanted, of jsonl LINE, of Parquet perhaps OWN columns,
-        then SHARD, UNIT, ROW and ROW_ERROR (null, or why a jsonl row does not fit its columns; it then has
-        nulls in those). If the shard is damaged here, all rows have nulls and an error that begins with
-        UNREADABLE; if it has changed, with OVERWRITTEN; if values do not fit the types, with UNFIT.
+        A table of `unit.num_rows` rows: the columns wanted, of JSON LINE, of Parquet perhaps OWN columns,
+        then SHARD, UNIT, FILE, ROW and ROW_ERROR (null, or why a JSON row does not fit its columns; it then
+        has nulls in those). Where a shard is damaged, its rows have nulls and an error that begins with
+        UNREADABLE; where it has changed, with OVERWRITTEN; where values do not fit the types, with UNFIT.
     """
-    columns, errors = _read(shard, unit, types)
-    columns[SHARD] = pa.repeat(pa.scalar(unit.shard, pa.int32()), unit.num_rows)
-    columns[UNIT] = pa.repeat(pa.scalar(unit.index, pa.int32()), unit.num_rows)
-    columns[ROW] = pa.array(range(unit.start, unit.start + unit.num_rows), pa.int64())
+    if len(shards) == 1:
+        return _read_piece(shards[0], unit, unit, types)
+    pieces = [(shard, _whole(shard)) for shard in shards if shard.num_rows]
+    return pa.concat_tables(
+        [_read_piece(shard, piece, unit, types) for shard, piece in pieces], promote_options="default"
+    )
+
+
+def _whole(shard: Shard) -> Unit:
+    """A shard that is no more than one unit."""
+    first, last = (shard.offsets[0], shard.offsets[-1]) if shard.offsets else (0, 0)
+    return Unit(shard.index, 0, 0, shard.num_rows, first, last)
+
+
+def _read_piece(shard: Shard, piece: Unit, unit: Unit, types: pa.Schema) -> pa.Table:
+    """The rows of a unit that one shard has."""
+    columns, errors = _read(shard, piece, types)
+    count = piece.num_rows
+    numbers = {SHARD: unit.shard, UNIT: unit.index, FILE: shard.index}
+    columns |= {name: pa.repeat(pa.scalar(number, pa.int32()), count) for name, number in numbers.items()}
+    columns[ROW] = pa.array(range(piece.start, piece.start + count), pa.int64())
     columns[ROW_ERROR] = pa.array(errors, pa.string())
     return pa.table(columns)
 
@@ -119,7 +139,7 @@ def _read(shard: Shard, unit: Unit, types: pa.Schema) -> tuple[dict[str, Any], l
             columns = read_file(shard.file, partial(_read_parquet, shard, unit, types), cache="none")
             errors: list[str | None] = [None] * unit.num_rows
         else:
-            columns, errors = read_file(shard.file, partial(_read_jsonl, shard, unit, types))
+            columns, errors = read_file(shard.file, partial(_read_json, shard, unit, types))
         if len(errors) != unit.num_rows or any(len(column) != unit.num_rows for column in columns.values()):
             raise ChangedFileError(CHANGED)
         return columns, errors
@@ -135,10 +155,12 @@ def _read(shard: Shard, unit: Unit, types: pa.Schema) -> tuple[dict[str, Any], l
     return nothing, [fault] * unit.num_rows
 
 
-def _blocks(shard: Shard, unit: Unit, types: pa.Schema, storage: StorageConfig | None) -> list[pa.Table]:
+def _blocks(
+    shards: Sequence[Shard], unit: Unit, types: pa.Schema, storage: StorageConfig | None
+) -> list[pa.Table]:
     if storage is not None:
         use_storage(storage)
-    return [read_unit(shard, unit, types)]
+    return [read_unit(shards, unit, types)]
 
 
 def _read_parquet(shard: Shard, unit: Unit, types: pa.Schema, handle: WatchedFile) -> dict[str, Any]:
@@ -161,13 +183,18 @@ def _read_parquet(shard: Shard, unit: Unit, types: pa.Schema, handle: WatchedFil
     columns: dict[str, Any] = {}
     for name, kind in zip(types.names, types.types, strict=True):
         if name not in names:
-            columns[name] = pa.nulls(unit.num_rows, stored_type(kind))
+            columns[name] = _of_path(shard.partitions.get(name), stored_type(kind), unit.num_rows)
             continue
         own = bring_to(table.column(name), plain_type(table.column(name).type))
         columns[name] = _fitted(name, own, stored_type(kind))
         if own.type != columns[name].type:
             columns[OWN + name] = own
     return columns
+
+
+def _of_path(value: str | None, kind: pa.DataType, count: int) -> pa.Array:
+    """A column that the file lacks: what its path says of it, or nulls."""
+    return pa.array([value] * count, kind)
 
 
 def _fitted(name: str, column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
@@ -207,23 +234,33 @@ def _take(batches: Iterator[pa.RecordBatch], skip: int, count: int) -> list[pa.R
     return taken
 
 
-def _read_jsonl(
+def _read_json(
     shard: Shard, unit: Unit, types: pa.Schema, handle: WatchedFile
 ) -> tuple[dict[str, Any], list[str | None]]:
     with uncompressed(handle, shard.file.url) as stream:
         stream.seek(unit.first_byte)
         content = stream.read(unit.last_byte - unit.first_byte)
-    lines = [line for line in content.split(b"\n") if line.strip()]
+    lines = (
+        _elements(content) if shard.format == "json" else [one for one in content.split(b"\n") if one.strip()]
+    )
     rows = list(jsonl_rows(lines))
     errors = [row if isinstance(row, str) else None for row in rows]
-    dicts = [row if isinstance(row, dict) else {} for row in rows]
+    dicts = [{**shard.partitions, **(row if isinstance(row, dict) else {})} for row in rows]
     columns: dict[str, Any] = {
         name: _column(name, kind, [row.get(name) for row in dicts], errors)
         for name, kind in zip(types.names, types.types, strict=True)
     }
     own = [line if isinstance(row, dict) else None for line, row in zip(lines, rows, strict=True)]
+    if shard.partitions:
+        own = [line and json.dumps(row).encode() for line, row in zip(own, dicts, strict=True)]
     columns[LINE] = pa.array(own, pa.large_binary())
     return columns, errors
+
+
+def _elements(content: bytes) -> list[bytes]:
+    """Elements of a JSON array, of some that follow each other in it."""
+    whole = b"[" + content.rstrip().removesuffix(b",") + b"]"
+    return [whole[first:last] for first, last in array_spans(whole)]
 
 
 def _column(name: str, kind: pa.DataType, values: list[Any], errors: list[str | None]) -> pa.Array:

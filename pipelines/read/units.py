@@ -2,13 +2,14 @@
 
 import base64
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
-from pipelines.read.shards import Inspection, Shard
+from pipelines.read.shard import Shard
+from pipelines.read.shards import Inspection
 from pipelines.storage.file_info import FileInfo
 
 
@@ -19,7 +20,8 @@ class Unit:
     Attributes:
         shard, index: which input file, and which piece of it, both from 0.
         start, num_rows: its rows within the shard.
-        first_byte, last_byte: jsonl only: where its lines begin and end in the file.
+        first_byte, last_byte: not of Parquet: where its rows begin and end in the file.
+        num_shards: so many input files, from `shard` on, are in it whole, if more than one.
     """
 
     shard: int
@@ -28,6 +30,7 @@ class Unit:
     num_rows: int
     first_byte: int = 0
     last_byte: int = 0
+    num_shards: int = 1
 
     @property
     def file_name(self) -> str:
@@ -52,6 +55,10 @@ class Plan:
     def skipped_inputs(self) -> list[dict[str, str]]:
         """Shards that were left out, as url and reason."""
         return [{"url": s.file.url, "reason": s.skipped} for s in self.shards if s.skipped is not None]
+
+    def shards_of(self, unit: Unit) -> tuple[Shard, ...]:
+        """The input files of a unit."""
+        return self.shards[unit.shard : unit.shard + unit.num_shards]
 
     def with_files(self, files: Iterable[FileInfo]) -> "Plan":
         """The plan with what these say of its files."""
@@ -80,19 +87,44 @@ def unit_file_name(shard: int, index: int) -> str:
     return f"part-{shard:05}-{index:05}.parquet"
 
 
-def plan_units(inspection: Inspection, unit_rows: int) -> Plan:
-    """Cut every shard into units of at most `unit_rows` rows, at row groups where that is possible."""
+def plan_units(inspection: Inspection, unit_rows: int, *, pack: bool = False) -> Plan:
+    """Cut every shard into units of at most `unit_rows` rows, at row groups where that is possible.
+
+    Args:
+        pack: join small shards to units of so many rows.
+    """
     units = [
         Unit(shard.index, index, start, rows, *_byte_range(shard, index))
         for shard in inspection.shards
         for index, (start, rows) in enumerate(_ranges(_pieces(shard, unit_rows)))
     ]
+    if pack:
+        units = [*_packed(units, inspection, unit_rows)]
     return Plan(inspection.shards, tuple(units), inspection.schema)
+
+
+def _packed(units: Sequence[Unit], inspection: Inspection, unit_rows: int) -> Iterator[Unit]:
+    """Units, those of small files that follow each other and are alike joined to one."""
+    held: Unit | None = None
+    for unit in units:
+        is_whole = unit.num_rows == inspection.shards[unit.shard].num_rows
+        fits = held is not None and held.num_rows + unit.num_rows <= unit_rows
+        if held and fits and is_whole and inspection.kinds[held.shard] == inspection.kinds[unit.shard]:
+            count = unit.shard - held.shard + 1
+            held = Unit(held.shard, 0, 0, held.num_rows + unit.num_rows, num_shards=count)
+            continue
+        if held:
+            yield held
+        held = unit if is_whole else None
+        if not is_whole:
+            yield unit
+    if held:
+        yield held
 
 
 def _pieces(shard: Shard, unit_rows: int) -> Iterator[int]:
     """Row counts of a shard's units, in order."""
-    if shard.format == "jsonl":
+    if shard.format != "parquet":
         for start in range(0, shard.num_rows, unit_rows):
             yield min(unit_rows, shard.num_rows - start)
         return

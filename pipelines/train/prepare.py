@@ -136,7 +136,7 @@ def prepare_here(
     """Prepare units in this process, one after the other; all of them, or those given."""
     types = column_types(source.plan, _layout(source))
     for unit in source.plan.units if units is None else units:
-        yield preparation(read_unit(source.plan.shards[unit.shard], unit, types))
+        yield preparation(read_unit(source.plan.shards_of(unit), unit, types))
 
 
 def _with_ray(source: Source, preparation: Preparation) -> Iterator[dict[str, Any]]:

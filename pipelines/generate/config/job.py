@@ -25,6 +25,11 @@ class InputConfig(FilesConfig):
     carry: tuple[str, ...] | None = Field(
         None, description="Input columns written beside the completion; none given: all of them."
     )
+    pack_files: bool = Field(
+        False,
+        description="Small files that follow each other and have the same columns make one unit, and so one "
+        "output file, of up to run.unit_rows rows. Ids and text stay as they are.",
+    )
     on_bad_shard: Literal["fail", "skip"] = Field(
         "fail",
         description="Of a shard that cannot be read or lacks the prompt column. fail: nothing starts, "

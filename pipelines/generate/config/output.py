@@ -55,6 +55,11 @@ class OutputConfig(Section):
     path: Url = Field(description="Directory or any fsspec URL; holds data/ and _run/ afterwards.")
     token_ids: bool = Field(False, description="Also write the completion's token ids.")
     prompt_token_ids: bool = Field(False, description="Also write the prompt's token ids.")
+    prefill: bool = Field(
+        False,
+        description="Let completions begin with what they go on with: input.prompt.prefill, and a last "
+        "assistant's message. Filters see them so; token_ids and counts are the model's own.",
+    )
     diagnostics: bool = Field(
         True,
         description="Also write how a row was decoded: " + ", ".join(DIAGNOSTICS) + ". The report's figures "

@@ -21,17 +21,29 @@ FOREIGN_ARGS = {
     "tokenizer_kwargs",
     "sanitize_control_tokens",
 }
+LISTS = {"tools", "documents"}  # options of their own
+NO_ROW_ARGS = FOREIGN_ARGS | LISTS | {"chat_template", "add_generation_prompt", "continue_final_message"}
 
 
 class PromptConfig(Section):
     """Where a row's prompt comes from: exactly one of column, messages and template."""
 
     column: str | None = Field(None, description="Text column that holds the prompt.")
-    messages: str | None = Field(None, description="Column with a list of {role, content} messages.")
+    messages: str | None = Field(
+        None,
+        description="Column with a list of {role, content} messages, or of ShareGPT's {from, value}; the "
+        "list may be JSON text.",
+    )
     template: str | None = Field(
         None, description='Jinja template over the row\'s columns, by name or as row["any name"].'
     )
     system: str | None = Field(None, description="System message put before prompts that have none.")
+    then: tuple[dict[Literal["user", "assistant"], str], ...] = Field(
+        (),
+        description="Messages behind those of the row, each {user: TEMPLATE} or {assistant: TEMPLATE} over "
+        'its columns: [{assistant: "{{ answer }}"}, {user: "{{ next_question }}"}] is the next turn of a '
+        "conversation whose answer an earlier run wrote.",
+    )
     chat: bool = Field(
         True, description="Render through the tokenizer's chat template; false: the text as it is."
     )
@@ -40,6 +52,29 @@ class PromptConfig(Section):
         description="Extra variables of the chat template, such as enable_thinking: false. "
         "continue_final_message (none: true where an assistant's message is the last one) and "
         "add_generation_prompt (none: where none is continued) have transformers' meaning.",
+    )
+    row_args: str | dict[str, str] | None = Field(
+        None,
+        description="Variables of the chat template from columns, before template_args where not null: "
+        "{enable_thinking: COLUMN}, or one column with an object of variables or its JSON text.",
+    )
+    tools: tuple[dict[str, Any], ...] | str | None = Field(
+        None,
+        description="Tools that the chat template shows to the model: a list of JSON schemas as in OpenAI's "
+        "API, or a column with such a list, or its JSON text. None of them is ever called.",
+    )
+    documents: tuple[dict[str, Any], ...] | str | None = Field(
+        None, description="Documents for chat templates that show some (title, text): as tools."
+    )
+    prefill: str | None = Field(
+        None,
+        description="Beginning of the answer, with which the completion goes on: a Jinja template over "
+        "columns. It is part of the prompt; output.prefill writes it before the completion too.",
+    )
+    add_special_tokens: bool = Field(
+        True,
+        description="With chat: false: put the tokenizer's special tokens (BOS) around the text; false for "
+        "prompts that are rendered already and hold them.",
     )
     special_tokens: Literal["parse", "text"] | None = Field(
         None,
@@ -70,11 +105,41 @@ class PromptConfig(Section):
         """Whether control tokens in what rows say stay text."""
         return self.special_tokens == "text" or (self.special_tokens is None and self.chat)
 
+    @property
+    def templates(self) -> dict[str, str]:
+        """Templates over a row's columns, by option."""
+        found = {"template": self.template, "prefill": self.prefill}
+        found |= {f"then[{place}]": text for place, turn in enumerate(self.then) for text in turn.values()}
+        return {option: text for option, text in found.items() if text is not None}
+
+    @property
+    def structured(self) -> list[str]:
+        """Columns whose values are structures for the chat template."""
+        named = (self.messages, self.row_args, self.tools, self.documents)
+        return [column for column in named if isinstance(column, str)]
+
+    @property
+    def row_columns(self) -> list[str]:
+        """Columns of variables of the chat template."""
+        named = self.row_args.values() if isinstance(self.row_args, dict) else ()
+        return [*named, *(column for column in self.structured if column != self.messages)]
+
+    @property
+    def variables(self) -> list[tuple[str, str]]:
+        """Variables that the chat template must have: option and name."""
+        own = {"chat_template", "add_generation_prompt", "continue_final_message"}
+        found = [("template_args", name) for name in self.template_args if name not in own]
+        found += [("row_args", name) for name in self.row_args] if isinstance(self.row_args, dict) else []
+        found += [(name, name) for name in sorted(LISTS) if getattr(self, name)]
+        return [(f"input.prompt.{option}", name) for option, name in found]
+
     @field_validator("template_args")
     @classmethod
     def _are_for_the_template(cls, value: dict[str, Any]) -> dict[str, Any]:
         if foreign := sorted(FOREIGN_ARGS & value.keys()):
             raise ValueError(f"must hold variables of the chat template, and {', '.join(foreign)} is none")
+        if lists := sorted(LISTS & value.keys()):
+            raise ValueError(f"must be without {lists[0]}; set input.prompt.{lists[0]}")
         opens, continues = (value.get(name) for name in ("add_generation_prompt", "continue_final_message"))
         if not isinstance(opens, bool | None) or not isinstance(continues, bool | str | None):
             raise ValueError("must have add_generation_prompt and continue_final_message true or false")
@@ -82,12 +147,40 @@ class PromptConfig(Section):
             raise ValueError("must have at most one of add_generation_prompt and continue_final_message true")
         return value
 
+    @field_validator("then")
+    @classmethod
+    def _each_is_one_message(cls, value: tuple[dict[str, str], ...]) -> tuple[dict[str, str], ...]:
+        if any(len(turn) != 1 for turn in value):
+            raise ValueError("must be a list of {user: TEMPLATE} and {assistant: TEMPLATE}, one key each")
+        return value
+
+    @field_validator("row_args")
+    @classmethod
+    def _are_a_rows_own(cls, value: str | dict[str, str] | None) -> str | dict[str, str] | None:
+        if isinstance(value, dict) and (foreign := sorted(NO_ROW_ARGS & value.keys())):
+            own = [name for name in foreign if name in LISTS]
+            more = f"; set input.prompt.{own[0]}" if own else ""
+            raise ValueError(
+                f"must hold variables of the chat template, and {', '.join(foreign)} is none{more}"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _chat_options_have_a_chat(self) -> Self:
+        of_chat = ("messages", "system", "then", "row_args", "tools", "documents", "prefill")
+        given = [name for name in of_chat if getattr(self, name) not in (None, ())]
+        if not self.chat and given:
+            raise ValueError(f"must have chat: true with {' and '.join(given)}")
+        if self.chat and not self.add_special_tokens:
+            raise ValueError(
+                "must have chat: false with add_special_tokens: false; chat templates write theirs"
+            )
+        return self
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         given = [name for name in ("column", "messages", "template") if getattr(self, name) is not None]
         if len(given) != 1:
             found = " and ".join(given) if given else "none of them"
             raise ValueError(f"must have exactly one of column, messages, template, got {found}")
-        if not self.chat and (self.messages is not None or self.system is not None):
-            raise ValueError("must have chat: true with messages or system")
         return self

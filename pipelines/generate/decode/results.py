@@ -12,6 +12,7 @@ from pipelines.read.arrow_types import bring_to
 from pipelines.read.columns import (
     COUNTERS,
     PLACE,
+    PREFILL,
     PROMPT_IDS,
     PROMPT_TOKENS,
     SHARD,
@@ -52,7 +53,7 @@ class ResultWriter:
             The output columns of the layout, then SHARD, UNIT and PLACE.
         """
         source = pa.array([row.row for row in rows], pa.int64())
-        hidden = (SHARD, UNIT, PLACE, PROMPT_IDS, TRUNCATED, PROMPT_TOKENS)
+        hidden = (SHARD, UNIT, PLACE, PROMPT_IDS, TRUNCATED, PROMPT_TOKENS, PREFILL)
         carried = [self._layout.within(name) for name in self._layout.carried.names]
         given = unit.select(["id", *carried, *hidden]).take(source)
         columns = {name: given.column(name) for name in ("id", *carried)}
@@ -60,6 +61,8 @@ class ResultWriter:
         columns |= {"prompt_token_ids": given.column(PROMPT_IDS), "truncated_tokens": given.column(TRUNCATED)}
         columns["exactness"] = [self._exactness(*both) for both in zip(rows, completions, strict=True)]
         columns |= self._results(rows, completions)
+        both = zip(columns["completion"], given.column(PREFILL).to_pylist(), strict=True)
+        columns["completion"] = [text if text is None else (prefill or "") + text for text, prefill in both]
         counted = zip(completions, given.column(PROMPT_TOKENS).to_pylist(), strict=True)
         columns["prompt_tokens"] = [one.stats.prompt_tokens or tokens for one, tokens in counted]
         schema = self._layout.output

@@ -155,8 +155,9 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
             unit_rows=unit_rows,
             on_bad_shard=config.input.on_bad_shard,
             carried=config.input.carry,
+            has_partitions=config.input.hive_partitions,
         )
-        plan = plan_units(inspection, unit_rows)
+        plan = plan_units(inspection, unit_rows, pack=config.input.pack_files)
     if plan.num_rows == 0:
         raise ConfigError(f"input.paths: the files have no rows{_skipped_note(plan)}")
     layout = choose_layout(

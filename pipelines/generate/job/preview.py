@@ -40,17 +40,17 @@ def preview(job: Job, num_prompts: int = 3) -> Preview:
     for unit in first_units:
         try:
             table = first_rows(job, unit, num_prompts if not tables else 1)
-            error = table.column(ROW_ERROR)[0].as_py() or ""
-            if error.startswith(INPUT_FAULTS):
-                faults.append(error)
+            errors = [error for error in table.column(ROW_ERROR).to_pylist() if error is not None]
+            if found := [*dict.fromkeys(error for error in errors if error.startswith(INPUT_FAULTS))]:
+                faults += found
             else:
-                tables.append(table)
+                tables = tables or [table]
         except Exception as error:  # any reader's error makes it a bad shard
             faults.append(f"{job.plan.shards[unit.shard].file.url}: {' '.join(str(error).split())}")
     if faults and (job.config.input.on_bad_shard == "fail" or not tables):
         raise ConfigError(f"{len(faults)} bad input file(s): " + "; ".join(faults))
     renderer = new_renderer(job.config, job.checkpoint)
-    rows = render_rows(tables[0], renderer, job.config)
+    rows = render_rows(tables[0].slice(0, num_prompts), renderer, job.config)
     texts = [renderer.decode(row.prompt_ids) if row.prompt_ids else None for row in rows]
     return Preview(tuple(zip(texts, rows, strict=True)), _sizes(job, rows))
 
@@ -84,8 +84,9 @@ def _sizes(job: Job, rows: Sequence[RenderedRow]) -> Sizes:
 
 
 def first_rows(job: Job, unit: Unit, count: int) -> pa.Table:
-    """The first rows of a shard; of jsonl, cut from its first unit."""
-    types, shard = column_types(job.plan, job.layout), job.plan.shards[unit.shard]
-    if shard.format == "parquet":
-        return read_unit(shard, Unit(unit.shard, 0, 0, min(count, unit.num_rows)), types)
-    return read_unit(shard, unit, types).slice(0, count)
+    """The first rows of a shard, of jsonl cut from its first unit; all of several small shards."""
+    types, shards = column_types(job.plan, job.layout), job.plan.shards_of(unit)
+    if len(shards) == 1 and shards[0].format == "parquet":
+        return read_unit(shards, Unit(unit.shard, 0, 0, min(count, unit.num_rows)), types)
+    table = read_unit(shards, unit, types)
+    return table.slice(0, count) if len(shards) == 1 else table

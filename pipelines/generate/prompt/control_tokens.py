@@ -1,15 +1,15 @@
 """Control tokens in what rows say: kept as text, so that no row can end its turn or open another."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from orthrus_core.errors import ConfigError
+from orthrus_core.errors import ConfigError, RequestError
+from pipelines.generate.prompt.content import Content
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-Message = dict[str, Any]
 
 
 class ControlTokens:
@@ -43,13 +43,40 @@ class ControlTokens:
             special + [t.content for t in added if t.content in named or t.content in template]
         )
 
-    def mark(self, messages: list[Message]) -> list[Message] | None:
-        """Messages with marks around control tokens, for `sanitize_control_tokens`; None: they have none."""
-        patterns = [self._special if one.get("role") == "assistant" else self._all for one in messages]
-        marked = list(zip(messages, patterns, strict=True))
-        if not any(pattern.search(text) for message, pattern in marked for text in _texts(message)):
+    def mark(self, content: Content) -> Content | None:
+        """Content with marks around control tokens, for `sanitize_control_tokens`; None: it has none.
+
+        Raises:
+            RequestError: a key of an object holds one, and keys cannot be marked.
+        """
+        is_text = isinstance(content.said, str)
+        said = [content.said] if isinstance(content.said, str) else content.said
+        parts: list[tuple[Any, re.Pattern[str]]] = [(one, self._pattern(one)) for one in said]
+        parts += [(content.args, self._all), (content.prefill, self._special)]
+        if not any(pattern.search(text) for part, pattern in parts for text in _texts(part)):
             return None  # marking would take private characters out of any text
-        return [self._mark(message, pattern) for message, pattern in marked]
+        for key in (key for part, _ in parts for key in _keys(part)):
+            if token := self._all.search(str(key)):
+                raise RequestError(f"key {key!r:.60} of an object holds the control token {token[0]}")
+        *marked, args, prefill = [self._mark(part, pattern) for part, pattern in parts]
+        return Content(marked[0] if is_text else marked, args, prefill)
+
+    def check_marks(self, text: str) -> None:
+        """Refuse a rendered text in which marks are no marks any more.
+
+        Raises:
+            RequestError: the template wrote values as Python or ASCII JSON does, which spells marks out.
+        """
+        mark = self._mark("a", re.compile("a"))[0]
+        if any(spelt[1:-1] in text for spelt in (ascii(mark), json.dumps(mark))):
+            raise RequestError(
+                "chat template spells out characters of values, and one holds a control token; "
+                "see input.prompt.special_tokens"
+            )
+
+    def _pattern(self, one: Any) -> re.Pattern[str]:
+        by_model = isinstance(one, dict) and one["role"] == "assistant"
+        return self._special if by_model else self._all
 
 
 def _any_of(tokens: list[str]) -> re.Pattern[str]:
@@ -58,8 +85,21 @@ def _any_of(tokens: list[str]) -> re.Pattern[str]:
 
 
 def _texts(value: Any) -> Iterator[str]:
+    """Every text within a value, keys of objects too."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, Mapping | list | tuple):
-        for one in value.values() if isinstance(value, Mapping) else value:
+    elif isinstance(value, Mapping):
+        yield from _keys(value)
+        for one in value.values():
             yield from _texts(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _texts(one)
+
+
+def _keys(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        yield from map(str, value)
+    if isinstance(value, Mapping | list | tuple):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from _keys(one)

@@ -1,16 +1,17 @@
 """A row's prompt: text, messages or a template, through the chat template, as token ids that fit."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from orthrus_core.errors import RequestError
 from pipelines.generate.config.prompt import PromptConfig
 from pipelines.generate.prompt.chat_template import ChatTemplate
-from pipelines.generate.prompt.control_tokens import ControlTokens, Message
+from pipelines.generate.prompt.content import Content, ContentReader
+from pipelines.generate.prompt.control_tokens import ControlTokens
 from pipelines.generate.prompt.encoder import PromptEncoder
-from pipelines.generate.prompt.template_process import TemplateProcess, TemplateRowError
-from pipelines.read.columns import HIDDEN
+from pipelines.generate.prompt.messages import Message
+from pipelines.generate.prompt.template_process import TemplateProcess
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -18,10 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt for the engine; `truncated_tokens` is how many fewer it has than the row's whole prompt."""
+    """A prompt for the engine.
+
+    Attributes:
+        truncated_tokens: how many fewer it has than the row's whole prompt.
+        prefill: the beginning of the answer, at its end.
+    """
 
     ids: list[int]
     truncated_tokens: int = 0
+    prefill: str = ""
 
 
 class LongPromptError(RequestError):
@@ -57,9 +64,7 @@ class PromptRenderer:
         self._control: ControlTokens | None = None
         if prompt.keeps_text:
             self._control = ControlTokens(tokenizer, self._chat.source if self._chat else "")
-        self._template: TemplateProcess | None = None
-        if prompt.template is not None:
-            self._template = TemplateProcess(prompt.template, prompt.template_limit_s)
+        self._reader = ContentReader(prompt)
 
     def prompt(self, row: Mapping[str, Any], max_new_tokens: int) -> Prompt:
         """A row's prompt, cut where it is too long and the config says so.
@@ -70,7 +75,9 @@ class PromptRenderer:
             RequestError: null, of the wrong type, a template that fails on this row, or too long.
         """
         try:
-            return self._fitting(self._content(row), max_new_tokens)
+            content = self._reader.read(row)
+            fitting = self._fitting(content, max_new_tokens)
+            return replace(fitting, prefill=self._continued(content) + content.prefill)
         except RecursionError:
             raise RequestError("prompt has values that are nested too deeply") from None
 
@@ -80,11 +87,10 @@ class PromptRenderer:
         Raises:
             RequestError: null, of the wrong type, or a template that fails on this row.
         """
-        content = self._content(row)
-        return content if isinstance(content, str) else self._rendered(content)
+        return self._text(self._reader.read(row))
 
-    def ids(self, content: str | list[Message]) -> list[int]:
-        """Token ids of a whole text or conversation.
+    def ids(self, content: Content) -> list[int]:
+        """Token ids of all that a row says.
 
         Raises:
             RequestError: a chat template that fails, un-encodable text, no tokens, or too long for certain.
@@ -92,7 +98,8 @@ class PromptRenderer:
         text, is_marked = self._marked_text(content)
         if self._prompt.overlong == "error":
             self._encoder.check_length(text, self._max_context)
-        ids = self._encoder.ids(text, specials=isinstance(content, str), is_marked=is_marked)
+        specials = isinstance(content.said, str) and self._prompt.add_special_tokens
+        ids = self._encoder.ids(text, specials=specials, is_marked=is_marked)
         if not ids:
             raise RequestError("prompt has no tokens")
         return ids
@@ -101,52 +108,36 @@ class PromptRenderer:
         """Token ids as text, special tokens shown."""
         return str(self._tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
-    def _fitting(self, content: str | list[Message], max_new_tokens: int) -> Prompt:
+    def _fitting(self, content: Content, max_new_tokens: int) -> Prompt:
         if self._prompt.overlong == "error":
             ids = self.ids(content)
             self._check_room(len(ids))
             return Prompt(ids)
         limit = self._limit(max_new_tokens)
-        if isinstance(content, str):
+        if isinstance(content.said, str):
             return self._cut_text(content, limit)
-        return self._cut_messages(content, limit)
+        return self._cut_messages(content, content.said, limit)
 
-    def _content(self, row: Mapping[str, Any]) -> str | list[Message]:
-        """What a row says: messages for the chat template, or the text where there is none."""
-        prompt = self._prompt
-        if prompt.messages is not None:
-            messages = _checked_messages(row[prompt.messages], prompt.messages)
-        else:
-            text = (
-                self._fill(row) if self._template else _checked_text(row[prompt.column or ""], prompt.column)
-            )
-            if not prompt.chat:
-                return text
-            messages = [{"role": "user", "content": text}]
-        if prompt.system is not None and messages[0]["role"] != "system":
-            messages = [{"role": "system", "content": prompt.system}, *messages]
-        return messages
+    def _continued(self, content: Content) -> str:
+        """The last message's text, where the completion goes on with it."""
+        if self._chat is None or isinstance(content.said, str) or not self._chat.continues(content.said):
+            return ""
+        return str(content.said[-1]["content"] or "")
 
-    def _marked_text(self, content: str | list[Message]) -> tuple[str, bool]:
+    def _marked_text(self, content: Content) -> tuple[str, bool]:
         """The whole text, and whether marks keep control tokens in it text."""
-        messages = [{"content": content}] if isinstance(content, str) else content
-        marked = self._control.mark(messages) if self._control else None
-        if isinstance(content, str):
-            return (marked or messages)[0]["content"], marked is not None
-        return self._rendered(marked or messages), marked is not None
+        marked = self._control.mark(content) if self._control else None
+        if self._control is None or marked is None:
+            return self._text(content), False
+        text = self._text(marked)
+        self._control.check_marks(text)
+        return text, True
 
-    def _rendered(self, messages: list[Message]) -> str:
+    def _text(self, content: Content) -> str:
+        if isinstance(content.said, str):
+            return content.said
         assert self._chat is not None
-        return self._chat.render(messages)
-
-    def _fill(self, row: Mapping[str, Any]) -> str:
-        assert self._template is not None
-        try:
-            return self._template.fill(
-                {name: value for name, value in row.items() if not name.startswith(HIDDEN)}
-            )
-        except TemplateRowError as failure:
-            raise RequestError(f"input.prompt.template fails: {failure}") from None
+        return self._chat.render(content.said, content.args) + content.prefill
 
     def _check_room(self, count: int) -> None:
         room = self._prompt.room or 1
@@ -165,13 +156,13 @@ class PromptRenderer:
             )
         return self._max_context - room
 
-    def _cut_text(self, text: str, limit: int) -> Prompt:
+    def _cut_text(self, content: Content, limit: int) -> Prompt:
         """Cut ids, but for the special tokens that the tokenizer puts around every text."""
-        ids = self.ids(text)
+        ids = self.ids(content)
         excess = len(ids) - limit
         if excess <= 0:
             return Prompt(ids)
-        own_text, is_marked = self._marked_text(text)
+        own_text, is_marked = self._marked_text(content)
         own = self._encoder.ids(own_text, specials=False, is_marked=is_marked)
         before = next((i for i in range(len(ids) - len(own) + 1) if ids[i : i + len(own)] == own), None)
         if before is None or excess >= len(own):
@@ -180,9 +171,9 @@ class PromptRenderer:
         kept = own[excess:] if self._prompt.overlong == "truncate_left" else own[: len(own) - excess]
         return Prompt(ids[:before] + kept + after, excess)
 
-    def _cut_messages(self, messages: list[Message], limit: int) -> Prompt:
+    def _cut_messages(self, content: Content, messages: list[Message], limit: int) -> Prompt:
         """Cut what users say, by whole tokens, until the rendered prompt fits."""
-        whole = len(ids := self.ids(messages))
+        whole = len(ids := self.ids(content))
         if whole <= limit:
             return Prompt(ids)
         users = [i for i, message in enumerate(messages) if message["role"] == "user"]
@@ -190,7 +181,7 @@ class PromptRenderer:
         available, cut = sum(len(bounds[i]) - 1 for i in users), 0
         while len(ids) > limit and cut < available:
             cut = min(available, cut + len(ids) - limit)
-            ids = self.ids(self._without(messages, bounds, cut))
+            ids = self.ids(replace(content, said=self._without(messages, bounds, cut)))
         if len(ids) > limit:
             raise LongPromptError(
                 f"prompt has {whole} tokens, {len(ids)} without what users say, and {limit} fit into "
@@ -217,23 +208,3 @@ class PromptRenderer:
             return list(range(len(text) + 1))
         encoded = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         return [start for start, _ in encoded["offset_mapping"]] + [len(text)]
-
-
-def _checked_text(value: Any, name: str | None) -> str:
-    if value is None:
-        raise RequestError(f"prompt column {name} is null")
-    if not isinstance(value, str):
-        raise RequestError(f"prompt column {name} must be text, got {type(value).__name__}")
-    return value
-
-
-def _checked_messages(value: Any, name: str) -> list[Message]:
-    if value is None:
-        raise RequestError(f"messages column {name} is null")
-    if not isinstance(value, list) or not value:
-        raise RequestError(f"messages column {name} must be a list of at least one message")
-    for number, message in enumerate(value):
-        for key in ("role", "content"):
-            if not isinstance(message, dict) or not isinstance(message.get(key), str):
-                raise RequestError(f"messages column {name}: message {number} has no text {key}")
-    return [{key: cell for key, cell in message.items() if cell is not None} for message in value]

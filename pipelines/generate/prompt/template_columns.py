@@ -20,12 +20,14 @@ class TemplateColumns:
         optional: a column each where the input has one; else Jinja's own (range, dict), or ROW.
         keys: columns that it takes from ROW by name.
         reads_all: it uses ROW in another way, so it may read any column.
+        option: of `input.prompt`, that holds the template.
     """
 
     required: tuple[str, ...]
     optional: tuple[str, ...]
     keys: tuple[str, ...]
     reads_all: bool
+    option: str = "template"
 
     def among(self, available: Sequence[str]) -> list[str]:
         """The columns that the template reads from an input with these.
@@ -37,7 +39,8 @@ class TemplateColumns:
         if ROW in self.optional and ROW not in available:
             if missing := [name for name in self.keys if name not in available]:
                 raise ConfigError(
-                    f"input.prompt.template: no column {', '.join(missing)}; there are {', '.join(available)}"
+                    f"input.prompt.{self.option}: no column {', '.join(missing)}; there are "
+                    f"{', '.join(available)}"
                 )
             names += available if self.reads_all else self.keys
         return [*dict.fromkeys(names)]
@@ -47,7 +50,7 @@ class _NameFinder(HarmlessCompiler, meta.TrackingCodeGenerator):
     """Finds free names, as Jinja's find_undeclared_variables does."""
 
 
-def template_columns(template: str) -> TemplateColumns:
+def template_columns(template: str, option: str = "template") -> TemplateColumns:
     """Names of the columns that a Jinja template uses.
 
     Raises:
@@ -62,7 +65,7 @@ def template_columns(template: str) -> TemplateColumns:
         names.visit(tree)
     except Exception as error:  # of Jinja, or of Python, which compiles what Jinja makes of it
         fault = " ".join(str(error).split())
-        raise ConfigError(f"input.prompt.template does not parse: {fault}") from None
+        raise ConfigError(f"input.prompt.{option} does not parse: {fault}") from None
     required = names.undeclared_identifiers  # without Jinja's own
     used = [node.name for node in tree.find_all(nodes.Name)]
     optional = (environment.globals.keys() & used) | (required & {ROW})
@@ -72,6 +75,7 @@ def template_columns(template: str) -> TemplateColumns:
         tuple(sorted(optional)),
         tuple(dict.fromkeys(keys)),
         used.count(ROW) > len(keys),
+        option,
     )
 
 

@@ -16,12 +16,14 @@ from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.config.prompt import PromptConfig
 from pipelines.generate.prompt.renderer import LongPromptError, PromptRenderer
 from pipelines.generate.prompt.row_params import ParamColumns, RowParams
-from pipelines.generate.prompt.template_columns import template_columns
+from pipelines.generate.prompt.template_columns import TemplateColumns, template_columns
 from pipelines.generate.write.repair import Repair
 from pipelines.read.columns import (
+    FILE,
     HIDDEN,
     PARAMS,
     PLACE,
+    PREFILL,
     PROMPT_IDS,
     PROMPT_TOKENS,
     ROW,
@@ -37,7 +39,7 @@ from pipelines.storage.config import use_storage
 
 
 def needed_columns(config: GenerateConfig) -> dict[str, str]:
-    """Columns that must be there for prompts, ids and per-row options: name to kind (text, list or any).
+    """Columns that must be there for prompts, ids and per-row options: name to kind (text, messages or any).
 
     Raises:
         ConfigError: the template does not parse.
@@ -46,10 +48,12 @@ def needed_columns(config: GenerateConfig) -> dict[str, str]:
     if prompt.column is not None:
         needed = {prompt.column: "text"}
     elif prompt.messages is not None:
-        needed = {prompt.messages: "list"}
+        needed = {prompt.messages: "messages"}
     else:
-        needed = dict.fromkeys(template_columns(prompt.template or "").required, "any")
-    for name in (config.input.id_column, *config.sampling.columns.given.values()):
+        needed = {}
+    templates = [column for one in _templates(prompt) for column in one.required]
+    options = [*prompt.row_columns, *config.sampling.columns.given.values()]
+    for name in (*templates, config.input.id_column, *options):
         if name is not None:
             needed.setdefault(name, "any")
     return needed
@@ -61,9 +65,12 @@ def read_columns(config: GenerateConfig, available: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: the template asks for one that is none of them.
     """
-    template = config.input.prompt.template
-    more = [] if template is None else template_columns(template).among(available)
+    more = [column for one in _templates(config.input.prompt) for column in one.among(available)]
     return [*dict.fromkeys([*needed_columns(config), *more])]
+
+
+def _templates(prompt: PromptConfig) -> list[TemplateColumns]:
+    return [template_columns(text, option) for option, text in prompt.templates.items()]
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,7 @@ class RenderedRow:
         params: its own sampling options; None where these are wrong.
         truncated_tokens: cut from the prompt.
         long_tokens: of a prompt that is an error because it has so many; else 0.
+        prefill: the beginning of the answer, in the prompt.
     """
 
     id: str
@@ -82,6 +90,7 @@ class RenderedRow:
     error: str | None
     truncated_tokens: int = 0
     long_tokens: int = 0
+    prefill: str = ""
 
 
 def render_unit(
@@ -98,7 +107,8 @@ def render_unit(
         repair: only the rows that it asks for are rendered.
     Returns:
         Columns: id, the carried ones, SHARD, UNIT, PLACE, ROW_ERROR (string, null if fine), PROMPT_IDS
-        (list<int32>, null on error), TRUNCATED, PROMPT_TOKENS, PARAMS, SAMPLES.
+        (list<int32>, null on error), TRUNCATED, PROMPT_TOKENS, PREFILL (string, null if the completion is to
+        be written without), PARAMS, SAMPLES.
     """
     use_storage(config.storage)
     renderer = _renderer(tokenizer_path, config.input.prompt.model_dump_json(), config.decode.max_context)
@@ -117,6 +127,10 @@ def render_unit(
     columns[PROMPT_IDS] = pa.array([row.prompt_ids for row in rendered], pa.list_(pa.int32()))
     columns[TRUNCATED] = pa.array([row.truncated_tokens for row in rendered], pa.int32())
     columns[PROMPT_TOKENS] = pa.array([row.long_tokens for row in rendered], pa.int32())
+    shown = config.output.prefill
+    columns[PREFILL] = pa.array(
+        [row.prefill if shown and row.error is None else None for row in rendered], pa.string()
+    )
     columns[PARAMS] = pa.array([row.params and row.params.overrides for row in rendered], pa.string())
     columns[SAMPLES] = pa.array(samples, pa.list_(pa.int32()))
     return pa.table(columns)
@@ -126,8 +140,8 @@ def render_rows(table: pa.Table, renderer: PromptRenderer, config: GenerateConfi
     """Render the rows of a table as `source.read_unit` makes it."""
     errors = table.column(ROW_ERROR).to_pylist()
     available = [name for name in table.column_names if not name.startswith(HIDDEN)]
-    names = [*read_columns(config, available), SHARD, ROW]
-    rows = own_rows(table, names, errors, messages=config.input.prompt.messages)
+    names = [*read_columns(config, available), FILE, ROW]
+    rows = own_rows(table, names, errors, structured=config.input.prompt.structured)
     params = ParamColumns(config.sampling)
     return [
         _render_row(row, error, renderer, params, config.input.id_column)
@@ -142,14 +156,14 @@ def _render_row(
     columns: ParamColumns,
     id_column: str | None,
 ) -> RenderedRow:
-    own_id, params = f"{row[SHARD]}:{row[ROW]}", None
+    own_id, params = f"{row[FILE]}:{row[ROW]}", None
     try:
         if error is not None:
             raise RequestError(error)
         own_id = _row_id(row, own_id, id_column)
         params = columns.of(row)
         prompt = renderer.prompt(row, params.max_new_tokens)
-        return RenderedRow(own_id, prompt.ids, params, None, prompt.truncated_tokens)
+        return RenderedRow(own_id, prompt.ids, params, None, prompt.truncated_tokens, prefill=prompt.prefill)
     except LongPromptError as fault:
         return RenderedRow(own_id, None, params, str(fault), long_tokens=fault.prompt_tokens)
     except RequestError as fault:

@@ -114,8 +114,9 @@ def _check_shared(driver_file: str) -> None:
 
 def _input_fault(table: pa.Table, on_bad_shard: str) -> str | None:
     """Why a unit cannot be done: its input cannot be read and the config says fail, or it was overwritten."""
-    error = table.column("error")[0].as_py()
-    if error is None or not error.startswith(INPUT_FAULTS):
+    errors = (error for error in table.column("error").to_pylist() if error is not None)
+    error = next((error for error in errors if error.startswith(INPUT_FAULTS)), None)
+    if error is None:
         return None
     return None if not error.startswith(OVERWRITTEN) and on_bad_shard == "skip" else error
 

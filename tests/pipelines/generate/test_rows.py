@@ -130,3 +130,60 @@ def test_only_failed_completes_a_run_whose_engine_was_poisoned(local_ray, tree, 
 
 def poisoned_engine(token: int, spec) -> FakeEngine:
     return FakeEngine(poison=token)
+
+
+def test_a_run_over_an_earlier_ones_output_makes_the_next_turn(local_ray, model_dir, tmp_path):
+    (tmp_path / "prompts").mkdir()
+    pq.write_table(
+        pa.table({"q": ["Add 1 and 1.", "Add 2 and 1."], "more": ["Why?"] * 2}),
+        tmp_path / "prompts/a.parquet",
+    )
+    first = generate_tree(model_dir, tmp_path / "prompts", tmp_path / "one", unit_rows=8)
+    first["input"] |= {"prompt": {"column": "q"}, "id_column": None}
+    first["output"]["rename"] = {"completion": "answer"}
+    first["sampling"] = {"max_new_tokens": 8}
+    run_tree(first)
+    then = [{"assistant": "{{ answer }}"}, {"user": "{{ more }}"}]
+    second = generate_tree(model_dir, tmp_path / "one/data", tmp_path / "two", unit_rows=8)
+    second["input"] |= {"prompt": {"column": "q", "then": then}, "carry": ["q", "answer"], "id_column": "id"}
+    second["output"]["token_ids"] = True
+    second["sampling"] = {"max_new_tokens": 8}
+    run_tree(second)
+    tokenizer = load_tokenizer(str(model_dir))
+    engine = Engine(
+        load_model(str(model_dir), dtype=torch.float32),
+        EngineConfig(mode="autoregressive", max_context=256),
+        tokenizer,
+    )
+    rows = ds.dataset(tmp_path / "two/data").to_table().to_pylist()
+    assert len(rows) == 2
+    for row in rows:
+        said = [row["q"], row["answer"], "Why?"]
+        messages = [
+            {"role": "assistant" if n == 1 else "user", "content": text} for n, text in enumerate(said)
+        ]
+        [completion] = engine.generate([messages], SamplingParams(max_new_tokens=8))
+        assert row["token_ids"] == completion.token_ids
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_small_files_give_the_same_rows_whether_packed_or_not(local_ray, model_dir, tmp_path, pack):
+    for number, begun in enumerate(("The", "It", "So")):
+        folder = tmp_path / "prompts" / f"begun={begun}"
+        folder.mkdir(parents=True)
+        pq.write_table(pa.table({"q": [f"Add {number} and 1."]}), folder / "a.parquet")
+    tree = generate_tree(model_dir, tmp_path / "prompts", tmp_path / "out", unit_rows=8)
+    tree["input"] |= {
+        "prompt": {"column": "q", "prefill": "{{ begun }}"},
+        "pack_files": pack,
+        "id_column": None,
+    }
+    tree["output"]["prefill"] = True
+    tree["sampling"] = {"max_new_tokens": 6}
+    job, _ = run_tree(tree)
+    assert len(job.plan.units) == (1 if pack else 3)
+    rows = ds.dataset(f"{tree['output']['path']}/data").to_table().to_pylist()
+    assert [row["id"] for row in rows] == ["0:0", "1:0", "2:0"]  # by path: It, So, The
+    assert [row["begun"] for row in rows] == ["It", "So", "The"]
+    assert all(row["completion"].startswith(row["begun"]) for row in rows)
+    assert [row["error"] for row in rows] == [None] * 3

@@ -47,7 +47,7 @@ def planned(*paths: Path, **options) -> Plan:
 
 def read(plan: Plan, unit: int) -> pa.Table:
     types = column_types(plan, TableLayout(pa.schema([]), ("q", "n")))
-    return read_unit(plan.shards[plan.units[unit].shard], plan.units[unit], types)
+    return read_unit(plan.shards_of(plan.units[unit]), plan.units[unit], types)
 
 
 @pytest.fixture

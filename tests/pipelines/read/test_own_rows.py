@@ -28,7 +28,7 @@ def read(folder, names, *, needed=None, **options) -> tuple[list[dict], list[str
     types = column_types(plan, choose_layout(plan.schema, needed=names, carry=None, id_column=None))
     rows, errors = [], []
     for unit in plan.units:
-        table = read_unit(plan.shards[unit.shard], unit, types)
+        table = read_unit(plan.shards_of(unit), unit, types)
         faults = table.column(ROW_ERROR).to_pylist()
         rows += own_rows(table, names, faults, **options)
         errors += faults
@@ -43,7 +43,7 @@ def test_a_json_row_is_what_its_line_says(tmp_path):
     rows = [{"m": [message(call)], "v": v} for call, v in zip(CALLS, [1, 2.5, 2**70, {"x": []}], strict=True)]
     write_lines(tmp_path / "a.jsonl", *rows[:1])
     write_lines(tmp_path / "b.jsonl", *rows[1:])
-    found, errors = read(tmp_path, ["m", "v"], needed={"m": "list"}, messages="m")
+    found, errors = read(tmp_path, ["m", "v"], needed={"m": "messages"}, structured=["m"])
     assert json.dumps(found) == json.dumps(rows)
     assert errors == [None] * 4
 
@@ -65,7 +65,7 @@ def test_messages_of_parquet_have_no_nulls_at_any_depth(tmp_path):
     rows = [{"m": [message(call)]} for call in (CALLS[0], {"a": 1, "b": {"deep": [{"x": 1}, {"y": 2}]}})]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     assert pq.read_table(tmp_path / "a.parquet").to_pylist() != rows  # for Arrow pads them
-    assert read(tmp_path, ["m"], messages="m")[0] == rows
+    assert read(tmp_path, ["m"], structured=["m"])[0] == rows
 
 
 def test_values_of_a_parquet_file_do_not_depend_on_the_types_of_another(tmp_path):

@@ -140,7 +140,7 @@ def test_two_columns_of_one_name_are_a_fault_where_they_are_used(write, tmp_path
     ("content", "what"),
     [
         (b"not json\n", "'not json': line is not json: "),
-        (b'[\n{"q": "x"},\n{"q": "y"}\n]\n', "a JSON array or its beginning; write one object a line"),
+        (b'[\n{"q": "x"},\n{"q": "y"}\n]\n', "a JSON array or its beginning; name the file .json"),
         (b'{\n"q": "x"\n}\n', "the beginning of an object over several lines"),
         (gzip.compress(b'{"q": "x"}\n', mtime=0), "gzip data; name the file .jsonl.gz"),
         (b"PAR1\x15\x04\x15\nPAR1", "Parquet; name the file .parquet"),
@@ -199,7 +199,7 @@ def test_carried_json_has_a_type_that_holds_every_value_or_is_json_text(
 ):
     rows = [lines({"q": "x", "n": value}) for value in values]
     if layout == "far apart":
-        monkeypatch.setattr("pipelines.read.shards.SCAN_LINES", -(-len(values) // 2))
+        monkeypatch.setattr("pipelines.read.shard.SCAN_LINES", -(-len(values) // 2))
     if layout == "two files":
         rows = ["".join(rows[:1]), "".join(rows[1:]) or lines({"q": "x"})]
         found = inspect(*(write(f"{i}.jsonl", text) for i, text in enumerate(rows)))

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.read.columns import LINE, ROW, ROW_ERROR, SHARD, UNIT, TableLayout
+from pipelines.read.columns import FILE, LINE, ROW, ROW_ERROR, SHARD, UNIT, TableLayout
 from pipelines.read.shards import inspect_shards, list_shards
 from pipelines.read.source import UnitSource, column_types, read_unit
 from pipelines.read.units import Plan, plan_units
@@ -28,11 +28,23 @@ def planned(path, unit_rows, needed=None) -> Plan:
 
 def read_all(plan: Plan, names) -> list[pa.Table]:
     types = column_types(plan, TableLayout(pa.schema([]), tuple(names)))
-    return [read_unit(plan.shards[unit.shard], unit, types) for unit in plan.units]
+    return [read_unit(plan.shards_of(unit), unit, types) for unit in plan.units]
 
 
-@pytest.fixture(params=["parquet", "small row groups", "jsonl"])
+@pytest.fixture(params=["parquet", "small row groups", "jsonl", "json lines", "json array", "json.zst"])
 def path(request, tmp_path) -> Path:
+    if request.param == "json lines":
+        path = tmp_path / "a.json"
+        path.write_text("\n".join(json.dumps(row) for row in TABLE.to_pylist()))
+        return path
+    if request.param.startswith("json "):
+        path = tmp_path / "a.json"
+        path.write_text("\ufeff" + json.dumps(TABLE.to_pylist(), indent=1))
+        return path
+    if request.param == "json.zst":
+        path = tmp_path / "a.json.zst"
+        path.write_bytes(pa.compress(json.dumps(TABLE.to_pylist()).encode(), "zstd", asbytes=True))
+        return path
     if request.param == "jsonl":
         path = tmp_path / "a.jsonl"
         path.write_text("\n\n".join(json.dumps(row) for row in TABLE.to_pylist()))
@@ -59,7 +71,7 @@ def test_every_row_knows_its_shard_and_unit(path):
 
 def test_only_the_columns_asked_for_are_read(path):
     names = read_all(planned(path, 100), ["n"])[0].column_names
-    assert [name for name in names if name != LINE] == ["n", SHARD, UNIT, ROW, ROW_ERROR]
+    assert [name for name in names if name != LINE] == ["n", SHARD, UNIT, FILE, ROW, ROW_ERROR]
 
 
 def test_no_column_at_all_still_gives_the_rows(path):

@@ -59,7 +59,7 @@ def through(plan: Plan, folder, samples: int = 1) -> list[pa.Table]:
     layout = choose_layout(plan.schema, needed=["q"], carry=None, id_column=None)
     outputs = []
     for unit in plan.units:
-        table = read_unit(plan.shards[unit.shard], unit, column_types(plan, layout))
+        table = read_unit(plan.shards_of(unit), unit, column_types(plan, layout))
         table = table.take(pa.array([row for row in range(table.num_rows) for _ in range(samples)]))
         for field in layout.output:
             if field.name not in table.column_names:
@@ -141,7 +141,7 @@ def test_a_value_that_fits_no_common_type_is_no_damage_and_says_what_to_do(tmp_p
     tables = [pa.table({"q": ["a"] * len(value), "value": value}) for value in (first, second)]
     plan = planned(*tables, folder=tmp_path / "in")
     assert plan.schema.field("value").type == kind
-    [error] = set(read_unit(plan.shards[1], plan.units[1], plan.schema).column(ROW_ERROR).to_pylist())
+    [error] = set(read_unit(plan.shards[1:2], plan.units[1], plan.schema).column(ROW_ERROR).to_pylist())
     assert error.startswith(
         f"input types differ: {tmp_path}/in/1.parquet, unit 0 (rows 0 to 1): column value is "
     )

@@ -74,6 +74,18 @@ def test_rows_that_begin_alike_enter_the_engine_together_where_that_is_asked_for
     assert table.column("token_ids").to_pylist() == [fake_completion(n, 9) for n in ([30], [1, 9], [22], [1])]
 
 
+def test_completions_begin_with_the_prefill_of_their_row(spec):
+    plain, begun = (
+        call(
+            GenerateActor(spec, fake_engine),
+            unit([[5], [6], [7]], errors=[None, None, "bad"], prefills=prefills),
+        )
+        for prefills in (None, ["So: ", "", "x"])
+    )
+    texts = plain[0].column("completion").to_pylist()
+    assert begun[0].column("completion").to_pylist() == ["So: " + texts[0], texts[1], None]
+
+
 def test_a_row_with_an_error_never_reaches_the_engine(spec):
     [table] = call(
         GenerateActor(spec, fake_engine), unit([[5], None], errors=[None, "prompt is null"], limits=[9, None])

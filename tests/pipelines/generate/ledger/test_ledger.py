@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from orthrus_core.errors import ConfigError, OrthrusError
 from pipelines.generate.ledger.ledger import Ledger, check_counts, fingerprint
-from pipelines.read.shards import Inspection, Shard
+from pipelines.read.shard import Shard
+from pipelines.read.shards import Inspection
 from pipelines.read.units import Plan, Unit, plan_units
 from pipelines.storage.file_info import FileInfo
 from pipelines.storage.files import list_directory, put, remove

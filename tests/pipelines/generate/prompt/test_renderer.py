@@ -180,6 +180,82 @@ def test_what_an_assistant_said_keeps_its_added_tokens_but_no_special_ones(
     assert tokenizer.decode(ids) == "<think>a<eos>"
 
 
+TOOL_TEMPLATE = (
+    "{{ tools | tojson }}{{ documents | tojson }}{{ x }}{% for m in messages %}{{ m.content }}{% endfor %}"
+)
+
+
+@pytest.fixture
+def tool_renderer(chat_process):
+    tokenizer = fast_tokenizer()
+    tokenizer.add_tokens(["<think>"])
+    tokenizer.chat_template = TOOL_TEMPLATE + "{# <think> #}"
+    options = {"tools": "t", "documents": "d", "row_args": {"x": "x"}, "prefill": "{{ p or '' }}"}
+    return PromptRenderer(tokenizer, PromptConfig(messages="m", **options), 99, chat_process), tokenizer
+
+
+ROW = {"m": [{"role": "user", "content": "a"}], "t": None, "d": None, "x": None, "p": None}
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("t", [{"name": "<eos>"}]), ("d", [{"text": ["<eos>"]}]), ("x", "<eos>"), ("p", "<eos>")],
+)
+def test_control_tokens_in_a_rows_variables_and_prefill_stay_text(tool_renderer, column, value):
+    renderer, tokenizer = tool_renderer
+    ids = renderer.prompt(ROW | {column: value}, 9).ids
+    assert tokenizer.eos_token_id not in ids
+    assert "<eos>" in tokenizer.decode(ids)
+
+
+def test_a_prefill_keeps_added_tokens_since_a_model_would_write_them(tool_renderer):
+    renderer, tokenizer = tool_renderer
+    ids = renderer.prompt(ROW | {"p": "<think>", "x": "<think>"}, 9).ids
+    assert ids.count(tokenizer.convert_tokens_to_ids("<think>")) == 1
+    assert ids[-1] == tokenizer.convert_tokens_to_ids("<think>")
+
+
+@pytest.mark.parametrize("written", ["m", "m | tojson(ensure_ascii=True)"])
+def test_control_tokens_in_values_that_a_template_spells_out_are_an_error(chat_process, written):
+    tokenizer = fast_tokenizer()
+    tokenizer.chat_template = f"{{% for m in messages %}}{{{{ {written} }}}}{{% endfor %}}"
+    renderer = PromptRenderer(tokenizer, PromptConfig(messages="m"), 999, chat_process)
+    assert renderer.prompt({"m": [{"role": "user", "content": "fine"}]}, 9).ids
+    with pytest.raises(RequestError, match="^chat template spells out characters of values"):
+        renderer.prompt({"m": [{"role": "user", "content": "a <eos>"}]}, 9)
+
+
+def test_a_key_that_holds_a_control_token_is_an_error(tool_renderer):
+    with pytest.raises(RequestError, match="^key 'a<eos>' of an object holds the control token <eos>$"):
+        tool_renderer[0].prompt(ROW | {"t": [{"a<eos>": 1}]}, 9)
+
+
+def test_what_a_completion_goes_on_with_is_told(render):
+    row = {"m": [ASKED, BEGUN], "p": " so"}
+    assert render(row, messages="m", prefill="{{ p }}").prefill == "I think so"
+    assert render(row, messages="m").prefill == "I think"
+    assert render({"m": [ASKED]}, messages="m").prefill == ""
+    assert render(row, messages="m", template_args={"add_generation_prompt": True}).prefill == ""
+
+
+def test_a_prefill_stays_whole_where_the_prompt_is_cut(render, tokenizer):
+    prompt = render({"q": WORDS}, column="q", prefill="Well, ", overlong="truncate_left")
+    text = tokenizer.decode(prompt.ids)
+    assert text.endswith(FRAME[1] + "Well, ")
+    assert len(prompt.ids) <= 54
+    assert prompt.truncated_tokens > 0
+
+
+@pytest.mark.parametrize(("adds", "ids"), [(True, [7, 64]), (False, [64])])
+def test_a_prompt_that_is_rendered_already_gets_no_tokens_around_it(monkeypatch, adds, ids):
+    tokenizer = fast_tokenizer()
+    monkeypatch.setattr(
+        type(tokenizer), "encode", lambda self, text, add_special_tokens=True: [7] * add_special_tokens + [64]
+    )
+    prompt = PromptConfig(column="q", chat=False, add_special_tokens=adds)
+    assert PromptRenderer(tokenizer, prompt, 99).prompt({"q": "a"}, 9).ids == ids
+
+
 def test_a_control_token_that_cannot_be_text_is_an_error():
     words = Tokenizer(WordLevel({"<eos>": 0, "a": 1, "?": 2}, unk_token="?"))
     words.pre_tokenizer = WhitespaceSplit()
@@ -205,7 +281,6 @@ CLOSED = OPEN + "I think<|im_end|>\n"
         ([ASKED, BEGUN], {"add_generation_prompt": True}, CLOSED + "<|im_start|>assistant\n"),
         ([ASKED, BEGUN], {"add_generation_prompt": False}, OPEN + "I think"),
         ([ASKED, BEGUN], {"add_generation_prompt": False, "continue_final_message": False}, CLOSED),
-        ([ASKED, BEGUN | {"tool_calls": [{"name": "f"}]}], {}, CLOSED + "<|im_start|>assistant\n"),
         ([ASKED], {"add_generation_prompt": False}, OPEN.removesuffix("<|im_start|>assistant\n")),
         ([ASKED], {"continue_final_message": True}, FRAME[0] + "hi"),
         ([ASKED, BEGUN | {"content": ""}], {}, OPEN),
@@ -238,8 +313,28 @@ def test_last_words_that_the_template_rewrites_are_an_error_that_names_the_way_o
         {"continue_final_message": 1},
         {"tokenize": True},
         {"messages": []},
+        {"tools": []},
     ],
 )
 def test_template_args_that_would_spoil_every_row_are_refused(template_args):
     with pytest.raises(ValidationError, match="template_args"):
         PromptConfig(column="q", template_args=template_args)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"chat": False, "prefill": "a"}, "must have chat: true with prefill"),
+        ({"chat": False, "system": "a", "tools": "t"}, "must have chat: true with system and tools"),
+        ({"chat": False, "then": [{"user": "a"}]}, "must have chat: true with then"),
+        ({"then": [{"user": "a", "assistant": "b"}]}, "one key each"),
+        ({"then": [{"system": "a"}]}, "then"),
+        ({"add_special_tokens": False}, "must have chat: false with add_special_tokens: false"),
+        ({"row_args": {"messages": "m"}}, "and messages is none"),
+        ({"row_args": {"tools": "t"}}, "and tools is none; set input.prompt.tools"),
+        ({"template_args": {"documents": []}}, "must be without documents; set input.prompt.documents"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options, reason):
+    with pytest.raises(ValidationError, match=reason):
+        PromptConfig(column="q", **options)

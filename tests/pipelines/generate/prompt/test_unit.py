@@ -7,11 +7,14 @@ from orthrus_core.errors import ConfigError, RequestError
 from pipelines.checkpoint.directory import load_tokenizer
 from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.config.prompt import PromptConfig
+from pipelines.generate.prompt.content import Content
 from pipelines.generate.prompt.renderer import PromptRenderer
 from pipelines.generate.prompt.unit import needed_columns, render_rows, render_unit
 from pipelines.read.columns import (
+    FILE,
     PARAMS,
     PLACE,
+    PREFILL,
     PROMPT_IDS,
     PROMPT_TOKENS,
     ROW,
@@ -56,6 +59,7 @@ def unit(columns: dict, errors=None) -> pa.Table:
     hidden = {
         SHARD: pa.array([2] * count, pa.int32()),
         UNIT: pa.array([0] * count, pa.int32()),
+        FILE: pa.array([2] * count, pa.int32()),
         ROW: pa.array(range(10, 10 + count), pa.int64()),
         ROW_ERROR: pa.array(errors or [None] * count, pa.string()),
     }
@@ -131,7 +135,7 @@ def test_a_tokenizer_without_chat_template_needs_chat_false(tokenizer, monkeypat
 
 
 def test_ids_are_those_of_the_tokenizer(renderer, tokenizer):
-    ids = renderer(column="q").ids(CHAT.format("hello"))
+    ids = renderer(column="q").ids(Content(CHAT.format("hello")))
     assert tokenizer.decode(ids) == CHAT.format("hello")
 
 
@@ -155,12 +159,12 @@ def test_a_prompt_must_leave_the_room_that_the_config_asks_for(renderer):
 
 def test_empty_text_without_chat_has_no_tokens(renderer):
     with pytest.raises(RequestError, match="prompt has no tokens"):
-        renderer(column="q", chat=False).ids("")
+        renderer(column="q", chat=False).ids(Content(""))
 
 
 def test_text_that_is_no_unicode_is_an_error(renderer):
     with pytest.raises(RequestError, match="cannot be encoded as UTF-8"):
-        renderer(column="q", chat=False).ids("\ud800")
+        renderer(column="q", chat=False).ids(Content("\ud800"))
 
 
 def test_a_text_too_long_for_any_tokens_is_refused_before_it_is_tokenized(renderer, tokenizer, monkeypatch):
@@ -178,7 +182,7 @@ def test_a_prompt_nested_beyond_all_bounds_is_an_error_row(renderer):
         nested = [nested]
     for prompt, row in (
         ({"template": "{{ a }}"}, {"a": nested}),
-        ({"messages": "m"}, {"m": [{"role": "user", "content": "x", "tool_calls": nested}]}),
+        ({"messages": "m"}, {"m": [{"role": "user", "content": "x", "extra": nested}]}),
     ):
         with pytest.raises(RequestError, match="nested too deeply"):
             renderer(**prompt).prompt(row, 9)
@@ -223,10 +227,27 @@ def test_a_rendered_unit_has_what_the_next_stages_need(config, model_dir):
     table = unit({"q": ["a", None], "extra": [1, 2]})
     layout = TableLayout(pa.schema([("extra", pa.int64())]), ("q", "extra"))
     rendered = render_unit(table, config({"column": "q"}), str(model_dir), layout)
-    hidden = [SHARD, UNIT, PLACE, ROW_ERROR, PROMPT_IDS, TRUNCATED, PROMPT_TOKENS, PARAMS, SAMPLES]
+    hidden = [SHARD, UNIT, PLACE, ROW_ERROR, PROMPT_IDS, TRUNCATED, PROMPT_TOKENS, PREFILL, PARAMS, SAMPLES]
     assert rendered.column_names == ["id", "extra", *hidden]
     assert rendered.schema.field(PROMPT_IDS).type == pa.list_(pa.int32())
     assert rendered.column(PROMPT_IDS).null_count == 1
+
+
+@pytest.mark.parametrize(("shown", "prefills"), [(True, ["So", "So", None]), (False, [None, None, None])])
+def test_a_rendered_unit_brings_prefills_that_are_to_be_shown(tree, model_dir, shown, prefills):
+    tree["input"] |= {"prompt": {"column": "q", "prefill": "So"}, "id_column": None}
+    tree["output"] |= {"prefill": shown}
+    config = GenerateConfig.model_validate(tree)
+    rendered = render_unit(
+        unit({"q": ["a", "b", None]}), config, str(model_dir), TableLayout(pa.schema([]), ())
+    )
+    assert rendered.column(PREFILL).to_pylist() == prefills
+
+
+def test_needed_columns_are_those_of_all_options_of_a_prompt(config):
+    prompt = {"messages": "m", "tools": "t", "documents": "d", "row_args": {"x": "y"}, "prefill": "{{ p }}"}
+    prompt["then"] = [{"assistant": "{{ a }}"}, {"user": "{{ u }}"}]
+    assert needed_columns(config(prompt)) == {"m": "messages"} | dict.fromkeys("pytdau", "any")
 
 
 def test_a_rendered_unit_asks_for_the_samples_of_each_row(tree, model_dir):

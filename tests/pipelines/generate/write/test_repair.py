@@ -45,7 +45,7 @@ def run(job: Job, engine_factory=fake_engine, units=None) -> None:
     actor = GenerateActor(spec, engine_factory)
     policy = RowPolicy(ledger.dropped_url, config.output.filters, job.repair)
     for unit in job.units if units is None else units:
-        table = read_unit(job.plan.shards[unit.shard], unit, column_types(job.plan, job.layout))
+        table = read_unit(job.plan.shards_of(unit), unit, column_types(job.plan, job.layout))
         table = render_unit(table, config, job.checkpoint.path, job.layout, job.repair)
         table = asyncio.run(actor(table))
         commit_unit(table, ledger.data_url, job.layout, job.fingerprint, policy=policy)
