@@ -218,7 +218,7 @@ def _read_jsonl(
     errors = [row if isinstance(row, str) else None for row in rows]
     dicts = [row if isinstance(row, dict) else {} for row in rows]
     columns: dict[str, Any] = {
-        name: _column(name, kind, [row.get(name) for row in dicts], errors)
+        name: typed_column(name, kind, [row.get(name) for row in dicts], errors)
         for name, kind in zip(types.names, types.types, strict=True)
     }
     own = [line if isinstance(row, dict) else None for line, row in zip(lines, rows, strict=True)]
@@ -226,7 +226,7 @@ def _read_jsonl(
     return columns, errors
 
 
-def _column(name: str, kind: pa.DataType, values: list[Any], errors: list[str | None]) -> pa.Array:
+def typed_column(name: str, kind: pa.DataType, values: list[Any], errors: list[str | None]) -> pa.Array:
     """Values as an array; those that do not fit become null and get an error, in place."""
     if kind == JSON_TEXT:
         values = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]

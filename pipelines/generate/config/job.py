@@ -8,6 +8,7 @@ from orthrus_core.engine.config import EngineConfig
 from pipelines.cluster.config import RunConfig
 from pipelines.config.model import ModelConfig
 from pipelines.config.section import Section
+from pipelines.generate.config.mapped import MappedSection
 from pipelines.generate.config.output import OutputConfig
 from pipelines.generate.config.prompt import PromptConfig
 from pipelines.generate.config.sampling import SamplingConfig
@@ -15,10 +16,21 @@ from pipelines.read.config import FilesConfig
 from pipelines.storage.config import StorageConfig
 
 
-class InputConfig(FilesConfig):
+class InputConfig(FilesConfig, MappedSection):
     """Which rows to read and what to make of them."""
 
     prompt: PromptConfig = Field(description="Where prompts come from.")
+    map: str | None = Field(
+        None,
+        description="Function package.module:function that every unit's rows go through before prompts are "
+        "made: a list of rows (dicts) in, a list of as many rows out (docs/hooks.md).",
+    )
+    map_columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="Columns that the function makes, with their types (string, int64, double, bool, "
+        "list<string>, struct<a: string>, json, ...); they stand beside the files' columns, or in the place "
+        "of one of that name.",
+    )
     id_column: str | None = Field(
         None, description="Column that becomes `id`; none: {shard}:{row}, counted from 0."
     )

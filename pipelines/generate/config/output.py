@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipelines.config.section import Section
 from pipelines.config.urls import Url
+from pipelines.generate.config.mapped import MappedSection
 from pipelines.read.columns import DIAGNOSTICS, NAMES
 
 
@@ -28,6 +29,9 @@ class RowFilters(Section):
         None, description="Expression in RE2 syntax that must not be found in the completion."
     )
     valid_json: bool = Field(False, description="The completion must be one JSON value and nothing else.")
+    keep: str | None = Field(
+        None, description="Column of type bool, carried or made by output.map, that must be true."
+    )
     drop_errors: bool = Field(False, description="Error rows go to dropped/ too; false: they stay in data/.")
 
     @field_validator("regex", "not_regex")
@@ -49,7 +53,7 @@ class RowFilters(Section):
         return self
 
 
-class OutputConfig(Section):
+class OutputConfig(MappedSection):
     """Where the result goes."""
 
     path: Url = Field(description="Directory or any fsspec URL; holds data/ and _run/ afterwards.")
@@ -60,6 +64,16 @@ class OutputConfig(Section):
         description="Also write how a row was decoded: " + ", ".join(DIAGNOSTICS) + ". The report's figures "
         "do not need them.",
     )
+    map: str | None = Field(
+        None,
+        description="Function package.module:function that every unit's finished rows go through before they "
+        "are written, as the file will have them; error rows do not (docs/hooks.md).",
+    )
+    map_columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="Columns that the function makes, with their types as in input.map_columns; written "
+        "after all others.",
+    )
     rename: dict[str, str] = Field(
         default_factory=dict,
         description="Other names for output columns, such as error: generation_error where the input has a "
@@ -68,6 +82,13 @@ class OutputConfig(Section):
     filters: RowFilters = Field(
         default_factory=RowFilters, description="Rows that fail one of these go to dropped/ instead of data/."
     )
+
+    @field_validator("map_columns")
+    @classmethod
+    def _are_new(cls, value: dict[str, str]) -> dict[str, str]:
+        if taken := [name for name in value if name in NAMES]:
+            raise ValueError(f"must have names that no output column has, got {', '.join(taken)}")
+        return value
 
     @field_validator("rename")
     @classmethod

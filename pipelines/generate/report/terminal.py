@@ -44,6 +44,7 @@ def render_plan(job: "Job", preview: "Preview") -> RenderableType:
         ("memory of an actor", f"{memory_line(sizes.plan)}; {_room(sizes)}"),
         ("actors", f"{config.run.pool}, {config.run.cpus_per_actor:g} CPUs each"),
         ("carried columns", ", ".join(job.layout.carried.names) or "none"),
+        ("functions", ", ".join(f"{name} {code}" for name, code in job.hooks.identity.items()) or "none"),
         ("output", f"{job.ledger.url} ({'new' if job.is_new else 'begun'}), fingerprint {job.fingerprint}"),
     ):
         table.add_row(name, escape(value))

@@ -62,6 +62,12 @@ def count_rows(table: pa.Table) -> dict[str, int]:
     return counts
 
 
+def recount_rows(counts: Mapping[str, int], table: pa.Table) -> dict[str, int]:
+    """Sums of a unit some of whose rows have become error rows."""
+    kept = {name: count for name, count in counts.items() if not name.startswith("finish_")}
+    return kept | count_rows(table)
+
+
 @dataclass(frozen=True)
 class UnitRows:
     """All rows of a finished unit in their order, dropped ones among the others.
