@@ -172,6 +172,7 @@ def _row_policy(job: Job) -> RowPolicy:
         job.ledger.manifest_url,
         kept_share(job.plan.num_rows) if job.config.input.id_column else 0.0,
         job.hooks.output,
+        job.config.output.compression,
     )
 
 

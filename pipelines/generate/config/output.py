@@ -1,6 +1,6 @@
 """What is written of a run's rows, where, and under which names."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipelines.config.section import Section
 from pipelines.config.urls import Url
+from pipelines.generate.config.compact import CompactConfig, Compression
 from pipelines.generate.config.mapped import MappedSection
 from pipelines.read.columns import DIAGNOSTICS, NAMES
 
@@ -82,6 +83,15 @@ class OutputConfig(MappedSection):
     filters: RowFilters = Field(
         default_factory=RowFilters, description="Rows that fail one of these go to dropped/ instead of data/."
     )
+    compression: Compression = Field(
+        default_factory=Compression, description="Compression of data/ and dropped/; a codec alone is enough."
+    )
+    compact: CompactConfig = Field(default_factory=CompactConfig, description="Files after the run.")
+
+    @field_validator("compression", mode="before")
+    @classmethod
+    def _a_codec_is_enough(cls, value: Any) -> Any:
+        return {"codec": value} if isinstance(value, str) else value
 
     @field_validator("map_columns")
     @classmethod

@@ -11,6 +11,7 @@ from orthrus_core.errors import ConfigError
 from pipelines.checkpoint.directory import Checkpoint, load_tokenizer, locate
 from pipelines.config.section import flat_options, option_defaults
 from pipelines.config.versions import versions
+from pipelines.generate.config.compact import CompactConfig, Compression
 from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.hooks.hook import Hooks, load_hook
 from pipelines.generate.job.checks import check_group_by, check_keep, check_model, check_repair
@@ -38,6 +39,8 @@ NOT_IDENTITY = (
     "input.on_changed",
     "input.dataset",
     "output.path",
+    *(f"output.compression.{name}" for name in Compression.model_fields),
+    *(f"output.compact.{name}" for name in CompactConfig.model_fields),
     "decode.max_sequences",
     "decode.memory",
     "decode.num_pages",

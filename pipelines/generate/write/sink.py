@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orthrus_core.errors import ConfigError
+from pipelines.generate.config.compact import Compression
 from pipelines.generate.config.output import RowFilters
 from pipelines.generate.hooks.hook import Hook
 from pipelines.generate.hooks.tables import map_output
@@ -40,6 +41,7 @@ class RowPolicy:
         driver_file: one that the driver wrote; a node that does not see it would write for itself alone.
             Empty: not looked for.
         hook: finished rows go through it before filters see them.
+        compression: of the files.
     """
 
     dropped_url: str
@@ -49,6 +51,7 @@ class RowPolicy:
     driver_file: str = ""
     id_share: float = 0.0
     hook: Hook | None = None
+    compression: Compression = Compression()
 
 
 def commit_unit(
@@ -97,9 +100,11 @@ def commit_unit(
     name = unit_file_name(shard, index)
     if counts["dropped"]:
         footer["dropped_at"] = [row for row, reason in enumerate(reasons) if reason is not None]
-        write_unit_file(join(policy.dropped_url, name), _dropped(output, layout, reasons), footer)
+        write_unit_file(
+            join(policy.dropped_url, name), _dropped(output, layout, reasons), footer, policy.compression
+        )
         output = output.filter(pa.array([reason is None for reason in reasons], pa.bool_()))
-    write_unit_file(join(data_url, name), layout.to_file(output), footer)
+    write_unit_file(join(data_url, name), layout.to_file(output), footer, policy.compression)
     summary = {"shard": shard, "unit": index, **made, "rows": counts["rows"], "rows_in": counts["rows_in"]}
     if policy.repair is None:
         summary |= facts | {"counts": counts}
