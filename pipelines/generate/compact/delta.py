@@ -34,19 +34,19 @@ def append_to_delta(source: Source, config: OutputConfig, storage: StorageConfig
     url, keys = absolute(options.delta), _storage_options(storage)
     check_columns(source.schema, options.partition_by)
     transaction = deltalake.Transaction(app_id=f"orthrus-{source.version}", version=1)
+    schema, parts = _plain(source.schema), list(options.partition_by) or None
     try:
-        if deltalake.DeltaTable.is_deltatable(url, keys):
-            table = deltalake.DeltaTable(url, storage_options=keys)
-            if table.transaction_version(transaction.app_id) is not None:
-                return False
-        schema = _plain(source.schema)
+        table = deltalake.DeltaTable.create(
+            url, schema, mode="ignore", partition_by=parts, storage_options=keys
+        )  # of one that exists nothing is changed
+        if table.transaction_version(transaction.app_id) is not None:
+            return False
         batches = (batch for rows in source.tables() for batch in rows.cast(schema).to_batches())
         deltalake.write_deltalake(
-            url,
+            table,  # as it was looked at: the same transaction by another since is a conflict
             pa.RecordBatchReader.from_batches(schema, batches),
             mode="append",
-            partition_by=list(options.partition_by) or None,
-            storage_options=keys,
+            partition_by=parts,
             commit_properties=deltalake.CommitProperties(app_transactions=[transaction]),
         )
     except (DeltaError, pa.ArrowException, OSError) as error:
