@@ -39,8 +39,8 @@ def test_a_dry_run_checks_and_writes_nothing(run, tmp_path, capsys):
     assert run("--dry-run") == 0
     assert "would be written to" in capsys.readouterr().out
     assert not (tmp_path / "out/compacted").exists()
-    assert run("--dry-run", "--set", "output.compact.partition_by=no") == 2
-    assert "output.compact.partition_by: no column no" in capsys.readouterr().err
+    assert run("--dry-run", "--set", "output.compact.partition_by=nothing") == 2
+    assert "output.compact.partition_by: no column nothing" in capsys.readouterr().err
 
 
 def test_a_run_that_is_not_finished_is_a_mistake(run, tmp_path, capsys):

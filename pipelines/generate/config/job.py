@@ -8,6 +8,7 @@ from orthrus_core.engine.config import EngineConfig
 from pipelines.cluster.config import RunConfig
 from pipelines.config.model import ModelConfig
 from pipelines.config.section import Section
+from pipelines.config.urls import Url
 from pipelines.generate.config.mapped import MappedSection
 from pipelines.generate.config.output import OutputConfig
 from pipelines.generate.config.prompt import PromptConfig
@@ -51,6 +52,16 @@ class InputConfig(FilesConfig, MappedSection):
     )
 
 
+class GenerateModelConfig(ModelConfig):
+    """Which model writes."""
+
+    lora: Url | None = Field(
+        None,
+        description="LoRA adapter in peft's format, added to the weights when they are loaded: a directory, "
+        "local or s3://, or a hub id. A diffusion head stays as it is, and drafts for the model without it.",
+    )
+
+
 class AuditConfig(Section):
     """Rows that are decoded again in plain AR to prove the text. Changes no row."""
 
@@ -82,7 +93,7 @@ class GenerateConfig(Section):
     """The whole generate job."""
 
     input: InputConfig = Field(description="Prompts.")
-    model: ModelConfig = Field(description="Model.")
+    model: GenerateModelConfig = Field(description="Model.")
     decode: EngineConfig = Field(default_factory=EngineConfig, description="Engine.")
     sampling: SamplingConfig = Field(default_factory=SamplingConfig, description="Choice and end of text.")
     output: OutputConfig = Field(description="Result.")

@@ -4,13 +4,14 @@ import pyarrow as pa
 
 from orthrus_core.errors import ConfigError
 from orthrus_core.models.checkpoint import load_config as load_model_config
+from orthrus_core.models.loading import check_lora
 from pipelines.checkpoint.directory import Checkpoint
 from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.ledger.ledger import Ledger
 from pipelines.read.columns import TableLayout
 
 
-def check_model(config: GenerateConfig, checkpoint: Checkpoint) -> None:
+def check_model(config: GenerateConfig, checkpoint: Checkpoint, adapter: Checkpoint | None = None) -> None:
     """Refuse what the engine would refuse, minutes earlier."""
     _check_room(config)
     decode = config.decode
@@ -24,6 +25,8 @@ def check_model(config: GenerateConfig, checkpoint: Checkpoint) -> None:
             f"decode.max_context must be <= {model.max_position_embeddings}, the model's positions, "
             f"got {decode.max_context}"
         )
+    if adapter is not None:
+        check_lora(checkpoint.path, adapter.path)
 
 
 def _check_room(config: GenerateConfig) -> None:

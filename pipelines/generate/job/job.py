@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from orthrus_core.errors import ConfigError
+from pipelines.checkpoint.adapter import locate_adapter
 from pipelines.checkpoint.directory import Checkpoint, load_tokenizer, locate
 from pipelines.config.section import flat_options, option_defaults
 from pipelines.config.versions import versions
@@ -68,6 +69,7 @@ class Job:
         left: units that this job leaves undone, with `repair` only.
         generation_config: what became of the checkpoint's.
         hooks: functions that rows go through.
+        adapter: that is merged into the model.
     """
 
     config: GenerateConfig
@@ -82,6 +84,7 @@ class Job:
     left: tuple[Unit, ...] = ()
     generation_config: dict[str, Any] = field(default_factory=dict)
     hooks: Hooks = Hooks()
+    adapter: Checkpoint | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -140,19 +143,20 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
     hooks = load_hooks(config)
     needed = {name: kind for name, kind in needed_columns(config).items() if name not in _made(config)}
     checkpoint = locate(config.model)
+    adapter = None if config.model.lora is None else locate_adapter(config.model.lora)
     config, fates = resolve(config, checkpoint.path)
     ledger = Ledger(absolute(config.output.path))
     stored = ledger.manifest()
     config = with_lengths(config, checkpoint, stored)
-    check_model(config, checkpoint)
+    check_model(config, checkpoint, adapter)
     new_renderer(config, checkpoint)
     check_grammar(config, checkpoint)
     is_begun = stored is not None
     exports, datasets = exported(config.input, ledger.run_url, is_begun=is_begun)
     files = list_shards((*plain_paths(config.input), *exports), config.input.format)
-    identity = (
-        run_identity(config, checkpoint) | hooks.identity | ({"input.datasets": datasets} if datasets else {})
-    )
+    identity = run_identity(config, checkpoint) | hooks.identity
+    identity |= {"input.datasets": datasets} if datasets else {}
+    identity |= {"model.lora": adapter.model_hash} if adapter is not None else {}
     if stored is not None:
         identity = without_newer_options(identity, stored["identity"])
     may_differ = REPAIRS if only_failed else ()
@@ -203,6 +207,7 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
         is_new,
         generation_config=fates,
         hooks=hooks,
+        adapter=adapter,
     )
     if not only_failed:
         return job

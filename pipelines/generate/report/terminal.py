@@ -39,7 +39,7 @@ def render_plan(job: "Job", preview: "Preview") -> RenderableType:
             "units",
             f"{len(plan.units)} of at most {count_of(config.run.unit_rows, 'row')}, {len(job.units)} to do",
         ),
-        ("model", f"{config.model.path} (hash {job.checkpoint.model_hash})"),
+        ("model", f"{config.model.path} (hash {job.checkpoint.model_hash}){_lora(job)}"),
         ("decode", _engine_line(sizes)),
         ("memory of an actor", f"{memory_line(sizes.plan)}; {_room(sizes)}"),
         ("actors", f"{config.run.pool}, {config.run.cpus_per_actor:g} CPUs each"),
@@ -58,6 +58,10 @@ def render_plan(job: "Job", preview: "Preview") -> RenderableType:
         for text, row in preview.rows
     ]
     return Group(table, *prompts, Text("Dry run: nothing was generated."))
+
+
+def _lora(job: "Job") -> str:
+    return "" if job.adapter is None else f" with {job.config.model.lora} (hash {job.adapter.model_hash})"
 
 
 def _engine_line(sizes: "Sizes") -> str:
