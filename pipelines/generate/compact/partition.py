@@ -139,6 +139,10 @@ def check_columns(schema: pa.Schema, columns: Sequence[str]) -> None:
             raise ConfigError(
                 f"output.compact.partition_by: no column {name}; there are {', '.join(schema.names)}"
             )
+        if quote(name, safe=" ") != name:
+            raise ConfigError(
+                f"output.compact.partition_by: {name} is no name for a directory; output.rename gives another"
+            )
         kind = schema.field(name).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         fitting = (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer, pa.types.is_boolean)

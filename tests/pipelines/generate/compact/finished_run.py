@@ -29,6 +29,7 @@ def finished_run(url: str, num_units: int = 4, unit_rows: int = 5) -> Ledger:
             {
                 "id": pa.array([f"r{n}" for n in numbers], pa.string()),
                 "language": pa.array([LANGUAGES[n % 3] for n in numbers], pa.string()),
+                "../up": pa.nulls(len(numbers), pa.string()),
                 "number": pa.array(numbers, pa.int32()),
                 "kind": pa.array([f"kind {n % 2}" for n in numbers], pa.string()).dictionary_encode(),
             }

@@ -68,7 +68,7 @@ def test_rows_go_to_directories_by_value_and_come_back_whole(run, tmp_path):
     assert rows == [(n, ["de", "en/us ü", None][n % 3]) for n in NUMBERS]
     german = pq.read_table(tmp_path / "out/compacted/language=de/part-00000.parquet", partitioning=None)
     assert german.column("number").to_pylist() == [0, 3, 6, 9, 15, 18]
-    assert german.column_names == ["id", "number", "kind"]
+    assert german.column_names == ["id", "../up", "number", "kind"]
 
 
 def test_compression_is_that_of_the_output(run, tmp_path):
@@ -158,8 +158,9 @@ def test_a_place_that_is_in_use_is_refused_and_left_alone(run, tmp_path):
 @pytest.mark.parametrize(
     ("columns", "fault"),
     [
-        ("lang", "no column lang; there are id, language, number, kind"),
+        ("lang", "no column lang; there are id, language, ../up, number, kind"),
         (["language", "id"], r"language, id has more than 10 values"),
+        ("../up", r"\.\./up is no name for a directory"),
     ],
 )
 def test_columns_that_make_no_directories_are_refused(run, monkeypatch, columns, fault):

@@ -32,7 +32,7 @@ def test_a_run_is_appended_once(tmp_path):
     assert [append(ledger, tmp_path / "table") for _ in range(2)] == [True, False]
     rows = rows_of(tmp_path / "table")
     assert [row["number"] for row in rows] == NUMBERS
-    assert rows[1] == {"id": "r1", "language": "en/us ü", "number": 1, "kind": "kind 1"}
+    assert rows[1] == {"id": "r1", "language": "en/us ü", "../up": None, "number": 1, "kind": "kind 1"}
 
 
 def test_another_run_is_appended_to_the_same_table(tmp_path):
