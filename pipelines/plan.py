@@ -182,7 +182,10 @@ def sample_rows(job: Job) -> Sample:
     tables = [first_rows(job, unit, SAMPLE_ROWS // len(chosen)) for unit in chosen]
     rows = sum(table.num_rows for table in tables)
     build = RequestBuilder(job.config.sampling).sample_rows
-    rendered = [render_unit(table, job.config, job.checkpoint.source, job.layout) for table in tables]
+    rendered = [
+        render_unit(table, job.config, job.checkpoint.source, job.layout, hook=job.hooks.input)
+        for table in tables
+    ]
     samples = list(itertools.chain.from_iterable(map(build, rendered)))
     requests = [one.request for one in samples if one.request is not None]
     if not requests:

@@ -21,6 +21,7 @@ from orthrus_core.models.checkpoint import (
 )
 from orthrus_core.models.config import DualViewConfig, plain_config_class, plain_fields
 from orthrus_core.models.head import add_diffusion_head
+from orthrus_core.models.lora import check_updates, merge_lora, read_updates
 from orthrus_core.models.model import OrthrusLM, model_class, plain_model_class
 from orthrus_core.models.requirements import UnsupportedBackboneError, check_backbone
 
@@ -37,6 +38,7 @@ def load_model(
     dtype: torch.dtype | str = "auto",
     device: torch.device | str = "cpu",
     needs_head: bool = True,
+    lora: str | Path | None = None,
 ) -> OrthrusLM:
     """Load a backbone with its diffusion head from a local directory or a hub id.
 
@@ -50,10 +52,11 @@ def load_model(
         device: where to put the model.
         needs_head: False: a plain backbone is fine too. It gets an untrained head that drafts nothing: it
             decodes autoregressively, or by lookup.
+        lora: directory with a LoRA adapter in peft's format, added to the backbone's weights.
     Returns:
         The model in evaluation mode.
     Raises:
-        CheckpointError: no such checkpoint, another architecture, or tensors that do not fit.
+        CheckpointError: no such checkpoint, another architecture, or tensors or an adapter that do not fit.
     """
     started_at = time.perf_counter()
     logger.info("loading model=%s", path)
@@ -69,11 +72,30 @@ def load_model(
         raise CheckpointError(f"{path}: {error}") from error
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot load the weights: {one_line(error)}") from error
+    if lora is not None:
+        merge_lora(model, lora)
     model = model.to(device).eval()  # type: ignore[arg-type]
     logger.info(
         "loaded dtype=%s device=%s seconds=%.1f", model.dtype, device, time.perf_counter() - started_at
     )
     return model
+
+
+def check_lora(path: str | Path, lora: str | Path) -> None:
+    """Refuse an adapter that does not fit a checkpoint; loads none of the checkpoint's weights.
+
+    Args:
+        path: directory with the checkpoint's config.json.
+        lora: directory with the adapter.
+    Raises:
+        CheckpointError: it is no plain LoRA adapter, or of another model.
+    """
+    config = load_config(path, needs_head=False)
+    own_class = plain_model_class(config.backbone_type)
+    with torch.device("meta"):
+        skeleton = own_class(plain_config_class(config.backbone_type)(**plain_fields(config)))
+    skeleton.tie_weights()
+    check_updates(lora, skeleton, read_updates(lora))
 
 
 def _load_backbone(directory: str, config: DualViewConfig, dtype: torch.dtype | str) -> OrthrusLM:

@@ -71,8 +71,8 @@ def locate(model: ModelConfig) -> Checkpoint:
     directory = Path(model.path).expanduser()
     if directory.is_dir():
         path, hub_id, revision = portable(str(directory.resolve())), None, None
-    elif _may_be_hub_id(model.path):
-        path, revision = _hub_snapshot(model)
+    elif may_be_hub_id(model.path):
+        path, revision = hub_snapshot(model)
         hub_id = model.path
     else:
         raise ConfigError(f"model.path: no directory {model.path} (looked in {os.getcwd()})")
@@ -80,8 +80,8 @@ def locate(model: ModelConfig) -> Checkpoint:
         raise ConfigError(f"model.path: {model.path} has no config.json, so it is no model directory")
     if hub_id is None:
         _refuse_pickle(model.path, [file.name for file in Path(path).iterdir()])
-    model_hash = revision or _hash_files(_model_files(Path(path)))
-    tokenizer_hash = _hash_files([Path(path) / name for name in TOKENIZER_FILES])
+    model_hash = revision or hash_files(_model_files(Path(path)))
+    tokenizer_hash = hash_files([Path(path) / name for name in TOKENIZER_FILES])
     return Checkpoint(path, hub_id, revision, model_hash, tokenizer_hash)
 
 
@@ -127,7 +127,7 @@ def _locate_remote(url: str) -> Checkpoint:
     _refuse_pickle(url, names)
     key = listing_key(files)
     path = local_copy(url, key, weights=False)
-    tokenizer_hash = _hash_files([Path(path) / name for name in TOKENIZER_FILES])
+    tokenizer_hash = hash_files([Path(path) / name for name in TOKENIZER_FILES])
     return Checkpoint(path, None, None, _hash_listing(files, url), tokenizer_hash, url, key)
 
 
@@ -150,12 +150,13 @@ def _refuse_pickle(path: str, names: Iterable[str]) -> None:
     refuse_pickle(path, names)
 
 
-def _may_be_hub_id(path: str) -> bool:
+def may_be_hub_id(path: str) -> bool:
+    """Whether a path that is no directory can be owner/name."""
     owner, slash, name = path.partition("/")
     return bool(slash and owner and name) and "/" not in name and owner not in (".", "..", "~")
 
 
-def _hub_snapshot(model: ModelConfig) -> tuple[str, str]:
+def hub_snapshot(model: ModelConfig) -> tuple[str, str]:
     """Directory of a hub model without its weights, and the commit it is of."""
     from huggingface_hub import snapshot_download
 
@@ -175,7 +176,7 @@ def _model_files(path: Path) -> list[Path]:
     return [path / name for name in names] + sorted(path.glob("*.safetensors")) + sorted(path.glob("*.bin"))
 
 
-def _hash_files(files: list[Path]) -> str:
+def hash_files(files: list[Path]) -> str:
     """Hash of the files that exist, with their names.
 
     Of a file above 64 MiB, its size, its first bytes (safetensors: names, shapes) and 64 pieces spread over

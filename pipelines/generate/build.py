@@ -136,7 +136,7 @@ def build_dataset(job: Job, spec: ActorSpec, engine_factory: EngineFactory = loa
     )
     prompts = units.map_batches(
         render_unit,
-        fn_args=(job.config, job.checkpoint.source, job.layout, job.repair),
+        fn_args=(job.config, job.checkpoint.source, job.layout, job.repair, job.hooks.input),
         compute=readers,
         num_cpus=STAGE_CPUS,
         **WHOLE_BLOCKS,
@@ -171,6 +171,8 @@ def _row_policy(job: Job) -> RowPolicy:
         job.config.report.group_by,
         job.ledger.manifest_url,
         kept_share(job.plan.num_rows) if job.config.input.id_column else 0.0,
+        job.hooks.output,
+        job.config.output.compression,
     )
 
 

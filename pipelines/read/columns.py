@@ -25,9 +25,9 @@ PREFILL = HIDDEN + "prefill"  # string, what stands before the completion in its
 CARRIED = HIDDEN + "carried_"  # before the name of a carried column that an output column has too
 ENGINE = HIDDEN + "engine"  # string, json of the engine's figures on a unit's first row
 LINE = HIDDEN + "line"  # large_binary, of JSON: the row as it stands in file and path; null: it is none
-OWN = (
-    HIDDEN + "own_"
-)  # + name, of Parquet: a column in its file's own type, where that is not the one of all files
+# + name, of Parquet: a column in its file's own type, where that is not the one of all files; or what
+# input.map made, of JSON too
+OWN = HIDDEN + "own_"
 
 # What the errors of all rows of a unit begin with whose input cannot be read.
 UNREADABLE = "input is damaged: "
@@ -127,6 +127,7 @@ class TableLayout:
         read: input columns that are read, carried or not.
         token_ids, prompt_token_ids, logprobs, diagnostics: whether these columns are written.
         rename: output columns that have another name in the files.
+        made: columns that output.map makes; null until it has.
     """
 
     carried: pa.Schema
@@ -136,6 +137,7 @@ class TableLayout:
     logprobs: bool = False
     diagnostics: bool = True
     rename: Mapping[str, str] = field(default_factory=dict)
+    made: pa.Schema = pa.schema([])
 
     @staticmethod
     def within(name: str) -> str:
@@ -154,7 +156,8 @@ class TableLayout:
             result.append(PROMPT_TOKEN_IDS)
         fields = [pa.field(c.name, c.type) for c in IDENTITY]
         fields += [one.with_name(self.within(one.name)) for one in self.carried]
-        return pa.schema(fields + [pa.field(c.name, c.type) for c in result])
+        fields += [pa.field(c.name, c.type) for c in result]
+        return pa.schema([*fields, *self.made])
 
     @property
     def written(self) -> pa.Schema:
@@ -213,6 +216,7 @@ def choose_layout(
     seed_column: str | None = None,
     diagnostics: bool = True,
     rename: Mapping[str, str] | None = None,
+    made: pa.Schema | None = None,
 ) -> TableLayout:
     """Decide which input columns are read and which travel to the output.
 
@@ -222,6 +226,7 @@ def choose_layout(
         carry: columns to write beside the completion; None: all.
         id_column: column that becomes `id`, and so is not carried under its own name if that is `id`.
         seed_column: column with seeds of rows, the same for `seed`.
+        made: columns that output.map makes.
     Raises:
         ConfigError: a carried column does not exist or has the name of an output column.
     """
@@ -241,12 +246,18 @@ def choose_layout(
         logprobs,
         diagnostics,
         dict(rename or {}),
+        pa.schema([one.with_type(stored_type(one.type)) for one in made or ()]),
     )
     _refuse_collisions(layout)
     return layout
 
 
 def _refuse_collisions(layout: TableLayout) -> None:
+    if twice := [n for n in layout.made.names if n in (*layout.carried.names, *layout.rename.values())]:
+        raise ConfigError(
+            f"output.map_columns: there is a column {', '.join(twice)} already; give another name, or leave "
+            "that one out with input.carry"
+        )
     names = [name for name in layout.dropped.names if not name.startswith(HIDDEN)]
     taken = [name for name in layout.carried.names if names.count(name) > 1 or name.startswith(HIDDEN)]
     if not taken:

@@ -22,7 +22,8 @@ def own_rows(
             and tool schema the keys of all others; their maps become dicts.
     """
     has_lines = LINE in table.column_names
-    stored = [name for name in names if name.startswith(HIDDEN) or not has_lines]
+    made = {name for name in names if OWN + name in table.column_names}
+    stored = [name for name in names if name.startswith(HIDDEN) or not has_lines or name in made]
     columns = {name: python_values(_own(table, name), name, errors) for name in stored}
     for name in columns.keys() & structured:
         columns[name] = [_without_nulls(value) for value in columns[name]]

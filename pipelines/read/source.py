@@ -247,7 +247,7 @@ def _read_json(
     errors = [row if isinstance(row, str) else None for row in rows]
     dicts = [{**shard.partitions, **(row if isinstance(row, dict) else {})} for row in rows]
     columns: dict[str, Any] = {
-        name: _column(name, kind, [row.get(name) for row in dicts], errors)
+        name: typed_column(name, kind, [row.get(name) for row in dicts], errors)
         for name, kind in zip(types.names, types.types, strict=True)
     }
     own = [line if isinstance(row, dict) else None for line, row in zip(lines, rows, strict=True)]
@@ -263,7 +263,7 @@ def _elements(content: bytes) -> list[bytes]:
     return [whole[first:last] for first, last in array_spans(whole)]
 
 
-def _column(name: str, kind: pa.DataType, values: list[Any], errors: list[str | None]) -> pa.Array:
+def typed_column(name: str, kind: pa.DataType, values: list[Any], errors: list[str | None]) -> pa.Array:
     """Values as an array; those that do not fit become null and get an error, in place."""
     if kind == JSON_TEXT:
         values = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]

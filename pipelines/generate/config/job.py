@@ -8,6 +8,8 @@ from orthrus_core.engine.config import EngineConfig
 from pipelines.cluster.config import RunConfig
 from pipelines.config.model import ModelConfig
 from pipelines.config.section import Section
+from pipelines.config.urls import Url
+from pipelines.generate.config.mapped import MappedSection
 from pipelines.generate.config.output import OutputConfig
 from pipelines.generate.config.prompt import PromptConfig
 from pipelines.generate.config.sampling import SamplingConfig
@@ -15,10 +17,21 @@ from pipelines.read.config import FilesConfig
 from pipelines.storage.config import StorageConfig
 
 
-class InputConfig(FilesConfig):
+class InputConfig(FilesConfig, MappedSection):
     """Which rows to read and what to make of them."""
 
     prompt: PromptConfig = Field(description="Where prompts come from.")
+    map: str | None = Field(
+        None,
+        description="Function package.module:function that every unit's rows go through before prompts are "
+        "made: a list of rows (dicts) in, a list of as many rows out (docs/hooks.md).",
+    )
+    map_columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="Columns that the function makes, with their types (string, int64, double, bool, "
+        "list<string>, struct<a: string>, json, ...); they stand beside the files' columns, or in the place "
+        "of one of that name.",
+    )
     id_column: str | None = Field(
         None, description="Column that becomes `id`; none: {shard}:{row}, counted from 0."
     )
@@ -41,6 +54,16 @@ class InputConfig(FilesConfig):
         description="Of an input file of the same size, but with another etag or time than when the run was "
         "begun (local files: and other content). fail: the run does not go on. accept: it does, on your word "
         "that the rows are the same; log and manifest name the files.",
+    )
+
+
+class GenerateModelConfig(ModelConfig):
+    """Which model writes."""
+
+    lora: Url | None = Field(
+        None,
+        description="LoRA adapter in peft's format, added to the weights when they are loaded: a directory, "
+        "local or s3://, or a hub id. A diffusion head stays as it is, and drafts for the model without it.",
     )
 
 
@@ -75,7 +98,7 @@ class GenerateConfig(Section):
     """The whole generate job."""
 
     input: InputConfig = Field(description="Prompts.")
-    model: ModelConfig = Field(description="Model.")
+    model: GenerateModelConfig = Field(description="Model.")
     decode: EngineConfig = Field(default_factory=EngineConfig, description="Engine.")
     sampling: SamplingConfig = Field(default_factory=SamplingConfig, description="Choice and end of text.")
     output: OutputConfig = Field(description="Result.")

@@ -1,6 +1,6 @@
 """What is written of a run's rows, where, and under which names."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -8,6 +8,8 @@ from pydantic import Field, field_validator, model_validator
 
 from pipelines.config.section import Section
 from pipelines.config.urls import Url
+from pipelines.generate.config.compact import CompactConfig, Compression
+from pipelines.generate.config.mapped import MappedSection
 from pipelines.read.columns import DIAGNOSTICS, NAMES
 
 
@@ -28,6 +30,9 @@ class RowFilters(Section):
         None, description="Expression in RE2 syntax that must not be found in the completion."
     )
     valid_json: bool = Field(False, description="The completion must be one JSON value and nothing else.")
+    keep: str | None = Field(
+        None, description="Column of type bool, carried or made by output.map, that must be true."
+    )
     drop_errors: bool = Field(False, description="Error rows go to dropped/ too; false: they stay in data/.")
 
     @field_validator("regex", "not_regex")
@@ -49,7 +54,7 @@ class RowFilters(Section):
         return self
 
 
-class OutputConfig(Section):
+class OutputConfig(MappedSection):
     """Where the result goes."""
 
     path: Url = Field(description="Directory or any fsspec URL; holds data/ and _run/ afterwards.")
@@ -65,6 +70,16 @@ class OutputConfig(Section):
         description="Also write how a row was decoded: " + ", ".join(DIAGNOSTICS) + ". The report's figures "
         "do not need them.",
     )
+    map: str | None = Field(
+        None,
+        description="Function package.module:function that every unit's finished rows go through before they "
+        "are written, as the file will have them; error rows do not (docs/hooks.md).",
+    )
+    map_columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="Columns that the function makes, with their types as in input.map_columns; written "
+        "after all others.",
+    )
     rename: dict[str, str] = Field(
         default_factory=dict,
         description="Other names for output columns, such as error: generation_error where the input has a "
@@ -73,6 +88,22 @@ class OutputConfig(Section):
     filters: RowFilters = Field(
         default_factory=RowFilters, description="Rows that fail one of these go to dropped/ instead of data/."
     )
+    compression: Compression = Field(
+        default_factory=Compression, description="Compression of data/ and dropped/; a codec alone is enough."
+    )
+    compact: CompactConfig = Field(default_factory=CompactConfig, description="Files after the run.")
+
+    @field_validator("compression", mode="before")
+    @classmethod
+    def _a_codec_is_enough(cls, value: Any) -> Any:
+        return {"codec": value} if isinstance(value, str) else value
+
+    @field_validator("map_columns")
+    @classmethod
+    def _are_new(cls, value: dict[str, str]) -> dict[str, str]:
+        if taken := [name for name in value if name in NAMES]:
+            raise ValueError(f"must have names that no output column has, got {', '.join(taken)}")
+        return value
 
     @field_validator("rename")
     @classmethod

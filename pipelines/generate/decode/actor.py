@@ -73,6 +73,7 @@ def load_engine(spec: ActorSpec) -> EngineLike:
         dtype=dtype,
         device=spec.device,
         needs_head=spec.decode.needs_head,
+        lora=None if spec.adapter is None else fetch(spec.adapter),
     )
     # a tokenizer of its own: those of the tokenizers library are not to be shared between threads
     sampling = spec.sampling

@@ -65,6 +65,7 @@ class ResultWriter:
         columns["completion"] = [text if text is None else (prefill or "") + text for text, prefill in both]
         counted = zip(completions, given.column(PROMPT_TOKENS).to_pylist(), strict=True)
         columns["prompt_tokens"] = [one.stats.prompt_tokens or tokens for one, tokens in counted]
+        columns |= {name: [None] * len(rows) for name in self._layout.made.names}
         schema = self._layout.output
         output = pa.table([_cast(columns[field.name], field.type) for field in schema], schema)
         for name in (SHARD, UNIT, PLACE):

@@ -42,6 +42,7 @@ class ActorSpec:
         audit: which rows are decoded again.
         session: when the driver started, seconds since 1970; units of one session have the same.
         step_timeout_s: seconds after which a step of the engine is taken to hang; None: never.
+        adapter: that is merged into the model; None: none is.
     """
 
     checkpoint: Checkpoint
@@ -61,6 +62,7 @@ class ActorSpec:
     audit: AuditPlan = AuditPlan()
     session: float = 0.0
     step_timeout_s: float | None = None
+    adapter: Checkpoint | None = None
 
 
 def new_actor_spec(job: Job, *, is_local: bool) -> ActorSpec:
@@ -100,6 +102,7 @@ def new_actor_spec(job: Job, *, is_local: bool) -> ActorSpec:
         audit=plan_audit(job),
         session=time.time(),
         step_timeout_s=config.run.step_timeout_s,
+        adapter=job.adapter,
     )
 
 

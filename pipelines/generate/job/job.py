@@ -5,12 +5,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pyarrow as pa
+
 from orthrus_core.errors import ConfigError
-from orthrus_core.models.checkpoint import load_config as load_model_config
+from pipelines.checkpoint.adapter import locate_adapter
 from pipelines.checkpoint.directory import Checkpoint, load_tokenizer, locate
 from pipelines.config.section import flat_options, option_defaults
 from pipelines.config.versions import versions
+from pipelines.generate.config.compact import CompactConfig, Compression
 from pipelines.generate.config.job import GenerateConfig
+from pipelines.generate.hooks.hook import Hooks, load_hook
+from pipelines.generate.job.checks import check_group_by, check_keep, check_model, check_repair
 from pipelines.generate.job.generation_config import resolve
 from pipelines.generate.job.grammars import check_grammar
 from pipelines.generate.job.sizes import with_lengths
@@ -35,6 +40,8 @@ NOT_IDENTITY = (
     "input.on_changed",
     "input.dataset",
     "output.path",
+    *(f"output.compression.{name}" for name in Compression.model_fields),
+    *(f"output.compact.{name}" for name in CompactConfig.model_fields),
     "decode.max_sequences",
     "decode.memory",
     "decode.num_pages",
@@ -44,7 +51,10 @@ NOT_IDENTITY = (
     "sampling.generation_config",  # what it says is in the other options
 )
 # Options that decide which prompts are errors: --only-failed may change them.
-REPAIRS = ("decode.max_context", "input.prompt.overlong", "input.prompt.room")
+REPAIRS = (
+    *("decode.max_context", "input.prompt.overlong", "input.prompt.room"),
+    *("input.map_code", "output.map_code"),
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,8 @@ class Job:
         repair: where units are finished whose error rows alone are to be made again; None: whole units are.
         left: units that this job leaves undone, with `repair` only.
         generation_config: what became of the checkpoint's.
+        hooks: functions that rows go through.
+        adapter: that is merged into the model.
     """
 
     config: GenerateConfig
@@ -71,6 +83,8 @@ class Job:
     repair: Repair | None = None
     left: tuple[Unit, ...] = ()
     generation_config: dict[str, Any] = field(default_factory=dict)
+    hooks: Hooks = Hooks()
+    adapter: Checkpoint | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -126,19 +140,23 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
     """
     use_storage(config.storage)
     check_output(config.output.path, (*plain_paths(config.input), *local_directories(config.input)))
-    needed = needed_columns(config)
+    hooks = load_hooks(config)
+    needed = {name: kind for name, kind in needed_columns(config).items() if name not in _made(config)}
     checkpoint = locate(config.model)
+    adapter = None if config.model.lora is None else locate_adapter(config.model.lora)
     config, fates = resolve(config, checkpoint.path)
     ledger = Ledger(absolute(config.output.path))
     stored = ledger.manifest()
     config = with_lengths(config, checkpoint, stored)
-    _check_model(config, checkpoint)
+    check_model(config, checkpoint, adapter)
     new_renderer(config, checkpoint)
     check_grammar(config, checkpoint)
     is_begun = stored is not None
     exports, datasets = exported(config.input, ledger.run_url, is_begun=is_begun)
     files = list_shards((*plain_paths(config.input), *exports), config.input.format)
-    identity = run_identity(config, checkpoint) | ({"input.datasets": datasets} if datasets else {})
+    identity = run_identity(config, checkpoint) | hooks.identity
+    identity |= {"input.datasets": datasets} if datasets else {}
+    identity |= {"model.lora": adapter.model_hash} if adapter is not None else {}
     if stored is not None:
         identity = without_newer_options(identity, stored["identity"])
     may_differ = REPAIRS if only_failed else ()
@@ -146,7 +164,7 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
     plan = ledger.open(identity, [file for file, _ in files], may_differ, on_changed=on_changed)
     is_new = plan is None and not is_begun
     if only_failed:
-        _check_repair(ledger, config)
+        check_repair(ledger, config)
     if plan is None:
         unit_rows = config.run.unit_rows
         inspection = inspect_shards(
@@ -154,15 +172,16 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
             needed=needed,
             unit_rows=unit_rows,
             on_bad_shard=config.input.on_bad_shard,
-            carried=config.input.carry,
+            carried=config.input.carry if hooks.input is None else None,  # it sees every column
             has_partitions=config.input.hive_partitions,
         )
         plan = plan_units(inspection, unit_rows, pack=config.input.pack_files)
     if plan.num_rows == 0:
         raise ConfigError(f"input.paths: the files have no rows{_skipped_note(plan)}")
+    schema = pa.schema([one for one in plan.schema if one.name not in _made(config)] + [*config.input.made])
     layout = choose_layout(
-        plan.schema,
-        needed=read_columns(config, plan.schema.names),
+        schema,
+        needed=read_columns(config, schema.names),
         carry=config.input.carry,
         id_column=config.input.id_column,
         token_ids=config.output.token_ids,
@@ -171,14 +190,44 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
         seed_column=config.sampling.columns.seed,
         diagnostics=config.output.diagnostics,
         rename=config.output.rename,
+        made=config.output.made,
     )
-    _check_group_by(config, layout)
+    if hooks.input is not None:
+        layout = replace(layout, read=tuple(plan.schema.names))
+    check_group_by(config, layout)
+    check_keep(config, layout)
     units = tuple(ledger.remaining(plan))
-    job = Job(config, checkpoint, layout, plan, units, ledger, identity, is_new, generation_config=fates)
+    job = Job(
+        config,
+        checkpoint,
+        layout,
+        plan,
+        units,
+        ledger,
+        identity,
+        is_new,
+        generation_config=fates,
+        hooks=hooks,
+        adapter=adapter,
+    )
     if not only_failed:
         return job
     failed = tuple(failed_units(ledger, plan, units))
     return replace(job, units=failed, left=units, repair=Repair(ledger.data_url, ledger.dropped_url, layout))
+
+
+def load_hooks(config: GenerateConfig) -> Hooks:
+    """The functions that a config names.
+
+    Raises:
+        ConfigError: one is not to be found, or cannot be sent to workers.
+    """
+    sections = {"input.map": config.input, "output.map": config.output}
+    return Hooks(*(load_hook(option, one.map, one.made) for option, one in sections.items()))
+
+
+def _made(config: GenerateConfig) -> list[str]:
+    return list(config.input.map_columns)
 
 
 def _skipped_note(plan: Plan) -> str:
@@ -222,48 +271,3 @@ def without_newer_options(identity: Mapping[str, Any], stored: Mapping[str, Any]
         for name, value in identity.items()
         if name in stored or name not in defaults or value != defaults[name]
     }
-
-
-def _check_model(config: GenerateConfig, checkpoint: Checkpoint) -> None:
-    """Refuse what the engine would refuse, minutes earlier."""
-    _check_room(config)
-    decode = config.decode
-    model = load_model_config(checkpoint.path, needs_head=decode.needs_head)
-    if decode.uses_head(model) and (decode.block_size or 0) > model.block_size:
-        raise ConfigError(
-            f"decode.block_size must be <= {model.block_size}, the head's own, got {decode.block_size}"
-        )
-    if decode.max_context > model.max_position_embeddings:
-        raise ConfigError(
-            f"decode.max_context must be <= {model.max_position_embeddings}, the model's positions, "
-            f"got {decode.max_context}"
-        )
-
-
-def _check_room(config: GenerateConfig) -> None:
-    prompt, max_context = config.input.prompt, config.decode.max_context
-    room = prompt.room or (1 if prompt.overlong == "error" else config.sampling.max_new_tokens)
-    if room >= max_context:
-        name = "input.prompt.room" if prompt.room else "input.prompt.room (none: sampling.max_new_tokens)"
-        raise ConfigError(f"{name} must be < decode.max_context, {max_context}, got {room}")
-
-
-def _check_repair(ledger: Ledger, config: GenerateConfig) -> None:
-    stored = ledger.manifest()
-    if stored is None:
-        raise ConfigError(f"--only-failed: output.path {ledger.url} holds no run yet")
-    before = stored["identity"].get("decode.max_context", 0)
-    if config.decode.max_context < before:
-        raise ConfigError(
-            f"--only-failed: decode.max_context must be >= {before}, that of the run, "
-            f"got {config.decode.max_context}"
-        )
-
-
-def _check_group_by(config: GenerateConfig, layout: TableLayout) -> None:
-    missing = [name for name in config.report.group_by if name not in layout.carried.names]
-    if missing:
-        raise ConfigError(
-            f"report.group_by: {', '.join(missing)} is no carried column; there are "
-            f"{', '.join(layout.carried.names) or 'none'}"
-        )

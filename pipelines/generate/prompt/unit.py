@@ -14,6 +14,8 @@ from orthrus_core.errors import RequestError
 from pipelines.checkpoint.directory import load_tokenizer
 from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.config.prompt import PromptConfig
+from pipelines.generate.hooks.hook import Hook
+from pipelines.generate.hooks.tables import map_input
 from pipelines.generate.prompt.renderer import LongPromptError, PromptRenderer
 from pipelines.generate.prompt.row_params import ParamColumns, RowParams
 from pipelines.generate.prompt.template_columns import TemplateColumns, template_columns
@@ -39,7 +41,7 @@ from pipelines.storage.config import use_storage
 
 
 def needed_columns(config: GenerateConfig) -> dict[str, str]:
-    """Columns that must be there for prompts, ids and per-row options: name to kind (text, messages or any).
+    """Columns that prompts, ids and per-row options are made of: name to kind (text, messages or any).
 
     Raises:
         ConfigError: the template does not parse.
@@ -99,12 +101,14 @@ def render_unit(
     tokenizer_path: str,
     layout: TableLayout,
     repair: Repair | None = None,
+    hook: Hook | None = None,
 ) -> pa.Table:
     """Render every row of a unit; the dataset stage between reading and generating.
 
     Args:
         table: as `source.read_unit` makes it.
         repair: only the rows that it asks for are rendered.
+        hook: the rows go through it first.
     Returns:
         Columns: id, the carried ones, SHARD, UNIT, PLACE, ROW_ERROR (string, null if fine), PROMPT_IDS
         (list<int32>, null on error), TRUNCATED, PROMPT_TOKENS, PREFILL (string, null if the completion is to
@@ -118,6 +122,7 @@ def render_unit(
     if repair is not None:
         wanted = repair.samples(table.column(SHARD)[0].as_py(), table.column(UNIT)[0].as_py(), count)
         table = table.take(pa.array(sorted(wanted), pa.int64()))
+    table = map_input(table, hook)
     rendered = render_rows(table, renderer, config)
     samples = [_samples(row, wanted[place]) for row, place in zip(rendered, sorted(wanted), strict=True)]
     columns: dict[str, Any] = {"id": pa.array([row.id for row in rendered], pa.string())}

@@ -64,7 +64,15 @@ def _summary(job: "Job", report: Mapping[str, Any]) -> str:
         f"{report['rows']:,} rows: prompts of {count_of(report['inputs']['files'], 'input file')} and the "
         f"completions that the model wrote to them. {EXACTNESS.get(level, '')}\n\n"
         f"Model: {_code(job.config.model.path)}, revision {_code(revision)}, "
-        f"hash {_code(job.checkpoint.model_hash)}; tokenizer hash {_code(job.checkpoint.tokenizer_hash)}."
+        f"hash {_code(job.checkpoint.model_hash)}{_lora(job)}; "
+        f"tokenizer hash {_code(job.checkpoint.tokenizer_hash)}."
+    )
+
+
+def _lora(job: "Job") -> str:
+    name, adapter = job.config.model.lora, job.adapter
+    return (
+        f", with the LoRA adapter {_code(name)}, hash {_code(adapter.model_hash)}" if name and adapter else ""
     )
 
 

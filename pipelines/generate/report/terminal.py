@@ -39,11 +39,12 @@ def render_plan(job: "Job", preview: "Preview") -> RenderableType:
             "units",
             f"{len(plan.units)} of at most {count_of(config.run.unit_rows, 'row')}, {len(job.units)} to do",
         ),
-        ("model", f"{config.model.path} (hash {job.checkpoint.model_hash})"),
+        ("model", f"{config.model.path} (hash {job.checkpoint.model_hash}){_lora(job)}"),
         ("decode", _engine_line(sizes)),
         ("memory of an actor", f"{memory_line(sizes.plan)}; {_room(sizes)}"),
         ("actors", f"{config.run.pool}, {config.run.cpus_per_actor:g} CPUs each"),
         ("carried columns", ", ".join(job.layout.carried.names) or "none"),
+        ("functions", ", ".join(f"{name} {code}" for name, code in job.hooks.identity.items()) or "none"),
         ("output", f"{job.ledger.url} ({'new' if job.is_new else 'begun'}), fingerprint {job.fingerprint}"),
     ):
         table.add_row(name, escape(value))
@@ -57,6 +58,10 @@ def render_plan(job: "Job", preview: "Preview") -> RenderableType:
         for text, row in preview.rows
     ]
     return Group(table, *prompts, Text("Dry run: nothing was generated."))
+
+
+def _lora(job: "Job") -> str:
+    return "" if job.adapter is None else f" with {job.config.model.lora} (hash {job.adapter.model_hash})"
 
 
 def _engine_line(sizes: "Sizes") -> str:

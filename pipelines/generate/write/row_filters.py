@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.generate.config.output import RowFilters
+from pipelines.read.columns import TableLayout
 
 
 def dropped_reasons(table: pa.Table, filters: RowFilters) -> list[str | None]:
@@ -27,6 +28,8 @@ def dropped_reasons(table: pa.Table, filters: RowFilters) -> list[str | None]:
         for name in ("regex", "not_regex")
         if (pattern := getattr(filters, name)) is not None
     }
+    if filters.keep is not None:
+        found["keep"] = table.column(TableLayout.within(filters.keep)).to_pylist()
     reasons: list[str | None] = []
     for index, (text, finish_reason, tokens) in enumerate(rows):
         if text is None:
@@ -58,7 +61,7 @@ def is_json(text: str) -> bool:
 
 
 def _failures(
-    text: str, finish_reason: str, tokens: int, matches: Mapping[str, bool], filters: RowFilters
+    text: str, finish_reason: str, tokens: int, matches: Mapping[str, bool | None], filters: RowFilters
 ) -> Iterator[str]:
     """Filters that a row fails, in the order of the options."""
     if filters.finish_reason is not None and finish_reason not in filters.finish_reason:
@@ -73,6 +76,8 @@ def _failures(
         yield "regex: not found"
     if matches.get("not_regex", False):
         yield "not_regex: found"
+    if not matches.get("keep", True):
+        yield f"keep: {filters.keep} is {json.dumps(matches['keep'])}"
     if filters.valid_json and not is_json(text):
         yield "valid_json: it is none"
 

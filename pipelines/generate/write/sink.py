@@ -10,13 +10,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orthrus_core.errors import ConfigError
+from pipelines.generate.config.compact import Compression
 from pipelines.generate.config.output import RowFilters
+from pipelines.generate.hooks.hook import Hook
+from pipelines.generate.hooks.tables import map_output
 from pipelines.generate.write.id_hashes import hash_ids
 from pipelines.generate.write.repair import Repair
 from pipelines.generate.write.row_filters import count_reasons, dropped_reasons
 from pipelines.generate.write.sums import add_histories
 from pipelines.generate.write.unit_facts import add_work, unit_facts
-from pipelines.generate.write.unit_file import count_rows, facts_of, write_unit_file
+from pipelines.generate.write.unit_file import count_rows, facts_of, recount_rows, write_unit_file
 from pipelines.read.arrow_types import bring_all_to
 from pipelines.read.columns import ENGINE, INPUT_FAULTS, OVERWRITTEN, PLACE, SHARD, UNIT, TableLayout
 from pipelines.read.units import unit_file_name
@@ -37,6 +40,8 @@ class RowPolicy:
         id_share: share of the ids whose hashes the footer keeps, so that those of two rows are found.
         driver_file: one that the driver wrote; a node that does not see it would write for itself alone.
             Empty: not looked for.
+        hook: finished rows go through it before filters see them.
+        compression: of the files.
     """
 
     dropped_url: str
@@ -45,6 +50,8 @@ class RowPolicy:
     group_by: tuple[str, ...] = ()
     driver_file: str = ""
     id_share: float = 0.0
+    hook: Hook | None = None
+    compression: Compression = Compression()
 
 
 def commit_unit(
@@ -82,6 +89,9 @@ def commit_unit(
     made = json.loads(table.column(ENGINE)[0].as_py())
     policy = policy or RowPolicy("", RowFilters())
     _check_shared(policy.driver_file)
+    if policy.hook is not None:
+        table = map_output(table, policy.hook, layout)
+        made["counts"] = recount_rows(made["counts"], table)
     output, facts = _unit_rows(table, layout, made, policy, (shard, index))
     reasons = dropped_reasons(output, policy.filters)
     counts = facts["counts"] | count_reasons(reasons)
@@ -90,9 +100,11 @@ def commit_unit(
     name = unit_file_name(shard, index)
     if counts["dropped"]:
         footer["dropped_at"] = [row for row, reason in enumerate(reasons) if reason is not None]
-        write_unit_file(join(policy.dropped_url, name), _dropped(output, layout, reasons), footer)
+        write_unit_file(
+            join(policy.dropped_url, name), _dropped(output, layout, reasons), footer, policy.compression
+        )
         output = output.filter(pa.array([reason is None for reason in reasons], pa.bool_()))
-    write_unit_file(join(data_url, name), layout.to_file(output), footer)
+    write_unit_file(join(data_url, name), layout.to_file(output), footer, policy.compression)
     summary = {"shard": shard, "unit": index, **made, "rows": counts["rows"], "rows_in": counts["rows_in"]}
     if policy.repair is None:
         summary |= facts | {"counts": counts}

@@ -9,10 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines.generate.config.compact import Compression
 from pipelines.read.columns import COUNTERS, TableLayout
 from pipelines.storage.files import join, open_file, put
 
 FOOTER_KEY = b"orthrus"
+DEFAULT = Compression()
 # What a unit's file says of itself, so that a report of all sessions reads no rows; audit: of earlier units.
 FOOTER_FACTS = (
     "counts",
@@ -28,11 +30,14 @@ FOOTER_FACTS = (
 )
 
 
-def write_unit_file(url: str, table: pa.Table, footer: Mapping[str, Any]) -> None:
+def write_unit_file(
+    url: str, table: pa.Table, footer: Mapping[str, Any], compression: Compression = DEFAULT
+) -> None:
     """Write a Parquet file in one atomic step, with facts about it in its footer."""
     buffer = pa.BufferOutputStream()
     table = table.replace_schema_metadata({FOOTER_KEY: json.dumps(footer).encode()})
-    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    codec, level = compression.codec, compression.level
+    pq.write_table(table, buffer, compression=codec, compression_level=level, write_page_checksum=True)
     put(url, buffer.getvalue().to_pybytes())
 
 
@@ -60,6 +65,12 @@ def count_rows(table: pa.Table) -> dict[str, int]:
     for reason in table.column("finish_reason").to_pylist():
         counts[f"finish_{reason}"] = counts.get(f"finish_{reason}", 0) + 1
     return counts
+
+
+def recount_rows(counts: Mapping[str, int], table: pa.Table) -> dict[str, int]:
+    """Sums of a unit some of whose rows have become error rows."""
+    kept = {name: count for name, count in counts.items() if not name.startswith("finish_")}
+    return kept | count_rows(table)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from orthrus_core.errors import ConfigError
+from pipelines.generate.config.compact import Compression
 from pipelines.generate.config.output import RowFilters
 from pipelines.generate.write.id_hashes import hash_ids
 from pipelines.generate.write.sink import SUMMARY, RowPolicy, commit_unit
@@ -128,3 +129,9 @@ def test_ids_are_hashed_once_for_each_input_row(table, tmp_path):
     policy = RowPolicy("", RowFilters(), id_share=1.0)
     commit_unit(pa.table(columns, table.column_names), str(tmp_path), LAYOUT, "f00", policy=policy)
     assert read_footer(f"{tmp_path}/{NAME}")["ids"] == hash_ids(["a"], 1.0)
+
+
+def test_files_are_compressed_as_the_policy_says(table, tmp_path):
+    policy = RowPolicy("", RowFilters(), compression=Compression(codec="snappy"))
+    commit_unit(table, str(tmp_path), LAYOUT, "f00", policy=policy)
+    assert pq.read_metadata(tmp_path / NAME).row_group(0).column(0).compression == "SNAPPY"
