@@ -1,7 +1,9 @@
 """The evaluate job's clock: decoding under several loads, and a whole generate job."""
 
+import itertools
 import json
 import logging
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,11 +25,15 @@ from orthrus_core.evaluation.systems import (
     transformers_system,
 )
 from orthrus_core.models.model import OrthrusLM
+from pipelines.evaluate.acceptance import acceptance
 from pipelines.evaluate.config import EvaluateConfig, generate_config
-from pipelines.evaluate.prompts import PromptSet
+from pipelines.evaluate.prompts import PromptSet, lengthened
 from pipelines.evaluate.speed_config import LoadConfig, SpeedLoad
 
 logger = logging.getLogger(__name__)
+
+Peers = Mapping[str, Callable[[int], System]]
+"""Engines behind pipes, by name: given how many requests shall be in flight, a system."""
 
 CONSENSUS, AR = "consensus", "AR"
 SHOWN = {
@@ -37,48 +43,78 @@ SHOWN = {
 }
 
 
-def check_room(config: EvaluateConfig, prompt_set: PromptSet) -> list[list[int]]:
+def check_room(config: EvaluateConfig, prompt_set: PromptSet, context: int | None = None) -> list[list[int]]:
     """Return the prompts that leave room for max_new_tokens: transformers knows no max_context.
 
+    Args:
+        context: tokens to which they will be lengthened; None: they stay as they are.
     Raises:
         ConfigError: there are none.
     """
-    most = config.decode.max_context - config.sampling.max_new_tokens
+    room, new_tokens = config.decode.max_context, config.sampling.max_new_tokens
+    most = room - new_tokens if context is None else min(context, room - new_tokens)
     prompts = [ids for ids in prompt_set.prompts if len(ids) <= most]
-    if not prompts:
+    if not prompts or (context is not None and context > most):
+        what = f"no prompt of {prompt_set.name} leaves" if context is None else f"context {context} leaves no"
         raise ConfigError(
-            f"speed: no prompt of {prompt_set.name} leaves room for sampling.max_new_tokens "
-            f"({config.sampling.max_new_tokens}) in decode.max_context ({config.decode.max_context})"
+            f"speed: {what} room for sampling.max_new_tokens ({new_tokens}) in decode.max_context ({room})"
         )
     return prompts
 
 
 def time_load(
-    config: EvaluateConfig, model: OrthrusLM, prompt_set: PromptSet, load: SpeedLoad
+    config: EvaluateConfig, model: OrthrusLM, prompt_set: PromptSet, load: SpeedLoad, peers: Peers
 ) -> dict[str, Any]:
     """Time every system under one load; the model's dtype is used as it is.
 
+    Args:
+        peers: engines behind pipes, by name.
     Returns:
-        `systems`: the lines of the speed table, consensus decoding first.
+        `systems`: the lines of the speed table, consensus decoding first; its acceptance of all tokens and
+        `per_question`.
     """
     assert config.speed is not None
-    fitting = check_room(config, prompt_set)
-    prompts = fitting[: load.rows]
-    logger.info("timing prompt_set=%s batch=%d rows=%d", prompt_set.name, load.batch, len(prompts))
-    budgets = token_budgets(load)
-    systems = engine_systems(config, model, load, budgets) | transformers_systems(config, model, load)
-    timings = time_systems(
-        systems, prompts, rounds=config.speed.rounds, warm_up_rows=config.speed.warm_up_rows
+    fitting = check_room(config, prompt_set, load.context)
+    whole = fitting if load.context is None else lengthened(fitting, load.context)
+    prompts = list(itertools.islice(whole, load.rows))
+    logger.info(
+        "timing prompt_set=%s batch=%d context=%s rows=%d",
+        *(prompt_set.name, load.batch, load.context, len(prompts)),
     )
+    budgets = token_budgets(load)
+    engines = engine_systems(config, model, load, budgets)
+    others = transformers_systems(config, model, load)
+    if "vllm" in load.systems:
+        others |= {name: peer(load.batch) for name, peer in peers.items()}
+    timings = time_systems(
+        {**engines, **others},
+        prompts,
+        rounds=config.speed.rounds,
+        warm_up_rows=config.speed.warm_up_rows,
+    )
+    drafts = acceptance(engines[CONSENSUS].completions)
     return {
         "prompt_set": prompt_set.name,
         "batch": load.batch,
+        "context": load.context,
         "rows": len(prompts),
         "rounds": config.speed.rounds,
         "rows_without_room": len(prompt_set.rows) - len(fitting),
         "dtype": show_dtype(model),
+        "acceptance_length": drafts["acceptance_length"],
+        "per_question": drafts["per_question"],
+        "per_question_ratio": per_question_ratio(engines),
         "systems": [figures(name, timings, budgets.get(name)) for name in timings],
     }
+
+
+def per_question_ratio(engines: Mapping[str, EngineSystem]) -> float:
+    """How many times as fast consensus is as AR, the mean over the questions of the last round.
+
+    Of a question counts the time from its first row in a forward to its end.
+    """
+    pairs = zip(engines[CONSENSUS].completions, engines[AR].completions, strict=True)
+    return statistics.fmean(ar.stats.running_s / ours.stats.running_s for ours, ar in pairs)
 
 
 def token_budgets(load: LoadConfig) -> dict[str, int | None]:
@@ -94,7 +130,7 @@ def engine_config(config: EvaluateConfig, name: str, **changes: Any) -> EngineCo
 
 def engine_systems(
     config: EvaluateConfig, model: OrthrusLM, load: LoadConfig, budgets: Mapping[str, int | None]
-) -> dict[str, System]:
+) -> dict[str, EngineSystem]:
     """The engine in both modes, by name."""
     return {
         name: EngineSystem(
@@ -114,7 +150,7 @@ def transformers_systems(config: EvaluateConfig, model: OrthrusLM, load: SpeedLo
         "prompt_lookup": lambda: prompt_lookup_system(model, params=params),
         "generate_batch": lambda: generate_batch_system(model, params=params, batch_size=batch),
     }
-    return {SHOWN[name]: known[name]() for name in load.systems}
+    return {SHOWN[name]: known[name]() for name in load.systems if name in known}
 
 
 def show_dtype(model: OrthrusLM) -> str:

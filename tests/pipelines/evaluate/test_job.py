@@ -1,5 +1,6 @@
 import io
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,9 @@ from rich.console import Console
 
 from orthrus_core import Completion, CompletionStats
 from orthrus_core.errors import ConfigError, OrthrusError
-from orthrus_core.evaluation.exactness import ModeRun
+from pipelines.evaluate.acceptance import acceptance, accepted_by_position
 from pipelines.evaluate.config import EvaluateConfig
-from pipelines.evaluate.job import acceptance, broken_promises, evaluate
+from pipelines.evaluate.job import broken_promises, evaluate
 from pipelines.evaluate.report import render_evaluation
 from pipelines.evaluate.speed import time_job, token_budgets
 from pipelines.evaluate.speed_config import LoadConfig
@@ -38,7 +39,9 @@ def tree(model_dir, tmp_path_factory):
             "sums": {"path": str(directory / "prompts.jsonl"), "column": "prompt", "rows": 6, "score": "demo"}
         },
         "decode": {"token_budget": 32, "max_sequences": 3, "max_context": 96, "block_policy": "fixed"},
-        "sampling": {"max_new_tokens": 12},
+        "sampling": {"max_new_tokens": 12, "top_p": 0.95},
+        "exactness": {"temperatures": [0, 0.7], "batches": [1, 3], "itself": ["transformers", "vllm"]},
+        "vllm": {"python": "/nowhere/python"},
         "speed": {
             "rounds": 2,
             "warm_up_rows": 1,
@@ -50,6 +53,7 @@ def tree(model_dir, tmp_path_factory):
                     "systems": ["transformers", "prompt_lookup"],
                 },
                 {"batch": 2, "rows": 3, "systems": ["generate_batch"]},
+                {"batch": 2, "rows": 3, "context": 70, "systems": []},
             ],
         },
         "replay": {
@@ -83,20 +87,37 @@ def test_the_report_on_disk_is_the_one_returned(tree, report):
 
 
 def test_both_dtypes_are_compared_and_agree(report):
-    assert [text["dtype"] for text in report["texts"]] == ["float32", "bfloat16"]
+    runs = [(text["dtype"], text["temperature"], text["batch"]) for text in report["texts"]]
+    assert runs == list(product(["float32", "bfloat16"], [0, 0.7], [1, 3]))
     for text in report["texts"]:
         exactness = text["exactness"]
         assert exactness["level"] == "exact"
-        assert (exactness["rows"], exactness["identical_tokens"], exactness["identical_logprobs"]) == (
-            6,
-            6,
-            6,
-        )
+        assert {exactness[name] for name in ("rows", "identical_tokens", "identical_logprobs")} == {6}
+        assert exactness["share"] == {"value": 1.0, "low": pytest.approx(0.6097, abs=1e-4), "high": 1.0}
+        assert exactness["first_position"] is None
     assert broken_promises(report) == []
 
 
+def test_systems_are_compared_with_themselves_at_the_first_and_the_last_batch(report):
+    runs = [(one["system"], one["dtype"], one["temperature"]) for one in report["itself"]]
+    own = [("AR", dtype, heat) for dtype, heat in product(["float32", "bfloat16"], [0, 0.7])]
+    assert runs == [*own[:3], ("transformers generate", "bfloat16", 0), own[3]]
+    assert all(one["batches"] == [1, 3] for one in report["itself"])
+    assert {one["identical_tokens"] for one in report["itself"] if one["system"] == "AR"} == {6}
+
+
+def test_sampled_texts_are_no_greedy_ones(report):
+    greedy, sampled = (text["acceptance"] for text in report["texts"][1:4:2])
+    assert greedy["accepted_by_position"] != sampled["accepted_by_position"]
+
+
+def test_what_is_not_installed_is_left_out_with_a_line(report):
+    assert report["left_out"] == ["vLLM: no /nowhere/python; `make bench-peers` installs it"]
+
+
 def test_answers_of_a_random_model_are_counted_as_wrong(report):
-    assert report["texts"][0]["answers"] == {"rows": 6, "right": 0, "share": 0.0, "by_kind": {"add": [0, 6]}}
+    answers = {"rows": 6, "right": 0, "share": 0.0, "by_kind": {"add": [0, 6]}}
+    assert report["texts"][0]["answers"] == answers | {"consensus_right": 0, "graded_alike": 6}
 
 
 def test_acceptance_is_between_one_and_a_whole_block(report):
@@ -104,6 +125,7 @@ def test_acceptance_is_between_one_and_a_whole_block(report):
     assert 1.0 <= figures["acceptance_length"] <= 9.0
     assert figures["tokens_per_forward"] < figures["acceptance_length"]
     assert all(0.0 <= share <= 1.0 for share in figures["accepted_by_position"])
+    assert 1.0 <= figures["per_question"]["acceptance_length"] <= 9.0
 
 
 def test_every_system_is_timed_under_every_load(report):
@@ -116,12 +138,16 @@ def test_every_system_is_timed_under_every_load(report):
             ("transformers prompt lookup", None),
         ],
         [("consensus", None), ("AR", None), ("transformers generate_batch", None)],
+        [("consensus", None), ("AR", None)],
     ]
+    assert [load["context"] for load in report["speed"]] == [None, None, 70]
     for load in report["speed"]:
         for system in load["systems"]:
             assert len(system["seconds"]) == 2
             assert system["rows_as_consensus"] == load["rows"]
             assert system["tokens"] == load["systems"][0]["tokens"]
+        assert load["acceptance_length"] >= 1.0
+        assert load["per_question_ratio"] > 0
 
 
 def test_replayed_drafts_stand_as_often_as_asked_and_leave_the_text_alone(report):
@@ -148,15 +174,17 @@ def test_the_job_section_hands_on_the_jobs_own_figures(report):
 
 
 def test_the_terminal_shows_the_figures(report):
-    console = Console(width=100, record=True, file=io.StringIO())
+    console = Console(width=120, record=True, file=io.StringIO())
     console.print(render_evaluation(report, "report.json"))
     text = console.export_text()
     for part in (
         "REPLAYED",
-        "3.00 tokens/step",
         "cache bytes/token",
         "6 of 10 rows",
-        "0 (0.0 %)",
+        "0 of 6 (0.0 %)",
+        "61.0-100.0 %",
+        "transformers generate / itself",
+        "left out: vLLM: no /nowhere/python",
         "6 of 6",
         "transformers prompt lookup",
         "outside the engine 25 %",
@@ -167,12 +195,12 @@ def test_the_terminal_shows_the_figures(report):
 def test_a_row_that_differs_under_exact_is_a_broken_promise(report):
     exactness = report["texts"][1]["exactness"] | {"identical_tokens": 4}
     planted = {"texts": [report["texts"][0], report["texts"][1] | {"exactness": exactness}]}
-    assert broken_promises(planted) == ["sums in bfloat16: 2 of 6 rows"]
+    assert broken_promises(planted) == ["sums in float32, temperature 0, batch 3: 2 of 6 rows"]
     exactness["level"] = "unverified"
     assert broken_promises(planted) == []
 
 
-def test_acceptance_figures_are_sums_over_rows():
+def test_acceptance_figures_are_sums_over_rows_and_means_over_questions():
     stats = [
         CompletionStats(completion_tokens=9, step_tokens=8, steps=2, forwards=4),
         CompletionStats(completion_tokens=3, step_tokens=2, steps=2, forwards=3),
@@ -180,14 +208,18 @@ def test_acceptance_figures_are_sums_over_rows():
     rows = [
         Completion(0, [], reason, None, one) for reason, one in zip(("stop", "length"), stats, strict=True)
     ]
-    counts = {"accepted_by_position": [3, 1], "drafted_by_position": [4, 2]}
-    assert acceptance(ModeRun(rows, counts, 1.0)) == {
+    assert acceptance(rows) == {
         "completion_tokens": 12,
         "acceptance_length": 2.5,
         "tokens_per_forward": 10 / 7,
-        "accepted_by_position": [0.75, 0.5],
+        "per_question": {"acceptance_length": 2.5, "tokens_per_forward": (2 + 2 / 3) / 2},
         "finish_reasons": {"stop": 1, "length": 1},
     }
+
+
+def test_a_position_s_share_is_of_the_blocks_that_long():
+    counts = {"accepted_by_position": [3, 1, 0], "drafted_by_position": [4, 2, 0]}
+    assert accepted_by_position(counts) == [0.75, 0.5, 0.0]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 from orthrus_core.errors import ConfigError
 from pipelines.checkpoint.directory import load_tokenizer, locate
 from pipelines.evaluate.config import EvaluateConfig
-from pipelines.evaluate.prompts import PromptRow, describe, read_prompt_set, score_rows
+from pipelines.evaluate.prompts import describe, read_prompt_set
 
 
 @pytest.fixture
@@ -69,18 +69,3 @@ def test_a_useless_set_is_refused_by_name(read, rows, options, message):
         read(rows, **options)
     assert str(caught.value).startswith("prompt_sets.mine: ")
     assert message in str(caught.value)
-
-
-def test_scores_count_right_answers_by_kind():
-    rows = [
-        PromptRow("a", [1], kind="add", answer="3"),
-        PromptRow("b", [1], kind="add", answer="5"),
-        PromptRow("c", [1], kind="trip+add", answer="4 days\n7"),
-    ]
-    texts = ["1 and 2.\nAnswer: 3.", "It is 5.", "First: so.\nAnswer: 4 days\nThen: so.\nAnswer: 7"]
-    assert score_rows(rows, texts) == {
-        "rows": 3,
-        "right": 2,
-        "share": pytest.approx(2 / 3),
-        "by_kind": {"add": [1, 2], "trip+add": [1, 1]},
-    }
