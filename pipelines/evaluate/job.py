@@ -24,7 +24,7 @@ from pipelines.evaluate.memory import weigh_modes
 from pipelines.evaluate.peers.vllm import vllm_peer
 from pipelines.evaluate.prompts import PromptSet, describe, read_prompt_sets
 from pipelines.evaluate.replay import time_replay
-from pipelines.evaluate.speed import Peers, check_room, time_job, time_load
+from pipelines.evaluate.speed import Peers, check_room, time_job
 from pipelines.evaluate.texts import ITSELF_DTYPE, compare_texts
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ def _measured(
         asked = any("vllm" in one.systems for one in speed.loads)
         with _vllm(config, model, asked, max(one.batch for one in speed.loads)) as peers:
             for prompt_set in _timed(config, prompt_sets):
-                for load in speed.loads:
-                    yield "speed", timeload(config, model, prompt_set, load, peers)
+                for one in speed.loads:
+                    yield "speed", time_load(config, model, prompt_set, one, peers)
     if config.replay:
         yield "replay", time_replay(config, device_of(config))
     if config.memory:

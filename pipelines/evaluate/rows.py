@@ -17,12 +17,14 @@ SHOWN_POSITIONS = 8
 def exactness_rows(report: Report) -> Rows:
     """Consensus beside AR, then every system beside itself at another batch."""
     head = ["compared", "prompts", "dtype", "temp.", "batch"]
-    rows = [[*head, ">same tokens", ">95 %", ">parts at token", ">logit gap there"]]
+    rows = [[*head, ">same tokens", ">95 % within", ">parts at", ">gap there"]]
     for text in report["texts"]:
         rows.append(_compared("consensus / AR", text, str(text["batch"]), text["exactness"]))
     for one in report["itself"]:
         first, last = one["batches"]
-        rows.append(_compared(f"{one['system']} / itself", one, f"{first}, {last}", one))
+        rows.append(
+            _compared(f"{one['system'].removesuffix(' generate')} / itself", one, f"{first}, {last}", one)
+        )
     return rows
 
 
@@ -31,7 +33,7 @@ def _compared(what: str, run: Report, batch: str, found: Report) -> list[str]:
     return [
         *(what, run["prompt_set"], run["dtype"], f"{run['temperature']:g}", batch),
         f"{found['identical_tokens']} of {found['rows']}",
-        f"{100 * share['low']:.1f}-{100 * share['high']:.1f} %",
+        f"{100 * share['low']:.1f}-{100 * share['high']:.1f}",
         "-" if position is None else show_spread(position, 0),
         "-" if gap is None else show_spread(gap, 2),
     ]
@@ -57,9 +59,8 @@ def answer_rows(report: Report) -> Rows:
 
 def acceptance_rows(report: Report) -> Rows:
     """Tokens per step and per forward, of all tokens together and by question; accepted drafts."""
-    by_question = [">tokens/step, by question", ">tokens/forward, by question"]
-    head = ["prompts", "dtype", "temp.", "batch", ">tokens/step", ">tokens/forward", *by_question]
-    rows = [[*head, f">% accepted at 1 to {SHOWN_POSITIONS}"]]
+    head = ["prompts", "dtype", "temp.", "batch", ">tok/step", ">tok/forward", ">by question", ">by question"]
+    rows = [[*head, ">% accepted by position"]]
     for text in report["texts"]:
         found = text["acceptance"]
         figures = [*_ratios(found), *_ratios(found["per_question"])]
@@ -78,8 +79,8 @@ def _ratios(found: Report) -> list[str]:
 
 def speed_rows(loads: Sequence[Report]) -> Rows:
     """Every system under every load; consensus decoding is the first of each."""
-    head = ["prompts", "batch", "context", "system", ">tokens/s", ">consensus / this"]
-    rows = [[*head, ">by question", ">tokens/step", ">same text"]]
+    head = ["prompts", "batch", "context", "system", ">tokens/s", ">consensus/this"]
+    rows = [[*head, ">by question", ">tok/step", ">same text"]]
     for load in loads:
         for system in load["systems"]:
             own = system is load["systems"][0]

@@ -19,9 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def vllm_peer(
-    config: EvaluateConfig, model: OrthrusLM, *, max_sequences: int
-) -> Iterator[Peers]:
+def vllm_peer(config: EvaluateConfig, model: OrthrusLM, *, max_sequences: int) -> Iterator[Peers]:
     """Run vLLM on a model's backbone, in its dtype, while the context lasts.
 
     Returns:
