@@ -1,22 +1,16 @@
 """Do two runs write the same? Consensus decoding and plain AR decoding, or a system and itself."""
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any, Literal
 
 import torch
 
-from orthrus_core.engine.config import EngineConfig
 from orthrus_core.engine.sequence import Completion
 from orthrus_core.engine.stats import CompletionStats
-from orthrus_core.errors import ConfigError
 from orthrus_core.evaluation.speed import Outputs
 from orthrus_core.models.model import OrthrusLM
-from orthrus_core.readiness.engine import Engine
-from orthrus_core.request import SamplingParams
 
 Z = 1.959964  # of the normal distribution, 95 % of it within
 
@@ -55,65 +49,6 @@ class Comparison:
     identical_tokens: int
     identical_logprobs: int
     differences: tuple[Difference, ...]
-
-
-@dataclass(frozen=True)
-class ModeRun:
-    """All prompts through one engine.
-
-    Attributes:
-        completions: in the order of the prompts.
-        report: the engine's own.
-        seconds: of the decoding, the engine's start not counted.
-    """
-
-    completions: list[Completion]
-    report: dict[str, Any]
-    seconds: float
-
-
-@dataclass(frozen=True)
-class ModeComparison:
-    """Both modes over the same prompts."""
-
-    consensus: ModeRun
-    autoregressive: ModeRun
-    comparison: Comparison
-
-
-def compare_modes(
-    model: OrthrusLM, prompts: Sequence[Sequence[int]], *, params: SamplingParams, config: EngineConfig
-) -> ModeComparison:
-    """Decode prompts in both modes, in the model's dtype, and compare.
-
-    Args:
-        model: one model for both modes.
-        prompts: token ids, one list for each row.
-        config: everything but the mode; both engines run forwards of the same `token_budget`.
-    Raises:
-        ConfigError: no prompts, or a config that does not fit the model.
-    """
-    if not prompts:
-        raise ConfigError("exactness needs at least one prompt, got none")
-    consensus = run_mode(model, prompts, "consensus", params=params, config=config)
-    autoregressive = run_mode(model, prompts, "autoregressive", params=params, config=config)
-    comparison = compare_completions(consensus.completions, autoregressive.completions)
-    return ModeComparison(consensus, autoregressive, comparison)
-
-
-def run_mode(
-    model: OrthrusLM,
-    prompts: Sequence[Sequence[int]],
-    mode: Literal["consensus", "autoregressive"],
-    *,
-    params: SamplingParams,
-    config: EngineConfig,
-) -> ModeRun:
-    """Decode prompts with an engine of their own."""
-    engine = Engine(model, config.model_copy(update={"mode": mode}))
-    started_at = time.perf_counter()
-    completions = engine.generate(prompts, params)
-    return ModeRun(completions, engine.report(), time.perf_counter() - started_at)
 
 
 def compare_completions(ours: Sequence[Completion], reference: Sequence[Completion]) -> Comparison:

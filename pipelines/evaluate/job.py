@@ -24,8 +24,8 @@ from pipelines.evaluate.memory import weigh_modes
 from pipelines.evaluate.peers.vllm import vllm_peer
 from pipelines.evaluate.prompts import PromptSet, describe, read_prompt_sets
 from pipelines.evaluate.replay import time_replay
-from pipelines.evaluate.speed import Peers, check_room, time_job
-from pipelines.evaluate.texts import ITSELF_DTYPE, compare_texts
+from pipelines.evaluate.speed import Peers, check_room, time_job, time_load
+from pipelines.evaluate.texts import ITSELF_DTYPE, Texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -93,8 +93,7 @@ def _measured(
             model = load(config, checkpoint, dtype)
             asked = dtype == ITSELF_DTYPE and "vllm" in exactness.itself
             with _vllm(config, model, asked, max(exactness.batches or (1,))) as peers:
-                for prompt_set in prompt_sets.values():
-                    yield from compare_texts(config, model, tokenizer, prompt_set, peers)
+                yield from Texts(config, model, tokenizer, prompt_sets).compare(peers)
     if speed := config.speed:
         model = load(config, checkpoint, config.model.dtype)
         asked = any("vllm" in one.systems for one in speed.loads)

@@ -79,14 +79,14 @@ def _ratios(found: Report) -> list[str]:
 
 def speed_rows(loads: Sequence[Report]) -> Rows:
     """Every system under every load; consensus decoding is the first of each."""
-    head = ["prompts", "batch", "context", "system", ">tokens/s", ">consensus/this"]
+    head = ["prompts", "batch", "system", ">tokens/s", ">consensus/this"]
     rows = [[*head, ">by question", ">tok/step", ">same text"]]
     for load in loads:
         for system in load["systems"]:
             own = system is load["systems"][0]
             rows.append(
                 [
-                    *((_load(load), str(load["batch"]), str(load["context"] or "")) if own else ("", "", "")),
+                    *((_load(load), _batch(load)) if own else ("", "")),
                     system["name"],
                     show_spread(system["tokens_per_s"], 0),
                     "" if own else show_spread(system["consensus_ratio"], 2),
@@ -96,6 +96,10 @@ def speed_rows(loads: Sequence[Report]) -> Rows:
                 ]
             )
     return rows
+
+
+def _batch(load: Report) -> str:
+    return str(load["batch"]) + (f" at {load['context']}" if load["context"] else "")
 
 
 def _load(load: Report) -> str:
