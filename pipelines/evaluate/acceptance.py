@@ -3,6 +3,7 @@
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from orthrus_core.engine.sequence import Completion
@@ -35,6 +36,13 @@ def accepted_by_position(report: Mapping[str, Any]) -> list[float]:
     """For each draft position, the share accepted of all blocks that long, by an engine's report."""
     pairs = zip(report["accepted_by_position"], report["drafted_by_position"], strict=True)
     return [accepted / drafted if drafted else 0.0 for accepted, drafted in pairs]
+
+
+def counts_since(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """An engine's report whose counts by position begin at an earlier report of it."""
+    counts = ("accepted_by_position", "drafted_by_position")
+    pairs = {name: zip_longest(now[name], before[name], fillvalue=0) for name in counts}
+    return {**now, **{name: [new - old for new, old in pair] for name, pair in pairs.items()}}
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -21,6 +21,7 @@ from pipelines.config.versions import versions
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.grades import CODE_NOTE, check_grader
 from pipelines.evaluate.memory import weigh_modes
+from pipelines.evaluate.page import evaluation_page
 from pipelines.evaluate.peers.vllm import vllm_peer
 from pipelines.evaluate.prompts import PromptSet, describe, read_prompt_sets
 from pipelines.evaluate.replay import time_replay
@@ -77,6 +78,7 @@ def evaluate(config: EvaluateConfig, generate_job: Path) -> dict[str, Any]:
         write_report(config.output, report)
     report["ended"] = _now()
     write_report(config.output, report)
+    config.output.with_suffix(".html").write_text(evaluation_page(report), encoding="utf-8")
     return report
 
 

@@ -39,6 +39,8 @@ def exactness_plot(report: Report) -> str:
         axes.errorbar(values, places, xerr=[low, high], fmt="none", ecolor=INK, elinewidth=1, capsize=2)
         axes.set_yticks(list(places), [name for name, *_ in lines], fontsize=7)
         axes.invert_yaxis()
+        axes.yaxis.grid(False)
+        axes.xaxis.grid(True, color=GREY, alpha=0.3, linewidth=0.7)
         axes.set_xlim(0, 100)
         axes.set_xlabel("rows with the same tokens (%), 95 % confidence", color=INK)
 
@@ -56,10 +58,8 @@ def acceptance_plot(report: Report) -> str:
     def draw(axes: "Axes") -> None:
         for place, (name, shares) in enumerate(list(curves.items())[:MOST_LINES]):
             colour, line = COLOURS[place % len(COLOURS)], "-" if place < len(COLOURS) else "--"
-            axes.plot(
-                range(1, len(shares) + 1), [100 * one for one in shares],
-                color=colour, linestyle=line, marker="o", markersize=3, label=name,
-            )  # fmt: skip
+            percent = [100 * share for share in shares]
+            axes.plot(range(1, len(shares) + 1), percent, line, color=colour, marker="o", ms=3, label=name)
         label(axes, "draft's position after the anchor", "drafts accepted (%)")
         axes.legend(frameon=False, fontsize=7, labelcolor=INK)
 
@@ -86,7 +86,7 @@ def speed_plot(report: Report) -> str:
 
 
 def _named(run: Report) -> str:
-    return f"{run['prompt_set']} {run['dtype']} T={run['temperature']:g}"
+    return f"{run['prompt_set']}, {run['dtype']}, temperature {run['temperature']:g}"
 
 
 def _load_name(load: Report) -> str:

@@ -52,13 +52,15 @@ def check_room(config: EvaluateConfig, prompt_set: PromptSet, context: int | Non
         ConfigError: there are none.
     """
     room, new_tokens = config.decode.max_context, config.sampling.max_new_tokens
-    most = room - new_tokens if context is None else min(context, room - new_tokens)
-    prompts = [ids for ids in prompt_set.prompts if len(ids) <= most]
-    if not prompts or (context is not None and context > most):
-        what = f"no prompt of {prompt_set.name} leaves" if context is None else f"context {context} leaves no"
-        raise ConfigError(
-            f"speed: {what} room for sampling.max_new_tokens ({new_tokens}) in decode.max_context ({room})"
-        )
+    most = room - new_tokens
+    needs = f"room for sampling.max_new_tokens ({new_tokens}) in decode.max_context ({room})"
+    if context is not None and context > most:
+        raise ConfigError(f"speed: context {context} leaves no {needs}")
+    prompts = [ids for ids in prompt_set.prompts if len(ids) <= (context or most)]
+    if not prompts and context is not None:
+        raise ConfigError(f"speed: no prompt of {prompt_set.name} fits into context {context}")
+    if not prompts:
+        raise ConfigError(f"speed: no prompt of {prompt_set.name} leaves {needs}")
     return prompts
 
 

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Literal
 
 from orthrus_core.engine.sequence import Completion
@@ -19,7 +18,7 @@ from orthrus_core.evaluation.systems import transformers_system
 from orthrus_core.models.model import OrthrusLM
 from orthrus_core.readiness.engine import Engine
 from orthrus_core.request import SamplingParams
-from pipelines.evaluate.acceptance import acceptance, accepted_by_position
+from pipelines.evaluate.acceptance import acceptance, accepted_by_position, counts_since
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.grades import grade, summary
 from pipelines.evaluate.prompts import PromptSet
@@ -103,7 +102,7 @@ class Texts:
                 engine.forget_prompts()
                 before = engine.report()
                 completions = engine.generate(prompt_set.prompts, params)
-                yield (name, params.temperature), completions, _since(before, engine.report())
+                yield (name, params.temperature), completions, counts_since(before, engine.report())
 
     def _text(
         self,
@@ -180,13 +179,6 @@ class Texts:
             "logit_gap": asdict(spread(gaps)) if gaps else None,
             "differences": differences[:NAMED_DIFFERENCES],
         }
-
-
-def _since(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """A report whose counts by position begin at an earlier one."""
-    counts = ("accepted_by_position", "drafted_by_position")
-    pairs = {name: zip_longest(now[name], before[name], fillvalue=0) for name in counts}
-    return {**now, **{name: [new - old for new, old in pair] for name, pair in pairs.items()}}
 
 
 def _outputs(system: System, prompts: list[list[int]]) -> Outputs:
