@@ -14,8 +14,6 @@ from rich.console import Console
 
 from pipelines.command.job import job_console, job_parser, run_job_command
 
-GENERATE_JOB = Path(__file__).with_name("generate.py")
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the job; returns the exit code."""
@@ -50,7 +48,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     from pipelines.evaluate.job import broken_promises, evaluate
     from pipelines.evaluate.report import render_evaluation
 
-    report = evaluate(config, GENERATE_JOB)
+    report = evaluate(config)
     console.print(render_evaluation(report, str(config.output)))
     broken = broken_promises(report)
     if broken:

@@ -2,13 +2,12 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator, model_validator
 
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.request import MOST_TEMPERATURE, SamplingParams
-from pipelines.cluster.config import RunConfig
 from pipelines.config.model import ModelConfig
 from pipelines.config.section import Section
 from pipelines.config.urls import Url
@@ -16,7 +15,6 @@ from pipelines.evaluate.speed_config import MemoryConfig, ReplayConfig, SpeedCon
 from pipelines.generate.config.job import GenerateConfig, InputConfig
 from pipelines.generate.config.output import OutputConfig
 from pipelines.generate.config.prompt import PromptConfig
-from pipelines.generate.config.sampling import SamplingConfig
 
 Temperature = Annotated[float, Field(ge=0, le=MOST_TEMPERATURE)]
 DType = Literal["float32", "bfloat16", "float16"]
@@ -84,17 +82,10 @@ class ExactnessConfig(Section):
         return self
 
 
-class JobConfig(Section):
-    """One generate job in a process of its own, timed from its start to its report."""
-
-    prompt_set: str = Field(description="Set to generate for; all rows of its files.")
-    run: RunConfig = Field(default_factory=RunConfig, description="Machines, as in a generate config.")
-
-
 class EvaluateConfig(Section):
     """The whole evaluate job."""
 
-    model: ModelConfig = Field(description="Model; its dtype is that of the speed and job sections.")
+    model: ModelConfig = Field(description="Model; its dtype is that of the speed and memory sections.")
     prompt_sets: dict[str, PromptSetConfig] = Field(min_length=1, description="Prompts, by a name.")
     decode: EngineConfig = Field(default_factory=EngineConfig, description="Engine; it runs in both modes.")
     sampling: SamplingParams = Field(
@@ -110,7 +101,6 @@ class EvaluateConfig(Section):
     speed: SpeedConfig | None = Field(None, description="Timing; none: none.")
     replay: ReplayConfig | None = Field(None, description="Timing at a set acceptance; none: none.")
     memory: MemoryConfig | None = Field(None, description="Peak memory; none: not measured.")
-    job: JobConfig | None = Field(None, description="A generate job; none: none.")
     vllm: VllmConfig = Field(default_factory=VllmConfig, description="vLLM, where it is asked for.")
     output: Path = Field(description="Report, a JSON file, and a page beside it; replaced if there are any.")
 
@@ -136,11 +126,11 @@ class EvaluateConfig(Section):
             raise ValueError(f"must have no mode, since both modes are run, got {value.mode}")
         return value
 
-    @field_validator("speed", "memory", "job")
+    @field_validator("speed", "memory")
     @classmethod
     def _known_sets(
-        cls, value: SpeedConfig | MemoryConfig | JobConfig | None, info: ValidationInfo
-    ) -> SpeedConfig | MemoryConfig | JobConfig | None:
+        cls, value: SpeedConfig | MemoryConfig | None, info: ValidationInfo
+    ) -> SpeedConfig | MemoryConfig | None:
         if isinstance(value, SpeedConfig):
             named = value.prompt_sets or ()
         else:
@@ -187,27 +177,10 @@ class EvaluateConfig(Section):
         return tuple(self.prompt_sets) if self.speed.prompt_sets is None else self.speed.prompt_sets
 
 
-def generate_config(
-    config: EvaluateConfig, name: str, *, output: str, run: RunConfig | None = None
-) -> GenerateConfig:
-    """The generate job that would complete a prompt set, in consensus mode.
-
-    Args:
-        name: of the prompt set.
-        output: the job's output.path.
-    """
+def generate_config(config: EvaluateConfig, name: str) -> GenerateConfig:
+    """A generate job whose prompts are those of a set: they are read and rendered as it does it."""
     source = config.prompt_sets[name]
-    fields: dict[str, Any] = {
-        "input": InputConfig(
-            paths=(source.path,),
-            prompt=PromptConfig(column=source.column, template=source.template, chat=source.chat),
-            id_column=source.id_column,
-            carry=(),
-        ),
-        "model": config.model,
-        "decode": config.decode.model_copy(update={"compile": "auto"}),  # the job knows how long it is
-        "sampling": SamplingConfig(**config.sampling.model_dump()),
-        "output": OutputConfig(path=output),
-        "run": run or RunConfig(),
-    }
-    return GenerateConfig(**fields)
+    prompt = PromptConfig(column=source.column, template=source.template, chat=source.chat)
+    paths = InputConfig(paths=(source.path,), prompt=prompt, id_column=source.id_column, carry=())
+    output = OutputConfig(path="unused")
+    return GenerateConfig(input=paths, model=config.model, decode=config.decode, output=output)

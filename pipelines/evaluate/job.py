@@ -25,7 +25,7 @@ from pipelines.evaluate.page import evaluation_page
 from pipelines.evaluate.peers.vllm import vllm_peer
 from pipelines.evaluate.prompts import PromptSet, describe, read_prompt_sets
 from pipelines.evaluate.replay import time_replay
-from pipelines.evaluate.speed import Peers, check_room, time_job, time_load
+from pipelines.evaluate.speed import Peers, check_room, time_load
 from pipelines.evaluate.texts import ITSELF_DTYPE, Texts
 
 if TYPE_CHECKING:
@@ -34,16 +34,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def evaluate(config: EvaluateConfig, generate_job: Path) -> dict[str, Any]:
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Measure everything that the config asks for and write the report after each measurement.
 
-    Args:
-        generate_job: the program behind the job section.
     Returns:
         The report, as written to `config.output`; `ended` is null as long as something is to be measured.
     Raises:
         ConfigError: model, prompts or options that do not fit together; before anything is measured.
-        OrthrusError: the generate job or another engine failed.
+        OrthrusError: another engine failed.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -70,10 +68,9 @@ def evaluate(config: EvaluateConfig, generate_job: Path) -> dict[str, Any]:
         "speed": [],
         "replay": None,
         "memory": None,
-        "job": None,
         "config": config.model_dump(mode="json"),
     }
-    for name, value in _measured(config, checkpoint, tokenizer, prompt_sets, generate_job):
+    for name, value in _measured(config, checkpoint, tokenizer, prompt_sets):
         report[name] = [*report[name], value] if isinstance(report[name], list) else value
         write_report(config.output, report)
     report["ended"] = _now()
@@ -87,7 +84,6 @@ def _measured(
     checkpoint: Checkpoint,
     tokenizer: "PreTrainedTokenizerBase",
     prompt_sets: Mapping[str, PromptSet],
-    generate_job: Path,
 ) -> Iterator[tuple[str, Any]]:
     """Every figure with the section of the report that it belongs to."""
     if exactness := config.exactness:
@@ -107,17 +103,14 @@ def _measured(
         yield "replay", time_replay(config, device_of(config))
     if config.memory:
         yield "memory", weigh_modes(config, checkpoint, prompt_sets, device_of(config))
-    if config.job:
-        yield "job", time_job(config, generate_job)
 
 
 def _check(config: EvaluateConfig, prompt_sets: Mapping[str, PromptSet], absent: Mapping[str, str]) -> None:
     """Refuse what could only fail after hours."""
     for name in prompt_sets:
         check_grader(name, config.prompt_sets[name])
-    for section in (config.memory, config.job):
-        if section and section.prompt_set in absent:
-            raise ConfigError(absent[section.prompt_set])
+    if config.memory and config.memory.prompt_set in absent:
+        raise ConfigError(absent[config.memory.prompt_set])
     for prompt_set in _timed(config, prompt_sets):
         assert config.speed is not None
         for one in config.speed.loads:

@@ -91,7 +91,7 @@ def read_prompt_set(config: EvaluateConfig, name: str, checkpoint: Checkpoint) -
 
 
 def _read(config: EvaluateConfig, name: str, checkpoint: Checkpoint) -> PromptSet:
-    source, generate = config.prompt_sets[name], generate_config(config, name, output="unused")
+    source, generate = config.prompt_sets[name], generate_config(config, name)
     tables, available = _read_tables(config, source, generate)
     renderer = new_renderer(generate, checkpoint)
     rendered = [row for table in tables for row in render_rows(table, renderer, generate)]

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.evaluate.rows import Rows, acceptance_rows, answer_rows, exactness_rows, speed_rows
-from pipelines.evaluate.tables import new_table, show_number
+from pipelines.evaluate.tables import new_table
 
 
 def render_evaluation(report: Mapping[str, Any], path: str) -> RenderableType:
@@ -33,8 +33,6 @@ def render_evaluation(report: Mapping[str, Any], path: str) -> RenderableType:
         parts += _replay(report["replay"])
     if report["memory"]:
         parts.append(_memory(report["memory"]))
-    if report["job"]:
-        parts.append(_job(report["job"]))
     return Group(*parts, Text(f"Everything measured: {path}"))
 
 
@@ -91,13 +89,3 @@ def _memory(memory: Mapping[str, Any]) -> Table:
         mib = [f"{size / 2**20:.1f} MiB" for size in sizes]
         table.add_row(mode["mode"], *mib, f"{mode['cache_bytes_per_token']:,}")
     return table
-
-
-def _job(job: Mapping[str, Any]) -> Text:
-    share = job["outside_engine_share"]
-    return Text(
-        f"Generate job on {job['prompt_set']}: {job['rows']} rows, {job['completion_tokens']} tokens in "
-        f"{job['wall_s']:.1f} s = {show_number(job['tokens_per_s'], 0)} tokens/s; outside the engine "
-        f"{'-' if share is None else f'{100 * share:.0f} %'} "
-        f"(Ray's start {job['ray_start_s']:.1f} s, loading the model {job['model_load_s']:.1f} s)"
-    )

@@ -1,22 +1,14 @@
-"""The evaluate job's clock: decoding under several loads, and a whole generate job."""
+"""The evaluate job's clock: decoding under several loads."""
 
 import itertools
-import json
 import logging
 import statistics
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import yaml
-
 from orthrus_core.engine.config import EngineConfig
-from orthrus_core.errors import ConfigError, OrthrusError
+from orthrus_core.errors import ConfigError
 from orthrus_core.evaluation.speed import System, Timing, rows_in_common, time_systems
 from orthrus_core.evaluation.systems import (
     EngineSystem,
@@ -26,7 +18,7 @@ from orthrus_core.evaluation.systems import (
 )
 from orthrus_core.models.model import OrthrusLM
 from pipelines.evaluate.acceptance import acceptance
-from pipelines.evaluate.config import EvaluateConfig, generate_config
+from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.prompts import PromptSet, lengthened
 from pipelines.evaluate.speed_config import LoadConfig, SpeedLoad
 
@@ -172,38 +164,3 @@ def figures(name: str, timings: Mapping[str, Timing], token_budget: int | None) 
         "consensus_ratio": asdict(timings[CONSENSUS].ratio_to(timing)),
         "rows_as_consensus": rows_in_common(timing.outputs, timings[CONSENSUS].outputs),
     }
-
-
-def time_job(config: EvaluateConfig, generate_job: Path) -> dict[str, Any]:
-    """Run a generate job in a process of its own and say where its time went.
-
-    Returns:
-        `process_s`, from start to exit, and the job's own figures of this run.
-    Raises:
-        OrthrusError: it failed.
-    """
-    assert config.job is not None
-    with tempfile.TemporaryDirectory(prefix="orthrus-evaluate-") as directory:
-        output, path = Path(directory) / "output", Path(directory) / "generate.yaml"
-        job = generate_config(config, config.job.prompt_set, output=str(output), run=config.job.run)
-        path.write_text(yaml.safe_dump(job.model_dump(mode="json")), encoding="utf-8")
-        logger.info("generating prompt_set=%s", config.job.prompt_set)
-        started_at = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, str(generate_job), "--config", str(path)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        process_s = time.perf_counter() - started_at
-        if done.returncode:
-            reason = _reason(done.stderr)
-            raise OrthrusError(f"the generate job ended with exit code {done.returncode}: {reason}")
-        report = json.loads((output / "_run" / "report.json").read_text(encoding="utf-8"))
-    return {"prompt_set": config.job.prompt_set, "process_s": process_s, **report["this_run"]}
-
-
-def _reason(stderr: str) -> str:
-    """The job's own line about its failure, which others of Ray may follow; else the last line."""
-    lines = stderr.strip().splitlines() or ["it said nothing"]
-    return next((line for line in lines if line.startswith(("config error: ", "failed: "))), lines[-1])

@@ -57,7 +57,7 @@ def tree(model_dir, tmp_path):
         "prompt_sets": {"sums": {"path": "x", "column": "prompt"}},
         "decode": {"max_context": 64},
         "sampling": {"max_new_tokens": 8},
-        "dtypes": [],
+        "exactness": None,
         "peers": {
             "prompt_set": "sums",
             "vllm": {"python": str(tmp_path / "python"), "max_context": 32},

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from pipelines.evaluate.claims import EVIDENCE, claims_table, read_evidence
+from pipelines.evaluate.claims import EVIDENCE, claims, read_evidence
 
 ROOT = Path(__file__).parents[3]
 
 
 def test_the_readme_has_the_table_of_the_kept_report():
-    table = claims_table(read_evidence(ROOT))
+    table = claims(read_evidence(ROOT))
     assert table in (ROOT / "README.md").read_text(), f"of {EVIDENCE} the README must have:\n{table}"
 
 

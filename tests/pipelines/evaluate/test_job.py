@@ -9,24 +9,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from orthrus_core.errors import ConfigError, OrthrusError
+from orthrus_core.errors import ConfigError
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.job import broken_promises, evaluate
 from pipelines.evaluate.page import evaluation_page
 from pipelines.evaluate.report import render_evaluation
-from pipelines.evaluate.speed import time_job, token_budgets
+from pipelines.evaluate.speed import token_budgets
 from pipelines.evaluate.speed_config import LoadConfig
 from tests.orthrus_core.evaluation.shapes import TINY
-
-FAKE_JOB = """
-import json, pathlib, sys, yaml
-config = yaml.safe_load(open(sys.argv[2]))
-figures = {"rows": 10, "completion_tokens": 90, "wall_s": 4.0, "tokens_per_s": 22.5,
-           "outside_engine_share": 0.25, "ray_start_s": 0.5, "model_load_s": 0.1}
-path = pathlib.Path(config["output"]["path"], "_run")
-path.mkdir(parents=True)
-(path / "report.json").write_text(json.dumps({"this_run": figures}))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +24,6 @@ def tree(model_dir, tmp_path_factory):
     directory = tmp_path_factory.mktemp("evaluate")
     rows = [{"prompt": f"Add {n} and {n + 1}.", "kind": "add", "answer": str(2 * n + 1)} for n in range(10)]
     (directory / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (directory / "job.py").write_text(FAKE_JOB)
     return {
         "model": {"path": str(model_dir), "dtype": "float32", "device": "cpu"},
         "prompt_sets": {
@@ -67,19 +56,13 @@ def tree(model_dir, tmp_path_factory):
             "loads": [{"batch": 1, "rows": 1}, {"batch": 2, "rows": 2}],
         },
         "memory": {"prompt_set": "sums", "load": {"batch": 2, "rows": 2}},
-        "job": {"prompt_set": "sums"},
         "output": str(directory / "deep" / "report.json"),
     }
 
 
 @pytest.fixture(scope="module")
-def job(tree):
-    return Path(tree["output"]).parents[1] / "job.py"
-
-
-@pytest.fixture(scope="module")
-def report(tree, job):
-    return evaluate(EvaluateConfig.model_validate(tree), job)
+def report(tree):
+    return evaluate(EvaluateConfig.model_validate(tree))
 
 
 def test_the_report_on_disk_is_the_one_returned(tree, report):
@@ -169,12 +152,6 @@ def test_both_modes_have_the_same_cache(report):
     assert consensus["cache_bytes_per_token"] == ar["cache_bytes_per_token"]
 
 
-def test_the_job_section_hands_on_the_jobs_own_figures(report):
-    assert report["job"]["prompt_set"] == "sums"
-    assert report["job"]["outside_engine_share"] == 0.25
-    assert report["job"]["process_s"] > 0
-
-
 def test_the_terminal_shows_the_figures(report):
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(render_evaluation(report, "report.json"))
@@ -189,7 +166,6 @@ def test_the_terminal_shows_the_figures(report):
         "left out: vLLM: no /nowhere/python",
         "6 of 6",
         "transformers prompt lookup",
-        "outside the engine 25 %",
     ):
         assert part in text
 
@@ -245,18 +221,18 @@ def without_tokenizer(model_dir, directory):
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_before_anything_runs(tree, job, section, options, message):
+def test_what_does_not_fit_is_refused_before_anything_runs(tree, section, options, message):
     config = EvaluateConfig.model_validate(tree | {section: options})
     with pytest.raises(ConfigError) as caught:
-        evaluate(config, job)
+        evaluate(config)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_model_without_a_tokenizer_is_a_mistake_in_one_line(tree, job, model_dir, tmp_path):
+def test_a_model_without_a_tokenizer_is_a_mistake_in_one_line(tree, model_dir, tmp_path):
     config = EvaluateConfig.model_validate(tree | {"model": without_tokenizer(model_dir, tmp_path)})
     with pytest.raises(ConfigError, match="model.path: no usable tokenizer") as caught:
-        evaluate(config, job)
+        evaluate(config)
     assert "\n" not in str(caught.value)
 
 
@@ -276,14 +252,3 @@ def test_the_page_beside_the_report_has_plots_and_needs_nothing_from_outside(tre
 def test_text_of_a_report_is_escaped_on_the_page(report):
     hostile = report | {"left_out": ["<script>"], "model": {"path": "<script>"}}
     assert "<script" not in evaluation_page(hostile)
-
-
-@pytest.mark.parametrize(
-    ("said", "reason"),
-    [(["failed: why", "of Ray"], "failed: why"), (["a", "b"], "b"), ([], "it said nothing")],
-)
-def test_a_job_that_fails_is_reported_with_its_own_reason(tree, tmp_path, said, reason):
-    program = tmp_path / "job.py"
-    program.write_text(f"import sys; print(*{said}, sep='\\n', file=sys.stderr); sys.exit(2)")
-    with pytest.raises(OrthrusError, match=f"exit code 2: {reason}"):
-        time_job(EvaluateConfig.model_validate(tree), program)
