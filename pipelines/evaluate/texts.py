@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from orthrus_core.engine.sequence import Completion
@@ -131,12 +131,17 @@ class Texts:
         """Each of the others beside itself, greedy."""
         greedy = self._config.sampling.model_copy(update={"temperature": 0.0})
         for name, new_system in self._systems(greedy, peers).items():
-            for prompt_set in self._sets.values():
+            for prompt_set in map(self._with_room, self._sets.values()):
                 logger.info("comparing %s with itself, prompt_set=%s", name, prompt_set.name)
                 ends = self._batches[0], self._batches[-1]
                 first, last = (_outputs(new_system(batch), prompt_set.prompts) for batch in ends)
                 key = prompt_set.name, greedy.temperature
                 yield "itself", self._run(key) | self._itself(name, prompt_set, last, first)
+
+    def _with_room(self, prompt_set: PromptSet) -> PromptSet:
+        """The rows that leave room for all new tokens, since others know no max_context or refuse them."""
+        most = self._config.decode.max_context - self._config.sampling.max_new_tokens
+        return replace(prompt_set, rows=tuple(row for row in prompt_set.rows if len(row.prompt_ids) <= most))
 
     def _systems(self, params: SamplingParams, peers: Peers) -> Peers:
         asked = () if self._config.exactness is None else self._config.exactness.itself
