@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.text import Text
 
 from orthrus_core.errors import ConfigError
-from pipelines.evaluate.tables import new_table
 
 # What an entry of a list is known by; the rest of it is figures.
 NAMES = ("prompt_set", "dtype", "temperature", "batch", "batches", "context", "system", "name", "mode")
@@ -25,12 +23,14 @@ def compare_reports(before: Path, after: Path) -> RenderableType:
     """
     old, new = (dict(figures(read_report(path))) for path in (before, after))
     changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    table = new_table(f"{before} -> {after}", "figure", ">before", ">after", ">ratio")
-    for name in changed:
-        values = old.get(name), new.get(name)
-        table.add_row(escape(name), *(escape(_shown(value)) for value in values), _ratio(*values))
+    lines = [_line(name, old.get(name), new.get(name)) for name in changed]
     same = len({**old, **new}) - len(changed)
-    return Group(*([table] if changed else []), Text(f"{len(changed)} differ, {same} are the same"))
+    return Group(*map(Text, lines), Text(f"{len(changed)} differ, {same} are the same"))
+
+
+def _line(name: str, old: Any, new: Any) -> str:
+    ratio = _ratio(old, new)
+    return f"{name}: {_shown(old)} -> {_shown(new)}" + (f" (x {ratio})" if ratio else "")
 
 
 def read_report(path: Path) -> Mapping[str, Any]:

@@ -24,7 +24,7 @@ def test_what_differs_is_shown_with_its_ratio(tmp_path):
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(compare_reports(*paths))
     text = console.export_text()
-    assert "texts[sums, float32, 2].share     0.5   0.75  1.500" in text
+    assert "texts[sums, float32, 2].share: 0.5 -> 0.75 (x 1.500)" in text
     assert "1 differ, 1 are the same" in text
     assert "rows" not in text
 
