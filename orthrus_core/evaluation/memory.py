@@ -75,7 +75,9 @@ def decode_and_weigh(
 ) -> Memory:
     """Load, decode and weigh this process; the arguments are those of `measure_memory`."""
     torch.set_num_threads(threads)
-    model = load_model(path, dtype=dtype if dtype == "auto" else getattr(torch, dtype), device=device)
+    model = load_model(
+        path, dtype=dtype if dtype == "auto" else getattr(torch, dtype), device=device, needs_head=False
+    )
     loaded_bytes = peak_rss_bytes()
     engine = Engine(model, config)
     completions = engine.generate(prompts, params)

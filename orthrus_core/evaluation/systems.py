@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from orthrus_core.engine.config import EngineConfig
+from orthrus_core.engine.sequence import Completion
 from orthrus_core.engine.step import DiffusionDrafts, DraftSource
 from orthrus_core.errors import ConfigError
 from orthrus_core.evaluation.speed import Outputs, Prompts, System, Work
@@ -25,6 +26,7 @@ class EngineSystem:
 
     Attributes:
         engine: made for the first prompts, None before.
+        completions: of the last round.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class EngineSystem:
         """Args: make_draft gives the engine its source of drafts."""
         self._model, self._params, self._config, self._make_draft = model, params, config, make_draft
         self.engine: Engine | None = None
+        self.completions: list[Completion] = []
 
     def __call__(self, prompts: Prompts) -> Work:
         """Start the engine if it does not run yet."""
@@ -46,9 +49,9 @@ class EngineSystem:
         engine.forget_prompts()
 
         def work() -> Outputs:
-            completions = engine.generate(prompts, self._params)
-            assert all(completion.error is None for completion in completions)
-            return [completion.token_ids for completion in completions]
+            self.completions = engine.generate(prompts, self._params)
+            assert all(completion.error is None for completion in self.completions)
+            return [completion.token_ids for completion in self.completions]
 
         return work
 

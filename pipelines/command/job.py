@@ -17,16 +17,20 @@ REPORT_WIDTH = 120  # where there is no terminal, whose own width counts
 LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
-def job_parser(description: str, *, configs: str, example: str) -> argparse.ArgumentParser:
+def job_parser(
+    description: str, *, configs: str, example: str, needs_config: bool = True
+) -> argparse.ArgumentParser:
     """Return a parser with the options that all jobs share.
 
     Args:
         description: what the job does.
         configs: folder of its configs, for the help text.
         example: an override, for the help text.
+        needs_config: whether there is nothing to do without one.
     """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--config", required=True, metavar="FILE", help=f"yaml file or URL, see {configs}")
+    help_text = f"yaml file or URL, see {configs}"
+    parser.add_argument("--config", required=needs_config, metavar="FILE", help=help_text)
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help=f"override, as {example}; may repeat"
     )

@@ -3,25 +3,30 @@
 import json
 import logging
 import os
+import platform
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 import orthrus_core
-from orthrus_core.evaluation.exactness import Comparison, ModeRun, compare_modes
+from orthrus_core.errors import ConfigError
 from orthrus_core.models.loading import load_config
 from orthrus_core.models.model import OrthrusLM
 from pipelines.checkpoint.directory import Checkpoint, fetch, load_tokenizer, locate
 from pipelines.config.versions import versions
 from pipelines.evaluate.config import EvaluateConfig
+from pipelines.evaluate.grades import CODE_NOTE, check_grader
 from pipelines.evaluate.memory import weigh_modes
-from pipelines.evaluate.prompts import PromptSet, describe, read_prompt_set, score_rows
+from pipelines.evaluate.page import evaluation_page
+from pipelines.evaluate.peers.vllm import vllm_peer
+from pipelines.evaluate.prompts import PromptSet, describe, read_prompt_sets
 from pipelines.evaluate.replay import time_replay
-from pipelines.evaluate.speed import check_room, time_job, time_load
+from pipelines.evaluate.speed import Peers, check_room, time_load
+from pipelines.evaluate.texts import ITSELF_DTYPE, Texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,46 +34,121 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def evaluate(config: EvaluateConfig, generate_job: Path) -> dict[str, Any]:
-    """Measure everything that the config asks for and write the report.
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """Measure everything that the config asks for and write the report after each measurement.
 
-    Args:
-        generate_job: the program behind the job section.
     Returns:
-        The report, as written to `config.output`.
+        The report, as written to `config.output`; `ended` is null as long as something is to be measured.
     Raises:
-        ConfigError: model, prompts or options that do not fit together.
-        OrthrusError: the generate job failed.
+        ConfigError: model, prompts or options that do not fit together; before anything is measured.
+        OrthrusError: another engine failed.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     checkpoint = locate(config.model)
     config = _with_context(config, checkpoint)
     tokenizer = load_tokenizer(checkpoint.path)
-    prompt_sets = {name: read_prompt_set(config, name, checkpoint) for name in config.prompt_sets}
-    for name in config.timed_sets:
-        check_room(config, prompt_sets[name])
-    report = {
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    prompt_sets, absent = read_prompt_sets(config, checkpoint)
+    _check(config, prompt_sets, absent)
+    report: dict[str, Any] = {
+        "created": _now(),
+        "ended": None,
         "model": {"path": config.model.path, "hash": checkpoint.model_hash, "revision": checkpoint.revision},
-        "machine": {"device": device_of(config), "cpus": os.cpu_count(), "threads": torch.get_num_threads()},
+        "machine": {
+            "device": device_of(config),
+            "processor": processor_name(),
+            "cpus": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+        },
         "versions": versions(),
         "prompt_sets": {name: describe(prompt_set) for name, prompt_set in prompt_sets.items()},
-        "texts": _texts(config, checkpoint, tokenizer, prompt_sets),
-        "speed": _speed(config, checkpoint, prompt_sets),
-        "replay": time_replay(config, device_of(config)) if config.replay else None,
-        "memory": weigh_modes(config, checkpoint, prompt_sets, device_of(config)) if config.memory else None,
-        "job": time_job(config, generate_job) if config.job else None,
+        "left_out": _left_out(config, absent),
+        "texts": [],
+        "itself": [],
+        "speed": [],
+        "replay": None,
+        "memory": None,
         "config": config.model_dump(mode="json"),
     }
+    for name, value in _measured(config, checkpoint, tokenizer, prompt_sets):
+        report[name] = [*report[name], value] if isinstance(report[name], list) else value
+        write_report(config.output, report)
+    report["ended"] = _now()
     write_report(config.output, report)
+    config.output.with_suffix(".html").write_text(evaluation_page(report), encoding="utf-8")
     return report
+
+
+def _measured(
+    config: EvaluateConfig,
+    checkpoint: Checkpoint,
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt_sets: Mapping[str, PromptSet],
+) -> Iterator[tuple[str, Any]]:
+    """Every figure with the section of the report that it belongs to."""
+    if exactness := config.exactness:
+        for dtype in exactness.dtypes:
+            model = load(config, checkpoint, dtype)
+            asked = dtype == ITSELF_DTYPE and "vllm" in exactness.itself
+            with _vllm(config, model, asked, max(exactness.batches or (1,))) as peers:
+                yield from Texts(config, model, tokenizer, prompt_sets).compare(peers)
+    if speed := config.speed:
+        model = load(config, checkpoint, config.model.dtype)
+        asked = any("vllm" in one.systems for one in speed.loads)
+        with _vllm(config, model, asked, max(one.batch for one in speed.loads)) as peers:
+            for prompt_set in _timed(config, prompt_sets):
+                for one in speed.loads:
+                    yield "speed", time_load(config, model, prompt_set, one, peers)
+    if config.replay:
+        yield "replay", time_replay(config, device_of(config))
+    if config.memory:
+        yield "memory", weigh_modes(config, checkpoint, prompt_sets, device_of(config))
+
+
+def _check(config: EvaluateConfig, prompt_sets: Mapping[str, PromptSet], absent: Mapping[str, str]) -> None:
+    """Refuse what could only fail after hours."""
+    for name in prompt_sets:
+        check_grader(name, config.prompt_sets[name])
+    if config.memory and config.memory.prompt_set in absent:
+        raise ConfigError(absent[config.memory.prompt_set])
+    for prompt_set in _timed(config, prompt_sets):
+        assert config.speed is not None
+        for one in config.speed.loads:
+            check_room(config, prompt_set, one.context)
+    if config.memory:
+        check_room(config, prompt_sets[config.memory.prompt_set])
+
+
+def _timed(config: EvaluateConfig, prompt_sets: Mapping[str, PromptSet]) -> list[PromptSet]:
+    return [prompt_sets[name] for name in config.timed_sets if name in prompt_sets]
+
+
+def _left_out(config: EvaluateConfig, absent: Mapping[str, str]) -> list[str]:
+    """What was asked for and is not measured, with the reasons."""
+    lines = list(absent.values())
+    lines += [
+        f"prompt_sets.{name}: {CODE_NOTE}"
+        for name, source in config.prompt_sets.items()
+        if source.score == "code" and name not in absent
+    ]
+    asked = set(config.exactness.itself if config.exactness else ())
+    asked.update(*(one.systems for one in config.speed.loads) if config.speed else ())
+    if "vllm" in asked and not config.vllm.python.exists():
+        lines.append(f"vLLM: no {config.vllm.python}; `make bench-peers` installs it")
+    return lines
+
+
+def _vllm(
+    config: EvaluateConfig, model: OrthrusLM, is_asked: bool, max_sequences: int
+) -> AbstractContextManager[Peers]:
+    return vllm_peer(config, model, max_sequences=max_sequences) if is_asked else nullcontext({})
 
 
 def broken_promises(report: Mapping[str, Any]) -> list[str]:
     """Say where the engine called itself exact and rows differ from AR decoding all the same."""
     return [
-        f"{text['prompt_set']} in {text['dtype']}: {rows - identical} of {rows} rows"
+        f"{text['prompt_set']} in {text['dtype']}, temperature {text['temperature']:g}, batch "
+        f"{text['batch']}: {rows - identical} of {rows} rows"
         for text in report["texts"]
         for rows, identical in [(text["exactness"]["rows"], text["exactness"]["identical_tokens"])]
         if text["exactness"]["level"] == "exact" and identical < rows
@@ -85,6 +165,10 @@ def device_of(config: EvaluateConfig) -> str:
 def _with_context(config: EvaluateConfig, checkpoint: Checkpoint) -> EvaluateConfig:
     """Resolve max_context where the config leaves it open: the model's."""
     most = load_config(checkpoint.path, needs_head=False).max_position_embeddings
+    if config.decode.max_context > most:
+        raise ConfigError(
+            f"decode.max_context must be <= {most}, the model's positions, got {config.decode.max_context}"
+        )
     decode = config.decode.model_copy(update={"max_context": config.decode.max_context or most})
     return config.model_copy(update={"decode": decode})
 
@@ -92,86 +176,7 @@ def _with_context(config: EvaluateConfig, checkpoint: Checkpoint) -> EvaluateCon
 def load(config: EvaluateConfig, checkpoint: Checkpoint, dtype: str) -> OrthrusLM:
     """Load the model in a dtype, "auto" for the checkpoint's, on the config's device."""
     kind = dtype if dtype == "auto" else getattr(torch, dtype)
-    return orthrus_core.load_model(fetch(checkpoint), dtype=kind, device=device_of(config))
-
-
-def _texts(
-    config: EvaluateConfig,
-    checkpoint: Checkpoint,
-    tokenizer: "PreTrainedTokenizerBase",
-    prompt_sets: Mapping[str, PromptSet],
-) -> list[dict[str, Any]]:
-    """Both modes over every prompt set in every dtype: right answers, acceptance, exactness."""
-    texts = []
-    whole_blocks = config.decode.model_copy(update={"block_policy": "fixed"})  # acceptance is the head's then
-    for dtype in config.dtypes:
-        model = load(config, checkpoint, dtype)
-        for name, prompt_set in prompt_sets.items():
-            logger.info("comparing prompt_set=%s dtype=%s rows=%d", name, dtype, len(prompt_set.rows))
-            both = compare_modes(model, prompt_set.prompts, params=config.sampling, config=whole_blocks)
-            level = both.consensus.report["exactness"]
-            texts.append(
-                {
-                    "prompt_set": name,
-                    "dtype": dtype,
-                    "answers": _answers(config, prompt_set, both.autoregressive, tokenizer),
-                    "acceptance": acceptance(both.consensus),
-                    "exactness": {"level": level, **_named(both.comparison, prompt_set)},
-                }
-            )
-    return texts
-
-
-def _answers(
-    config: EvaluateConfig, prompt_set: PromptSet, run: ModeRun, tokenizer: "PreTrainedTokenizerBase"
-) -> dict[str, Any] | None:
-    if config.prompt_sets[prompt_set.name].score is None:
-        return None
-    ids = [completion.token_ids for completion in run.completions]
-    return score_rows(prompt_set.rows, tokenizer.batch_decode(ids, skip_special_tokens=True))
-
-
-def acceptance(run: ModeRun) -> dict[str, Any]:
-    """Figures of a consensus run; both ratios leave out what the last forward of a prefill emits.
-
-    Returns:
-        `accepted_by_position` is, for each draft position, the share accepted of all blocks that long.
-    """
-    stats = [completion.stats for completion in run.completions]
-    tokens, steps, forwards = (
-        sum(getattr(row, name) for row in stats) for name in ("step_tokens", "steps", "forwards")
-    )
-    pairs = zip(run.report["accepted_by_position"], run.report["drafted_by_position"], strict=True)
-    return {
-        "completion_tokens": sum(row.completion_tokens for row in stats),
-        "acceptance_length": tokens / steps if steps else None,
-        "tokens_per_forward": tokens / forwards if forwards else None,
-        "accepted_by_position": [accepted / drafted for accepted, drafted in pairs],
-        "finish_reasons": _count(completion.finish_reason for completion in run.completions),
-    }
-
-
-def _named(comparison: Comparison, prompt_set: PromptSet) -> dict[str, Any]:
-    """A comparison with row ids instead of row numbers."""
-    named = [
-        asdict(difference) | {"row": prompt_set.rows[difference.row].id}
-        for difference in comparison.differences
-    ]
-    return asdict(comparison) | {"differences": named}
-
-
-def _speed(
-    config: EvaluateConfig, checkpoint: Checkpoint, prompt_sets: Mapping[str, PromptSet]
-) -> list[dict[str, Any]]:
-    """Every load over every set to time."""
-    if config.speed is None:
-        return []
-    model = load(config, checkpoint, config.model.dtype)
-    return [
-        time_load(config, model, prompt_sets[name], load)
-        for name in config.timed_sets
-        for load in config.speed.loads
-    ]
+    return orthrus_core.load_model(fetch(checkpoint), dtype=kind, device=device_of(config), needs_head=False)
 
 
 def write_report(path: Path, report: Mapping[str, Any]) -> None:
@@ -182,8 +187,13 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
     os.replace(partial, path)
 
 
-def _count(values: Iterable[str]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for value in values:
-        counts[value] = counts.get(value, 0) + 1
-    return counts
+def processor_name() -> str:
+    """As /proc/cpuinfo says it, or the platform's word."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

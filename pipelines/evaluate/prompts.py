@@ -1,25 +1,28 @@
-"""Prompt sets: read and rendered as the generate job does it, and checked answers."""
+"""Prompt sets: read and rendered as the generate job does it."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 
 from orthrus_core.errors import ConfigError
 from pipelines.checkpoint.directory import Checkpoint
-from pipelines.demo.tasks import Task, is_right
 from pipelines.evaluate.config import EvaluateConfig, PromptSetConfig, generate_config
 from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.job.job import new_renderer
 from pipelines.generate.prompt.unit import needed_columns, render_rows
 from pipelines.read.columns import choose_layout
+from pipelines.read.datasets import exported, plain_paths
 from pipelines.read.shards import inspect_shards, list_shards
 from pipelines.read.source import column_types, read_unit
 from pipelines.read.units import Plan, plan_units
 
 UNIT_ROWS = 256
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,29 @@ class PromptSet:
         return [row.prompt_ids for row in self.rows]
 
 
+def read_prompt_sets(
+    config: EvaluateConfig, checkpoint: Checkpoint
+) -> tuple[dict[str, PromptSet], dict[str, str]]:
+    """Read all sets; returns them and, of those that need not be there and are not, the reasons.
+
+    Raises:
+        ConfigError: names every set that is of no use and has to be there, all if none is.
+    """
+    found: dict[str, PromptSet] = {}
+    absent: dict[str, str] = {}
+    for name in config.prompt_sets:
+        try:
+            found[name] = read_prompt_set(config, name, checkpoint)
+        except ConfigError as error:
+            absent[name] = str(error)
+    mistakes = [why for name, why in absent.items() if config.prompt_sets[name].required or not found]
+    if mistakes:
+        raise ConfigError("; ".join(mistakes))
+    for why in absent.values():
+        logger.warning("left out: %s", why)
+    return found, absent
+
+
 def read_prompt_set(config: EvaluateConfig, name: str, checkpoint: Checkpoint) -> PromptSet:
     """Read a set and turn its prompts into token ids.
 
@@ -65,41 +91,46 @@ def read_prompt_set(config: EvaluateConfig, name: str, checkpoint: Checkpoint) -
 
 
 def _read(config: EvaluateConfig, name: str, checkpoint: Checkpoint) -> PromptSet:
-    source, generate = config.prompt_sets[name], generate_config(config, name, output="unused")
-    tables, available = _read_tables(source, generate)
+    source, generate = config.prompt_sets[name], generate_config(config, name)
+    tables, available = _read_tables(config, source, generate)
     renderer = new_renderer(generate, checkpoint)
     rendered = [row for table in tables for row in render_rows(table, renderer, generate)]
-    facts = [_column(tables, name, source) for name in (source.kind_column, source.answer_column)]
+    kinds = _column(tables, source.kind_column if source.score == "demo" else None)
+    answers = _column(tables, source.answer_column if source.answer_columns else None)
     rows: list[PromptRow] = []
     errors: list[str] = []
-    for row, kind, answer in zip(rendered, *facts, strict=True):
+    for row, kind, answer in zip(rendered, kinds, answers, strict=True):
         if row.prompt_ids is None:
             errors.append(f"{row.id}: {row.error}")
-        elif source.score and answer is None:
+        elif source.answer_columns and answer is None:
             errors.append(f"{row.id}: {source.answer_column} is null")
         else:
             rows.append(PromptRow(row.id, row.prompt_ids, kind, answer))
     if not rows:
         raise ConfigError("no usable row" + (f"; {errors[0]}" if errors else ", the files are empty"))
+    if errors:
+        logger.warning("prompt_sets.%s: %d rows left out, first %s", name, len(errors), errors[0])
     return PromptSet(name, tuple(rows), available, tuple(errors))
 
 
-def _read_tables(source: PromptSetConfig, generate: GenerateConfig) -> tuple[list[pa.Table], int]:
+def _read_tables(
+    config: EvaluateConfig, source: PromptSetConfig, generate: GenerateConfig
+) -> tuple[list[pa.Table], int]:
     """The first `rows` rows of the files by unit, and how many there are."""
-    needed = needed_columns(generate)
-    if source.score:
-        needed |= {source.kind_column: "text", source.answer_column: "text"}
-    files = list_shards(generate.input.paths, generate.input.format)
+    needed = needed_columns(generate) | dict.fromkeys(source.answer_columns, "text")
+    exports, _ = exported(generate.input, str(config.output.parent), is_begun=False)
+    files = list_shards((*plain_paths(generate.input), *exports), generate.input.format)
     plan = plan_units(inspect_shards(files, needed=needed, unit_rows=UNIT_ROWS, carried=()), UNIT_ROWS)
     if not plan.units:
         raise ConfigError("the files have no rows")
     layout = choose_layout(plan.schema, needed=[*needed], carry=(), id_column=source.id_column)
-    return _first_rows(plan, column_types(plan, layout), source.rows), plan.num_rows
+    limits = [limit for limit in (source.rows, config.rows) if limit is not None]
+    return _first_rows(plan, column_types(plan, layout), min(limits, default=plan.num_rows)), plan.num_rows
 
 
-def _first_rows(plan: Plan, types: pa.Schema, limit: int | None) -> list[pa.Table]:
+def _first_rows(plan: Plan, types: pa.Schema, limit: int) -> list[pa.Table]:
     tables: list[pa.Table] = []
-    rows_left = plan.num_rows if limit is None else limit
+    rows_left = limit
     for unit in plan.units:
         if rows_left <= 0:
             break
@@ -108,33 +139,23 @@ def _first_rows(plan: Plan, types: pa.Schema, limit: int | None) -> list[pa.Tabl
     return tables
 
 
-def _column(tables: Sequence[pa.Table], name: str, source: PromptSetConfig) -> list[Any]:
-    if not source.score:
+def _column(tables: Sequence[pa.Table], name: str | None) -> list[Any]:
+    """Values of a column; None for each row where it has no name."""
+    if name is None:
         return [None] * sum(table.num_rows for table in tables)
     return [value for table in tables for value in table.column(name).to_pylist()]
 
 
-def score_rows(rows: Sequence[PromptRow], texts: Sequence[str]) -> dict[str, Any]:
-    """Check completions against the right answers.
+def lengthened(prompts: Sequence[list[int]], context: int) -> Iterator[list[int]]:
+    """Yield each prompt behind others of them, over and over, so that it has `context` tokens.
 
     Args:
-        rows: all with an answer.
-        texts: decoded completions, without special tokens.
-    Returns:
-        `rows`, `right`, `share` of right ones in [0, 1], and `by_kind`: kind to [right, rows].
+        prompts: none longer than `context`.
     """
-    by_kind: dict[str, list[int]] = {}
-    for row, text in zip(rows, texts, strict=True):
-        counts = by_kind.setdefault(row.kind or "", [0, 0])
-        counts[0] += is_right(Task(row.kind or "", prompt="", completion="", answer=row.answer or ""), text)
-        counts[1] += 1
-    right = sum(counts[0] for counts in by_kind.values())
-    return {
-        "rows": len(rows),
-        "right": right,
-        "share": right / len(rows),
-        "by_kind": dict(sorted(by_kind.items())),
-    }
+    for index, prompt in enumerate(prompts):
+        others = [*prompts[index + 1 :], *prompts[:index]] or prompts
+        before = list(itertools.islice(itertools.cycle(itertools.chain(*others)), context - len(prompt)))
+        yield before + prompt
 
 
 def describe(prompt_set: PromptSet) -> Mapping[str, Any]:
@@ -143,6 +164,6 @@ def describe(prompt_set: PromptSet) -> Mapping[str, Any]:
         "rows": len(prompt_set.rows),
         "available_rows": prompt_set.available,
         "errors": len(prompt_set.errors),
-        "first_errors": list(islice(prompt_set.errors, 5)),
+        "first_errors": list(itertools.islice(prompt_set.errors, 5)),
         "prompt_tokens": sum(map(len, prompt_set.prompts)),
     }

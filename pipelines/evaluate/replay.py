@@ -9,8 +9,9 @@ from orthrus_core.evaluation.speed import Measured, Outputs, Prompts, time_syste
 from orthrus_core.evaluation.systems import EngineSystem
 from orthrus_core.models.model import OrthrusLM
 from orthrus_core.request import SamplingParams
+from pipelines.evaluate.acceptance import acceptance
 from pipelines.evaluate.config import EvaluateConfig
-from pipelines.evaluate.speed import AR, CONSENSUS, engine_config, figures, token_budgets
+from pipelines.evaluate.speed import AR, CONSENSUS, engine_config, figures, per_question_ratio, token_budgets
 from pipelines.evaluate.speed_config import LoadConfig
 
 logger = logging.getLogger(__name__)
@@ -90,15 +91,15 @@ def _time_load(
         for name, budget in budgets.items()
     }
     timings = time_systems(engines, prompts, rounds=config.replay.rounds, warm_up_rows=1)
-    engine = engines[CONSENSUS].engine
-    assert engine is not None
     return {
         "prompt_set": "random",
         "batch": load.batch,
+        "context": None,
         "rows": len(prompts),
         "rounds": config.replay.rounds,
         "rows_without_room": 0,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "acceptance_length": engine.report()["acceptance_length"],
+        "acceptance_length": acceptance(engines[CONSENSUS].completions)["acceptance_length"],
+        "per_question_ratio": per_question_ratio(engines),
         "systems": [figures(name, timings, budgets[name]) for name in timings],
     }

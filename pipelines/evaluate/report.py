@@ -1,15 +1,15 @@
 """What an evaluation shows in a terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from pipelines.evaluate.tables import new_table, show_number, show_spread
-
-SHOWN_POSITIONS = 8
+from pipelines.evaluate.rows import Rows, acceptance_rows, answer_rows, exactness_rows, speed_rows
+from pipelines.evaluate.tables import new_table
 
 
 def render_evaluation(report: Mapping[str, Any], path: str) -> RenderableType:
@@ -22,20 +22,27 @@ def render_evaluation(report: Mapping[str, Any], path: str) -> RenderableType:
     parts: list[RenderableType] = [
         Text(f"{report['model']['path']} on {machine['device']}, {machine['threads']} threads"),
         *_sets(report),
+        *(Text(f"left out: {line}") for line in report["left_out"]),
+        *_filled("The same tokens? Median (lowest-highest) over the rows that part", exactness_rows(report)),
+        *_differences(report),
+        *_filled("Right answers", answer_rows(report)),
+        *_filled("Acceptance, whole blocks where there is a head", acceptance_rows(report)),
+        *_filled("Speed: median (lowest-highest) of the rounds", speed_rows(report["speed"])),
     ]
-    if report["texts"]:
-        parts += [_texts(report), *_differences(report), _acceptance(report)]
-    if report["speed"]:
-        first = report["speed"][0]
-        title = f"Speed in {first['dtype']}: median (lowest-highest) of {first['rounds']} rounds"
-        parts.append(speed_table(title, report["speed"]))
     if report["replay"]:
-        parts.append(_replay(report["replay"]))
+        parts += _replay(report["replay"])
     if report["memory"]:
         parts.append(_memory(report["memory"]))
-    if report["job"]:
-        parts.append(_job(report["job"]))
     return Group(*parts, Text(f"Everything measured: {path}"))
+
+
+def _filled(title: str, rows: Rows) -> list[Table]:
+    """A table of lines; none where there is only the head."""
+    head, *lines = rows
+    table = new_table(title, *head)
+    for line in lines:
+        table.add_row(*map(escape, line))
+    return [table] if lines else []
 
 
 def _sets(report: Mapping[str, Any]) -> list[Text]:
@@ -52,80 +59,23 @@ def _sets(report: Mapping[str, Any]) -> list[Text]:
     ]
 
 
-def _texts(report: Mapping[str, Any]) -> Table:
-    table = new_table(
-        "Answers of AR decoding, and consensus decoding beside it",
-        *("prompts", "dtype", ">right", ">same tokens", ">same logprobs", "engine says"),
-    )
-    for text in report["texts"]:
-        exactness, answers = text["exactness"], text["answers"]
-        table.add_row(
-            text["prompt_set"],
-            text["dtype"],
-            f"{answers['right']} ({100 * answers['share']:.1f} %)" if answers else "-",
-            f"{exactness['identical_tokens']} of {exactness['rows']}",
-            f"{exactness['identical_logprobs']} of {exactness['rows']}",
-            exactness["level"],
-        )
-    return table
-
-
 def _differences(report: Mapping[str, Any]) -> list[Text]:
     return [
         Text(
             f"{text['prompt_set']} {text['dtype']} differs: row {d['row']}, token {d['position']}: "
-            f"consensus {d['consensus_id']}, AR {d['ar_id']}, smallest logit gap {d['ar_min_logit_gap']}"
+            f"consensus {d['token_id']}, AR {d['reference_id']}, logit gap {d['logit_gap']}"
         )
         for text in report["texts"]
         for d in text["exactness"]["differences"]
     ]
 
 
-def _acceptance(report: Mapping[str, Any]) -> Table:
-    table = new_table(
-        "Consensus decoding; accepted drafts in % of the blocks that long",
-        *("prompts", "dtype", ">tokens/step", ">tokens/forward", f">at 1 to {SHOWN_POSITIONS}"),
-    )
-    for text in report["texts"]:
-        acceptance = text["acceptance"]
-        table.add_row(
-            text["prompt_set"],
-            text["dtype"],
-            show_number(acceptance["acceptance_length"]),
-            show_number(acceptance["tokens_per_forward"]),
-            " ".join(f"{100 * share:.0f}" for share in acceptance["accepted_by_position"][:SHOWN_POSITIONS]),
-        )
-    return table
-
-
-def speed_table(title: str, loads: Sequence[Mapping[str, Any]]) -> Table:
-    """Lines of every load; consensus decoding is the first of each."""
-    table = new_table(title, *("", ">T", ">tokens/s", ">consensus / this", ">same text"))
-    for load in loads:
-        left_out, length = load["rows_without_room"], load.get("acceptance_length")
-        table.add_row(
-            f"{load['prompt_set']}, batch {load['batch']}, {load['rows']} rows"
-            + (f" ({left_out} left out: too long)" if left_out else "")
-            + (f", {length:.2f} tokens/step" if length else "")
-        )
-        for system in load["systems"]:
-            own = system is load["systems"][0]
-            table.add_row(
-                f"  {system['name']}",
-                str(system["token_budget"] or "-"),
-                show_spread(system["tokens_per_s"], 0),
-                "" if own else show_spread(system["consensus_ratio"], 2),
-                "" if own else f"{system['rows_as_consensus']} of {load['rows']}",
-            )
-    return table
-
-
-def _replay(replay: Mapping[str, Any]) -> Table:
-    return speed_table(
+def _replay(replay: Mapping[str, Any]) -> list[Table]:
+    return _filled(
         f"Random weights, {replay['parameters'] / 1e6:.1f} M parameters, FP32. REPLAYED acceptance, for "
         "speed only: the draft forward runs,\nthen its proposals are replaced so that a full block gives "
         f"{replay['tokens_per_step_asked']:.2f} tokens per step; no head drafts like this",
-        replay["loads"],
+        speed_rows(replay["loads"]),
     )
 
 
@@ -139,13 +89,3 @@ def _memory(memory: Mapping[str, Any]) -> Table:
         mib = [f"{size / 2**20:.1f} MiB" for size in sizes]
         table.add_row(mode["mode"], *mib, f"{mode['cache_bytes_per_token']:,}")
     return table
-
-
-def _job(job: Mapping[str, Any]) -> Text:
-    share = job["outside_engine_share"]
-    return Text(
-        f"Generate job on {job['prompt_set']}: {job['rows']} rows, {job['completion_tokens']} tokens in "
-        f"{job['wall_s']:.1f} s = {show_number(job['tokens_per_s'], 0)} tokens/s; outside the engine "
-        f"{'-' if share is None else f'{100 * share:.0f} %'} "
-        f"(Ray's start {job['ray_start_s']:.1f} s, loading the model {job['model_load_s']:.1f} s)"
-    )

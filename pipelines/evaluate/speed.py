@@ -1,20 +1,14 @@
-"""The evaluate job's clock: decoding under several loads, and a whole generate job."""
+"""The evaluate job's clock: decoding under several loads."""
 
-import json
+import itertools
 import logging
-import subprocess
-import sys
-import tempfile
-import time
+import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import yaml
-
 from orthrus_core.engine.config import EngineConfig
-from orthrus_core.errors import ConfigError, OrthrusError
+from orthrus_core.errors import ConfigError
 from orthrus_core.evaluation.speed import System, Timing, rows_in_common, time_systems
 from orthrus_core.evaluation.systems import (
     EngineSystem,
@@ -23,11 +17,15 @@ from orthrus_core.evaluation.systems import (
     transformers_system,
 )
 from orthrus_core.models.model import OrthrusLM
-from pipelines.evaluate.config import EvaluateConfig, generate_config
-from pipelines.evaluate.prompts import PromptSet
+from pipelines.evaluate.acceptance import acceptance
+from pipelines.evaluate.config import EvaluateConfig
+from pipelines.evaluate.prompts import PromptSet, lengthened
 from pipelines.evaluate.speed_config import LoadConfig, SpeedLoad
 
 logger = logging.getLogger(__name__)
+
+Peers = Mapping[str, Callable[[int], System]]
+"""Engines behind pipes, by name: given how many requests shall be in flight, a system."""
 
 CONSENSUS, AR = "consensus", "AR"
 SHOWN = {
@@ -37,48 +35,80 @@ SHOWN = {
 }
 
 
-def check_room(config: EvaluateConfig, prompt_set: PromptSet) -> list[list[int]]:
+def check_room(config: EvaluateConfig, prompt_set: PromptSet, context: int | None = None) -> list[list[int]]:
     """Return the prompts that leave room for max_new_tokens: transformers knows no max_context.
 
+    Args:
+        context: tokens to which they will be lengthened; None: they stay as they are.
     Raises:
         ConfigError: there are none.
     """
-    most = config.decode.max_context - config.sampling.max_new_tokens
-    prompts = [ids for ids in prompt_set.prompts if len(ids) <= most]
+    room, new_tokens = config.decode.max_context, config.sampling.max_new_tokens
+    most = room - new_tokens
+    needs = f"room for sampling.max_new_tokens ({new_tokens}) in decode.max_context ({room})"
+    if context is not None and context > most:
+        raise ConfigError(f"speed: context {context} leaves no {needs}")
+    prompts = [ids for ids in prompt_set.prompts if len(ids) <= (context or most)]
+    if not prompts and context is not None:
+        raise ConfigError(f"speed: no prompt of {prompt_set.name} fits into context {context}")
     if not prompts:
-        raise ConfigError(
-            f"speed: no prompt of {prompt_set.name} leaves room for sampling.max_new_tokens "
-            f"({config.sampling.max_new_tokens}) in decode.max_context ({config.decode.max_context})"
-        )
+        raise ConfigError(f"speed: no prompt of {prompt_set.name} leaves {needs}")
     return prompts
 
 
 def time_load(
-    config: EvaluateConfig, model: OrthrusLM, prompt_set: PromptSet, load: SpeedLoad
+    config: EvaluateConfig, model: OrthrusLM, prompt_set: PromptSet, load: SpeedLoad, peers: Peers
 ) -> dict[str, Any]:
     """Time every system under one load; the model's dtype is used as it is.
 
+    Args:
+        peers: engines behind pipes, by name.
     Returns:
-        `systems`: the lines of the speed table, consensus decoding first.
+        `systems`: the lines of the speed table, consensus decoding first; its acceptance of all tokens and
+        `per_question`.
     """
     assert config.speed is not None
-    fitting = check_room(config, prompt_set)
-    prompts = fitting[: load.rows]
-    logger.info("timing prompt_set=%s batch=%d rows=%d", prompt_set.name, load.batch, len(prompts))
-    budgets = token_budgets(load)
-    systems = engine_systems(config, model, load, budgets) | transformers_systems(config, model, load)
-    timings = time_systems(
-        systems, prompts, rounds=config.speed.rounds, warm_up_rows=config.speed.warm_up_rows
+    fitting = check_room(config, prompt_set, load.context)
+    whole = fitting if load.context is None else lengthened(fitting, load.context)
+    prompts = list(itertools.islice(whole, load.rows))
+    logger.info(
+        "timing prompt_set=%s batch=%d context=%s rows=%d",
+        *(prompt_set.name, load.batch, load.context, len(prompts)),
     )
+    budgets = token_budgets(load)
+    engines = engine_systems(config, model, load, budgets)
+    others = transformers_systems(config, model, load)
+    if "vllm" in load.systems:
+        others |= {name: peer(load.batch) for name, peer in peers.items()}
+    timings = time_systems(
+        {**engines, **others},
+        prompts,
+        rounds=config.speed.rounds,
+        warm_up_rows=config.speed.warm_up_rows,
+    )
+    drafts = acceptance(engines[CONSENSUS].completions)
     return {
         "prompt_set": prompt_set.name,
         "batch": load.batch,
+        "context": load.context,
         "rows": len(prompts),
         "rounds": config.speed.rounds,
         "rows_without_room": len(prompt_set.rows) - len(fitting),
         "dtype": show_dtype(model),
+        "acceptance_length": drafts["acceptance_length"],
+        "per_question": drafts["per_question"],
+        "per_question_ratio": per_question_ratio(engines),
         "systems": [figures(name, timings, budgets.get(name)) for name in timings],
     }
+
+
+def per_question_ratio(engines: Mapping[str, EngineSystem]) -> float:
+    """How many times as fast consensus is as AR, the mean over the questions of the last round.
+
+    Of a question counts the time from its first row in a forward to its end.
+    """
+    pairs = zip(engines[CONSENSUS].completions, engines[AR].completions, strict=True)
+    return statistics.fmean(ar.stats.running_s / ours.stats.running_s for ours, ar in pairs)
 
 
 def token_budgets(load: LoadConfig) -> dict[str, int | None]:
@@ -94,7 +124,7 @@ def engine_config(config: EvaluateConfig, name: str, **changes: Any) -> EngineCo
 
 def engine_systems(
     config: EvaluateConfig, model: OrthrusLM, load: LoadConfig, budgets: Mapping[str, int | None]
-) -> dict[str, System]:
+) -> dict[str, EngineSystem]:
     """The engine in both modes, by name."""
     return {
         name: EngineSystem(
@@ -114,7 +144,7 @@ def transformers_systems(config: EvaluateConfig, model: OrthrusLM, load: SpeedLo
         "prompt_lookup": lambda: prompt_lookup_system(model, params=params),
         "generate_batch": lambda: generate_batch_system(model, params=params, batch_size=batch),
     }
-    return {SHOWN[name]: known[name]() for name in load.systems}
+    return {SHOWN[name]: known[name]() for name in load.systems if name in known}
 
 
 def show_dtype(model: OrthrusLM) -> str:
@@ -134,38 +164,3 @@ def figures(name: str, timings: Mapping[str, Timing], token_budget: int | None) 
         "consensus_ratio": asdict(timings[CONSENSUS].ratio_to(timing)),
         "rows_as_consensus": rows_in_common(timing.outputs, timings[CONSENSUS].outputs),
     }
-
-
-def time_job(config: EvaluateConfig, generate_job: Path) -> dict[str, Any]:
-    """Run a generate job in a process of its own and say where its time went.
-
-    Returns:
-        `process_s`, from start to exit, and the job's own figures of this run.
-    Raises:
-        OrthrusError: it failed.
-    """
-    assert config.job is not None
-    with tempfile.TemporaryDirectory(prefix="orthrus-evaluate-") as directory:
-        output, path = Path(directory) / "output", Path(directory) / "generate.yaml"
-        job = generate_config(config, config.job.prompt_set, output=str(output), run=config.job.run)
-        path.write_text(yaml.safe_dump(job.model_dump(mode="json")), encoding="utf-8")
-        logger.info("generating prompt_set=%s", config.job.prompt_set)
-        started_at = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, str(generate_job), "--config", str(path)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        process_s = time.perf_counter() - started_at
-        if done.returncode:
-            reason = _reason(done.stderr)
-            raise OrthrusError(f"the generate job ended with exit code {done.returncode}: {reason}")
-        report = json.loads((output / "_run" / "report.json").read_text(encoding="utf-8"))
-    return {"prompt_set": config.job.prompt_set, "process_s": process_s, **report["this_run"]}
-
-
-def _reason(stderr: str) -> str:
-    """The job's own line about its failure, which others of Ray may follow; else the last line."""
-    lines = stderr.strip().splitlines() or ["it said nothing"]
-    return next((line for line in lines if line.startswith(("config error: ", "failed: "))), lines[-1])

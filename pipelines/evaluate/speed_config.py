@@ -1,5 +1,6 @@
 """Options of what the evaluate job times and weighs."""
 
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -8,7 +9,7 @@ from orthrus_core.evaluation.curve import AcceptanceCurve
 from orthrus_core.models.cost import ModelShape
 from pipelines.config.section import Section
 
-PeerName = Literal["transformers", "prompt_lookup", "generate_batch"]
+PeerName = Literal["transformers", "prompt_lookup", "generate_batch", "vllm"]
 
 
 class LoadConfig(Section):
@@ -38,7 +39,12 @@ class SpeedLoad(LoadConfig):
     systems: tuple[PeerName, ...] = Field(
         ("transformers",),
         description="Beside the engine. transformers: its generate; prompt_lookup: its assisted generation, "
-        "one sequence; generate_batch: its continuous batching.",
+        "one sequence; generate_batch: its continuous batching; vllm: vLLM, where it is installed.",
+    )
+    context: int | None = Field(
+        None,
+        ge=1,
+        description="Tokens of every prompt: others of the set are put before it; none: as they are.",
     )
 
     @model_validator(mode="after")
@@ -57,6 +63,22 @@ class SpeedConfig(Section):
     rounds: int = Field(3, ge=1, description="Times that every system completes the prompts.")
     warm_up_rows: int = Field(2, ge=1, description="Prompts that each system completes first, not timed.")
     prompt_sets: tuple[str, ...] | None = Field(None, description="Sets to time; none: all.")
+
+
+class VllmConfig(Section):
+    """vLLM in an environment of its own."""
+
+    python: Path = Field(
+        Path("build/peers/vllm/bin/python"),
+        description="Interpreter of its environment; `make bench-peers` makes it.",
+    )
+    compiled: bool = Field(True, description="With torch.compile, else eager.")
+    directory: Path = Field(
+        Path("build/peers"), description="For the backbone as vLLM reads it, its caches, and logs."
+    )
+    timeout_s: float = Field(
+        3600.0, gt=0, description="Longest wait for its start and for each of its answers."
+    )
 
 
 class AcceptanceConfig(Section):

@@ -32,10 +32,10 @@ def speed_plot(speed: Mapping[str, Any]) -> str:
         for start in speed["sessions"][1:]:
             axes.axvline(start / unit_s, color=ORANGE, linestyle=":", linewidth=1.5)
         axes.set_xlim(0, total_s / unit_s)
-        _label(axes, f"working time of the run ({unit})", "completion tokens / s")
+        label(axes, f"working time of the run ({unit})", "completion tokens / s")
         _thousands(axes)
 
-    return _svg("speed", draw)
+    return svg("speed", draw)
 
 
 def position_plot(drafted: Sequence[int], accepted: Sequence[int]) -> str:
@@ -50,10 +50,10 @@ def position_plot(drafted: Sequence[int], accepted: Sequence[int]) -> str:
         axes.set_xticks(places[:: -(-len(shares) // MOST_TICKS)])
         if len(shares) <= MOST_TICKS:
             for place, share in zip(places, shares, strict=True):
-                _write_above(axes, place, share, f"{share:.0f}")
-        _label(axes, "draft's position after the anchor", "drafts accepted (%)")
+                write_above(axes, place, share, f"{share:.0f}")
+        label(axes, "draft's position after the anchor", "drafts accepted (%)")
 
-    return _svg("position", draw)
+    return svg("position", draw)
 
 
 def length_plot(buckets: Sequence[Mapping[str, Any]]) -> str:
@@ -69,10 +69,10 @@ def length_plot(buckets: Sequence[Mapping[str, Any]]) -> str:
         axes.set_xlim(-0.6, len(shown) - 0.4)
         axes.set_xticks(list(places), _bucket_names(shown), fontsize=8 if len(shown) <= FEW else 7)
         for place, length in zip(places, lengths, strict=True):
-            _write_above(axes, place, length, f"{length:.2f}")
-        _label(axes, "completion tokens" + ("" if len(shown) <= FEW else " (rows)"), "tokens per step")
+            write_above(axes, place, length, f"{length:.2f}")
+        label(axes, "completion tokens" + ("" if len(shown) <= FEW else " (rows)"), "tokens per step")
 
-    return _svg("length", draw) if shown else ""
+    return svg("length", draw) if shown else ""
 
 
 def short(number: float) -> str:
@@ -97,15 +97,20 @@ def _rounded(number: int) -> str:
     return str(number)
 
 
-def _svg(name: str, draw: "Callable[[Axes], None]") -> str:
-    """Draw into a figure of its own and return an `<svg>` element that the page can hold beside others."""
+def svg(name: str, draw: "Callable[[Axes], None]", *, height: float = HEIGHT) -> str:
+    """Draw into a figure of its own and return an `<svg>` element that the page can hold beside others.
+
+    Args:
+        name: for the ids in it; no other plot of the page has it.
+        height: inches.
+    """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it tells of the fonts it found
     with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": name, "font.size": 9}):
-        figure: Figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+        figure: Figure = Figure(figsize=(WIDTH, height), layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.subplots()
         _style(axes)
@@ -138,7 +143,8 @@ def _style(axes: "Axes") -> None:
     axes.set_axisbelow(True)
 
 
-def _label(axes: "Axes", x: str, y: str) -> None:
+def label(axes: "Axes", x: str, y: str) -> None:
+    """Name the axes; y begins at 0."""
     axes.set_xlabel(x, color=INK)
     axes.set_ylabel(y, color=INK)
     axes.set_ylim(bottom=0)
@@ -156,7 +162,7 @@ def _time_unit(total_s: float) -> tuple[str, float]:
     return ("min", MINUTE_S) if total_s <= MINUTES_UP_TO else ("h", HOUR_S)
 
 
-def _write_above(axes: "Axes", place: float, height: float, text: str) -> None:
+def write_above(axes: "Axes", place: float, height: float, text: str) -> None:
     """Write a bar's value on top of it."""
     axes.annotate(
         text,

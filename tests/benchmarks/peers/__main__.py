@@ -5,7 +5,6 @@ Each runs in a process, and may run in an environment, of its own. Exit codes ar
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,8 +18,6 @@ from pipelines.evaluate.report import render_evaluation
 from tests.benchmarks.peers.compare import compare_with_peers
 from tests.benchmarks.peers.config import PeersBenchmark
 from tests.benchmarks.peers.report import render_peers
-
-GENERATE_JOB = Path(__file__).parents[3] / "jobs/generate.py"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,7 +40,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def measure(config: PeersBenchmark) -> dict[str, Any]:
     """The evaluation's report, and in it `peers`, which are timed in model.dtype on the CPU."""
-    report = evaluate(config, GENERATE_JOB)
+    report = evaluate(config)
     checkpoint = locate(config.model)
     path = fetch(checkpoint)
     model = load(config, checkpoint, config.model.dtype)

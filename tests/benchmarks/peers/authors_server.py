@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.peers.serving import main
+from pipelines.evaluate.peers.serving import main
 
 SOURCE = Path("src", "model.py")  # in their repository, chiennv2000/orthrus
 ATTENTION = "sdpa_last_rows"

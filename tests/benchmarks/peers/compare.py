@@ -14,8 +14,9 @@ import torch
 from orthrus_core.errors import ConfigError
 from orthrus_core.evaluation.speed import Timing, rows_in_common, time_systems
 from orthrus_core.evaluation.systems import eos_ids_of
-from orthrus_core.models.head import remove_diffusion_head
 from orthrus_core.models.model import OrthrusLM
+from pipelines.evaluate.peers.process import PeerProcess
+from pipelines.evaluate.peers.vllm import export_backbone, vllm_launch
 from pipelines.evaluate.prompts import PromptSet
 from pipelines.evaluate.speed import (
     AR,
@@ -28,7 +29,6 @@ from pipelines.evaluate.speed import (
 )
 from pipelines.evaluate.speed_config import SpeedLoad
 from tests.benchmarks.peers.config import PeersBenchmark, PeersConfig, VllmVariant
-from tests.benchmarks.peers.process import PeerProcess
 
 logger = logging.getLogger(__name__)
 
@@ -117,49 +117,22 @@ def _vllm_launch(
 ) -> dict[str, Any]:
     vllm = peers.vllm
     assert vllm is not None
-    python = vllm.python.absolute()  # not resolved: the link's place is what makes it that environment's
-    environment = vllm_environment(peers.directory, variant.threads or torch.get_num_threads())
+    launch = vllm_launch(
+        vllm.python,
+        backbone,
+        dtype=dtype,
+        max_context=vllm.max_context,
+        max_sequences=max(load.batch for load in peers.loads),
+        compiled=variant.compiled,
+        threads=variant.threads or torch.get_num_threads(),
+        directory=peers.directory,
+        log=f"vllm-{'-'.join(re.findall('[a-zA-Z0-9]+', name))}.log",
+        timeout_s=peers.timeout_s,
+    )
     if variant.intel_openmp:
-        environment["LD_PRELOAD"] = str(python.parents[1] / "lib" / "libiomp5.so")
-    return {
-        "python": python,
-        "module": "tests.benchmarks.peers.vllm_server",
-        "options": {
-            "model": str(backbone.resolve()),
-            "dtype": dtype,
-            "max_context": vllm.max_context,
-            "max_sequences": max(load.batch for load in peers.loads),
-            "compiled": variant.compiled,
-        },
-        "environment": environment | variant.environment,
-        "log": peers.directory / f"vllm-{'-'.join(re.findall('[a-zA-Z0-9]+', name))}.log",
-        "timeout_s": peers.timeout_s,
-    }
-
-
-def vllm_environment(directory: Path, threads: int) -> dict[str, str]:
-    """Settings under which vLLM was fastest here.
-
-    Its engine in the process that asks made 840 to 1,040 tokens/s with one request in flight where the
-    default, an engine and a worker process behind it, made 200 to 530: messages between processes take longer
-    than a small model's step.
-    """
-    return {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}",
-        "OMP_NUM_THREADS": str(threads),
-        "VLLM_CACHE_ROOT": str((directory / "vllm-cache").resolve()),
-        "VLLM_NO_USAGE_STATS": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
-
-
-def export_backbone(model: OrthrusLM, directory: Path) -> Path:
-    """Save the model without its head, as a plain checkpoint of its family."""
-    logger.info("exporting the backbone to %s", directory)
-    remove_diffusion_head(model).save_pretrained(directory)
-    return directory
+        launch["environment"]["LD_PRELOAD"] = str(launch["python"].parents[1] / "lib" / "libiomp5.so")
+    launch["environment"] |= variant.environment
+    return launch
 
 
 def _time_load(

@@ -1,5 +1,4 @@
 import io
-import json
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from orthrus_core.errors import ConfigError
 from orthrus_core.evaluation.speed import Measured, Timing
 from pipelines.evaluate.prompts import PromptRow, PromptSet
 from tests.benchmarks.peers import compare
-from tests.benchmarks.peers.compare import compare_with_peers, export_backbone, fastest, vllm_environment
+from tests.benchmarks.peers.compare import compare_with_peers, fastest
 from tests.benchmarks.peers.config import PeersBenchmark
 from tests.benchmarks.peers.report import render_peers
 
@@ -58,7 +57,7 @@ def tree(model_dir, tmp_path):
         "prompt_sets": {"sums": {"path": "x", "column": "prompt"}},
         "decode": {"max_context": 64},
         "sampling": {"max_new_tokens": 8},
-        "dtypes": [],
+        "exactness": None,
         "peers": {
             "prompt_set": "sums",
             "vllm": {"python": str(tmp_path / "python"), "max_context": 32},
@@ -124,13 +123,6 @@ def test_variables_of_the_config_go_before_our_own(tree, model_dir, monkeypatch)
     assert process.launch["environment"]["VLLM_CPU_KVCACHE_SPACE"] == "4"
 
 
-def test_vllm_runs_in_its_process_on_as_many_threads_as_we_do(tmp_path):
-    variables = vllm_environment(tmp_path, threads=4)
-    assert variables["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
-    assert variables["OMP_NUM_THREADS"] == "4"
-    assert variables["VLLM_CPU_OMP_THREADS_BIND"] == "0-3"
-
-
 def test_a_variant_may_have_threads_of_its_own_and_intel_openmp(tree, model_dir, monkeypatch, tmp_path):
     tree["peers"]["vllm"] |= {
         "python": str(tmp_path / "env" / "bin" / "python"),
@@ -181,13 +173,6 @@ def test_prompts_too_long_for_vllm_are_left_out(tree, model_dir, monkeypatch):
     tree["peers"]["vllm"]["max_context"] = 10
     with pytest.raises(ConfigError, match="peers.vllm.max_context must leave room for a prompt of sums"):
         compared(tree, model_dir, monkeypatch)
-
-
-def test_the_exported_backbone_is_a_plain_qwen3(model_dir, tmp_path):
-    model = orthrus_core.load_model(model_dir, dtype=torch.float32)
-    fields = json.loads((export_backbone(model, tmp_path / "out") / "config.json").read_text())
-    assert (fields["model_type"], fields["dtype"]) == ("qwen3", "float32")
-    assert "block_size" not in fields
 
 
 def test_the_fastest_is_the_one_with_the_highest_median_rate():

@@ -5,7 +5,6 @@ import pytest
 from orthrus_core.errors import ConfigError
 from pipelines.command.config_file import load_config
 from pipelines.evaluate.config import EvaluateConfig, generate_config
-from pipelines.generate.config.job import GenerateConfig
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "evaluate"
 DEMO = CONFIGS / "demo.yaml"
@@ -25,21 +24,25 @@ def test_the_command_line_adds_a_prompt_set():
 
 
 def test_sections_can_be_switched_off():
-    config = load_config(EvaluateConfig, DEMO, ["speed=null", "replay=null", "memory=null", "job=null"])
-    assert (config.speed, config.replay, config.memory, config.job) == (None, None, None, None)
+    config = load_config(EvaluateConfig, DEMO, ["speed=null", "replay=null", "memory=null"])
+    assert (config.speed, config.replay, config.memory) == (None, None, None)
     assert config.timed_sets == ()
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("prompt_sets.mine.path=x", "prompt_sets.mine.column is required"),
-        ("prompt_sets.demo.score=maths", "prompt_sets.demo.score must be 'demo', got 'maths'"),
+        ("prompt_sets.mine.path=x", "prompt_sets.mine must have exactly one of column and template, got nei"),
+        ("prompt_sets.demo.template=x", "must have exactly one of column and template, got both"),
+        ("prompt_sets.demo.score=maths", "prompt_sets.demo.score must be 'demo', 'math' or 'code', got"),
         ("prompt_sets.demo.rows=0", "prompt_sets.demo.rows must be >= 1, got 0"),
         ("prompt_sets={'two words': {path: x, column: y}}", "prompt_sets names must be letters"),
         ("decode.mode=consensus", "decode must have no mode, since both modes are run"),
-        ("dtypes=[float31]", "dtypes[0] must be 'float32', 'bfloat16' or 'float16', got 'float31'"),
-        ("job.prompt_set=other", "job names the prompt set 'other', which is none of demo"),
+        ("exactness.dtypes=[float31]", "exactness.dtypes[0] must be 'float32', 'bfloat16' or 'float16', got"),
+        ("exactness.batches=[0]", "exactness.batches[0] must be > 0, got 0"),
+        ("exactness.temperatures=[-1]", "exactness.temperatures[0] must be >= 0.0, got -1"),
+        ("exactness={itself: [vllm], batches: [4]}", "exactness itself needs two batches, got [4]"),
+        ("rows=0", "rows must be >= 1, got 0"),
         ("speed.prompt_sets=[other]", "speed names the prompt set 'other', which is none of demo"),
         ("sampling.stop=[x]", "sampling stop must be empty, since tokens are compared, got ['x']"),
         ("sampling.ignore_eos=true", "speed needs sampling without ignore_eos"),
@@ -82,12 +85,10 @@ def test_acceptance_can_be_described_in_three_ways(acceptance, survival):
     assert config.replay.acceptance.curve(8).survival == pytest.approx(survival)
 
 
-def test_the_generate_job_of_a_set_has_its_model_engine_and_limits():
-    config = load_config(EvaluateConfig, DEMO)
-    job = generate_config(config, "demo", output="out")
-    assert isinstance(job, GenerateConfig)
-    assert job.model == config.model
-    own_choice = config.decode.model_copy(update={"compile": "auto"})
-    assert (job.decode, job.decode.mode) == (own_choice, "consensus")
-    assert job.sampling.max_new_tokens == config.sampling.max_new_tokens
-    assert job.input.prompt.column == "prompt"
+def test_the_prompts_of_a_set_are_those_of_a_generate_job():
+    config = load_config(
+        EvaluateConfig, DEMO, ["prompt_sets.other={path: x, template: '{{ a }}', chat: false}"]
+    )
+    demo, other = (generate_config(config, name).input for name in ("demo", "other"))
+    assert (demo.prompt.column, demo.id_column, demo.prompt.chat) == ("prompt", "id", True)
+    assert (other.paths, other.prompt.template, other.prompt.chat) == (("x",), "{{ a }}", False)

@@ -1,29 +1,22 @@
 import io
 import json
+import re
+import shutil
+import xml.etree.ElementTree as ElementTree
+from itertools import product
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from orthrus_core import Completion, CompletionStats
-from orthrus_core.errors import ConfigError, OrthrusError
-from orthrus_core.evaluation.exactness import ModeRun
+from orthrus_core.errors import ConfigError
 from pipelines.evaluate.config import EvaluateConfig
-from pipelines.evaluate.job import acceptance, broken_promises, evaluate
+from pipelines.evaluate.job import broken_promises, evaluate
+from pipelines.evaluate.page import evaluation_page
 from pipelines.evaluate.report import render_evaluation
-from pipelines.evaluate.speed import time_job, token_budgets
+from pipelines.evaluate.speed import token_budgets
 from pipelines.evaluate.speed_config import LoadConfig
 from tests.orthrus_core.evaluation.shapes import TINY
-
-FAKE_JOB = """
-import json, pathlib, sys, yaml
-config = yaml.safe_load(open(sys.argv[2]))
-figures = {"rows": 10, "completion_tokens": 90, "wall_s": 4.0, "tokens_per_s": 22.5,
-           "outside_engine_share": 0.25, "ray_start_s": 0.5, "model_load_s": 0.1}
-path = pathlib.Path(config["output"]["path"], "_run")
-path.mkdir(parents=True)
-(path / "report.json").write_text(json.dumps({"this_run": figures}))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +24,15 @@ def tree(model_dir, tmp_path_factory):
     directory = tmp_path_factory.mktemp("evaluate")
     rows = [{"prompt": f"Add {n} and {n + 1}.", "kind": "add", "answer": str(2 * n + 1)} for n in range(10)]
     (directory / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (directory / "job.py").write_text(FAKE_JOB)
     return {
         "model": {"path": str(model_dir), "dtype": "float32", "device": "cpu"},
         "prompt_sets": {
             "sums": {"path": str(directory / "prompts.jsonl"), "column": "prompt", "rows": 6, "score": "demo"}
         },
         "decode": {"token_budget": 32, "max_sequences": 3, "max_context": 96, "block_policy": "fixed"},
-        "sampling": {"max_new_tokens": 12},
+        "sampling": {"max_new_tokens": 12, "top_p": 0.95},
+        "exactness": {"temperatures": [0, 0.7], "batches": [1, 3], "itself": ["transformers", "vllm"]},
+        "vllm": {"python": "/nowhere/python"},
         "speed": {
             "rounds": 2,
             "warm_up_rows": 1,
@@ -50,6 +44,7 @@ def tree(model_dir, tmp_path_factory):
                     "systems": ["transformers", "prompt_lookup"],
                 },
                 {"batch": 2, "rows": 3, "systems": ["generate_batch"]},
+                {"batch": 2, "rows": 3, "context": 70, "systems": []},
             ],
         },
         "replay": {
@@ -61,19 +56,13 @@ def tree(model_dir, tmp_path_factory):
             "loads": [{"batch": 1, "rows": 1}, {"batch": 2, "rows": 2}],
         },
         "memory": {"prompt_set": "sums", "load": {"batch": 2, "rows": 2}},
-        "job": {"prompt_set": "sums"},
         "output": str(directory / "deep" / "report.json"),
     }
 
 
 @pytest.fixture(scope="module")
-def job(tree):
-    return Path(tree["output"]).parents[1] / "job.py"
-
-
-@pytest.fixture(scope="module")
-def report(tree, job):
-    return evaluate(EvaluateConfig.model_validate(tree), job)
+def report(tree):
+    return evaluate(EvaluateConfig.model_validate(tree))
 
 
 def test_the_report_on_disk_is_the_one_returned(tree, report):
@@ -83,20 +72,37 @@ def test_the_report_on_disk_is_the_one_returned(tree, report):
 
 
 def test_both_dtypes_are_compared_and_agree(report):
-    assert [text["dtype"] for text in report["texts"]] == ["float32", "bfloat16"]
+    runs = [(text["dtype"], text["batch"], text["temperature"]) for text in report["texts"]]
+    assert runs == list(product(["float32", "bfloat16"], [1, 3], [0, 0.7]))
     for text in report["texts"]:
         exactness = text["exactness"]
         assert exactness["level"] == "exact"
-        assert (exactness["rows"], exactness["identical_tokens"], exactness["identical_logprobs"]) == (
-            6,
-            6,
-            6,
-        )
+        assert {exactness[name] for name in ("rows", "identical_tokens", "identical_logprobs")} == {6}
+        assert exactness["share"] == {"value": 1.0, "low": pytest.approx(0.6097, abs=1e-4), "high": 1.0}
+        assert exactness["first_position"] is None
     assert broken_promises(report) == []
 
 
+def test_systems_are_compared_with_themselves_at_the_first_and_the_last_batch(report):
+    runs = [(one["system"], one["dtype"], one["temperature"]) for one in report["itself"]]
+    own = [("AR", dtype, heat) for dtype, heat in product(["float32", "bfloat16"], [0, 0.7])]
+    assert runs == [*own, ("transformers generate", "bfloat16", 0)]
+    assert all(one["batches"] == [1, 3] for one in report["itself"])
+    assert {one["identical_tokens"] for one in report["itself"] if one["system"] == "AR"} == {6}
+
+
+def test_sampled_texts_are_no_greedy_ones(report):
+    greedy, sampled = (text["acceptance"] for text in report["texts"][:2])
+    assert greedy["accepted_by_position"] != sampled["accepted_by_position"]
+
+
+def test_what_is_not_installed_is_left_out_with_a_line(report):
+    assert report["left_out"] == ["vLLM: no /nowhere/python; `make bench-peers` installs it"]
+
+
 def test_answers_of_a_random_model_are_counted_as_wrong(report):
-    assert report["texts"][0]["answers"] == {"rows": 6, "right": 0, "share": 0.0, "by_kind": {"add": [0, 6]}}
+    answers = {"rows": 6, "right": 0, "share": 0.0, "by_kind": {"add": [0, 6]}}
+    assert report["texts"][0]["answers"] == answers | {"consensus_right": 0, "graded_alike": 6}
 
 
 def test_acceptance_is_between_one_and_a_whole_block(report):
@@ -104,6 +110,7 @@ def test_acceptance_is_between_one_and_a_whole_block(report):
     assert 1.0 <= figures["acceptance_length"] <= 9.0
     assert figures["tokens_per_forward"] < figures["acceptance_length"]
     assert all(0.0 <= share <= 1.0 for share in figures["accepted_by_position"])
+    assert 1.0 <= figures["per_question"]["acceptance_length"] <= 9.0
 
 
 def test_every_system_is_timed_under_every_load(report):
@@ -116,12 +123,16 @@ def test_every_system_is_timed_under_every_load(report):
             ("transformers prompt lookup", None),
         ],
         [("consensus", None), ("AR", None), ("transformers generate_batch", None)],
+        [("consensus", None), ("AR", None)],
     ]
+    assert [load["context"] for load in report["speed"]] == [None, None, 70]
     for load in report["speed"]:
         for system in load["systems"]:
             assert len(system["seconds"]) == 2
             assert system["rows_as_consensus"] == load["rows"]
             assert system["tokens"] == load["systems"][0]["tokens"]
+        assert load["acceptance_length"] >= 1.0
+        assert load["per_question_ratio"] > 0
 
 
 def test_replayed_drafts_stand_as_often_as_asked_and_leave_the_text_alone(report):
@@ -141,25 +152,20 @@ def test_both_modes_have_the_same_cache(report):
     assert consensus["cache_bytes_per_token"] == ar["cache_bytes_per_token"]
 
 
-def test_the_job_section_hands_on_the_jobs_own_figures(report):
-    assert report["job"]["prompt_set"] == "sums"
-    assert report["job"]["outside_engine_share"] == 0.25
-    assert report["job"]["process_s"] > 0
-
-
 def test_the_terminal_shows_the_figures(report):
-    console = Console(width=100, record=True, file=io.StringIO())
+    console = Console(width=120, record=True, file=io.StringIO())
     console.print(render_evaluation(report, "report.json"))
     text = console.export_text()
     for part in (
         "REPLAYED",
-        "3.00 tokens/step",
         "cache bytes/token",
         "6 of 10 rows",
-        "0 (0.0 %)",
+        "0 of 6 (0.0 %)",
+        "61.0-100.0",
+        "transformers / itself",
+        "left out: vLLM: no /nowhere/python",
         "6 of 6",
         "transformers prompt lookup",
-        "outside the engine 25 %",
     ):
         assert part in text
 
@@ -167,27 +173,9 @@ def test_the_terminal_shows_the_figures(report):
 def test_a_row_that_differs_under_exact_is_a_broken_promise(report):
     exactness = report["texts"][1]["exactness"] | {"identical_tokens": 4}
     planted = {"texts": [report["texts"][0], report["texts"][1] | {"exactness": exactness}]}
-    assert broken_promises(planted) == ["sums in bfloat16: 2 of 6 rows"]
+    assert broken_promises(planted) == ["sums in float32, temperature 0.7, batch 1: 2 of 6 rows"]
     exactness["level"] = "unverified"
     assert broken_promises(planted) == []
-
-
-def test_acceptance_figures_are_sums_over_rows():
-    stats = [
-        CompletionStats(completion_tokens=9, step_tokens=8, steps=2, forwards=4),
-        CompletionStats(completion_tokens=3, step_tokens=2, steps=2, forwards=3),
-    ]
-    rows = [
-        Completion(0, [], reason, None, one) for reason, one in zip(("stop", "length"), stats, strict=True)
-    ]
-    counts = {"accepted_by_position": [3, 1], "drafted_by_position": [4, 2]}
-    assert acceptance(ModeRun(rows, counts, 1.0)) == {
-        "completion_tokens": 12,
-        "acceptance_length": 2.5,
-        "tokens_per_forward": 10 / 7,
-        "accepted_by_position": [0.75, 0.5],
-        "finish_reasons": {"stop": 1, "length": 1},
-    }
 
 
 @pytest.mark.parametrize(
@@ -202,20 +190,65 @@ def test_token_budgets_are_the_engine_s_choice_where_the_load_names_none(load, e
     assert token_budgets(LoadConfig(rows=1, **load)) == expected
 
 
-def test_prompts_without_room_are_refused_before_anything_runs(tree, job):
-    config = EvaluateConfig.model_validate(tree | {"sampling": {"max_new_tokens": 90}})
-    with pytest.raises(
-        ConfigError, match=r"no prompt of sums leaves room for sampling.max_new_tokens \(90\)"
-    ):
-        evaluate(config, job)
+def without_tokenizer(model_dir, directory):
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(Path(model_dir, name), directory)
+    return {"path": str(directory), "device": "cpu"}
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
-    [(["failed: why", "of Ray"], "failed: why"), (["a", "b"], "b"), ([], "it said nothing")],
+    ("section", "options", "message"),
+    [
+        (
+            "sampling",
+            {"max_new_tokens": 90},
+            "no prompt of sums leaves room for sampling.max_new_tokens (90)",
+        ),
+        (
+            "decode",
+            {"max_context": 9999},
+            "decode.max_context must be <= 1024, the model's positions, got 9999",
+        ),
+        (
+            "speed",
+            {"loads": [{"batch": 1, "rows": 1, "context": 90}]},
+            "context 90 leaves no room for sampling",
+        ),
+        (
+            "speed",
+            {"loads": [{"batch": 1, "rows": 1, "context": 5}]},
+            "no prompt of sums fits into context 5",
+        ),
+    ],
 )
-def test_a_job_that_fails_is_reported_with_its_own_reason(tree, tmp_path, said, reason):
-    program = tmp_path / "job.py"
-    program.write_text(f"import sys; print(*{said}, sep='\\n', file=sys.stderr); sys.exit(2)")
-    with pytest.raises(OrthrusError, match=f"exit code 2: {reason}"):
-        time_job(EvaluateConfig.model_validate(tree), program)
+def test_what_does_not_fit_is_refused_before_anything_runs(tree, section, options, message):
+    config = EvaluateConfig.model_validate(tree | {section: options})
+    with pytest.raises(ConfigError) as caught:
+        evaluate(config)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_without_a_tokenizer_is_a_mistake_in_one_line(tree, model_dir, tmp_path):
+    config = EvaluateConfig.model_validate(tree | {"model": without_tokenizer(model_dir, tmp_path)})
+    with pytest.raises(ConfigError, match="model.path: no usable tokenizer") as caught:
+        evaluate(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_page_beside_the_report_has_plots_and_needs_nothing_from_outside(tree, report):
+    page = Path(tree["output"]).with_suffix(".html").read_text()
+    plots = re.findall(r"<svg.*?</svg>", page, re.S)
+    assert len(plots) == 3
+    for plot in plots:
+        ElementTree.fromstring(plot)
+    assert "<script" not in page
+    links = re.findall(r'(?:src|href)="([^"]*)"|url\(([^)]*)\)', page)
+    assert all(link.startswith("#") for pair in links for link in pair if link)
+    for title in ("Left out", "Exactness", "Right answers", "Acceptance", "Speed", "How it was made"):
+        assert title in page
+
+
+def test_text_of_a_report_is_escaped_on_the_page(report):
+    hostile = report | {"left_out": ["<script>"], "model": {"path": "<script>"}}
+    assert "<script" not in evaluation_page(hostile)

@@ -5,7 +5,7 @@ import pytest
 from orthrus_core.errors import ConfigError
 from pipelines.checkpoint.directory import load_tokenizer, locate
 from pipelines.evaluate.config import EvaluateConfig
-from pipelines.evaluate.prompts import PromptRow, describe, read_prompt_set, score_rows
+from pipelines.evaluate.prompts import describe, lengthened, read_prompt_set, read_prompt_sets
 
 
 @pytest.fixture
@@ -71,16 +71,54 @@ def test_a_useless_set_is_refused_by_name(read, rows, options, message):
     assert message in str(caught.value)
 
 
-def test_scores_count_right_answers_by_kind():
-    rows = [
-        PromptRow("a", [1], kind="add", answer="3"),
-        PromptRow("b", [1], kind="add", answer="5"),
-        PromptRow("c", [1], kind="trip+add", answer="4 days\n7"),
-    ]
-    texts = ["1 and 2.\nAnswer: 3.", "It is 5.", "First: so.\nAnswer: 4 days\nThen: so.\nAnswer: 7"]
-    assert score_rows(rows, texts) == {
-        "rows": 3,
-        "right": 2,
-        "share": pytest.approx(2 / 3),
-        "by_kind": {"add": [1, 2], "trip+add": [1, 1]},
+def test_a_template_makes_the_prompt(read, model_dir):
+    prompts = read([{"a": 1, "b": 2}], column=None, template="Add {{ a }} and {{ b }}.", chat=False).prompts
+    assert load_tokenizer(str(model_dir)).decode(prompts[0]) == "Add 1 and 2."
+
+
+def test_the_answer_of_a_mathematical_question_is_read_without_a_kind(read):
+    [row] = read([{"question": "Add 1 and 2.", "answer": "#### 3"}], score="math").rows
+    assert (row.kind, row.answer) == (None, "#### 3")
+
+
+def test_every_prompt_gets_others_before_it_up_to_the_context():
+    prompts = [[1, 2], [3], [4, 5, 6]]
+    assert list(lengthened(prompts, 5)) == [[3, 4, 5, 1, 2], [4, 5, 6, 1, 3], [1, 2, 4, 5, 6]]
+    assert list(lengthened([[7, 8]], 5)) == [[7, 8, 7, 7, 8]]
+
+
+def sets_of(model_dir, tmp_path, **sets):
+    (tmp_path / "there.jsonl").write_text('{"question": "Add 1."}\n' * 4)
+    tree = {
+        "model": {"path": str(model_dir), "device": "cpu"},
+        "prompt_sets": {
+            name: {"path": str(tmp_path / f"{name}.jsonl"), "column": "question"} | options
+            for name, options in sets.items()
+        },
+        "decode": {"max_context": 64},
+        "output": str(tmp_path / "report.json"),
     }
+    config = EvaluateConfig.model_validate(tree | {"rows": 3})
+    return read_prompt_sets(config, locate(config.model))
+
+
+def test_rows_cuts_every_set_short(model_dir, tmp_path):
+    found, _ = sets_of(model_dir, tmp_path, there={})
+    assert (len(found["there"].rows), found["there"].available) == (3, 4)
+
+
+def test_a_set_that_need_not_be_there_is_left_out_with_its_reason(model_dir, tmp_path):
+    found, absent = sets_of(model_dir, tmp_path, there={}, gone={"required": False})
+    assert [*found] == ["there"]
+    assert absent["gone"].startswith("prompt_sets.gone: ")
+
+
+def test_every_set_that_has_to_be_there_is_named(model_dir, tmp_path):
+    with pytest.raises(ConfigError, match=r"^prompt_sets.gone: .*; prompt_sets.lost: ") as caught:
+        sets_of(model_dir, tmp_path, there={}, gone={}, lost={})
+    assert "\n" not in str(caught.value)
+
+
+def test_an_evaluation_without_any_set_is_a_mistake(model_dir, tmp_path):
+    with pytest.raises(ConfigError, match="prompt_sets.gone"):
+        sets_of(model_dir, tmp_path, gone={"required": False})

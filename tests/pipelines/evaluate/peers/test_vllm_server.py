@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.benchmarks.peers.vllm_server import VllmPeer
+from pipelines.evaluate.peers.vllm_server import VllmPeer
 
 LENGTHS = {5: 3, 6: 1, 7: 2, 8: 1}  # steps of a request, by its only prompt token
 

@@ -5,9 +5,9 @@ import sys
 import time
 from pathlib import Path
 
-from tests.benchmarks.peers.serving import serve
+from pipelines.evaluate.peers.serving import serve
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 REQUEST = {"prompts": [[1, 2], [3]], "in_flight": 2, "max_new_tokens": 4, "eos_ids": [0]}
 
 
@@ -69,7 +69,7 @@ def test_cpu_used_between_requests_is_told_and_that_of_the_work_is_not():
 
 def test_the_servers_need_nothing_but_the_standard_library_to_start():
     code = (
-        "import sys\nimport tests.benchmarks.peers.vllm_server, tests.benchmarks.peers.authors_server\n"
+        "import sys\nimport pipelines.evaluate.peers.vllm_server, tests.benchmarks.peers.authors_server\n"
         "print(sorted(name for name in ('torch', 'pydantic', 'ray', 'numpy') if name in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

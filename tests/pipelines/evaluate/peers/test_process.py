@@ -3,14 +3,14 @@ import time
 
 import pytest
 
-import tests.benchmarks.peers.process as process_module
+import pipelines.evaluate.peers.process as process_module
 from orthrus_core.errors import OrthrusError
 from orthrus_core.evaluation.speed import Measured
-from tests.benchmarks.peers.process import PeerProcess
+from pipelines.evaluate.peers.process import PeerProcess
 
 FAKE = """
 import os, sys, time
-from tests.benchmarks.peers.serving import main
+from pipelines.evaluate.peers.serving import main
 
 class Fake:
     version = "fake 1 " + os.environ["COLOUR"]

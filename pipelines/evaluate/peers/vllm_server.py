@@ -1,10 +1,10 @@
-"""vLLM as a peer, run by its environment's Python: `python -m tests.benchmarks.peers.vllm_server OPTIONS`."""
+"""vLLM as a peer, for its environment's Python: `python -m pipelines.evaluate.peers.vllm_server OPTIONS`."""
 
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from tests.benchmarks.peers.serving import main
+from pipelines.evaluate.peers.serving import main
 
 
 class VllmPeer:
