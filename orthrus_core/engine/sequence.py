@@ -70,6 +70,7 @@ class Sequence:
         stop_strings: looks for those of the request; None: it has none.
         constraint: that the request has put on the text; None: any text will do. The chooser that knows it
             reads more of it than the engine does.
+        edits: what the request changes in the logits, for the chooser that knows it; None: nothing.
         drafts: whether steps may draft for it.
         logprobs: of the emitted tokens, float32.
         logit_gaps: behind them, float32.
@@ -89,6 +90,7 @@ class Sequence:
     slot: int = NO_SLOT
     stop_strings: StopStrings | None = None
     constraint: Any = None  # a Constraint
+    edits: Any = None
     drafts: bool = True
     logprobs: array = field(default_factory=lambda: array("f"))
     logit_gaps: array = field(default_factory=lambda: array("f"))
