@@ -55,7 +55,7 @@ class SamplingParams(BaseModel):
         False, description="keep the stop string at the end of the text; token ids always hold it"
     )
     ignore_eos: bool = Field(False, description="go on past an EOS; stop_token_ids and stop still end")
-    logprobs: bool | Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] = Field(
+    logprobs: bool | Annotated[int, Field(ge=1, le=MOST_LOGPROBS)] = Field(
         False,
         description="give the log-probability of every emitted token; a number k: those of the k likeliest "
         "tokens at its place too",

@@ -164,7 +164,7 @@ class EngineCore:
         error = constraint.error if constraint is not None and reason is None else None
         if error is None and reason is None and verdict.broken_row is not None:
             error = self._break_off(sequence, first_position + verdict.broken_row)
-        sequence.emit(emitted, verdict.logit_gaps, verdict.logprobs)
+        sequence.emit(emitted, verdict)
         if not num_prefill:
             sequence.stats.count_block(num_drafts, verdict.num_accepted, len(emitted))
         self.stats.count_tokens(len(emitted), is_block=sequence.drafts and not num_prefill)

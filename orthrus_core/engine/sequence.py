@@ -28,6 +28,8 @@ class Completion:
         stop_string: the one that ended it, which the last token completed; None if none did.
         logprobs: log-probability of each token under the AR view, before temperature and filters; None if
             the request did not ask for them.
+        top_logprobs: ids and log-probabilities of the k likeliest tokens at the place of each token, the
+            likeliest first; None if the request did not ask for them.
         text: without special tokens and the stop string, from `Engine.generate` of an engine with a
             tokenizer; None elsewhere and on error.
     """
@@ -39,7 +41,16 @@ class Completion:
     stats: CompletionStats
     stop_string: str | None = None
     logprobs: list[float] | None = None
+    top_logprobs: list[list[tuple[int, float]]] | None = None
     text: str | None = None
+
+
+class TokenFacts(Protocol):
+    """What is known of tokens beside their ids, one entry for each; see `Completion`."""
+
+    logit_gaps: array
+    logprobs: array
+    top_logprobs: list[list[tuple[int, float]]]
 
 
 class Constraint(Protocol):
@@ -74,6 +85,7 @@ class Sequence:
         drafts: whether steps may draft for it.
         logprobs: of the emitted tokens, float32.
         logit_gaps: behind them, float32.
+        top_logprobs: at their places, where the request asks for the likeliest tokens.
     """
 
     request_id: int
@@ -94,6 +106,7 @@ class Sequence:
     drafts: bool = True
     logprobs: array = field(default_factory=lambda: array("f"))
     logit_gaps: array = field(default_factory=lambda: array("f"))
+    top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
     stats: CompletionStats = field(default_factory=CompletionStats)
 
     def __post_init__(self) -> None:
@@ -115,14 +128,15 @@ class Sequence:
         """Completion tokens so far."""
         return len(self.token_ids) - self.num_prompt
 
-    def emit(self, token_ids: list[int], logit_gaps: array, logprobs: array) -> None:
-        """Append tokens; gaps and log-probabilities of accepted tokens that stop rules cut may follow."""
+    def emit(self, token_ids: list[int], facts: "TokenFacts") -> None:
+        """Append tokens; facts of accepted tokens that stop rules cut may follow."""
         count = len(token_ids)
         self.token_ids += token_ids
         self.num_committed += count
-        is_cut = count < len(logprobs)
-        self.logit_gaps.extend(logit_gaps[:count] if is_cut else logit_gaps)
-        self.logprobs.extend(logprobs[:count] if is_cut else logprobs)
+        is_cut = count < len(facts.logprobs)
+        self.logit_gaps.extend(facts.logit_gaps[:count] if is_cut else facts.logit_gaps)
+        self.logprobs.extend(facts.logprobs[:count] if is_cut else facts.logprobs)
+        self.top_logprobs += facts.top_logprobs[:count]
 
     def complete(self, reason: FinishReason, error: str | None = None) -> Completion:
         """Close the counters and return the completion."""
@@ -141,4 +155,5 @@ class Sequence:
             self.stats,
             stop_string=self.stop_strings.found if self.stop_strings else None,
             logprobs=self.logprobs.tolist() if self.params.logprobs else None,
+            top_logprobs=self.top_logprobs if self.params.num_top_logprobs else None,
         )

@@ -6,13 +6,14 @@ prefix on which both agree stands, with one more token of the AR view's own.
 
 from array import array
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from orthrus_core.attention.rows import count_up
 from orthrus_core.engine.layout import StepLayout
 from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.models.readout import Readout
@@ -102,6 +103,8 @@ class Verdict:
         token_ids: accepted drafts plus one correction or bonus token; empty without an anchor row.
         logit_gaps: float32, difference of the two largest logits behind each of them.
         logprobs: float32, log-probability of each of them at temperature 1.
+        top_logprobs: ids and log-probabilities of the likeliest tokens at the place of each of them, where the
+            request asks for some.
         broken_row: the work's first row of NaN or infinite numbers, counted from its first prefill row; None:
             all are sound. The tokens are those before it.
     """
@@ -110,6 +113,7 @@ class Verdict:
     logit_gaps: array
     logprobs: array
     broken_row: int | None = None
+    top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
 
     @property
     def num_accepted(self) -> int:
@@ -134,7 +138,7 @@ def verify(
         chooser: of this step.
         draft_ids: (D,) int64; None when nothing was drafted.
     Returns:
-        One verdict per work, brought to the host in one transfer.
+        One verdict per work, brought to the host in one transfer; in another one the likeliest tokens.
     """
     rows = runner.lay_out(step.verify_spans, "ar", token_budget=step.verify_budget, choosing=step.choosing)
     if draft_ids is not None:
@@ -147,7 +151,9 @@ def verify(
     bits = torch.cat([ids.view(-1), torch.cat(numbers).view(torch.int32)]).cpu().numpy()  # one transfer
     R = ids.shape[1]
     floats = bits[2 * R :].view(np.float32)
-    return _verdicts(step, bits[: 2 * R].reshape(2, R), floats[: 2 * R].reshape(2, R), floats[2 * R :])
+    verdicts = _verdicts(step, bits[: 2 * R].reshape(2, R), floats[: 2 * R].reshape(2, R), floats[2 * R :])
+    _add_top_logprobs(step, readout, verdicts)
+    return verdicts
 
 
 def longest_agreeing_prefix(
@@ -186,6 +192,22 @@ def _verdicts(step: StepLayout, ids: np.ndarray, numbers: np.ndarray, sums: np.n
     if chooses.all() and is_sound.all():
         return verdicts
     return _mark_broken(step, verdicts, chooses.tolist(), is_sound.tolist())
+
+
+def _add_top_logprobs(step: StepLayout, readout: Readout, verdicts: SequenceOf[Verdict]) -> None:
+    """Read the likeliest tokens at the places of a step's tokens, of the requests that ask for them."""
+    asked = [rows for rows in step.verifying() if rows.sequence.params.num_top_logprobs]
+    if not asked:
+        return
+    counts = np.array([len(verdicts[rows.line].token_ids) for rows in asked])
+    places = np.repeat([rows.first for rows in asked], counts) + count_up(counts)
+    most = max(rows.sequence.params.num_top_logprobs for rows in asked)
+    top = readout.likeliest(to_device(places, readout.logits.device), most)
+    ids, logprobs = (part.tolist() for part in top)
+    for rows, end in zip(asked, np.cumsum(counts).tolist(), strict=True):
+        verdict, k = verdicts[rows.line], rows.sequence.params.num_top_logprobs
+        own = range(end - len(verdict.token_ids), end)
+        verdict.top_logprobs = [list(zip(ids[row][:k], logprobs[row][:k], strict=True)) for row in own]
 
 
 def _mark_broken(

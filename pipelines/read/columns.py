@@ -76,12 +76,18 @@ RESULT = (
     Column("seed", pa.int64(), "seed of this row: its own or the config's"),
 )
 LOGPROBS = Column("logprobs", pa.list_(pa.float32()), "log-probability of each of the completion's tokens")
+TOP_LOGPROBS = Column(
+    "top_logprobs",
+    pa.list_(pa.list_(pa.struct([("id", pa.int32()), ("logprob", pa.float32())]))),
+    "the likeliest tokens at the place of each of the completion's tokens, the likeliest first",
+)
 TOKEN_IDS = Column("token_ids", pa.list_(pa.int32()), "ids of the completion's tokens, end token included")
 PROMPT_TOKEN_IDS = Column("prompt_token_ids", pa.list_(pa.int32()), "ids of the prompt's tokens")
 DROPPED_REASON = Column(
     "dropped_reason", pa.string(), "in dropped/ only: the filter that the row failed first, and its value"
 )
-OPTIONAL = (LOGPROBS, TOKEN_IDS, PROMPT_TOKEN_IDS, DROPPED_REASON)
+ON_REQUEST = (LOGPROBS, TOP_LOGPROBS, TOKEN_IDS, PROMPT_TOKEN_IDS)  # by the flags of a `TableLayout`
+OPTIONAL = (*ON_REQUEST, DROPPED_REASON)
 
 # Of how a row was decoded, not of what it says; output.diagnostics false leaves them out.
 DIAGNOSTICS = (
@@ -109,7 +115,7 @@ class TableLayout:
     Attributes:
         carried: carried input columns with the types they have in every output file.
         read: input columns that are read, carried or not.
-        token_ids, prompt_token_ids, logprobs, diagnostics: whether these columns are written.
+        token_ids, prompt_token_ids, logprobs, top_logprobs, diagnostics: whether these columns are written.
         rename: output columns that have another name in the files.
     """
 
@@ -118,6 +124,7 @@ class TableLayout:
     token_ids: bool = False
     prompt_token_ids: bool = False
     logprobs: bool = False
+    top_logprobs: bool = False
     diagnostics: bool = True
     rename: Mapping[str, str] = field(default_factory=dict)
 
@@ -129,13 +136,7 @@ class TableLayout:
     @property
     def output(self) -> pa.Schema:
         """All columns between the stages, in the order of the files."""
-        result = [*RESULT]
-        if self.logprobs:
-            result.append(LOGPROBS)
-        if self.token_ids:
-            result.append(TOKEN_IDS)
-        if self.prompt_token_ids:
-            result.append(PROMPT_TOKEN_IDS)
+        result = [*RESULT, *(one for one in ON_REQUEST if getattr(self, one.name))]
         fields = [pa.field(c.name, c.type) for c in IDENTITY]
         fields += [one.with_name(self.within(one.name)) for one in self.carried]
         return pa.schema(fields + [pa.field(c.name, c.type) for c in result])
@@ -191,12 +192,9 @@ def choose_layout(
     needed: Sequence[str],
     carry: Sequence[str] | None,
     id_column: str | None,
-    token_ids: bool = False,
-    prompt_token_ids: bool = False,
-    logprobs: bool = False,
     seed_column: str | None = None,
-    diagnostics: bool = True,
     rename: Mapping[str, str] | None = None,
+    **flags: bool,
 ) -> TableLayout:
     """Decide which input columns are read and which travel to the output.
 
@@ -206,6 +204,7 @@ def choose_layout(
         carry: columns to write beside the completion; None: all.
         id_column: column that becomes `id`, and so is not carried under its own name if that is `id`.
         seed_column: column with seeds of rows, the same for `seed`.
+        flags: which columns are written, see `TableLayout`.
     Raises:
         ConfigError: a carried column does not exist or has the name of an output column.
     """
@@ -220,11 +219,8 @@ def choose_layout(
     layout = TableLayout(
         pa.schema(fields),
         tuple(read),
-        token_ids,
-        prompt_token_ids,
-        logprobs,
-        diagnostics,
-        dict(rename or {}),
+        rename=dict(rename or {}),
+        **flags,
     )
     _refuse_collisions(layout)
     return layout

@@ -67,6 +67,7 @@ def outcome(completion):
         completion.finish_reason,
         completion.error,
         completion.logprobs,
+        completion.top_logprobs,
         completion.stats.min_logit_gap,
     )
 
