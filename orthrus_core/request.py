@@ -78,6 +78,7 @@ class SamplingParams(BaseModel):
     min_tokens: int = Field(
         0,
         ge=0,
+        lt=2**31,
         description="tokens before an EOS or one of stop_token_ids can come; a stop string still ends the text",
     )
     logit_bias: tuple[tuple[TokenId, Bias], ...] = Field(

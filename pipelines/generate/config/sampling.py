@@ -22,6 +22,24 @@ class SamplingColumns(Section):
         None, description="Column with the row's own stop strings: text, or a list of texts (empty: none)."
     )
     n: str | None = Field(None, description="Column with the row's own number of completions.")
+    json_schema: str | None = Field(
+        None, description="Column with the row's own json_schema, as text; the config's grammar is then off."
+    )
+    regex: str | None = Field(None, description="Column with the row's own regex, likewise.")
+    choices: str | None = Field(None, description="Column with the row's own choices, likewise.")
+    repetition_penalty: str | None = Field(None, description="Column with the row's own repetition_penalty.")
+    presence_penalty: str | None = Field(None, description="Column with the row's own presence_penalty.")
+    frequency_penalty: str | None = Field(None, description="Column with the row's own frequency_penalty.")
+    min_tokens: str | None = Field(None, description="Column with the row's own min_tokens.")
+    logit_bias: str | None = Field(
+        None, description='Column with the row\'s own logit_bias: JSON text ({"50": -5.0}), or a map.'
+    )
+    bad_words: str | None = Field(
+        None, description="Column with the row's own bad_words: a text, or a list of texts."
+    )
+    allowed_token_ids: str | None = Field(
+        None, description="Column with the row's own allowed_token_ids: a list."
+    )
 
     @property
     def given(self) -> dict[str, str]:

@@ -52,20 +52,19 @@ class RequestBuilder:
         cells = zip(*(table.column(name).to_pylist() for name in names), strict=True)
         rows: list[SampleRow] = []
         for row, (error, prompt, overrides, samples) in enumerate(cells):
-            params = self._params(overrides)
+            params = self.params_of(overrides)
             for sample in samples:
                 request = Request(prompt, params, sample=sample) if error is None else None
                 rows.append(SampleRow(row, sample, params, request, error))
         return rows
 
-    def _params(self, overrides: str | None) -> SamplingParams:
+    def params_of(self, overrides: str | None) -> SamplingParams:
+        """Return a row's parameters: the config's but for its own, see `RowParams`."""
         known = self._known.get(overrides)
         if known is None:
             if len(self._known) >= 4096:  # every row may have a seed of its own
                 self._known = {None: self._base}
             assert overrides is not None
-            own = json.loads(overrides)  # checked where the row was read
-            own = {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
-            known = self._base.model_copy(update=own)
+            known = SamplingParams.model_validate(self._base.model_dump() | json.loads(overrides))
             self._known[overrides] = known
         return known

@@ -12,7 +12,7 @@ from pipelines.config.section import flat_options, option_defaults
 from pipelines.config.versions import versions
 from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.job.generation_config import resolve
-from pipelines.generate.job.grammars import check_grammar
+from pipelines.generate.job.params_trial import check_params
 from pipelines.generate.job.sizes import with_lengths
 from pipelines.generate.ledger.failed_units import failed_units
 from pipelines.generate.ledger.ledger import Ledger, differences, fingerprint
@@ -134,7 +134,7 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
     config = with_lengths(config, checkpoint, stored)
     _check_model(config, checkpoint)
     new_renderer(config, checkpoint)
-    check_grammar(config, checkpoint)
+    check_params(config, checkpoint)
     is_begun = stored is not None
     exports, datasets = exported(config.input, ledger.run_url, is_begun=is_begun)
     files = list_shards((*plain_paths(config.input), *exports), config.input.format)

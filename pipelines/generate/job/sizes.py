@@ -102,7 +102,7 @@ def with_lengths(
         asked = config.model.device
         context = choose_sizes(config, checkpoint, device_here(asked), memory_here(asked)).decode.max_context
     longest = config.sampling.max_new_tokens or before.get("sampling.max_new_tokens")
-    longest = longest or min(MOST_NEW_TOKENS, context // 2)
+    longest = longest or max(config.sampling.min_tokens, min(MOST_NEW_TOKENS, context // 2))
     return config.model_copy(
         update={
             "decode": config.decode.model_copy(update={"max_context": context}),
