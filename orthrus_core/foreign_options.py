@@ -30,12 +30,12 @@ NAMES = {
     "guided_choice": "choices",
 }
 _BEAMS = (
-    "there is no beam search: a step verifies one continuation of a text, and the accept rule has no exact form "
-    "for several that are ranked by their total; draw n completions and keep the one of the best mean_logprob"
+    "there is no beam search: a step verifies one continuation of a text, and the accept rule has no exact "
+    "form for several ranked by their total; draw n completions and keep that of the best mean_logprob"
 )
 _CALLBACKS = (
-    "there are no callbacks on logits: what they do is not known to the draft, cannot run on the device and need "
-    "not come out the same after a restart; there are logit_bias, bad_words, allowed_token_ids, penalties, "
+    "there are no callbacks on logits: they wait for the host at every token, and need not come out the "
+    "same for a draft or after a restart; there are logit_bias, bad_words, allowed_token_ids, penalties, "
     "json_schema, regex and choices"
 )
 REASONS = dict.fromkeys(
@@ -50,7 +50,7 @@ REASONS = dict.fromkeys(
 
 
 def refuse_foreign(names: Iterable[str]) -> None:
-    """Raise ValueError for the first of names that is another engine's: what to write, or why it is missing."""
+    """Raise ValueError for the first name that is another engine's: what to write, or why it is missing."""
     for name in sorted(names):
         if name in NAMES:
             raise ValueError(f"has no {name}, did you mean {NAMES[name]}?")

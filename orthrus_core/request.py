@@ -79,7 +79,7 @@ class SamplingParams(BaseModel):
         0,
         ge=0,
         lt=2**31,
-        description="tokens before an EOS or one of stop_token_ids can come; a stop string still ends the text",
+        description="tokens before an EOS or a stop id can come; a stop string still ends the text",
     )
     logit_bias: tuple[tuple[TokenId, Bias], ...] = Field(
         (), description="added to logits, -100 to 100 by token id, before the penalties: {50: -5.0}"
@@ -87,10 +87,12 @@ class SamplingParams(BaseModel):
     bad_words: tuple[str | tuple[TokenId, ...], ...] = Field(
         (),
         description="texts, or lists of token ids, that cannot come: of each the last token, where prompt or "
-        "completion end in those before it. A text counts as it is spelled with and without a space before it",
+        "completion end in those before it. A text is spelled with and without a space before it",
     )
     allowed_token_ids: tuple[TokenId, ...] | None = Field(
-        None, min_length=1, description="no other tokens come, an EOS only if it is one of them; None: all may"
+        None,
+        min_length=1,
+        description="no other tokens come, an EOS only if it is one of them; None: all may",
     )
     json_schema: dict[str, Any] | str | None = Field(
         None, description="the text is JSON that this schema admits; kept as text, since the order counts"
@@ -164,7 +166,9 @@ class SamplingParams(BaseModel):
             raise ValueError(f"must have at most one of {', '.join(GRAMMARS)}, got {' and '.join(asked)}")
         if asked and self.ignore_eos:
             raise ValueError(f"must have ignore_eos: false with {asked[0]}, whose text ends by an EOS")
-        forbidding = [name for name in ("min_tokens", "bad_words", "allowed_token_ids") if getattr(self, name)]
+        forbidding = [
+            name for name in ("min_tokens", "bad_words", "allowed_token_ids") if getattr(self, name)
+        ]
         if asked and forbidding:
             raise ValueError(
                 f"must have {asked[0]} or {forbidding[0]}, got both: together they may leave no token to "

@@ -1,4 +1,4 @@
-"""What a request makes of the logits, by the tokens before each place: penalties, biases, forbidden tokens."""
+"""What a request makes of the logits by the tokens before each place: penalties, biases, forbidden tokens."""
 
 import functools
 from collections import defaultdict
@@ -184,7 +184,7 @@ class EditCompiler:
         candidates = range(self._vocab_size) if allowed is None else allowed
         if ends.union(word[-1] for word in words).issuperset(candidates):
             raise RequestError(
-                "allowed_token_ids, bad_words and min_tokens together may leave no token to choose: allow more"
+                "allowed_token_ids, bad_words and min_tokens together may leave no token to choose"
             )
         by_last_but_one = defaultdict(list)
         for word in sorted(words):

@@ -67,7 +67,9 @@ def edits_of(choosing: Iterable[tuple[ChoosingRows, Sequence[int]]], logits: Ten
     if not edited:
         return None
     V, device = logits.shape[1], logits.device
-    places, changes, forbidden, bound, masks = [], [], [], [], []
+    places: list[np.ndarray] = []
+    changes: list[np.ndarray] = []
+    forbidden: list[np.ndarray] = []
     for rows, drafts in edited:
         sequence = rows.sequence
         edits = sequence.edits.block(sequence.token_ids, sequence.num_prompt, drafts, rows.count)
@@ -76,17 +78,20 @@ def edits_of(choosing: Iterable[tuple[ChoosingRows, Sequence[int]]], logits: Ten
         own = (edits.biases, edits.scales, edits.frequency, edits.presence)
         changes.append(np.stack([np.broadcast_to(part, edits.scales.shape).ravel() for part in own]))
         forbidden += [start + ids for start, ids in zip(starts, edits.forbidden, strict=True)]
-        if (allowed := sequence.edits.rules.allowed) is not None:
-            bound += range(rows.first, rows.first + rows.count)
-            masks += [allowed] * rows.count
-    rows_edited = np.concatenate([np.arange(rows.first, rows.first + rows.count) for rows, _ in edited])
+    bound = [rows for rows, _ in edited if rows.sequence.edits.rules.allowed is not None]
+    masks = [rows.sequence.edits.rules.allowed for rows in bound for _ in range(rows.count)]
     return RowEdits(
-        to_device(rows_edited, device),
+        to_device(_numbers([rows for rows, _ in edited]), device),
         to_device(np.concatenate(places), device),
         to_device(np.concatenate(changes, axis=1), device),
         to_device(np.concatenate(forbidden), device),
-        RowMasks.of(bound, masks, device) if bound else None,
+        RowMasks.of(_numbers(bound).tolist(), masks, device) if bound else None,
     )
+
+
+def _numbers(several: Sequence[ChoosingRows]) -> np.ndarray:
+    """Return the numbers of rows, (E,) int64."""
+    return np.concatenate([np.arange(rows.first, rows.first + rows.count) for rows in several])
 
 
 class Edited:

@@ -103,8 +103,8 @@ class Verdict:
         token_ids: accepted drafts plus one correction or bonus token; empty without an anchor row.
         logit_gaps: float32, difference of the two largest logits behind each of them.
         logprobs: float32, log-probability of each of them at temperature 1.
-        top_logprobs: ids and log-probabilities of the likeliest tokens at the place of each of them, where the
-            request asks for some.
+        top_logprobs: ids and log-probabilities of the likeliest tokens at the place of each of them, where
+            the request asks for some.
         broken_row: the work's first row of NaN or infinite numbers, counted from its first prefill row; None:
             all are sound. The tokens are those before it.
     """

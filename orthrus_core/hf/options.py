@@ -133,7 +133,9 @@ def _refuse_what_is_missing(options: dict[str, Any], *, is_sampling: bool) -> No
     for name in sorted(options.keys() & _fields() - USED_OPTIONS - without_effect):
         if options[name] is not None and options[name] != NEUTRAL_VALUES.get(name):
             reason = f": {REASONS[name]}" if name in REASONS else ""
-            raise ConfigError(f"generate with use_diffusion_mode has no {name}, got {options[name]!r}{reason}")
+            raise ConfigError(
+                f"generate with use_diffusion_mode has no {name}, got {options[name]!r}{reason}"
+            )
 
 
 def edits_of(options: Mapping[str, Any]) -> dict[str, Any]:

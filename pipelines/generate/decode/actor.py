@@ -86,7 +86,7 @@ def needs_text(sampling: SamplingConfig) -> bool:
 
 
 class TextDecoder:
-    """Turns tokens into the text that is written, for the engine's stop strings too, and bad words to tokens."""
+    """Turns tokens into the text that is written, for the engine's stop strings too, and bad words back."""
 
     def __init__(self, path: str):
         """Args: path is the checkpoint's."""

@@ -116,7 +116,8 @@ class CompletionMemo:
 def request_key(request: Request) -> bytes:
     """Hash of all that a completion depends on; without a temperature that is neither seed nor sample.
 
-    Whether log-probabilities are asked for is left out, but for how many: the audit asks for those of some rows.
+    Whether log-probabilities are asked for is left out, since the audit asks for those of some rows; how many
+    is not.
     """
     params, sample = request.params, request.sample
     params = params.model_copy(update={"logprobs": params.num_top_logprobs})

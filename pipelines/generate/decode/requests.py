@@ -1,6 +1,5 @@
 """Rows of a unit to requests for the engine: one for each sample."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,6 +7,7 @@ import pyarrow as pa
 
 from orthrus_core.request import Request, SamplingParams
 from pipelines.generate.config.sampling import SamplingConfig
+from pipelines.generate.prompt.row_params import with_overrides
 from pipelines.read.columns import PARAMS, PROMPT_IDS, ROW_ERROR, SAMPLES
 
 
@@ -52,19 +52,18 @@ class RequestBuilder:
         cells = zip(*(table.column(name).to_pylist() for name in names), strict=True)
         rows: list[SampleRow] = []
         for row, (error, prompt, overrides, samples) in enumerate(cells):
-            params = self.params_of(overrides)
+            params = self._params(overrides)
             for sample in samples:
                 request = Request(prompt, params, sample=sample) if error is None else None
                 rows.append(SampleRow(row, sample, params, request, error))
         return rows
 
-    def params_of(self, overrides: str | None) -> SamplingParams:
-        """Return a row's parameters: the config's but for its own, see `RowParams`."""
+    def _params(self, overrides: str | None) -> SamplingParams:
         known = self._known.get(overrides)
         if known is None:
             if len(self._known) >= 4096:  # every row may have a seed of its own
                 self._known = {None: self._base}
             assert overrides is not None
-            known = SamplingParams.model_validate(self._base.model_dump() | json.loads(overrides))
+            known = with_overrides(self._base, overrides)
             self._known[overrides] = known
         return known

@@ -9,7 +9,7 @@ from orthrus_core.models.checkpoint import load_config as load_model_config
 from orthrus_core.request import SamplingParams
 from pipelines.checkpoint.directory import Checkpoint, load_tokenizer
 from pipelines.generate.config.job import GenerateConfig
-from pipelines.generate.decode.requests import RequestBuilder
+from pipelines.generate.prompt.row_params import with_overrides
 from pipelines.generate.prompt.unit import RenderedRow
 
 
@@ -19,7 +19,7 @@ class ParamsTrial:
     def __init__(self, config: GenerateConfig, checkpoint: Checkpoint):
         """Load the tokenizer and the model's config."""
         self._tokenizer = load_tokenizer(checkpoint.path)
-        self._rows = RequestBuilder(config.sampling)
+        self._base = config.sampling.params
         model = load_model_config(checkpoint.path, needs_head=config.decode.mode == "consensus")
         self._grammars = GrammarCompiler(self._tokenizer, vocab_size=model.vocab_size)
         self._edits = EditCompiler(self._tokenizer, vocab_size=model.vocab_size)
@@ -32,7 +32,9 @@ class ParamsTrial:
                 not the model's.
         """
         eos = params.eos_token_id
-        own = self._tokenizer.all_special_ids[:1] if eos is None else [eos] if isinstance(eos, int) else [*eos]
+        own = (
+            self._tokenizer.all_special_ids[:1] if eos is None else [eos] if isinstance(eos, int) else [*eos]
+        )
         stop_ids = frozenset([*own, *params.stop_token_ids])
         self._grammars.new_state(params, stop_ids)
         self._edits.new_state(params, stop_ids)
@@ -42,7 +44,7 @@ class ParamsTrial:
         if row.error is not None or row.params is None or row.params.overrides is None:
             return row
         try:
-            self.run(self._rows.params_of(row.params.overrides))
+            self.run(with_overrides(self._base, row.params.overrides))
         except RequestError as error:
             return replace(row, prompt_ids=None, error=str(error))
         return row

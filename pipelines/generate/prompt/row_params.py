@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from orthrus_core.errors import RequestError
-from orthrus_core.request import GRAMMARS
+from orthrus_core.request import GRAMMARS, SamplingParams
 from pipelines.config.faults import explain_fault
 from pipelines.generate.config.sampling import SamplingConfig
 
@@ -30,6 +30,11 @@ class RowParams:
     max_new_tokens: int
     n: int
     overrides: str | None
+
+
+def with_overrides(base: SamplingParams, overrides: str) -> SamplingParams:
+    """Return a config's parameters with a row's own, as `RowParams` has them."""
+    return SamplingParams.model_validate(base.model_dump() | json.loads(overrides))
 
 
 class ParamColumns:

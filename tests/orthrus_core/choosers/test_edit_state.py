@@ -28,7 +28,7 @@ BAD = ((4,), (7, 9), (5, 11, 7), (7, 7, 9, 2))
 STOP = (21, 22)
 
 
-def edited_rows(logits, params, token_ids=PROMPT + OUTPUT, *, num_prompt=len(PROMPT), drafts=()):
+def edited_rows(logits, params, token_ids=PROMPT + OUTPUT, *, num_prompt=4, drafts=()):
     """The edited logits (1 + drafts, V) of the rows of a sequence's last token and its drafts."""
     sequence = Sequence(0, list(token_ids), params, frozenset(STOP), None)
     sequence.num_prompt = num_prompt

@@ -9,8 +9,7 @@ import pytest
 from orthrus_core.errors import RequestError
 from orthrus_core.request import SamplingParams
 from pipelines.generate.config.sampling import SamplingConfig
-from pipelines.generate.decode.requests import RequestBuilder
-from pipelines.generate.prompt.row_params import ParamColumns
+from pipelines.generate.prompt.row_params import ParamColumns, with_overrides
 
 COLUMNS = {
     "temperature": "te",
@@ -57,7 +56,10 @@ def test_stop_is_a_text_or_a_list_of_texts(stop, found):
     [
         ({"js": '{"type": "string"}'}, {"json_schema": '{"type": "string"}', "regex": None, "choices": []}),
         ({"ch": ["a", "b"]}, {"choices": ["a", "b"], "json_schema": None, "regex": None}),
-        ({"re": "a+", "rp": 1.5}, {"regex": "a+", "repetition_penalty": 1.5, "json_schema": None, "choices": []}),
+        (
+            {"re": "a+", "rp": 1.5},
+            {"regex": "a+", "repetition_penalty": 1.5, "json_schema": None, "choices": []},
+        ),
     ],
 )
 def test_a_grammar_of_the_row_is_in_place_of_the_configs(row, own):
@@ -71,7 +73,7 @@ def test_biases_are_json_text_or_a_map(value):
 
 def test_lists_reach_the_engine_as_it_wants_them():
     row = {"bw": ["no", "never"], "al": [3, 5], "lb": '{"3": 1}', "mt": 2}
-    params = RequestBuilder(SamplingConfig(max_new_tokens=9, seed=4)).params_of(of(row).overrides)
+    params = with_overrides(SamplingParams(max_new_tokens=9, seed=4), of(row).overrides)
     assert params == SamplingParams(
         max_new_tokens=9,
         seed=4,
@@ -105,9 +107,15 @@ def test_whole_numbers_may_come_as_floats():
         ({"tk": 2**63}, f"column tk: top_k must be < {2**63}, got {2**63}"),
         ({"n": 0}, "column n: n must be >= 1, got 0"),
         ({"js": {"type": None}}, "column js: json_schema must be a JSON schema as text, got {'type': None}"),
-        ({"js": "/etc/secret.json"}, "column js: json_schema must be a JSON schema as text, got '/etc/secret.json'"),
-        ({"js": "{"}, "column js: json_schema must be a JSON schema, got '{', which is no JSON: Expecting property "
-         "name enclosed in double quotes: line 1 column 2 (char 1)"),
+        (
+            {"js": "/etc/secret.json"},
+            "column js: json_schema must be a JSON schema as text, got '/etc/secret.json'",
+        ),
+        (
+            {"js": "{"},
+            "column js: json_schema must be a JSON schema, got '{', which is no JSON: Expecting property "
+            "name enclosed in double quotes: line 1 column 2 (char 1)",
+        ),
         ({"rp": 0.0}, "column rp: repetition_penalty must be > 0.0, got 0.0"),
         ({"al": "3"}, "column al: allowed_token_ids must be a list of ids, got '3'"),
         ({"mt": "3"}, "column mt: min_tokens must be a number, got '3'"),
