@@ -44,8 +44,8 @@ def generate(
             completion at the token that completes one in its own text; repetition_penalty, min_new_tokens,
             bad_words_ids, suppress_tokens, and sequence_bias of single tokens, as in transformers. Decoding
             is greedy unless do_sample=True or a temperature is given here; then temperature, top_k, top_p
-            and min_p are those of transformers, its defaults included, and seed (0) decides the noise: equal prompts
-            of a batch get equal text. Sampling in the model's own generation_config alone is left out
+            and min_p are those of transformers, its defaults included, and seed (0) decides the noise: equal
+            prompts of a batch get equal text. Sampling in the model's own generation_config alone is left out
             with a warning. None turns an option off, as in transformers: eos_token_id=None goes on to the
             length. Whatever else of transformers' would change the output is refused.
     Returns:
