@@ -23,7 +23,9 @@ class SamplingParams(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_new_tokens: int = Field(128, ge=1, lt=2**31, description="most tokens of the completion")
+    max_new_tokens: int = Field(
+        128, ge=0, lt=2**31, description="most tokens of the completion; 0: none, with prompt_logprobs"
+    )
     temperature: float = Field(
         0.0,
         ge=0.0,
@@ -59,6 +61,11 @@ class SamplingParams(BaseModel):
         False,
         description="give the log-probability of every emitted token; a number k: those of the k likeliest "
         "tokens at its place too",
+    )
+    prompt_logprobs: bool = Field(
+        False,
+        description="give the log-probability of every prompt token but the first; its pages are then not "
+        "those of an earlier prompt",
     )
     repetition_penalty: float = Field(
         1.0,
@@ -173,6 +180,14 @@ class SamplingParams(BaseModel):
             raise ValueError(
                 f"must have {asked[0]} or {forbidding[0]}, got both: together they may leave no token to "
                 "choose; let the grammar say it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_something_to_do(self) -> Self:
+        if not self.max_new_tokens and not self.prompt_logprobs:
+            raise ValueError(
+                "must have max_new_tokens >= 1, or prompt_logprobs to score prompts alone, got 0"
             )
         return self
 

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orthrus_core.choosers.choice import logprobs_of
 from orthrus_core.choosers.masks import RowMasks
 from orthrus_core.engine.layout import ChoosingRows, StepLayout
 from orthrus_core.engine.step import Choices, Chooser
@@ -121,4 +120,4 @@ class Edited:
         if edits is None:
             return self._inner.choose(step, readout, positions, draft_ids)
         ids = self._inner.choose(step, edits.apply(readout), positions, draft_ids).ids
-        return Choices(ids, logprobs_of(readout, ids))
+        return Choices(ids, readout.logprobs_of(ids))

@@ -14,7 +14,6 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from orthrus_core.choosers.choice import logprobs_of
 from orthrus_core.choosers.coupled import Coupled
 from orthrus_core.choosers.noise import Stream, gumbel_noise, uniform_noise
 from orthrus_core.engine.layout import ChoosingRows, StepLayout
@@ -52,7 +51,7 @@ class Rejection:
         assert self._inner.scores is not None
         p = Distributions.of(self._inner.scores, self._first_scores(step), self._width + 1)
         ids = self._judged(step, own.ids, draft_ids, p, self._q)
-        return Choices(ids, logprobs_of(readout, ids))
+        return Choices(ids, readout.logprobs_of(ids))
 
     @property
     def _width(self) -> int:

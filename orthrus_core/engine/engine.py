@@ -148,6 +148,7 @@ class EngineCore:
         """Append what the step emitted to its sequence; return the completion if it ended."""
         sequence, num_prefill, has_anchor, num_drafts = work
         first_position = sequence.num_committed
+        sequence.score(first_position, verdict.prompt_logprobs)
         sequence.num_committed += num_prefill
         if not has_anchor and verdict.broken_row is None:
             return None

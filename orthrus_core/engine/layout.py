@@ -33,6 +33,12 @@ class Work(NamedTuple):
         return self.num_prefill + self.has_anchor + self.num_drafts
 
     @property
+    def next_ids(self) -> list[int]:
+        """Tokens that follow those of the prefill rows."""
+        start = self.sequence.num_committed + 1
+        return self.sequence.token_ids[start : start + self.num_prefill]
+
+    @property
     def known_ids(self) -> list[int]:
         """Tokens of the rows before the drafts."""
         start = self.sequence.num_committed

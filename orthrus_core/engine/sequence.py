@@ -30,6 +30,7 @@ class Completion:
             the request did not ask for them.
         top_logprobs: ids and log-probabilities of the k likeliest tokens at the place of each token, the
             likeliest first; None if the request did not ask for them.
+        prompt_logprobs: of each prompt token, None for the first; None if not asked for.
         text: without special tokens and the stop string, from `Engine.generate` of an engine with a
             tokenizer; None elsewhere and on error.
     """
@@ -42,6 +43,7 @@ class Completion:
     stop_string: str | None = None
     logprobs: list[float] | None = None
     top_logprobs: list[list[tuple[int, float]]] | None = None
+    prompt_logprobs: list[float | None] | None = None
     text: str | None = None
 
 
@@ -86,6 +88,7 @@ class Sequence:
         logprobs: of the emitted tokens, float32.
         logit_gaps: behind them, float32.
         top_logprobs: at their places, where the request asks for the likeliest tokens.
+        prompt_logprobs: of the prompt's tokens but the first, float32, where the request asks for them.
     """
 
     request_id: int
@@ -107,6 +110,7 @@ class Sequence:
     logprobs: array = field(default_factory=lambda: array("f"))
     logit_gaps: array = field(default_factory=lambda: array("f"))
     top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
+    prompt_logprobs: array = field(default_factory=lambda: array("f"))
     stats: CompletionStats = field(default_factory=CompletionStats)
 
     def __post_init__(self) -> None:
@@ -138,6 +142,11 @@ class Sequence:
         self.logprobs.extend(facts.logprobs[:count] if is_cut else facts.logprobs)
         self.top_logprobs += facts.top_logprobs[:count]
 
+    def score(self, first_position: int, logprobs: array) -> None:
+        """Append log-probabilities behind prefill rows; a preempted sequence has some already."""
+        have = len(self.prompt_logprobs)
+        self.prompt_logprobs.extend(logprobs[have - first_position : self.num_prompt - 1 - first_position])
+
     def complete(self, reason: FinishReason, error: str | None = None) -> Completion:
         """Close the counters and return the completion."""
         now = time.perf_counter()
@@ -156,4 +165,5 @@ class Sequence:
             stop_string=self.stop_strings.found if self.stop_strings else None,
             logprobs=self.logprobs.tolist() if self.params.logprobs else None,
             top_logprobs=self.top_logprobs if self.params.num_top_logprobs else None,
+            prompt_logprobs=[None, *self.prompt_logprobs] if self.params.prompt_logprobs else None,
         )

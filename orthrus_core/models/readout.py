@@ -24,6 +24,14 @@ class Readout(NamedTuple):
     logprobs: Tensor
     logsumexp: Tensor
 
+    def logprobs_of(self, ids: Tensor) -> Tensor:
+        """Return the log-probabilities (T,) of ids (T,): bits of `logprobs` where ids are its own.
+
+        A negative id, which is no token, is taken for 0.
+        """
+        chosen = self.logits.gather(1, ids.clamp(min=0)[:, None])[:, 0]
+        return chosen.float() - self.logsumexp
+
     def likeliest(self, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Return the k likeliest ids (R, k) int64 of rows (R,), of equal ones the lowest first, and their
         log-probabilities (R, k) float32.

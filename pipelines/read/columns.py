@@ -81,12 +81,21 @@ TOP_LOGPROBS = Column(
     pa.list_(pa.list_(pa.struct([("id", pa.int32()), ("logprob", pa.float32())]))),
     "the likeliest tokens at the place of each of the completion's tokens, the likeliest first",
 )
+PROMPT_LOGPROBS = Column(
+    "prompt_logprobs",
+    pa.list_(pa.float32()),
+    "log-probability of each of the prompt's tokens; the first has none",
+)
+PROMPT_PERPLEXITY = Column(
+    "prompt_perplexity", pa.float64(), "e to the mean of these with its sign turned; null for a single token"
+)
 TOKEN_IDS = Column("token_ids", pa.list_(pa.int32()), "ids of the completion's tokens, end token included")
 PROMPT_TOKEN_IDS = Column("prompt_token_ids", pa.list_(pa.int32()), "ids of the prompt's tokens")
 DROPPED_REASON = Column(
     "dropped_reason", pa.string(), "in dropped/ only: the filter that the row failed first, and its value"
 )
-ON_REQUEST = (LOGPROBS, TOP_LOGPROBS, TOKEN_IDS, PROMPT_TOKEN_IDS)  # by the flags of a `TableLayout`
+# By the flags of a `TableLayout`.
+ON_REQUEST = (LOGPROBS, TOP_LOGPROBS, PROMPT_LOGPROBS, PROMPT_PERPLEXITY, TOKEN_IDS, PROMPT_TOKEN_IDS)
 OPTIONAL = (*ON_REQUEST, DROPPED_REASON)
 
 # Of how a row was decoded, not of what it says; output.diagnostics false leaves them out.
@@ -116,6 +125,7 @@ class TableLayout:
         carried: carried input columns with the types they have in every output file.
         read: input columns that are read, carried or not.
         token_ids, prompt_token_ids, logprobs, top_logprobs, diagnostics: whether these columns are written.
+        prompt_logprobs: whether these and the perplexity are.
         rename: output columns that have another name in the files.
     """
 
@@ -125,8 +135,14 @@ class TableLayout:
     prompt_token_ids: bool = False
     logprobs: bool = False
     top_logprobs: bool = False
+    prompt_logprobs: bool = False
     diagnostics: bool = True
     rename: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def prompt_perplexity(self) -> bool:
+        """Whether it is written."""
+        return self.prompt_logprobs
 
     @staticmethod
     def within(name: str) -> str:

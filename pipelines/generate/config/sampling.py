@@ -1,9 +1,9 @@
 """Options of the generate job that say how completions are chosen and where they end."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from orthrus_core.request import SamplingParams
 from pipelines.config.section import Section
@@ -54,7 +54,8 @@ class SamplingConfig(SamplingParams):
         0,
         ge=0,
         lt=2**31,
-        description="Most tokens of the completion; auto (0): half of decode.max_context, at most 2048.",
+        description="Most tokens of the completion; auto (0): half of decode.max_context, at most 2048, and "
+        "none with prompt_logprobs.",
     )
     columns: SamplingColumns = Field(
         default_factory=SamplingColumns, description="Per-row values, by option name."
@@ -88,6 +89,11 @@ class SamplingConfig(SamplingParams):
             return Path(value).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"cannot be read from {value}: {error}") from None
+
+    @model_validator(mode="after")
+    def _has_something_to_do(self) -> Self:
+        """In place of the engine's rule: 0 stands for auto."""
+        return self
 
     @property
     def params(self) -> SamplingParams:

@@ -128,4 +128,5 @@ def request_key(request: Request) -> bytes:
 
 
 def _size(completion: Completion) -> int:
-    return 1 + len(completion.token_ids)
+    told = sum(map(len, completion.top_logprobs or ())) + len(completion.prompt_logprobs or ())
+    return 1 + len(completion.token_ids) + told

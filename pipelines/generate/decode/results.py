@@ -1,5 +1,6 @@
 """Completions to output columns."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -84,6 +85,8 @@ class ResultWriter:
             "mean_logprob": [_mean_logprob(completion) for completion in completions],
             "logprobs": of_fine("logprobs"),
             "top_logprobs": of_fine("top_logprobs"),
+            "prompt_logprobs": of_fine("prompt_logprobs"),
+            "prompt_perplexity": [_perplexity(logprobs) for logprobs in of_fine("prompt_logprobs")],
             "token_ids": of_fine("token_ids"),
         }
 
@@ -97,6 +100,13 @@ class ResultWriter:
             return None
         text = self._decoder.decode(completion.token_ids)
         return cut_text(text, completion.stop_string, include=row.params.include_stop_str)
+
+
+def _perplexity(logprobs: Sequence[float | None] | None) -> float | None:
+    """Of a prompt, by its tokens' log-probabilities; the first has none."""
+    if logprobs is None or len(logprobs) < 2:
+        return None
+    return math.exp(-math.fsum(one for one in logprobs if one is not None) / (len(logprobs) - 1))
 
 
 def _mean_logprob(completion: Completion) -> float | None:

@@ -168,6 +168,7 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
         prompt_token_ids=config.output.prompt_token_ids,
         logprobs=bool(config.sampling.logprobs),
         top_logprobs=config.sampling.num_top_logprobs > 0,
+        prompt_logprobs=config.sampling.prompt_logprobs,
         seed_column=config.sampling.columns.seed,
         diagnostics=config.output.diagnostics,
         rename=config.output.rename,

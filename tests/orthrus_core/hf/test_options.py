@@ -190,7 +190,7 @@ def test_options_that_change_nothing_are_taken(options):
         ({"block_size": 9}, "block_size must be <= 8"),
         ({"block_size": 0}, "block_size: Input should be greater than or equal to 1, got 0"),
         ({"token_budget": 1}, "token_budget: Input should be greater than or equal to 4, got 1"),
-        ({"max_new_tokens": 0}, "max_new_tokens: Input should be greater than or equal to 1, got 0"),
+        ({"max_new_tokens": 0}, "must have max_new_tokens >= 1"),
         ({"attention_mask": torch.ones(1, 7)}, "attention_mask must have the shape of input_ids"),
     ],
 )
