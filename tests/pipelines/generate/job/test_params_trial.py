@@ -94,6 +94,14 @@ def test_the_engine_gets_a_tokenizer_where_an_option_is_about_text(sampling, nee
     assert needs_text(SamplingConfig.model_validate(sampling)) is needed
 
 
+@pytest.mark.parametrize(("asked", "longest"), [({}, 0), ({"max_new_tokens": 7}, 7)])
+def test_prompts_are_scored_without_a_completion_unless_one_is_asked_for(tree, asked, longest):
+    tree["sampling"] = {"prompt_logprobs": True} | asked
+    job = prepare(GenerateConfig.model_validate(tree))
+    assert job.config.sampling.params.max_new_tokens == longest
+    assert job.layout.output.names[-2:] == ["prompt_logprobs", "prompt_perplexity"]
+
+
 def test_good_grammars_are_let_through(tree):
     for options in ({"json_schema": SCHEMA}, {"regex": "a+"}, {"choices": ["a", "b"]}, {"choices": "a"}):
         assert prepare(GenerateConfig.model_validate(with_sampling(tree, **options))).units
