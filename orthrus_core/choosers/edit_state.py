@@ -78,12 +78,11 @@ class EditState:
         Args:
             token_ids: of the sequence so far, no fewer than in the call before.
             num_prompt: how many of them are the prompt.
-            draft_ids: the tokens that follow; fewer than `count` - 1 where they are not known, and then the
-                rows behind are edited by what is known.
+            draft_ids: the R - 1 tokens that follow.
             count: R.
         """
         self._follow(token_ids, num_prompt)
-        drafts = draft_ids[: count - 1]
+        drafts = draft_ids
         M = len(self._places)
         places = [self._place(token_id) for token_id in drafts] if self._params.has_penalties else []
         table = self._table[:, : len(self._places)]
@@ -103,6 +102,20 @@ class EditState:
             np.float32(params.presence_penalty) * (counts > 0),
             list(self._forbidden(token_ids, num_prompt, drafts, count)),
         )
+
+    def proposals(self, token_ids: Sequence[int], num_prompt: int, count: int) -> BlockEdits:
+        """Return the edits of R rows that propose what follows: all but penalties, see `Edited`."""
+        ids, biases = self.rules.biases
+        ones = np.ones((count, len(ids)), dtype=np.float32)
+        forbidden = list(self._forbidden(token_ids, num_prompt, (), count))
+        zeros = np.zeros_like(ones)
+        return BlockEdits(ids.astype(np.int64), biases.astype(np.float32), ones, zeros, zeros, forbidden)
+
+    @property
+    def edits_proposals(self) -> bool:
+        """Whether there is more than penalties."""
+        params = self._params
+        return bool(params.min_tokens or params.logit_bias or params.bad_words or params.allowed_token_ids)
 
     def _follow(self, token_ids: Sequence[int], num_prompt: int) -> None:
         """Take in the tokens that are new since the last call."""

@@ -53,16 +53,22 @@ class RowEdits:
         return readout._replace(logits=logits, ids=ids)
 
 
-def edits_of(choosing: Iterable[tuple[ChoosingRows, Sequence[int]]], logits: Tensor) -> RowEdits | None:
+def edits_of(
+    choosing: Iterable[tuple[ChoosingRows, Sequence[int] | None]], logits: Tensor
+) -> RowEdits | None:
     """Collect the edits of a forward's rows (host work, and a few transfers).
 
     Args:
-        choosing: rows, by sequence, and the drafts behind the anchor as far as they are known.
+        choosing: rows, by sequence, and the drafts behind the anchor; None: the rows propose them.
         logits: (T, V).
     Returns:
         None when no row has any.
     """
-    edited = [(rows, drafts) for rows, drafts in choosing if rows.sequence.edits is not None]
+    edited = [
+        (rows, drafts)
+        for rows, drafts in choosing
+        if rows.sequence.edits is not None and (drafts is not None or rows.sequence.edits.edits_proposals)
+    ]
     if not edited:
         return None
     V, device = logits.shape[1], logits.device
@@ -71,7 +77,11 @@ def edits_of(choosing: Iterable[tuple[ChoosingRows, Sequence[int]]], logits: Ten
     forbidden: list[np.ndarray] = []
     for rows, drafts in edited:
         sequence = rows.sequence
-        edits = sequence.edits.block(sequence.token_ids, sequence.num_prompt, drafts, rows.count)
+        so_far = sequence.token_ids, sequence.num_prompt
+        if drafts is None:
+            edits = sequence.edits.proposals(*so_far, rows.count)
+        else:
+            edits = sequence.edits.block(*so_far, drafts, rows.count)
         starts = np.arange(rows.first, rows.first + rows.count) * V
         places.append((starts[:, None] + edits.ids).ravel())
         own = (edits.biases, edits.scales, edits.frequency, edits.presence)
@@ -96,8 +106,10 @@ def _numbers(several: Sequence[ChoosingRows]) -> np.ndarray:
 class Edited:
     """A `Chooser` of steps in which some requests edit logits: another one, from the edited ones.
 
-    Log-probabilities and gaps stay those of the logits before edits. A draft forward's rows are edited by the
-    tokens up to the anchor: the drafts before them are not known there, and a draft may be anything.
+    Log-probabilities and gaps stay those of the logits before edits. The rows of a draft forward get biases
+    and forbidden tokens, as far as they do not hang on drafts, but no penalties: a draft may be anything, and
+    without them more stand (6.6 against 4.9 tokens per step at a repetition penalty of 1.5, shipped model),
+    since the diffusion view is less sure of its tokens than the AR view and so loses more of them.
     """
 
     def __init__(self, inner: Chooser):
@@ -106,7 +118,7 @@ class Edited:
 
     def propose(self, step: StepLayout, readout: Readout, positions: Tensor) -> Tensor:
         """See `Chooser`."""
-        edits = edits_of(((rows, ()) for rows in step.drafting()), readout.logits)
+        edits = edits_of(((rows, None) for rows in step.drafting()), readout.logits)
         return self._inner.propose(step, edits.apply(readout) if edits else readout, positions)
 
     def choose(

@@ -143,8 +143,18 @@ def test_drafts_that_fell_leave_no_trace():
 def test_a_row_of_a_draft_whose_tokens_are_unknown_forbids_what_never_comes():
     params = SamplingParams(bad_words=((4,), (7, 9)), min_tokens=2)
     state = EditCompiler(None, vocab_size=V).new_state(params, STOP)
-    forbidden = state.block([1, 7], 1, (), 3).forbidden
+    forbidden = state.proposals([1, 7], 1, 3).forbidden
     assert [sorted(ids.tolist()) for ids in forbidden] == [[4, 9, 21, 22], [4], [4]]
+
+
+def test_rows_that_propose_are_biased_and_not_penalised():
+    logits = some_logits(2)
+    params = SamplingParams(logit_bias={3: 2.0}, repetition_penalty=2.0, presence_penalty=1.0)
+    sequence = Sequence(0, PROMPT + OUTPUT, params, frozenset(), None)
+    sequence.edits = EditCompiler(None, vocab_size=V).new_state(params, ())
+    edited = edits_of([(ChoosingRows(0, sequence, 0, 2), None)], logits).apply(read_out(logits)).logits
+    logits[:, 3] += 2.0
+    assert torch.equal(edited, logits)
 
 
 def test_half_precision_logits_are_edited_in_float32():
