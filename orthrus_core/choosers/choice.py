@@ -8,15 +8,6 @@ from orthrus_core.choosers.sampling import RowSampling
 from orthrus_core.models.readout import Readout
 
 
-def logprobs_of(readout: Readout, ids: Tensor) -> Tensor:
-    """Return the log-probabilities (T,) of ids (T,): bits of `readout.logprobs` where ids are its own.
-
-    A negative id, which is no token, is taken for 0.
-    """
-    chosen = readout.logits.gather(1, ids.clamp(min=0)[:, None])[:, 0]
-    return chosen.float() - readout.logsumexp
-
-
 def choose(
     readout: Readout,
     positions: Tensor,
@@ -44,7 +35,7 @@ def choose(
         draw = draw_for(positions.device.type)
         drawn, scores = draw(readout.logits, positions, sampling, masks, keep_scores=keep_scores)
         choice_ids = choice_ids.index_copy(0, sampling.rows, drawn)
-    return choice_ids, logprobs_of(readout, choice_ids), scores
+    return choice_ids, readout.logprobs_of(choice_ids), scores
 
 
 def _likeliest_allowed(readout: Readout, masks: RowMasks) -> Tensor:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from orthrus_core.choosers.choice import logprobs_of
 from orthrus_core.choosers.coupled import Coupled
 from orthrus_core.choosers.noise import Stream, gumbel_noise, uniform_noise
 from orthrus_core.engine.layout import ChoosingRows, StepLayout
@@ -56,7 +55,7 @@ class Rejection:
             known = [step.drafts_of(rows.line, None) for rows in looked_up]
             drafts = pad_sequence([torch.tensor(one) for one in known], batch_first=True).to(ids.device)
             ids = self._judged(step, ids, looked_up, drafts, Certain(drafts, readout.logits.shape[1]))
-        return own if ids is own.ids else Choices(ids, logprobs_of(readout, ids))
+        return own if ids is own.ids else Choices(ids, readout.logprobs_of(ids))
 
     @property
     def _width(self) -> int:

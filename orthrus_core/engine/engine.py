@@ -149,6 +149,7 @@ class EngineCore:
         """Append what the step emitted to its sequence; return the completion if it ended."""
         sequence, num_prefill = work.sequence, work.num_prefill
         first_position = sequence.num_committed
+        sequence.score(first_position, verdict.prompt_logprobs)
         sequence.num_committed += num_prefill
         if not work.has_anchor and verdict.broken_row is None:
             return None
@@ -165,7 +166,7 @@ class EngineCore:
         error = constraint.error if constraint is not None and reason is None else None
         if error is None and reason is None and verdict.broken_row is not None:
             error = self._break_off(sequence, first_position + verdict.broken_row)
-        sequence.emit(emitted, verdict.logit_gaps, verdict.logprobs)
+        sequence.emit(emitted, verdict)
         if not num_prefill:
             sequence.stats.count_block(work, verdict.num_accepted, len(emitted))
         self.stats.count_tokens(len(emitted), is_block=sequence.drafts and not num_prefill)

@@ -40,6 +40,12 @@ class Work(NamedTuple):
         return self.num_drafts if self.draft_ids is None else 0
 
     @property
+    def next_ids(self) -> list[int]:
+        """Tokens that follow those of the prefill rows."""
+        start = self.sequence.num_committed + 1
+        return self.sequence.token_ids[start : start + self.num_prefill]
+
+    @property
     def known_ids(self) -> list[int]:
         """Tokens of the rows before the drafts."""
         start = self.sequence.num_committed

@@ -121,13 +121,18 @@ class Scheduler:
             works,
             draft_budget=self._costs.draft_budget(num_draft_rows),
             verify_budget=self._costs.verify_budget(len(decoding) + sum(drafts) + deal.num_prefill),
-            choice_budget=self._costs.choice_budget(num_choosing),
+            choice_budget=self._costs.choice_budget(max(num_choosing, self._num_scored(works))),
         )
+
+    def _num_scored(self, works: SequenceOf[Work]) -> int:
+        """Return how many prefill rows are to be read out for prompts that are scored; of more, the most."""
+        count = sum(work.num_prefill for work in works if work.sequence.params.prompt_logprobs)
+        return min(count, self._costs.choosing_budgets[-1])
 
     def _demand(self, decoding: list[Sequence], prompts: list[Sequence]) -> Demand:
         facts = [(one.slot, len(one.token_ids), one.most_tokens, one.drafts) for one in decoding]
         slots, lengths, most, drafts = np.array(facts, dtype=np.int64).reshape(-1, 4).T
-        remaining = np.minimum(most, self._config.max_context) - lengths
+        remaining = (np.minimum(most, self._config.max_context) - lengths).clip(1)
         committed = sum(sequence.num_committed for sequence in prompts)
         room = (remaining - 1).clip(0) * drafts
         lookup = self._lookup
@@ -169,7 +174,8 @@ class Scheduler:
         The spare pages keep a sequence that was just preempted from coming back only to be preempted again.
         """
         while self._free_slots and (sequence := self._next_waiting()) is not None:
-            shared = self._tables.pool.match_prefix(sequence.token_ids)
+            is_scored = sequence.params.prompt_logprobs  # and so wants the logits of every row
+            shared = [] if is_scored else self._tables.pool.match_prefix(sequence.token_ids)
             page_size = self._config.page_size
             needed = -(-len(sequence.token_ids) // page_size) - len(shared)
             if needed + len(self.running) > self._tables.pool.num_available:
@@ -197,7 +203,8 @@ class Scheduler:
         """Whether `other` has yet to make the next full page of a prompt beginning that both have."""
         page_end = (other.num_committed // self._config.page_size + 1) * self._config.page_size
         return (
-            page_end < sequence.num_prompt
+            not sequence.params.prompt_logprobs
+            and page_end < sequence.num_prompt
             and page_end <= other.num_prompt
             and other.token_ids[:page_end] == sequence.token_ids[:page_end]
         )

@@ -28,6 +28,9 @@ class Completion:
         stop_string: the one that ended it, which the last token completed; None if none did.
         logprobs: log-probability of each token under the AR view, before temperature and filters; None if
             the request did not ask for them.
+        top_logprobs: ids and log-probabilities of the k likeliest tokens at the place of each token, the
+            likeliest first; None if the request did not ask for them.
+        prompt_logprobs: of each prompt token, None for the first; None if not asked for.
         text: without special tokens and the stop string, from `Engine.generate` of an engine with a
             tokenizer; None elsewhere and on error.
     """
@@ -39,7 +42,17 @@ class Completion:
     stats: CompletionStats
     stop_string: str | None = None
     logprobs: list[float] | None = None
+    top_logprobs: list[list[tuple[int, float]]] | None = None
+    prompt_logprobs: list[float | None] | None = None
     text: str | None = None
+
+
+class TokenFacts(Protocol):
+    """What is known of tokens beside their ids, one entry for each; see `Completion`."""
+
+    logit_gaps: array
+    logprobs: array
+    top_logprobs: list[list[tuple[int, float]]]
 
 
 class Constraint(Protocol):
@@ -70,9 +83,12 @@ class Sequence:
         stop_strings: looks for those of the request; None: it has none.
         constraint: that the request has put on the text; None: any text will do. The chooser that knows it
             reads more of it than the engine does.
+        edits: what the request changes in the logits, for the chooser that knows it; None: nothing.
         drafts: whether steps may draft for it.
         logprobs: of the emitted tokens, float32.
         logit_gaps: behind them, float32.
+        top_logprobs: at their places, where the request asks for the likeliest tokens.
+        prompt_logprobs: of the prompt's tokens but the first, float32, where the request asks for them.
     """
 
     request_id: int
@@ -89,9 +105,12 @@ class Sequence:
     slot: int = NO_SLOT
     stop_strings: StopStrings | None = None
     constraint: Any = None  # a Constraint
+    edits: Any = None
     drafts: bool = True
     logprobs: array = field(default_factory=lambda: array("f"))
     logit_gaps: array = field(default_factory=lambda: array("f"))
+    top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
+    prompt_logprobs: array = field(default_factory=lambda: array("f"))
     stats: CompletionStats = field(default_factory=CompletionStats)
 
     def __post_init__(self) -> None:
@@ -113,14 +132,20 @@ class Sequence:
         """Completion tokens so far."""
         return len(self.token_ids) - self.num_prompt
 
-    def emit(self, token_ids: list[int], logit_gaps: array, logprobs: array) -> None:
-        """Append tokens; gaps and log-probabilities of accepted tokens that stop rules cut may follow."""
+    def emit(self, token_ids: list[int], facts: "TokenFacts") -> None:
+        """Append tokens; facts of accepted tokens that stop rules cut may follow."""
         count = len(token_ids)
         self.token_ids += token_ids
         self.num_committed += count
-        is_cut = count < len(logprobs)
-        self.logit_gaps.extend(logit_gaps[:count] if is_cut else logit_gaps)
-        self.logprobs.extend(logprobs[:count] if is_cut else logprobs)
+        is_cut = count < len(facts.logprobs)
+        self.logit_gaps.extend(facts.logit_gaps[:count] if is_cut else facts.logit_gaps)
+        self.logprobs.extend(facts.logprobs[:count] if is_cut else facts.logprobs)
+        self.top_logprobs += facts.top_logprobs[:count]
+
+    def score(self, first_position: int, logprobs: array) -> None:
+        """Append log-probabilities behind prefill rows; a preempted sequence has some already."""
+        have = len(self.prompt_logprobs)
+        self.prompt_logprobs.extend(logprobs[have - first_position : self.num_prompt - 1 - first_position])
 
     def complete(self, reason: FinishReason, error: str | None = None) -> Completion:
         """Close the counters and return the completion."""
@@ -139,4 +164,6 @@ class Sequence:
             self.stats,
             stop_string=self.stop_strings.found if self.stop_strings else None,
             logprobs=self.logprobs.tolist() if self.params.logprobs else None,
+            top_logprobs=self.top_logprobs if self.params.num_top_logprobs else None,
+            prompt_logprobs=[None, *self.prompt_logprobs] if self.params.prompt_logprobs else None,
         )

@@ -6,16 +6,17 @@ prefix on which both agree stands, with one more token of the AR view's own.
 
 from array import array
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from orthrus_core.attention.rows import TokenRows, count_up
 from orthrus_core.engine.layout import StepLayout
 from orthrus_core.engine.runner import ModelRunner
-from orthrus_core.models.readout import Readout
+from orthrus_core.models.readout import Hidden, Readout
 from orthrus_core.transfer import to_device
 
 NO_TOKEN = -1
@@ -102,6 +103,10 @@ class Verdict:
         token_ids: accepted drafts plus one correction or bonus token; empty without an anchor row.
         logit_gaps: float32, difference of the two largest logits behind each of them.
         logprobs: float32, log-probability of each of them at temperature 1.
+        top_logprobs: ids and log-probabilities of the likeliest tokens at the place of each of them, where
+            the request asks for some.
+        prompt_logprobs: float32, of the tokens that follow the work's prefill rows, where the request asks
+            for them.
         broken_row: the work's first row of NaN or infinite numbers, counted from its first prefill row; None:
             all are sound. The tokens are those before it.
     """
@@ -110,6 +115,8 @@ class Verdict:
     logit_gaps: array
     logprobs: array
     broken_row: int | None = None
+    top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
+    prompt_logprobs: array = field(default_factory=lambda: array("f"))
 
     @property
     def num_accepted(self) -> int:
@@ -134,7 +141,7 @@ def verify(
         chooser: of this step.
         draft_ids: (D,) int64; None without a draft forward.
     Returns:
-        One verdict per work, brought to the host in one transfer.
+        One verdict per work, brought to the host in one transfer; in another one the likeliest tokens.
     """
     rows = runner.lay_out(step.verify_spans, "ar", token_budget=step.verify_budget, choosing=step.choosing)
     if draft_ids is not None:
@@ -147,7 +154,10 @@ def verify(
     bits = torch.cat([ids.view(-1), torch.cat(numbers).view(torch.int32)]).cpu().numpy()  # one transfer
     R = ids.shape[1]
     floats = bits[2 * R :].view(np.float32)
-    return _verdicts(step, bits[: 2 * R].reshape(2, R), floats[: 2 * R].reshape(2, R), floats[2 * R :])
+    verdicts = _verdicts(step, bits[: 2 * R].reshape(2, R), floats[: 2 * R].reshape(2, R), floats[2 * R :])
+    _add_top_logprobs(step, readout, verdicts)
+    _add_prompt_logprobs(runner, step, rows, hidden, verdicts)
+    return verdicts
 
 
 def longest_agreeing_prefix(
@@ -186,6 +196,50 @@ def _verdicts(step: StepLayout, ids: np.ndarray, numbers: np.ndarray, sums: np.n
     if chooses.all() and is_sound.all():
         return verdicts
     return _mark_broken(step, verdicts, chooses.tolist(), is_sound.tolist())
+
+
+def _add_top_logprobs(step: StepLayout, readout: Readout, verdicts: SequenceOf[Verdict]) -> None:
+    """Read the likeliest tokens at the places of a step's tokens, of the requests that ask for them."""
+    asked = [rows for rows in step.verifying() if rows.sequence.params.num_top_logprobs]
+    if not asked:
+        return
+    counts = np.array([len(verdicts[rows.line].token_ids) for rows in asked])
+    places = np.repeat([rows.first for rows in asked], counts) + count_up(counts)
+    most = max(rows.sequence.params.num_top_logprobs for rows in asked)
+    top = readout.likeliest(to_device(places, readout.logits.device), most)
+    ids, logprobs = (part.tolist() for part in top)
+    for rows, end in zip(asked, np.cumsum(counts).tolist(), strict=True):
+        verdict, k = verdicts[rows.line], rows.sequence.params.num_top_logprobs
+        own = range(end - len(verdict.token_ids), end)
+        verdict.top_logprobs = [list(zip(ids[row][:k], logprobs[row][:k], strict=True)) for row in own]
+
+
+def _add_prompt_logprobs(
+    runner: ModelRunner, step: StepLayout, rows: TokenRows, hidden: Hidden, verdicts: SequenceOf[Verdict]
+) -> None:
+    """Read the prefill rows of prompts that are scored, as many at once as the step's head takes."""
+    starts = np.cumsum(step.verify_spans.counts) - step.verify_spans.counts
+    scored = [
+        (work, start, verdict)
+        for work, start, verdict in zip(step.works, starts.tolist(), verdicts, strict=True)
+        if work.num_prefill and work.sequence.params.prompt_logprobs
+    ]
+    if not scored:
+        return
+    counts = np.array([work.num_prefill for work, _, _ in scored])
+    own = np.repeat([start for _, start, _ in scored], counts) + count_up(counts)
+    next_ids = np.concatenate([work.next_ids for work, _, _ in scored])
+    values = array("f")
+    for start in range(0, len(own), step.choice_budget):
+        chunk = np.zeros((2, step.choice_budget), dtype=np.int64)
+        part = slice(start, start + step.choice_budget)
+        num_rows = len(own[part])
+        chunk[:, :num_rows] = own[part], next_ids[part]
+        choosing, ids = to_device(chunk, runner.device)
+        readout = runner.read(replace(rows, choosing=choosing), hidden, "ar")
+        values.extend(readout.logprobs_of(ids)[:num_rows].tolist())
+    for (work, _, verdict), end in zip(scored, np.cumsum(counts).tolist(), strict=True):
+        verdict.prompt_logprobs = values[end - work.num_prefill : end]
 
 
 def _mark_broken(

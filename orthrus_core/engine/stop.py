@@ -33,12 +33,14 @@ def cut_at_stop(
     Args:
         new_ids: tokens accepted in this step.
         stop_ids: ids that end a completion; the id itself is emitted.
-        length_left: tokens until max_new_tokens, >= 1.
+        length_left: tokens until max_new_tokens; 0 where none is asked for.
         context_left: tokens until max_context, >= 1.
         stop_strings: gets every emitted token but a stop id; the token that completes a string is emitted.
     Returns:
         The tokens to emit, and why the completion ends there (None: it goes on).
     """
+    if not length_left:
+        return [], "length"
     is_short = stop_strings is None and len(new_ids) < min(length_left, context_left)
     if is_short and stop_ids.isdisjoint(new_ids):
         return list(new_ids), None

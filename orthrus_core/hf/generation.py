@@ -41,10 +41,11 @@ def generate(
             tokens are padding, unless they are an EOS too); streamer, which gets the prompt and then the
             tokens of every step, one prompt only; max_new_tokens, max_length, eos_token_id, pad_token_id,
             generation_config, token_budget, block_size; stop_strings with a tokenizer, which end a
-            completion at the token that completes one in its own text. Decoding is greedy unless
-            do_sample=True or a temperature is given here; then temperature, top_k, top_p and min_p are
-            those of transformers, its defaults included, and seed (0) decides the noise: equal prompts
-            of a batch get equal text. Sampling in the model's own generation_config alone is left out
+            completion at the token that completes one in its own text; repetition_penalty, min_new_tokens,
+            bad_words_ids, suppress_tokens, and sequence_bias of single tokens, as in transformers. Decoding
+            is greedy unless do_sample=True or a temperature is given here; then temperature, top_k, top_p
+            and min_p are those of transformers, its defaults included, and seed (0) decides the noise: equal
+            prompts of a batch get equal text. Sampling in the model's own generation_config alone is left out
             with a warning. None turns an option off, as in transformers: eos_token_id=None goes on to the
             length. Whatever else of transformers' would change the output is refused.
     Returns:
@@ -137,6 +138,7 @@ def _plan(
             ignore_eos=eos_token_id is None,
             stop=options["stop_strings"],
             **{name: options[name] for name in SAMPLING_OPTIONS & options.keys()},
+            **options["edits"],
         )
         config = EngineConfig.model_validate(
             {

@@ -1,12 +1,13 @@
 """What transformers' generation options mean for the decoding engine."""
 
 import logging
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from typing import Any
 
 from transformers import GenerationConfig, PreTrainedModel
 
 from orthrus_core.errors import ConfigError
+from orthrus_core.foreign_options import REASONS
 
 logger = logging.getLogger(__name__)
 
@@ -14,7 +15,8 @@ DEFAULT_NEW_TOKENS = 20  # transformers' own default
 ENGINE_OPTIONS = {"token_budget", "block_size", "seed"}
 SAMPLING_DEFAULTS = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0}  # transformers' own
 SAMPLING_OFF = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}  # what its None stands for
-USED_OPTIONS = {"max_new_tokens", "max_length", "eos_token_id", "pad_token_id", "stop_strings"}
+EDITS = {"repetition_penalty", "min_new_tokens", "bad_words_ids", "suppress_tokens", "sequence_bias"}
+USED_OPTIONS = {"max_new_tokens", "max_length", "eos_token_id", "pad_token_id", "stop_strings", *EDITS}
 # Without effect on greedy decoding.
 SAMPLING_FILTERS = {"typical_p", "epsilon_cutoff", "eta_cutoff", "top_h"}
 # Used elsewhere, or without effect on anything here.
@@ -36,10 +38,8 @@ NEUTRAL_VALUES = {
     "num_beam_groups": 1,
     "num_return_sequences": 1,
     "min_length": 0,
-    "min_new_tokens": 0,
     "no_repeat_ngram_size": 0,
     "encoder_no_repeat_ngram_size": 0,
-    "repetition_penalty": 1.0,
     "encoder_repetition_penalty": 1.0,
     "length_penalty": 1.0,
     "diversity_penalty": 0.0,
@@ -76,8 +76,9 @@ def merge_options(
         prompt_len: N, padding included.
     Returns:
         max_new_tokens, eos_token_id (an id, a tuple or None), pad_token_id (an id or None), stop_strings (a
-        string, a list or an empty tuple), token_budget, block_size and seed where given, and temperature,
-        top_k, top_p and min_p when sampling is asked for.
+        string, a list or an empty tuple), token_budget, block_size and seed where given, temperature, top_k,
+        top_p and min_p when sampling is asked for, and under `edits` what `SamplingParams` calls the options
+        that change logits.
     Raises:
         ConfigError: an option or a value that would change the output and that the engine does not have.
     """
@@ -86,7 +87,8 @@ def merge_options(
     }
     unknown = sorted(given.keys() - _fields() - ENGINE_OPTIONS)
     if unknown:
-        raise ConfigError(f"generate with use_diffusion_mode does not take {', '.join(unknown)}")
+        reason = f": {REASONS[unknown[0]]}" if unknown[0] in REASONS else ""
+        raise ConfigError(f"generate with use_diffusion_mode does not take {', '.join(unknown)}{reason}")
     inherited = _set_fields(model.generation_config)
     if foreign := sorted(inherited.keys() - _fields()):
         logger.warning("the model's generation_config has %s, which nothing here knows", ", ".join(foreign))
@@ -105,6 +107,7 @@ def merge_options(
             "eos_token_id": eos,
             "stop_strings": options.get("stop_strings") or (),
             "pad_token_id": pad,
+            "edits": edits_of(options),
         }
     )
 
@@ -129,7 +132,31 @@ def _refuse_what_is_missing(options: dict[str, Any], *, is_sampling: bool) -> No
     without_effect = IGNORED_OPTIONS if is_sampling else IGNORED_OPTIONS | SAMPLING_FILTERS
     for name in sorted(options.keys() & _fields() - USED_OPTIONS - without_effect):
         if options[name] is not None and options[name] != NEUTRAL_VALUES.get(name):
-            raise ConfigError(f"generate with use_diffusion_mode has no {name}, got {options[name]!r}")
+            reason = f": {REASONS[name]}" if name in REASONS else ""
+            raise ConfigError(
+                f"generate with use_diffusion_mode has no {name}, got {options[name]!r}{reason}"
+            )
+
+
+def edits_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of `SamplingParams` that stand for transformers' options in `EDITS`; None: off.
+
+    Raises:
+        ConfigError: a bias on several tokens, which the engine does not have.
+    """
+    eos = options.get("eos_token_id")
+    ends = [[one] for one in (eos if isinstance(eos, list | tuple) else [eos])]
+    bad_words = [word for word in options.get("bad_words_ids") or () if list(word) not in ends]  # as it does
+    biases = options.get("sequence_bias") or {}
+    pairs = list(biases.items() if isinstance(biases, Mapping) else biases)
+    if longer := [tuple(ids) for ids, _ in pairs if len(ids) != 1]:
+        raise ConfigError(f"sequence_bias must name single tokens, got {longer[0]}")
+    return {
+        "repetition_penalty": options.get("repetition_penalty") or 1.0,
+        "min_tokens": options.get("min_new_tokens") or 0,
+        "bad_words": (*bad_words, *([one] for one in options.get("suppress_tokens") or ())),
+        "logit_bias": tuple((ids[0], bias) for ids, bias in pairs),
+    }
 
 
 def _sampling(options: dict[str, Any]) -> dict[str, Any]:

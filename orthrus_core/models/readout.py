@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -22,6 +23,28 @@ class Readout(NamedTuple):
     gaps: Tensor
     logprobs: Tensor
     logsumexp: Tensor
+
+    def logprobs_of(self, ids: Tensor) -> Tensor:
+        """Return the log-probabilities (T,) of ids (T,): bits of `logprobs` where ids are its own.
+
+        A negative id, which is no token, is taken for 0.
+        """
+        chosen = self.logits.gather(1, ids.clamp(min=0)[:, None])[:, 0]
+        return chosen.float() - self.logsumexp
+
+    def likeliest(self, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Return the k likeliest ids (R, k) int64 of rows (R,), of equal ones the lowest first, and their
+        log-probabilities (R, k) float32.
+
+        Ids are part of what is sorted by, so that no library decides between equal logits.
+        """
+        logits = self.logits[rows].float()
+        V = logits.shape[1]
+        bits = logits.view(torch.int32)
+        ranks = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()  # ascend as the floats do
+        keys = (ranks << 32) + torch.arange(V - 1, -1, -1, device=bits.device)
+        ids = V - 1 - (keys.topk(min(k, V), dim=-1).values & 0xFFFFFFFF)
+        return ids, logits.gather(1, ids) - self.logsumexp[rows, None]
 
 
 class Hidden(NamedTuple):

@@ -1,5 +1,6 @@
 """What may run: a config on a model, and a request on an engine."""
 
+from orthrus_core.choosers.edit_state import EditCompiler
 from orthrus_core.choosers.grammar_compiler import GrammarCompiler
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.engine.sequence import Sequence
@@ -72,6 +73,7 @@ class RequestAdmission:
         self._grammars = GrammarCompiler(
             tokenizer, vocab_size=self._vocab_size, mask_token_id=getattr(model.config, "mask_token_id", None)
         )
+        self._edits = EditCompiler(tokenizer, vocab_size=self._vocab_size)
 
     def new_sequence(self, request_id: int, request: Request) -> Sequence:
         """Return the request as a sequence that has not run."""
@@ -89,11 +91,12 @@ class RequestAdmission:
         return sequence
 
     def reason_to_reject(self, sequence: Sequence) -> str | None:
-        """Return why the sequence cannot run; None if it can, and then it has its constraint."""
+        """Return why the sequence cannot run; None if it can, and then it has its constraint and edits."""
         reason = self._fault_of_prompt(sequence)
         if reason is None:
             try:
                 sequence.constraint = self._grammars.new_state(sequence.params, sequence.stop_ids)
+                sequence.edits = self._edits.new_state(sequence.params, sequence.stop_ids)
             except RequestError as error:
                 return str(error)
         return reason

@@ -80,12 +80,27 @@ RESULT = (
     Column("seed", pa.int64(), "seed of this row: its own or the config's"),
 )
 LOGPROBS = Column("logprobs", pa.list_(pa.float32()), "log-probability of each of the completion's tokens")
+TOP_LOGPROBS = Column(
+    "top_logprobs",
+    pa.list_(pa.list_(pa.struct([("id", pa.int32()), ("logprob", pa.float32())]))),
+    "the likeliest tokens at the place of each of the completion's tokens, the likeliest first",
+)
+PROMPT_LOGPROBS = Column(
+    "prompt_logprobs",
+    pa.list_(pa.float32()),
+    "log-probability of each of the prompt's tokens; the first has none",
+)
+PROMPT_PERPLEXITY = Column(
+    "prompt_perplexity", pa.float64(), "e to the mean of these with its sign turned; null for a single token"
+)
 TOKEN_IDS = Column("token_ids", pa.list_(pa.int32()), "ids of the completion's tokens, end token included")
 PROMPT_TOKEN_IDS = Column("prompt_token_ids", pa.list_(pa.int32()), "ids of the prompt's tokens")
 DROPPED_REASON = Column(
     "dropped_reason", pa.string(), "in dropped/ only: the filter that the row failed first, and its value"
 )
-OPTIONAL = (LOGPROBS, TOKEN_IDS, PROMPT_TOKEN_IDS, DROPPED_REASON)
+# By the flags of a `TableLayout`.
+ON_REQUEST = (LOGPROBS, TOP_LOGPROBS, PROMPT_LOGPROBS, PROMPT_PERPLEXITY, TOKEN_IDS, PROMPT_TOKEN_IDS)
+OPTIONAL = (*ON_REQUEST, DROPPED_REASON)
 
 # Of how a row was decoded, not of what it says; output.diagnostics false leaves them out.
 DIAGNOSTICS = (
@@ -125,7 +140,8 @@ class TableLayout:
     Attributes:
         carried: carried input columns with the types they have in every output file.
         read: input columns that are read, carried or not.
-        token_ids, prompt_token_ids, logprobs, diagnostics: whether these columns are written.
+        token_ids, prompt_token_ids, logprobs, top_logprobs, diagnostics: whether these columns are written.
+        prompt_logprobs: whether these and the perplexity are.
         rename: output columns that have another name in the files.
         made: columns that output.map makes; null until it has.
     """
@@ -135,9 +151,16 @@ class TableLayout:
     token_ids: bool = False
     prompt_token_ids: bool = False
     logprobs: bool = False
+    top_logprobs: bool = False
+    prompt_logprobs: bool = False
     diagnostics: bool = True
     rename: Mapping[str, str] = field(default_factory=dict)
     made: pa.Schema = pa.schema([])
+
+    @property
+    def prompt_perplexity(self) -> bool:
+        """Whether it is written."""
+        return self.prompt_logprobs
 
     @staticmethod
     def within(name: str) -> str:
@@ -147,13 +170,7 @@ class TableLayout:
     @property
     def output(self) -> pa.Schema:
         """All columns between the stages, in the order of the files."""
-        result = [*RESULT]
-        if self.logprobs:
-            result.append(LOGPROBS)
-        if self.token_ids:
-            result.append(TOKEN_IDS)
-        if self.prompt_token_ids:
-            result.append(PROMPT_TOKEN_IDS)
+        result = [*RESULT, *(one for one in ON_REQUEST if getattr(self, one.name))]
         fields = [pa.field(c.name, c.type) for c in IDENTITY]
         fields += [one.with_name(self.within(one.name)) for one in self.carried]
         fields += [pa.field(c.name, c.type) for c in result]
@@ -210,13 +227,10 @@ def choose_layout(
     needed: Sequence[str],
     carry: Sequence[str] | None,
     id_column: str | None,
-    token_ids: bool = False,
-    prompt_token_ids: bool = False,
-    logprobs: bool = False,
     seed_column: str | None = None,
-    diagnostics: bool = True,
     rename: Mapping[str, str] | None = None,
     made: pa.Schema | None = None,
+    **flags: bool,
 ) -> TableLayout:
     """Decide which input columns are read and which travel to the output.
 
@@ -227,6 +241,7 @@ def choose_layout(
         id_column: column that becomes `id`, and so is not carried under its own name if that is `id`.
         seed_column: column with seeds of rows, the same for `seed`.
         made: columns that output.map makes.
+        flags: which columns are written, see `TableLayout`.
     Raises:
         ConfigError: a carried column does not exist or has the name of an output column.
     """
@@ -241,12 +256,9 @@ def choose_layout(
     layout = TableLayout(
         pa.schema(fields),
         tuple(read),
-        token_ids,
-        prompt_token_ids,
-        logprobs,
-        diagnostics,
-        dict(rename or {}),
-        pa.schema([one.with_type(stored_type(one.type)) for one in made or ()]),
+        rename=dict(rename or {}),
+        made=pa.schema([one.with_type(stored_type(one.type)) for one in made or ()]),
+        **flags,
     )
     _refuse_collisions(layout)
     return layout

@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.sampling                                          # the shipped model, a minute
     python -m tests.benchmarks.sampling --model DIR --modes autoregressive --new-tokens 32 --ignore-eos
+    python -m tests.benchmarks.sampling --params '{"repetition_penalty": 1.2}'   # what penalties cost
 
 One engine per mode and number of sequences decodes the demo's prompts both ways, on one thread; ratios are
 taken round by round. Seconds are those of the process on a processor, so that other programs count for little
@@ -10,6 +11,7 @@ harder to draft, whatever drawing costs.
 """
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
@@ -30,6 +32,7 @@ def main() -> int:
     parser.add_argument("--rows-each", type=int, default=2, help="prompts per sequence in flight")
     parser.add_argument("--compile", default="off", choices=["auto", "on", "off"])
     parser.add_argument("--ignore-eos", action="store_true")
+    parser.add_argument("--params", type=json.loads, default=SAMPLED, help="what is held against greedy")
     parser.add_argument("--wall", action="store_true")
     options = parser.parse_args()
     model, prompts = load(options.model)
@@ -88,7 +91,7 @@ def measure(model: Any, prompts: list[list[int]], mode: str, num_sequences: int,
 
     rows = [prompts[n % len(prompts)] for n in range(max(4, options.rows_each * num_sequences))]
     timings = time_systems(
-        {"greedy": system("greedy"), "sampled": system("sampled", **SAMPLED)},
+        {"greedy": system("greedy"), "sampled": system("sampled", **options.params)},
         rows,
         rounds=options.rounds,
         warm_up_rows=min(num_sequences, 8),

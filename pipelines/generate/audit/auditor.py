@@ -250,4 +250,5 @@ def first_difference(one: Sequence[Any], other: Sequence[Any]) -> int | None:
 
 
 def _with_logprobs(request: Request) -> Request:
-    return replace(request, params=request.params.model_copy(update={"logprobs": True}))
+    params = request.params
+    return replace(request, params=params.model_copy(update={"logprobs": params.logprobs or True}))

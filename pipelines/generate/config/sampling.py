@@ -1,9 +1,9 @@
 """Options of the generate job that say how completions are chosen and where they end."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from orthrus_core.request import SamplingParams
 from pipelines.config.section import Section
@@ -22,6 +22,24 @@ class SamplingColumns(Section):
         None, description="Column with the row's own stop strings: text, or a list of texts (empty: none)."
     )
     n: str | None = Field(None, description="Column with the row's own number of completions.")
+    json_schema: str | None = Field(
+        None, description="Column with the row's own json_schema, as text; the config's grammar is then off."
+    )
+    regex: str | None = Field(None, description="Column with the row's own regex, likewise.")
+    choices: str | None = Field(None, description="Column with the row's own choices, likewise.")
+    repetition_penalty: str | None = Field(None, description="Column with the row's own repetition_penalty.")
+    presence_penalty: str | None = Field(None, description="Column with the row's own presence_penalty.")
+    frequency_penalty: str | None = Field(None, description="Column with the row's own frequency_penalty.")
+    min_tokens: str | None = Field(None, description="Column with the row's own min_tokens.")
+    logit_bias: str | None = Field(
+        None, description='Column with the row\'s own logit_bias: JSON text ({"50": -5.0}), or a map.'
+    )
+    bad_words: str | None = Field(
+        None, description="Column with the row's own bad_words: a text, or a list of texts."
+    )
+    allowed_token_ids: str | None = Field(
+        None, description="Column with the row's own allowed_token_ids: a list."
+    )
 
     @property
     def given(self) -> dict[str, str]:
@@ -36,7 +54,8 @@ class SamplingConfig(SamplingParams):
         0,
         ge=0,
         lt=2**31,
-        description="Most tokens of the completion; auto (0): half of decode.max_context, at most 2048.",
+        description="Most tokens of the completion; auto (0): half of decode.max_context, at most 2048, and "
+        "none with prompt_logprobs.",
     )
     columns: SamplingColumns = Field(
         default_factory=SamplingColumns, description="Per-row values, by option name."
@@ -70,6 +89,11 @@ class SamplingConfig(SamplingParams):
             return Path(value).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"cannot be read from {value}: {error}") from None
+
+    @model_validator(mode="after")
+    def _has_something_to_do(self) -> Self:
+        """In place of the engine's rule: 0 stands for auto."""
+        return self
 
     @property
     def params(self) -> SamplingParams:

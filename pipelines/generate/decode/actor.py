@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from orthrus_core.engine.sequence import Completion
 from orthrus_core.engine.stats import CompletionStats
-from orthrus_core.request import Request
+from orthrus_core.request import GRAMMARS, Request
 from pipelines.checkpoint.directory import fetch, load_tokenizer
 from pipelines.cluster.board import Board, UnitKey
 from pipelines.generate.audit.auditor import Auditor
@@ -76,14 +76,18 @@ def load_engine(spec: ActorSpec) -> EngineLike:
         lora=None if spec.adapter is None else fetch(spec.adapter),
     )
     # a tokenizer of its own: those of the tokenizers library are not to be shared between threads
-    sampling = spec.sampling
-    needs_text = sampling.stop or sampling.columns.stop or sampling.grammar
-    decoder = TextDecoder(spec.checkpoint.source) if needs_text else None
+    decoder = TextDecoder(spec.checkpoint.source) if needs_text(spec.sampling) else None
     return orthrus_core.Engine(model, spec.decode, tokenizer=decoder)
 
 
+def needs_text(sampling: SamplingConfig) -> bool:
+    """Whether the engine has to know texts: of stop strings, grammars or bad words."""
+    by_column = sampling.columns.given.keys() & {"stop", "bad_words", *GRAMMARS}
+    return bool(sampling.stop or sampling.bad_words or sampling.grammar or by_column)
+
+
 class TextDecoder:
-    """Turns tokens into the text that is written, for the engine's stop strings too."""
+    """Turns tokens into the text that is written, for the engine's stop strings too, and bad words back."""
 
     def __init__(self, path: str):
         """Args: path is the checkpoint's."""
@@ -93,6 +97,10 @@ class TextDecoder:
     def backend_tokenizer(self) -> Any:
         """What the engine reads the vocabulary from, for grammars; None: the tokenizer is a slow one."""
         return getattr(self._tokenizer, "backend_tokenizer", None)
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Return the tokens of a text."""
+        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
 
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool = True) -> str:
         """Return the text of tokens as the model wrote it."""

@@ -116,9 +116,11 @@ class CompletionMemo:
 def request_key(request: Request) -> bytes:
     """Hash of all that a completion depends on; without a temperature that is neither seed nor sample.
 
-    Whether log-probabilities are asked for is left out: the audit asks for those of some rows.
+    Whether log-probabilities are asked for is left out, since the audit asks for those of some rows; how many
+    is not.
     """
-    params, sample = request.params.model_copy(update={"logprobs": False}), request.sample
+    params, sample = request.params, request.sample
+    params = params.model_copy(update={"logprobs": params.num_top_logprobs})
     if params.temperature == 0:
         params, sample = params.model_copy(update={"seed": 0}), 0
     text = f"{params.model_dump_json()}|{sample}|{','.join(map(str, request.prompt_ids))}"
@@ -126,4 +128,5 @@ def request_key(request: Request) -> bytes:
 
 
 def _size(completion: Completion) -> int:
-    return 1 + len(completion.token_ids)
+    told = sum(map(len, completion.top_logprobs or ())) + len(completion.prompt_logprobs or ())
+    return 1 + len(completion.token_ids) + told

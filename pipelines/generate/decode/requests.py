@@ -1,6 +1,5 @@
 """Rows of a unit to requests for the engine: one for each sample."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,6 +7,7 @@ import pyarrow as pa
 
 from orthrus_core.request import Request, SamplingParams
 from pipelines.generate.config.sampling import SamplingConfig
+from pipelines.generate.prompt.row_params import with_overrides
 from pipelines.read.columns import PARAMS, PROMPT_IDS, ROW_ERROR, SAMPLES
 
 
@@ -64,8 +64,6 @@ class RequestBuilder:
             if len(self._known) >= 4096:  # every row may have a seed of its own
                 self._known = {None: self._base}
             assert overrides is not None
-            own = json.loads(overrides)  # checked where the row was read
-            own = {name: tuple(value) if isinstance(value, list) else value for name, value in own.items()}
-            known = self._base.model_copy(update=own)
+            known = with_overrides(self._base, overrides)
             self._known[overrides] = known
         return known

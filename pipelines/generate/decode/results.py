@@ -1,5 +1,6 @@
 """Completions to output columns."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -74,7 +75,10 @@ class ResultWriter:
 
     def _results(self, rows: Sequence[SampleRow], completions: Sequence[Completion]) -> dict[str, Any]:
         stats = [completion.stats for completion in completions]
-        is_fine = [completion.error is None for completion in completions]
+
+        def of_fine(name: str) -> list[Any]:
+            return [getattr(one, name) if one.error is None else None for one in completions]
+
         return {name: [getattr(one, name) for one in stats] for name in COUNTERS} | {
             "completion": [self._text(*both) for both in zip(rows, completions, strict=True)],
             "finish_reason": [completion.finish_reason for completion in completions],
@@ -83,10 +87,11 @@ class ResultWriter:
             "tokens_per_forward": [one.tokens_per_forward for one in stats],
             "min_logit_gap": [one.min_logit_gap for one in stats],
             "mean_logprob": [_mean_logprob(completion) for completion in completions],
-            "logprobs": [c.logprobs if fine else None for c, fine in zip(completions, is_fine, strict=True)],
-            "token_ids": [
-                c.token_ids if fine else None for c, fine in zip(completions, is_fine, strict=True)
-            ],
+            "logprobs": of_fine("logprobs"),
+            "top_logprobs": of_fine("top_logprobs"),
+            "prompt_logprobs": of_fine("prompt_logprobs"),
+            "prompt_perplexity": [_perplexity(logprobs) for logprobs in of_fine("prompt_logprobs")],
+            "token_ids": of_fine("token_ids"),
         }
 
     def _exactness(self, row: SampleRow, completion: Completion) -> str | None:
@@ -99,6 +104,13 @@ class ResultWriter:
             return None
         text = self._decoder.decode(completion.token_ids)
         return cut_text(text, completion.stop_string, include=row.params.include_stop_str)
+
+
+def _perplexity(logprobs: Sequence[float | None] | None) -> float | None:
+    """Of a prompt, by its tokens' log-probabilities; the first has none."""
+    if logprobs is None or len(logprobs) < 2:
+        return None
+    return math.exp(-math.fsum(one for one in logprobs if one is not None) / (len(logprobs) - 1))
 
 
 def _mean_logprob(completion: Completion) -> float | None:

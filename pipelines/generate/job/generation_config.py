@@ -16,9 +16,9 @@ from pipelines.generate.config.sampling import SamplingConfig
 
 FILE = "generation_config.json"
 # Fields that options of ours stand for.
-OPTIONS = {name: name for name in (*SAMPLING_DEFAULTS, "max_new_tokens", "eos_token_id")} | {
-    "stop_strings": "stop"
-}
+OPTIONS = {
+    name: name for name in (*SAMPLING_DEFAULTS, "max_new_tokens", "eos_token_id", "repetition_penalty")
+} | {"stop_strings": "stop", "min_new_tokens": "min_tokens", "bad_words_ids": "bad_words"}
 # Fields that change no text: ids that prompts bring along, caches, speed, form of the answer, beams alone.
 NO_EFFECT = {
     *("do_sample", "bos_token_id", "pad_token_id", "decoder_start_token_id", "transformers_version"),
@@ -30,6 +30,8 @@ NO_EFFECT = {
     *("output_attentions", "output_hidden_states", "output_scores", "output_logits"),
     "return_dict_in_generate",
 }
+
+OFF = {"repetition_penalty": 1.0, "min_new_tokens": 0, "bad_words_ids": []}  # of options, change nothing
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +79,8 @@ def _stored(path: str) -> tuple[dict[str, Any], set[str]]:
 
 def _may_matter(name: str, value: Any) -> bool:
     if value is None or name in NO_EFFECT or name.startswith("_"):
+        return False
+    if OFF.get(name) == value:
         return False
     return name in OPTIONS or value not in (NEUTRAL_VALUES.get(name, 0), [], {})
 

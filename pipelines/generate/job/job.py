@@ -17,7 +17,7 @@ from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.hooks.hook import Hooks, load_hook
 from pipelines.generate.job.checks import check_group_by, check_keep, check_model, check_repair
 from pipelines.generate.job.generation_config import resolve
-from pipelines.generate.job.grammars import check_grammar
+from pipelines.generate.job.params_trial import check_params
 from pipelines.generate.job.sizes import with_lengths
 from pipelines.generate.ledger.failed_units import failed_units
 from pipelines.generate.ledger.ledger import Ledger, differences, fingerprint
@@ -150,7 +150,7 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
     config = with_lengths(config, checkpoint, stored)
     check_model(config, checkpoint, adapter)
     new_renderer(config, checkpoint)
-    check_grammar(config, checkpoint)
+    check_params(config, checkpoint)
     is_begun = stored is not None
     exports, datasets = exported(config.input, ledger.run_url, is_begun=is_begun)
     files = list_shards((*plain_paths(config.input), *exports), config.input.format)
@@ -186,7 +186,9 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
         id_column=config.input.id_column,
         token_ids=config.output.token_ids,
         prompt_token_ids=config.output.prompt_token_ids,
-        logprobs=config.sampling.logprobs,
+        logprobs=bool(config.sampling.logprobs),
+        top_logprobs=config.sampling.num_top_logprobs > 0,
+        prompt_logprobs=config.sampling.prompt_logprobs,
         seed_column=config.sampling.columns.seed,
         diagnostics=config.output.diagnostics,
         rename=config.output.rename,

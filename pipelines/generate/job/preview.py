@@ -9,6 +9,7 @@ from orthrus_core.errors import ConfigError
 from pipelines.command.wording import count_of
 from pipelines.generate.hooks.tables import map_input
 from pipelines.generate.job.job import Job, new_renderer
+from pipelines.generate.job.params_trial import ParamsTrial
 from pipelines.generate.job.sizes import PROMPT_TOKENS, Sizes, choose_sizes, device_here, memory_here
 from pipelines.generate.prompt.unit import RenderedRow, render_rows
 from pipelines.read.columns import INPUT_FAULTS, ROW_ERROR
@@ -51,7 +52,9 @@ def preview(job: Job, num_prompts: int = 3) -> Preview:
     if faults and (job.config.input.on_bad_shard == "fail" or not tables):
         raise ConfigError(f"{len(faults)} bad input file(s): " + "; ".join(faults))
     renderer = new_renderer(job.config, job.checkpoint)
-    rows = render_rows(map_input(tables[0].slice(0, num_prompts), job.hooks.input), renderer, job.config)
+    trial = ParamsTrial(job.config, job.checkpoint)
+    table = map_input(tables[0].slice(0, num_prompts), job.hooks.input)
+    rows = [trial.of_row(row) for row in render_rows(table, renderer, job.config)]
     texts = [renderer.decode(row.prompt_ids) if row.prompt_ids else None for row in rows]
     return Preview(tuple(zip(texts, rows, strict=True)), _sizes(job, rows))
 

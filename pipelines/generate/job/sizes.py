@@ -101,8 +101,9 @@ def with_lengths(
     if context is None:
         asked = config.model.device
         context = choose_sizes(config, checkpoint, device_here(asked), memory_here(asked)).decode.max_context
-    longest = config.sampling.max_new_tokens or before.get("sampling.max_new_tokens")
-    longest = longest or min(MOST_NEW_TOKENS, context // 2)
+    longest = config.sampling.max_new_tokens or before.get("sampling.max_new_tokens", 0)
+    if not config.sampling.prompt_logprobs:
+        longest = longest or max(config.sampling.min_tokens, min(MOST_NEW_TOKENS, context // 2))
     return config.model_copy(
         update={
             "decode": config.decode.model_copy(update={"max_context": context}),

@@ -148,7 +148,7 @@ class PromptRenderer:
 
     def _limit(self, max_new_tokens: int) -> int:
         """Most tokens of a prompt."""
-        room = self._prompt.room or max_new_tokens
+        room = self._prompt.room or max(1, max_new_tokens)  # the engine runs no prompt that fills all of it
         if room >= self._max_context:
             raise RequestError(
                 f"no room for a prompt: {room} tokens are kept free for the completion, "

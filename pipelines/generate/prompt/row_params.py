@@ -9,10 +9,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from orthrus_core.errors import RequestError
+from orthrus_core.request import GRAMMARS, SamplingParams
 from pipelines.config.faults import explain_fault
 from pipelines.generate.config.sampling import SamplingConfig
 
 LONGEST_FAULT = 200  # characters; a bad value may be a whole text
+TEXTS = {"stop", "bad_words", "logit_bias", *GRAMMARS}
+NO_GRAMMAR = {name: SamplingConfig.model_fields[name].default for name in GRAMMARS}
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,11 @@ class RowParams:
     max_new_tokens: int
     n: int
     overrides: str | None
+
+
+def with_overrides(base: SamplingParams, overrides: str) -> SamplingParams:
+    """Return a config's parameters with a row's own, as `RowParams` has them."""
+    return SamplingParams.model_validate(base.model_dump() | json.loads(overrides))
 
 
 class ParamColumns:
@@ -62,13 +70,10 @@ class ParamColumns:
         return known
 
     def _check(self, values: Mapping[str, Any]) -> RowParams:
-        for option, value in values.items():
-            if option != "stop" and isinstance(value, bool | str | bytes):
-                raise RequestError(
-                    f"column {self._columns[option]}: {option} must be a number, got {value!r:.60}"
-                )
+        self._check_kinds(values)
+        grammar = {} if values.keys().isdisjoint(GRAMMARS) else NO_GRAMMAR
         try:
-            checked = SamplingConfig.model_validate({**self._base, **values})
+            checked = SamplingConfig.model_validate({**self._base, **grammar, **values})
         except ValidationError as error:
             fault = error.errors()[0]
             column = self._columns.get(str(fault["loc"][0]), "") if fault["loc"] else ""
@@ -77,5 +82,18 @@ class ParamColumns:
         if not values.get("max_new_tokens", 1):  # 0 stands for auto in a config alone
             column = self._columns["max_new_tokens"]
             raise RequestError(f"column {column}: max_new_tokens must be >= 1, got 0")
-        own = {option: getattr(checked, option) for option in values if option != "n"}
+        own = {option: getattr(checked, option) for option in (*values, *grammar) if option != "n"}
         return RowParams(checked.max_new_tokens, checked.n, json.dumps(own) if own else None)
+
+    def _check_kinds(self, values: Mapping[str, Any]) -> None:
+        """Refuse what the options' own rules would take, and a row does not mean."""
+        for option, value in values.items():
+            rule = None
+            if option not in TEXTS and isinstance(value, bool | str | bytes):
+                rule = "a list of ids" if option == "allowed_token_ids" else "a number"
+            # a mapping lacks what is null in its row; the name of a file is for the config alone
+            if option == "json_schema" and (not isinstance(value, str) or value.endswith(".json")):
+                rule = "a JSON schema as text"
+            if rule is not None:
+                column = self._columns[option]
+                raise RequestError(f"column {column}: {option} must be {rule}, got {value!r:.60}")

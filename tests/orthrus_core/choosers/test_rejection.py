@@ -1,5 +1,7 @@
 """The rejection rule: its parts by hand, its output against the exact distribution of AR decoding."""
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -171,6 +173,38 @@ def test_looked_up_drafts_keep_the_distribution_too(filters):
     assert report["draft_forwards"] == 0
     assert 0.1 < report["lookup_accepted"] / report["lookup_drafted"] < 0.9
     assert misfit(texts, engine, PARAMS[filters]) < 1
+
+
+def edited_by_hand(logits: Tensor, params: SamplingParams, emitted: tuple[int, ...]) -> Tensor:
+    """One row of logits as penalties make it after these tokens."""
+    edited = logits.clone()
+    for token_id in {*PROMPT, *emitted}:
+        value, count = float(logits[token_id]), emitted.count(token_id)
+        value = value / params.repetition_penalty if value > 0 else value * params.repetition_penalty
+        edited[token_id] = value - params.frequency_penalty * count - params.presence_penalty * (count > 0)
+    return edited
+
+
+@pytest.mark.parametrize("consensus", ["rejection", "coupled"])
+def test_penalised_completions_are_distributed_as_those_of_ar_decoding(model, consensus):
+    params = SamplingParams(
+        temperature=1.0,
+        max_new_tokens=3,
+        ignore_eos=True,
+        repetition_penalty=2.0,
+        frequency_penalty=0.7,
+        presence_penalty=0.5,
+    )
+    texts, engine = toy_texts(model, consensus, params, COUNT)
+    exact = torch.ones(V, V, V, dtype=torch.float64)
+    for first, second, third in itertools.product(range(V), repeat=3):
+        emitted = (first, second, third)
+        for place, last in enumerate((PROMPT[-1], first, second)):
+            row = edited_by_hand(engine.runner.ar_logits[last], params, emitted[:place])
+            exact[emitted] *= float(row.softmax(-1)[emitted[place]])
+    counts = torch.bincount((texts * torch.tensor([V * V, V, 1])).sum(1), minlength=V**3).view(V, V, V)
+    assert sum(engine.report()["accepted_by_position"]) > 0
+    assert chi_square_over_bound(counts, exact) < 1
 
 
 def no_residual(p: Tensor, q: Tensor, noise: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from orthrus_core import ConfigError, Engine, EngineConfig, Request, SamplingParams
+from orthrus_core.models.readout import read_out
 from tests.drafts import mostly_right, request_of
 from tests.small_models import small_orthrus
 from tests.tokenizers import ByteTokenizer
@@ -23,7 +24,7 @@ def random_params(source: random.Random, texts: list[str]) -> SamplingParams:
     return SamplingParams(
         max_new_tokens=30,
         stop=source.choice(stop),
-        logprobs=source.random() < 0.5,
+        logprobs=source.choice([True, False, 1, 4]),
         **(source.choice([{}, sampled])),
     )
 
@@ -35,6 +36,7 @@ def outcome(completion):
         completion.finish_reason,
         completion.stop_string,
         completion.logprobs,
+        completion.top_logprobs,
         stats.logprob,
         stats.min_logit_gap,
     )
@@ -159,6 +161,27 @@ def test_logprobs_are_given_per_token_when_asked_for_and_sum_to_the_counter():
     assert asked.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
     assert sum(asked.logprobs) == pytest.approx(asked.stats.logprob)
     assert not_asked.logprobs is None
+
+
+def test_the_likeliest_tokens_are_those_of_the_logits_and_the_first_is_the_greedy_choice():
+    engine = Engine(small_orthrus(), EngineConfig(max_context=64, self_check=False))
+    [completion] = engine.generate([[5, 6, 7]], SamplingParams(max_new_tokens=12, logprobs=5))
+    ids = torch.tensor([[5, 6, 7] + completion.token_ids])
+    expected = small_orthrus()(ids).logits.detach()[0, 2:-1].log_softmax(-1).topk(5)
+    assert [[token_id for token_id, _ in place] for place in completion.top_logprobs] == (
+        expected.indices.tolist()
+    )
+    given = torch.tensor([[logprob for _, logprob in place] for place in completion.top_logprobs])
+    assert torch.allclose(given, expected.values, atol=1e-4)
+    firsts = [place[0] for place in completion.top_logprobs]
+    assert firsts == list(zip(completion.token_ids, completion.logprobs, strict=True))
+
+
+def test_equal_logits_are_told_of_by_ascending_id():
+    logits = torch.tensor([[0.0, 2.0, -1.0, 2.0, 0.0, -0.5]])
+    ids, logprobs = read_out(logits.bfloat16()).likeliest(torch.tensor([0]), 9)
+    assert ids.tolist() == [[1, 3, 0, 4, 5, 2]]
+    assert torch.allclose(logprobs, logits.log_softmax(-1).gather(1, ids))
 
 
 def test_an_ignored_eos_leaves_stop_ids_in_force():

@@ -123,7 +123,7 @@ def test_no_field_of_transformers_is_ignored_in_silence():
             model.generate(input_ids, use_diffusion_mode=True, do_sample=True, **{name: 0.375})
 
 
-@pytest.mark.parametrize("name", ["forced_eos_token_id", "max_time", "suppress_tokens"])
+@pytest.mark.parametrize("name", ["forced_eos_token_id", "max_time", "begin_suppress_tokens"])
 def test_zero_is_no_neutral_value_where_it_means_something(name):
     with pytest.raises(ConfigError, match=f"has no {name}, got 0"):
         small_orthrus().generate(prompts(8)[0], use_diffusion_mode=True, **{name: 0})
@@ -178,17 +178,19 @@ def test_options_that_change_nothing_are_taken(options):
         ({"do_sample": True, "top_p": 1.5}, "top_p: Input should be less than or equal to 1, got 1.5"),
         ({"num_beams": 2}, "has no num_beams, got 2"),
         ({"num_return_sequences": 3}, "has no num_return_sequences, got 3"),
-        ({"repetition_penalty": 1.2}, "has no repetition_penalty, got 1.2"),
-        ({"min_new_tokens": 1}, "has no min_new_tokens, got 1"),
+        ({"min_length": 1}, "has no min_length, got 1"),
+        ({"sequence_bias": {(1, 2): 1.0}}, r"sequence_bias must name single tokens, got \(1, 2\)"),
+        ({"repetition_penalty": -1.0}, "repetition_penalty: Input should be greater than 0, got -1.0"),
+        ({"num_beams": 3}, "has no num_beams, got 3: there is no beam search: a step verifies one"),
         ({"return_dict_in_generate": True}, "has no return_dict_in_generate, got True"),
         ({"stop_strings": ["x"]}, "stop_strings are looked for in text: pass tokenizer=... to generate too"),
         ({"generation_config": GenerationConfig(num_beams=2)}, "has no num_beams, got 2"),
-        ({"logits_processor": [1]}, "does not take logits_processor"),
+        ({"logits_processor": [1]}, "does not take logits_processor: there are no callbacks on logits"),
         ({"use_difusion": False, "beams": 1}, "does not take beams, use_difusion"),
         ({"block_size": 9}, "block_size must be <= 8"),
         ({"block_size": 0}, "block_size: Input should be greater than or equal to 1, got 0"),
         ({"token_budget": 1}, "token_budget: Input should be greater than or equal to 4, got 1"),
-        ({"max_new_tokens": 0}, "max_new_tokens: Input should be greater than or equal to 1, got 0"),
+        ({"max_new_tokens": 0}, "must have max_new_tokens >= 1"),
         ({"attention_mask": torch.ones(1, 7)}, "attention_mask must have the shape of input_ids"),
     ],
 )
@@ -197,8 +199,25 @@ def test_options_that_the_engine_does_not_have_are_refused(options, message):
         small_orthrus().generate(prompts(8)[0], use_diffusion_mode=True, **options)
 
 
-def test_a_penalty_in_the_models_generation_config_is_refused():
-    model = small_orthrus()
-    model.generation_config.repetition_penalty = 1.1
-    with pytest.raises(ConfigError, match="has no repetition_penalty, got 1.1"):
-        model.generate(prompts(8)[0], use_diffusion_mode=True)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"repetition_penalty": 1.3},
+        {"bad_words_ids": [[3], [7, 9]], "suppress_tokens": [11, 12]},
+        {"sequence_bias": {(5,): 4.0, (6,): -2.0}},
+        {"min_new_tokens": 7},
+        {"repetition_penalty": 0.8, "sequence_bias": [[[5], 2.5]], "min_new_tokens": 6},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("is_own", [False, True])
+def test_what_edits_logits_does_what_it_does_in_transformers(options, is_own):
+    input_ids, _ = prompts(8)
+    model = small_orthrus(sameness=0.2)
+    plain = model.generate(input_ids, do_sample=False, max_new_tokens=5)
+    options = {"bad_words_ids": [[int(plain[0, 8])]]} | options | {"eos_token_id": int(plain[0, 12])}
+    if is_own:
+        model.generation_config.update(**options)
+        options = {}
+    out = engine_equals_transformers(model, input_ids, max_new_tokens=12, **options)
+    assert not torch.equal(out[:, : plain.shape[1]], plain)

@@ -70,7 +70,7 @@ def test_the_backbone_is_neither_changed_nor_shared():
 def test_the_config_is_the_backbones_with_the_fields_of_the_head():
     backbone = small_backbone(eos_token_id=[3, 4], use_sliding_window=True, sliding_window=7)
     fields = add_diffusion_head(backbone, block_size=5, mask_token_id=9).config.to_dict()
-    head = {"block_size": 5, "mask_token_id": 9, "backbone_type": "qwen3"}
+    head = {"block_size": 5, "mask_token_id": 9, "backbone_type": "qwen3", "has_head": True}
     head |= {"model_type": "orthrus", "dtype": "float32"}
     architectures = {"architectures": ["OrthrusLM"]}
     assert fields | architectures == backbone.config.to_dict() | head | architectures

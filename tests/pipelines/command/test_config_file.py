@@ -65,6 +65,26 @@ def test_an_unknown_key_gets_a_suggestion(config_file):
     )
 
 
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ("max_tokens=5", "sampling has no max_tokens, did you mean max_new_tokens?"),
+        ("stop_sequences=[a]", "sampling has no stop_sequences, did you mean stop?"),
+        ("num_return_sequences=2", "sampling has no num_return_sequences, did you mean n?"),
+        ("num_beams=2", "sampling has no num_beams: there is no beam search: a step verifies one"),
+        ("logits_processors=[a]", "sampling has no logits_processors: there are no callbacks on logits: "),
+    ],
+)
+def test_an_option_of_another_engine_is_named_with_ours_or_the_reason(config_file, setting, reason):
+    assert refusal(config_file, f"sampling.{setting}").startswith(reason)
+
+
+def test_a_value_within_a_list_is_named_with_its_rule(config_file):
+    assert refusal(config_file, "sampling.logit_bias={5: 200}") == (
+        "sampling.logit_bias[0][1] must be <= 100.0, got 200"
+    )
+
+
 def test_an_unknown_key_without_a_neighbour_gets_the_known_ones(config_file):
     assert refusal(config_file, "output.zzz=4") == (
         "output.zzz is not a known key; known: path, token_ids, prompt_token_ids, diagnostics, rename, "

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -201,6 +202,27 @@ def test_text_ends_before_the_stop_string_and_ids_hold_it(spec):
     assert untouched["completion"] == other["completion"]
     kept, _ = written_with(spec, stop=(stop,), include_stop_str=True)
     assert kept["completion"] == before + stop
+
+
+def test_scored_prompts_have_log_probabilities_and_perplexity_and_no_completion(spec):
+    layout = replace(spec.layout, prompt_logprobs=True)
+    sampling = spec.sampling.model_copy(update={"prompt_logprobs": True, "max_new_tokens": 0})
+    asked = replace(spec, layout=layout, sampling=sampling)
+    table = unit([[5, 6, 7], [300]], params=[{}, {}])
+    several, single = call(GenerateActor(asked), table)[0].to_pylist()
+    first, *scores = several["prompt_logprobs"]
+    assert first is None
+    assert several["prompt_perplexity"] == pytest.approx(math.exp(-sum(scores) / 2))
+    assert (several["completion"], several["finish_reason"], several["token_ids"]) == ("", "length", [])
+    assert (single["prompt_logprobs"], single["prompt_perplexity"]) == ([None], None)
+
+
+def test_the_likeliest_tokens_are_written_when_asked_for(spec):
+    layout = replace(spec.layout, top_logprobs=True, logprobs=True)
+    row, bad = written_with(replace(spec, layout=layout), logprobs=2)
+    assert [place[0]["id"] for place in row["top_logprobs"]] == row["token_ids"]
+    assert [place[0]["logprob"] for place in row["top_logprobs"]] == row["logprobs"]
+    assert {len(place) for place in row["top_logprobs"]} == {2}
 
 
 def test_log_probabilities_are_written_when_asked_for(spec):

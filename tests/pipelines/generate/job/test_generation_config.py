@@ -46,8 +46,14 @@ def test_its_options_go_before_the_defaults(outcome):
     sampling, fates = outcome(QWEN | {"max_new_tokens": 9, "min_p": 0.1, "stop_strings": ["a", "b"]})
     assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p) == (0.6, 20, 0.95, 0.1)
     assert (sampling.eos_token_id, sampling.max_new_tokens, sampling.stop) == ((2, 5), 9, ("a", "b"))
-    assert fates["unsupported"] == {"repetition_penalty": 1.05}
-    assert fates["left"] == {}
+    assert sampling.repetition_penalty == 1.05
+    assert fates["unsupported"] == fates["left"] == {}
+
+
+def test_edits_of_logits_are_taken_under_our_names(outcome):
+    sampling, fates = outcome({"min_new_tokens": 3, "bad_words_ids": [[4], [5, 6]], "max_new_tokens": 9})
+    assert (sampling.min_tokens, sampling.bad_words) == (3, ((4,), (5, 6)))
+    assert fates["taken"].keys() == {"min_tokens", "bad_words", "max_new_tokens"}
 
 
 def test_what_the_config_sets_goes_before_it(outcome):
@@ -71,24 +77,25 @@ def test_ignored_it_changes_nothing_and_is_named(outcome, caplog):
     caplog.set_level(logging.INFO)
     sampling, fates = outcome(QWEN, generation_config="ignore")
     assert (sampling.temperature, sampling.eos_token_id) == (0.0, None)
-    assert fates["left"].keys() == {"temperature", "top_k", "top_p", "min_p"}
+    assert fates["left"].keys() == {"temperature", "top_k", "top_p", "min_p", "repetition_penalty"}
     [record] = caplog.records
     assert record.getMessage().startswith('sampling.generation_config ignore: left={"temperature": 0.6')
 
 
 def test_what_the_engine_has_not_is_warned_of(outcome, caplog):
-    stored = {"suppress_tokens": [1], "bad_words_ids": [[2, 3]], "repetition_penalty": 1.0, "num_beams": 4}
+    stored = {"suppress_tokens": [1], "guidance_scale": 2.0, "repetition_penalty": 1.0, "num_beams": 4}
     outcome(stored)
     [record] = caplog.records
     assert record.getMessage() == (
-        'sampling.generation_config use: unsupported={"suppress_tokens": [1], "bad_words_ids": [[2, 3]], '
+        'sampling.generation_config use: unsupported={"suppress_tokens": [1], "guidance_scale": 2.0, '
         '"num_beams": 4}'
     )
 
 
 @pytest.mark.parametrize("name", sorted({*vars(GenerationConfig()), "of_the_future"} - {"do_sample"}))
 def test_no_field_is_ignored_in_silence(outcome, name):
-    value = {"eos_token_id": 7, "stop_strings": "x", "max_new_tokens": 7}.get(name, 0.7)
+    values = {"eos_token_id": 7, "stop_strings": "x", "max_new_tokens": 7, "min_new_tokens": 7}
+    value = (values | {"bad_words_ids": [[7]]}).get(name, 0.7)
     stored = {name: 3 if name == "top_k" else value}
     _, fates = outcome(stored | ({"do_sample": True} if name in ("temperature", "top_k") else {}))
     if name in NO_EFFECT or name.startswith("_"):
@@ -123,7 +130,7 @@ def test_the_resolved_options_are_the_runs_identity(tree, tmp_path):
     job = prepare(GenerateConfig.model_validate(tree))
     assert job.identity["sampling.temperature"] == job.manifest()["config"]["sampling"]["temperature"] == 0.6
     assert job.config.sampling.params.eos_token_id == (2, 5)
-    assert job.manifest()["generation_config"]["unsupported"] == {"repetition_penalty": 1.05}
+    assert job.identity["sampling.repetition_penalty"] == 1.05
     tree["sampling"] |= {"generation_config": "ignore", "temperature": 0.6, "top_k": 20, "top_p": 0.95}
-    tree["sampling"]["eos_token_id"] = [2, 5]
+    tree["sampling"] |= {"eos_token_id": [2, 5], "repetition_penalty": 1.05}
     assert prepare(GenerateConfig.model_validate(tree)).fingerprint == job.fingerprint

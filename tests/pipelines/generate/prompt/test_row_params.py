@@ -7,8 +7,9 @@ from decimal import Decimal
 import pytest
 
 from orthrus_core.errors import RequestError
+from orthrus_core.request import SamplingParams
 from pipelines.generate.config.sampling import SamplingConfig
-from pipelines.generate.prompt.row_params import ParamColumns
+from pipelines.generate.prompt.row_params import ParamColumns, with_overrides
 
 COLUMNS = {
     "temperature": "te",
@@ -18,6 +19,14 @@ COLUMNS = {
     "seed": "se",
     "stop": "st",
     "n": "n",
+    "json_schema": "js",
+    "regex": "re",
+    "choices": "ch",
+    "repetition_penalty": "rp",
+    "min_tokens": "mt",
+    "logit_bias": "lb",
+    "bad_words": "bw",
+    "allowed_token_ids": "al",
 }
 
 
@@ -42,6 +51,40 @@ def test_stop_is_a_text_or_a_list_of_texts(stop, found):
     assert json.loads(of({"st": stop}).overrides) == {"stop": found}
 
 
+@pytest.mark.parametrize(
+    ("row", "own"),
+    [
+        ({"js": '{"type": "string"}'}, {"json_schema": '{"type": "string"}', "regex": None, "choices": []}),
+        ({"ch": ["a", "b"]}, {"choices": ["a", "b"], "json_schema": None, "regex": None}),
+        (
+            {"re": "a+", "rp": 1.5},
+            {"regex": "a+", "repetition_penalty": 1.5, "json_schema": None, "choices": []},
+        ),
+    ],
+)
+def test_a_grammar_of_the_row_is_in_place_of_the_configs(row, own):
+    assert json.loads(of(row, regex="b+").overrides) == own
+
+
+@pytest.mark.parametrize("value", ['{"7": 1.5, "3": -2}', [(7, 1.5), (3, -2.0)]])
+def test_biases_are_json_text_or_a_map(value):
+    assert json.loads(of({"lb": value}).overrides) == {"logit_bias": [[3, -2.0], [7, 1.5]]}
+
+
+def test_lists_reach_the_engine_as_it_wants_them():
+    row = {"bw": ["no", "never"], "al": [3, 5], "lb": '{"3": 1}', "mt": 2}
+    params = with_overrides(SamplingParams(max_new_tokens=9, seed=4), of(row).overrides)
+    assert params == SamplingParams(
+        max_new_tokens=9,
+        seed=4,
+        bad_words=("no", "never"),
+        allowed_token_ids=(3, 5),
+        logit_bias={3: 1.0},
+        min_tokens=2,
+    )
+    assert hash(params)
+
+
 def test_whole_numbers_may_come_as_floats():
     assert json.loads(of({"se": 5.0}).overrides) == {"seed": 5}
 
@@ -63,6 +106,19 @@ def test_whole_numbers_may_come_as_floats():
         ({"te": 1e39}, "column te: temperature must be <= 1000000.0, got 1e+39"),
         ({"tk": 2**63}, f"column tk: top_k must be < {2**63}, got {2**63}"),
         ({"n": 0}, "column n: n must be >= 1, got 0"),
+        ({"js": {"type": None}}, "column js: json_schema must be a JSON schema as text, got {'type': None}"),
+        (
+            {"js": "/etc/secret.json"},
+            "column js: json_schema must be a JSON schema as text, got '/etc/secret.json'",
+        ),
+        (
+            {"js": "{"},
+            "column js: json_schema must be a JSON schema, got '{', which is no JSON: Expecting property "
+            "name enclosed in double quotes: line 1 column 2 (char 1)",
+        ),
+        ({"rp": 0.0}, "column rp: repetition_penalty must be > 0.0, got 0.0"),
+        ({"al": "3"}, "column al: allowed_token_ids must be a list of ids, got '3'"),
+        ({"mt": "3"}, "column mt: min_tokens must be a number, got '3'"),
         ({"n": 1025}, "column n: n must be <= 1024, got 1025"),
     ],
 )

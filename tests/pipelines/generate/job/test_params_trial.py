@@ -1,11 +1,13 @@
-"""Structured output through the pipeline: refused before anything starts, obeyed by what the actor writes."""
+"""Grammars and edits of logits: refused before anything starts, obeyed by what the actor writes."""
 
 import asyncio
 import json
+import re
 from pathlib import Path
 
 import jsonschema
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -14,9 +16,11 @@ from pipelines.checkpoint.directory import load_tokenizer, locate
 from pipelines.cluster.failures import FailureNotes
 from pipelines.command.config_file import load_config
 from pipelines.generate.config.job import GenerateConfig
-from pipelines.generate.decode.actor import GenerateActor
+from pipelines.generate.config.sampling import SamplingConfig
+from pipelines.generate.decode.actor import GenerateActor, needs_text
 from pipelines.generate.decode.spec import ActorSpec
 from pipelines.generate.job.job import prepare
+from pipelines.generate.job.preview import preview
 from pipelines.read.columns import TableLayout
 from tests.pipelines.unit_tables import unit
 
@@ -50,6 +54,52 @@ def test_a_grammar_is_refused_before_anything_starts(tree):
     assert "sampling.regex goes with stop ids that are special" in refusal(
         tree, regex="a", stop_token_ids=[9]
     )
+
+
+def test_edits_that_cannot_be_had_are_refused_before_anything_starts(tree):
+    assert refusal(tree, logit_bias={5000: 1.0}) == (
+        "sampling.logit_bias has ids [5000], the vocabulary has ids 0 to 1023"
+    )
+    assert "may leave no token to choose" in refusal(tree, allowed_token_ids=[2], min_tokens=1)
+
+
+def test_a_dry_run_tries_the_rows_own_grammars_and_edits(tree, tmp_path):
+    columns = {
+        "prompt": ["a", "b", "c"],
+        "re": ["x+", "[x", None],
+        "bias": [None, None, '{"5000": 1}'],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "own.parquet")
+    tree["input"] |= {"paths": str(tmp_path / "own.parquet"), "id_column": None}
+    tree = with_sampling(tree, columns={"regex": "re", "logit_bias": "bias"})
+    job = prepare(GenerateConfig.model_validate(tree))
+    errors = [row.error for _, row in preview(job).rows]
+    assert errors[0] is None
+    assert errors[1].startswith('regex is refused: invalid regex "[x"')
+    assert errors[2] == "logit_bias has ids [5000], the vocabulary has ids 0 to 1023"
+
+
+@pytest.mark.parametrize(
+    ("sampling", "needed"),
+    [
+        ({}, False),
+        ({"logit_bias": {3: 1.0}, "columns": {"seed": "s"}}, False),
+        ({"bad_words": ["a"]}, True),
+        ({"columns": {"bad_words": "b"}}, True),
+        ({"columns": {"regex": "r"}}, True),
+        ({"columns": {"stop": "s"}}, True),
+    ],
+)
+def test_the_engine_gets_a_tokenizer_where_an_option_is_about_text(sampling, needed):
+    assert needs_text(SamplingConfig.model_validate(sampling)) is needed
+
+
+@pytest.mark.parametrize(("asked", "longest"), [({}, 0), ({"max_new_tokens": 7}, 7)])
+def test_prompts_are_scored_without_a_completion_unless_one_is_asked_for(tree, asked, longest):
+    tree["sampling"] = {"prompt_logprobs": True} | asked
+    job = prepare(GenerateConfig.model_validate(tree))
+    assert job.config.sampling.params.max_new_tokens == longest
+    assert {"prompt_logprobs", "prompt_perplexity"} <= {*job.layout.output.names}
 
 
 def test_good_grammars_are_let_through(tree):
@@ -90,8 +140,8 @@ def test_the_schema_and_its_order_are_in_the_fingerprint(tree):
     assert len({fingerprint_of(schema) for schema in (SCHEMA, turned, None)}) == 3
 
 
-def rows_of(tree, prompts, tmp_path, *, mode="consensus", **sampling) -> list[dict]:
-    """What an actor with the demo model writes for prompts."""
+def rows_of(tree, prompts, tmp_path, *, mode="consensus", own=None, **sampling) -> list[dict]:
+    """What an actor with the demo model writes for prompts; `own` are the rows' own options."""
     tree = with_sampling(tree, **sampling) | {"model": {"path": str(DEMO_MODEL)}}
     tree |= {"decode": {"mode": mode, "max_context": 256, "token_budget": 64, "self_check": False}}
     config = GenerateConfig.model_validate(tree)
@@ -111,7 +161,7 @@ def rows_of(tree, prompts, tmp_path, *, mode="consensus", **sampling) -> list[di
     ids = [
         tokenizer.apply_chat_template(one, add_generation_prompt=True, return_dict=False) for one in messages
     ]
-    table = unit(ids, limits=[60] * len(ids))
+    table = unit(ids, limits=[60] * len(ids), params=own)
 
     async def generate():
         return await GenerateActor(spec)(table)
@@ -134,3 +184,27 @@ def test_the_actor_writes_json_that_the_schema_admits_with_drafts_and_without(tr
 def test_the_actor_writes_one_of_the_choices(tree, tmp_path):
     rows = rows_of(tree, ["Is 7 odd?", "Is 8 odd?"], tmp_path, choices=["yes", "no"])
     assert {row["completion"] for row in rows} <= {"yes", "no"}
+
+
+def test_every_row_obeys_its_own_grammar_and_edits(tree, tmp_path):
+    rows = rows_of(
+        tree,
+        ["Is 7 odd?"] * 4,
+        tmp_path,
+        columns={"choices": "c", "regex": "r", "bad_words": "b"},
+        own=[
+            {"choices": ["maybe", "never"]},
+            {"regex": "[0-9]{3}"},
+            {"bad_words": ["are"], "max_new_tokens": 20},
+            {"max_new_tokens": 20},
+        ],
+    )
+    assert rows[0]["completion"] in ("maybe", "never")
+    assert re.fullmatch("[0-9]{3}", rows[1]["completion"])
+    tokenizer = load_tokenizer(str(DEMO_MODEL))
+    spelled = [tokenizer.encode(text) for text in ("are", " are")]
+
+    def holds(ids):
+        return any(ids[i : i + len(word)] == word for word in spelled for i in range(len(ids)))
+
+    assert [holds(row["token_ids"]) for row in rows[2:]] == [False, True]
