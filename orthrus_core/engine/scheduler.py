@@ -217,6 +217,7 @@ class Scheduler:
         self._tables.grow(sequence.slot, len(sequence.token_ids))
         if sequence.started_at is None:
             sequence.started_at = time.perf_counter()
+            sequence.stats.cached_tokens = sequence.num_committed
         self.running.append(sequence)
 
     def _leave(self, sequence: Sequence) -> None:

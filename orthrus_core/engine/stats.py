@@ -21,6 +21,7 @@ class CompletionStats:
         drafted: proposals that were verified.
         accepted: those of them that were emitted.
         lookup_drafted, lookup_accepted: those of them that came from lookup.
+        cached_tokens: of the prompt, whose keys and values were in the cache before the request came in.
         step_tokens: tokens emitted by steps. The last forward of a prefill emits one token outside any step.
         min_logit_gap: smallest difference of the two largest AR logits at an emitted token.
         logprob: sum of the log-probabilities of the emitted tokens under the AR view at temperature 1.
@@ -36,6 +37,7 @@ class CompletionStats:
     accepted: int = 0
     lookup_drafted: int = 0
     lookup_accepted: int = 0
+    cached_tokens: int = 0
     step_tokens: int = 0
     min_logit_gap: float | None = None
     logprob: float = 0.0

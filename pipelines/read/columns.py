@@ -59,6 +59,7 @@ RESULT = (
         "tokens of the prompt after the chat template; 0 on an error that came before they were counted",
     ),
     Column("truncated_tokens", pa.int32(), "tokens that input.prompt.overlong cut from the prompt; 0: none"),
+    Column("cached_tokens", pa.int32(), "tokens of the prompt that an earlier prompt had left in the cache"),
     Column("completion_tokens", pa.int32(), "tokens emitted, the final end token included"),
     Column("steps", pa.int32(), "engine steps that carried this row"),
     Column("step_tokens", pa.int32(), "tokens that those steps emitted; the end of a prefill emits one more"),
@@ -104,6 +105,7 @@ OPTIONAL = (*ON_REQUEST, DROPPED_REASON)
 
 # Of how a row was decoded, not of what it says; output.diagnostics false leaves them out.
 DIAGNOSTICS = (
+    "cached_tokens",
     "steps",
     "step_tokens",
     "forwards",
@@ -119,6 +121,7 @@ DIAGNOSTICS = (
 NAMES = tuple(column.name for column in (*IDENTITY, *RESULT, *OPTIONAL))
 COUNTERS = (
     "prompt_tokens",
+    "cached_tokens",
     "completion_tokens",
     "steps",
     "step_tokens",

@@ -85,6 +85,7 @@ def run_report(
         "duplicate_ids": count_repeats(sums.ids, kept_share(job.plan.num_rows)),
         "finish_reasons": {k[7:]: v for k, v in sorted(counts.items()) if k.startswith("finish_")},
         "prompt_tokens": counts.get("prompt_tokens", 0),
+        "cached_tokens": counts.get("cached_tokens", 0),
         "completion_tokens": counts.get("completion_tokens", 0),
         **_ratios(counts),
         "drafting": _drafting(job, sums),

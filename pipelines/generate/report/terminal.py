@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.command.wording import count_of
-from pipelines.generate.report.verdict import drafting_note, duplicates_note, lookup_note
+from pipelines.generate.report.verdict import drafting_note, duplicates_note, lookup_note, prompt_note
 from pipelines.storage.files import is_local
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def figures_table(report: Mapping[str, Any]) -> Table:
         ("errors", report["errors"]),
         ("duplicate ids", duplicates_note(report)),
         ("finish reasons", ", ".join(f"{k} {v}" for k, v in report["finish_reasons"].items())),
-        ("prompt tokens", report["prompt_tokens"]),
+        ("prompt tokens", prompt_note(report)),
         ("completion tokens", report["completion_tokens"]),
         ("acceptance length (tokens per step)", _number(report["acceptance_length"])),
         ("tokens per forward", _number(report["tokens_per_forward"])),

@@ -67,6 +67,12 @@ def drafting_note(report: Mapping[str, Any]) -> str | None:
     )
 
 
+def prompt_note(report: Mapping[str, Any]) -> str:
+    """How many tokens the prompts have, and how many of them were in the cache already."""
+    total, cached = report["prompt_tokens"], report.get("cached_tokens", 0)
+    return f"{total:,}" + (f", {100 * cached / total:.0f} % of them found in the cache" if cached else "")
+
+
 def lookup_note(report: Mapping[str, Any]) -> str | None:
     """How many of the drafts that were looked up in earlier text stood; None where none was tried."""
     lookup = report.get("lookup")

@@ -181,6 +181,7 @@ def test_prompts_that_come_together_wait_for_the_pages_of_their_common_beginning
     prompts = [[7] * 18 + [tail] * 5 for tail in range(1, 5)]  # 16 tokens in full pages, 2 in one with others
     completions = engine.generate(prompts, SamplingParams(max_new_tokens=3, ignore_eos=True))
     assert engine.report()["prefix_tokens"] == 3 * 16
+    assert [c.stats.cached_tokens for c in completions] == [0, 16, 16, 16]
     assert [c.token_ids for c in completions] == [continuation(prompt, 3, V) for prompt in prompts]
 
 

@@ -139,7 +139,10 @@ def test_the_first_row_carries_the_counts_of_its_unit(spec):
     facts = json.loads(table.column(ENGINE)[0].as_py())
     assert facts["counts"] == {
         "prompt_tokens": 2,
+        "cached_tokens": 0,
         "completion_tokens": 10,
+        "lookup_drafted": 0,
+        "lookup_accepted": 0,
         "steps": 4,
         "forwards": 8,
         "drafted": 32,

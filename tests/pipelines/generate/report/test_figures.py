@@ -10,7 +10,7 @@ from pipelines.generate.job.job import prepare
 from pipelines.generate.report import RunSums, RunTimes, finish_run, run_report
 from pipelines.generate.report.html import html_report
 from pipelines.generate.report.terminal import figures_table
-from pipelines.generate.report.verdict import drafting_note, is_mismatch, mismatch_reason
+from pipelines.generate.report.verdict import drafting_note, is_mismatch, mismatch_reason, prompt_note
 from pipelines.generate.write.id_hashes import hash_ids
 from tests.pipelines.generate.report.conftest import facts, shown, summary, sums_of
 
@@ -232,3 +232,10 @@ def test_a_head_that_drafts_most_steps_and_a_plain_run_have_no_such_note(tree):
     assert drafting_note(report_of(tree, busy)[1]) is None
     tree["decode"]["mode"] = "autoregressive"
     assert drafting_note(report_of(tree, facts())[1]) is None
+
+
+@pytest.mark.parametrize(
+    ("cached", "said"), [(0, "12,000"), (5160, "12,000, 43 % of them found in the cache")]
+)
+def test_prompt_tokens_tell_how_many_were_in_the_cache(cached, said):
+    assert prompt_note({"prompt_tokens": 12_000, "cached_tokens": cached}) == said
