@@ -12,7 +12,7 @@ from pipelines.config.model import ModelConfig
 from pipelines.config.section import Section
 from pipelines.config.urls import Url
 from pipelines.evaluate.speed_config import MemoryConfig, ReplayConfig, SpeedConfig, VllmConfig
-from pipelines.generate.config.job import GenerateConfig, InputConfig
+from pipelines.generate.config.job import GenerateConfig, GenerateModelConfig, InputConfig
 from pipelines.generate.config.output import OutputConfig
 from pipelines.generate.config.prompt import PromptConfig
 
@@ -183,4 +183,5 @@ def generate_config(config: EvaluateConfig, name: str) -> GenerateConfig:
     prompt = PromptConfig(column=source.column, template=source.template, chat=source.chat)
     paths = InputConfig(paths=(source.path,), prompt=prompt, id_column=source.id_column, carry=())
     output = OutputConfig(path="unused")
-    return GenerateConfig(input=paths, model=config.model, decode=config.decode, output=output)
+    model = GenerateModelConfig(**config.model.model_dump())
+    return GenerateConfig(input=paths, model=model, decode=config.decode, output=output)

@@ -140,8 +140,8 @@ def test_the_formula_takes_the_best_number_of_drafts_and_adds_prompts(plan_of):
     job = prepare(config)
     sample = Sample(2, [10, 30], [Request([1] * n, SamplingParams(max_new_tokens=40)) for n in (10, 30)])
     speed = plan.card_speed(_card(), job, sample, config.plan)
-    # 4 sequences emit 3 tokens each in two forwards; T is 64 rows, a prompt has 20
-    assert speed.tokens_per_s == pytest.approx(40 / (40 * 2 / 12 + 20 / 64) / OVERHEAD_S)
+    # 4 sequences emit 3 tokens each in two forwards; T is 4,096 rows, a prompt has 20
+    assert speed.tokens_per_s == pytest.approx(40 / (40 * 2 / 12 + 20 / 4096) / OVERHEAD_S)
     assert "3.0 tokens per step by 8 drafts" in speed.rests_on
     dear_rows = plan.card_speed(_card(flops_per_s=1e6), job, sample, config.plan)
     assert "plain AR" in dear_rows.rests_on

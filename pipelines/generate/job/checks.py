@@ -4,7 +4,6 @@ import pyarrow as pa
 
 from orthrus_core.errors import ConfigError
 from orthrus_core.models.checkpoint import load_config as load_model_config
-from orthrus_core.models.loading import check_lora
 from pipelines.checkpoint.directory import Checkpoint
 from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.ledger.ledger import Ledger
@@ -26,6 +25,8 @@ def check_model(config: GenerateConfig, checkpoint: Checkpoint, adapter: Checkpo
             f"got {decode.max_context}"
         )
     if adapter is not None:
+        from orthrus_core.models.loading import check_lora  # which imports every model
+
         check_lora(checkpoint.path, adapter.path)
 
 

@@ -212,7 +212,7 @@ def test_an_engine_on_something_else_than_a_model_with_two_views_is_refused(mode
     with pytest.raises(ConfigError) as caught:
         Engine(model)
     assert str(caught.value).startswith(
-        f"Engine takes a model with a diffusion head, got {type(model).__name__}: load_model(path) loads one"
+        f"Engine takes a model with two views, got {type(model).__name__}: load_model(path) loads one"
     )
 
 

@@ -87,8 +87,8 @@ def test_a_value_within_a_list_is_named_with_its_rule(config_file):
 
 def test_an_unknown_key_without_a_neighbour_gets_the_known_ones(config_file):
     assert refusal(config_file, "output.zzz=4") == (
-        "output.zzz is not a known key; known: path, token_ids, prompt_token_ids, diagnostics, rename, "
-        "filters"
+        "output.zzz is not a known key; known: path, token_ids, prompt_token_ids, prefill, "
+        "diagnostics, map, map_columns, rename, filters, compression, compact"
     )
 
 
@@ -139,7 +139,7 @@ def test_a_prompt_has_exactly_one_source(config_file):
 
 def test_messages_need_the_chat_template(config_file):
     text = refusal(config_file, "input.prompt={messages: m, chat: false}")
-    assert text == "input.prompt must have chat: true with messages or system"
+    assert text == "input.prompt must have chat: true with messages"
 
 
 def test_an_override_without_a_value_is_refused(config_file):

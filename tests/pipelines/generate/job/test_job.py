@@ -118,10 +118,11 @@ def test_a_context_above_the_models_is_refused_at_once(tree):
     assert refusal(tree) == "decode.max_context must be <= 1024, the model's positions, got 5000"
 
 
-def test_a_model_without_a_head_is_refused_at_once(tree, tmp_path):
+def test_a_model_without_a_head_is_refused_at_once_where_nothing_is_looked_up(tree, tmp_path):
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain/config.json").write_text(json.dumps({"model_type": "qwen3"}))
     tree["model"]["path"] = str(tmp_path / "plain")
+    tree["decode"]["lookup_tokens"] = 0
     assert "without a diffusion head" in refusal(tree)
 
 
