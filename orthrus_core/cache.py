@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 SCRATCH_PAGE = 0
 PrefixKey = tuple[int, tuple[int, ...]]
@@ -156,6 +157,11 @@ class KVCache:
         pages = (tensor[0] for tensor in (*self.keys, *self.values))
         return sum(page.numel() * page.element_size() for page in pages) // self.page_size
 
+    def copy_pages(self, layer_idx: int, sources: Tensor, targets: Tensor) -> None:
+        """Copy whole pages of a layer, (B,) int64 each; no page is both."""
+        for tensor in (self.keys[layer_idx], self.values[layer_idx]):
+            tensor.index_copy_(0, targets, tensor.index_select(0, sources))
+
     def erase(self, pages: Sequence[int]) -> None:
         """Fill pages with zeros: NaN left in a cell that is not seen yet would still reach a weighted sum."""
         for tensor in (*self.keys, *self.values):
@@ -165,16 +171,58 @@ class KVCache:
 class PageTables:
     """Which pages each sequence slot holds, in order of position.
 
+    Behind the slots come lines for *branches*: a branch sees a slot's cells up to a position and has cells of
+    its own from there on, in pages that belong to no pool.
+
     Attributes:
-        pages: (slots, pages per sequence) int64; entries past `num_held[slot]` are the scratch page.
+        pages: (slots and branches, pages per sequence) int64; entries of a slot past `num_held[slot]` are the
+            scratch page.
         num_held: pages of each slot.
+        num_branches: lines behind the slots.
+        cells_per_branch: that a branch has of its own, at least.
+        num_pages: of the pool and of the branches together.
     """
 
-    def __init__(self, pool: PagePool, *, num_slots: int, pages_per_sequence: int):
+    def __init__(
+        self,
+        pool: PagePool,
+        *,
+        num_slots: int,
+        pages_per_sequence: int,
+        num_branches: int = 0,
+        cells_per_branch: int = 1,
+    ):
         self.pool = pool
-        self.pages = np.full((num_slots, pages_per_sequence), SCRATCH_PAGE, dtype=np.int64)
+        self.pages = np.full((num_slots + num_branches, pages_per_sequence), SCRATCH_PAGE, dtype=np.int64)
         self.num_held = [0] * num_slots
+        self.num_branches = num_branches
+        self.cells_per_branch = cells_per_branch
+        each = -(-(pool.page_size - 1 + cells_per_branch) // pool.page_size)  # wherever in a page it begins
+        self._own_pages = pool.num_pages + np.arange(num_branches * each).reshape(num_branches, each)
+        self.num_pages = pool.num_pages + num_branches * each
         self._changed: set[int] = set()
+
+    def branch(self, slots: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Let the first B branches begin at positions of slots.
+
+        Args:
+            slots: (B,) int64, at most `num_branches`.
+            positions: (B,) int64, a cell of the slot each: the first one of the branch's own.
+        Returns:
+            (B,) int64, the lines of the branches, and (2, B) int64, pages to copy, from and to, before a
+            branch is read: those that it shares with its slot in part.
+        """
+        count, each = len(slots), self._own_pages.shape[1]
+        lines = len(self.num_held) + np.arange(count)
+        first = positions // self.pool.page_size
+        copies = np.stack([self.pages[slots, first], self._own_pages[:count, 0]])
+        self.pages[lines] = self.pages[slots]
+        columns = first[:, None] + np.arange(each)
+        is_there = columns < self.pages.shape[1]
+        branches, _ = np.nonzero(is_there)
+        self.pages[lines[branches], columns[is_there]] = self._own_pages[:count][is_there]
+        self._changed.update(lines.tolist())
+        return lines, copies
 
     def take_changed(self) -> np.ndarray:
         """Return the slots (N,) int64 whose pages are others than at the last call."""

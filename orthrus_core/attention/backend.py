@@ -96,3 +96,17 @@ class PagedAttend:
             arrangement=self._arrangement,
         )
         return out[None]
+
+
+class BranchAttend(PagedAttend):
+    """`PagedAttend` of rows in branches, which begin with copies of their sequences' cells."""
+
+    def __init__(self, copies: Tensor, *args: Any):
+        """Args: copies as from `PageTables.branch`, on the device; then those of `PagedAttend`."""
+        super().__init__(*args)
+        self._copies = copies
+
+    def __call__(self, layer: AttentionLayer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See `Attend`."""
+        self._cache.copy_pages(layer.layer_idx, self._copies[0], self._copies[1])
+        return super().__call__(layer, q, k, v)

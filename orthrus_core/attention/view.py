@@ -1,7 +1,7 @@
 """What a view of the model asks of attention: queries, keys and values of a layer in, one output out."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -41,3 +41,19 @@ class Attend(Protocol):
             (B, N, H, Dh).
         """
         ...
+
+
+class BothViews(NamedTuple):
+    """The attention of a forward whose first rows are the AR view's, its others the diffusion view's.
+
+    In every layer the AR rows go first, so that the others find their keys and values written.
+
+    Attributes:
+        num_ar: rows of the AR view.
+        ar: does the attention of those.
+        diffusion: does that of the others.
+    """
+
+    num_ar: int
+    ar: Attend
+    diffusion: Attend

@@ -32,11 +32,14 @@ def compiled(function: Any) -> Any:
     return torch.compile(own_copy, fullgraph=True, options={"guard_filter_fn": _drop_all, **OPTIONS})
 
 
-def mark_budget_dynamic(packed: Tensor, arrangement: Any) -> None:
-    """Tell the compiler which dimensions depend on T: that of the rows (5, T), and the length of a plan."""
-    torch._dynamo.mark_dynamic(packed, 1)
-    if isinstance(arrangement, Tensor):
-        torch._dynamo.mark_dynamic(arrangement, 0)
+def mark_budget_dynamic(*parts: tuple[Tensor, Any], copies: Sequence[Tensor] = ()) -> None:
+    """Tell the compiler which dimensions depend on the rows: theirs (5, T), a plan's length, the copies'."""
+    for packed, arrangement in parts:
+        torch._dynamo.mark_dynamic(packed, 1)
+        if isinstance(arrangement, Tensor):
+            torch._dynamo.mark_dynamic(arrangement, 0)
+    for pages in copies:
+        torch._dynamo.mark_dynamic(pages, 1)
 
 
 def mark_rows_dynamic(rows: Tensor) -> None:

@@ -62,25 +62,29 @@ class GraphedForward:
 
 
 class ForwardGraphs:
-    """The CUDA graphs of a runner, one per part of a forward and number of rows, in one memory pool.
+    """The CUDA graphs of a runner, one per part of a forward and shape of its rows, in one memory pool.
 
     The first output, hidden states (T, D) or logits (R, V), lies in one buffer per part, which the graphs of
-    all sizes share.
+    all shapes share.
     """
 
     def __init__(self, device: torch.device):
         self._device = device
-        self._graphs: dict[tuple[str, int], GraphedForward] = {}
+        self._graphs: dict[tuple[str, tuple[int, ...]], GraphedForward] = {}
         self._firsts: dict[str, Tensor] = {}
 
     def clear(self) -> None:
         """Forget all graphs: forwards are others from now on."""
         self._graphs.clear()
 
-    def replay(self, part: str, T: int, forward: Forward) -> Outputs:
-        """Run one part's forward of T rows, whose inputs lie in fixed buffers; captured the first time."""
-        if (part, T) not in self._graphs:
-            self._graphs[part, T] = GraphedForward(
+    def replay(self, part: str, shape: tuple[int, ...], forward: Forward) -> Outputs:
+        """Run one part of a forward, whose inputs lie in fixed buffers; captured the first time.
+
+        Args:
+            shape: rows of each view.
+        """
+        if (part, shape) not in self._graphs:
+            self._graphs[part, shape] = GraphedForward(
                 forward,
                 device=self._device,
                 pool=next((graph.pool for graph in self._graphs.values()), None),
@@ -89,7 +93,7 @@ class ForwardGraphs:
                     *_buffers_like(results[1:]),
                 ),
             )
-        return self._graphs[part, T].replay()
+        return self._graphs[part, shape].replay()
 
     def _first_like(self, part: str, result: Tensor) -> Tensor:
         """Return the first rows of the part's buffer, which grows where it must."""

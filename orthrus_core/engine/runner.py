@@ -2,28 +2,32 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from orthrus_core.attention.backend import AttentionBackend, PagedAttend
+from orthrus_core.attention.backend import AttentionBackend, BranchAttend, PagedAttend
 from orthrus_core.attention.choose import Choice, choose_backend, spec_of
 from orthrus_core.attention.rows import RowBuffer, Span, Spans, TokenRows, fill, span_rows
-from orthrus_core.attention.view import VIEWS, View
-from orthrus_core.cache import PageTables
+from orthrus_core.attention.view import VIEWS, BothViews, View
+from orthrus_core.cache import SCRATCH_PAGE, PageTables
 from orthrus_core.compilation.compiled import mark_budget_dynamic, mark_rows_dynamic
 from orthrus_core.compilation.graphs import ForwardGraphs
 from orthrus_core.errors import ConfigError
 from orthrus_core.models.experts import make_experts_row_wise
 from orthrus_core.models.model import OrthrusLM
 from orthrus_core.models.readout import Hidden, Readout, read_out
-from orthrus_core.transfer import to_device
+from orthrus_core.transfer import stage, to_device
 
 logger = logging.getLogger(__name__)
 
 FIRST_BUDGET = 16  # T of the first compiled forward; it could be any
+FIRST_BLOCK_ROWS, FIRST_COPIES = 24, 3  # likewise, but the compiler takes equal sizes for one and the same
+
+Kind = View | Literal["both"]
+KINDS: tuple[Kind, ...] = (*VIEWS, "both")
 
 Forward = Callable[..., Any]
 
@@ -70,21 +74,25 @@ class ModelRunner:
         )
         self.cache = self.backend.new_cache(
             num_layers=model.config.num_hidden_layers,
-            num_pages=pool.num_pages,
+            num_pages=tables.num_pages,
             page_size=pool.page_size,
             device=model.device,
         )
         self.tables = tables
         self._page_tables = torch.from_numpy(tables.pages).to(self.device)
         self._buffers: dict[tuple[View, int], RowBuffer] = {}
+        self._copies = torch.zeros(2, tables.num_branches, dtype=torch.int64, device=self.device)
         self._graphs = ForwardGraphs(self.device)
-        self._states: dict[tuple[str, int], Tensor] = {}  # (R, D) that the graphs of the head read
+        self._states: dict[
+            tuple[str, tuple[int, ...]], Tensor
+        ] = {}  # (R, D) that the graphs of the head read
         self.use(model)
 
     def use(self, model: OrthrusLM) -> None:
         """Run this model from now on, eagerly: the one given at first, or what computes it another way."""
         self.model, self.is_compiled = model, False
-        self._forwards = {view: self._new_forward(view) for view in VIEWS}
+        self._forwards: dict[Kind, Forward] = {view: self._new_forward(view) for view in VIEWS}
+        self._forwards["both"] = self._new_forward_of_both()
         self._head: Forward = self._new_head()
         self._graphs.clear()  # they hold the forwards of before
 
@@ -121,7 +129,6 @@ class ModelRunner:
         """Run one view over the rows, writing their K/V, and read out those that choose; see `forward`."""
         return self.read(rows, self.forward(rows, view), view)
 
-    @torch.inference_mode()
     def forward(self, rows: TokenRows, view: View) -> Hidden:
         """Run the layers of one view over all rows, writing their K/V.
 
@@ -129,18 +136,42 @@ class ModelRunner:
             ConfigError: under torch.autocast, whose casts would make another model than the one loaded, in
                 dtypes that the cache does not have.
         """
+        return self._run_layers(view, [rows])
+
+    def forward_both(self, ar: TokenRows, blocks: TokenRows, copies: np.ndarray) -> Hidden:
+        """Run the layers of both views in one forward: AR rows, then blocks that see what these write.
+
+        Args:
+            ar: laid out for the AR view.
+            blocks: laid out for the diffusion view, their slots branches of the page tables.
+            copies: as from `PageTables.branch`.
+        Returns:
+            Of the T rows of `ar`, then of those of `blocks`.
+        Raises:
+            ConfigError: as `forward` does.
+        """
+        if not self._has_graphs:
+            return self._run_layers("both", [ar, blocks], to_device(copies, self.device))
+        num_copies = copies.shape[1]  # a graph reads the same place every time, all of it
+        self._copies[:, num_copies:] = SCRATCH_PAGE
+        self._copies[:, :num_copies].copy_(stage(copies, self.device), non_blocking=True)
+        return self._run_layers("both", [ar, blocks], self._copies)
+
+    @torch.inference_mode()
+    def _run_layers(self, kind: Kind, parts: Sequence[TokenRows], *copies: Tensor) -> Hidden:
         if torch.is_autocast_enabled(self.device.type):
             raise ConfigError(
                 f"the engine runs a model in its own dtype, {self.model.dtype}: leave torch.autocast, "
                 "and load the model with dtype=... for another"
             )
         self._send_page_tables()
+        rows = [one for part in parts for one in (part.packed, part.arrangement)]
         if self.is_compiled:
-            mark_budget_dynamic(rows.packed, rows.arrangement)
-        forward, arguments = self._forwards[view], (rows.packed, self._page_tables, rows.arrangement)
+            mark_budget_dynamic(*((part.packed, part.arrangement) for part in parts), copies=copies)
+        forward, arguments = self._forwards[kind], (self._page_tables, *copies, *rows)
         if self._has_graphs:
-            T = rows.packed.shape[1]
-            return Hidden(*self._graphs.replay(view, T, lambda: forward(*arguments)))
+            shape = tuple(part.packed.shape[1] for part in parts)
+            return Hidden(*self._graphs.replay(kind, shape, lambda: forward(*arguments)))
         return Hidden(*forward(*arguments))
 
     @torch.inference_mode()
@@ -150,11 +181,23 @@ class ModelRunner:
         The output head has a budget R of its own: it takes most of a forward's memory, and rows of prompts
         choose nothing.
         """
-        states = rows.chosen(hidden.states)
+        return self._read(rows.chosen(hidden.states), view)
+
+    @torch.inference_mode()
+    def read_both(self, ar: TokenRows, hidden: Hidden) -> Readout:
+        """Read out the AR rows that choose, and behind them all rows of blocks.
+
+        Args:
+            ar: as in `forward_both`, which `hidden` is from.
+        """
+        T = ar.packed.shape[1]
+        return self._read(torch.cat([ar.chosen(hidden.states[:T]), hidden.states[T:]]), "both")
+
+    def _read(self, states: Tensor, kind: Kind) -> Readout:
         if self.is_compiled:
             mark_rows_dynamic(states)
         if self._has_graphs:
-            key = f"{view} head", len(states)
+            key = f"{kind} head", (len(states),)
             if key not in self._states:
                 self._states[key] = torch.empty_like(states)
             states = self._states[key].copy_(states)  # a graph reads the same place every time
@@ -165,19 +208,29 @@ class ModelRunner:
     def _has_graphs(self) -> bool:
         return self.device.type == "cuda" and self.backend.has_static_shapes
 
-    def replace_forwards(self, replace: Callable[[Forward], Forward], views: Sequence[View]) -> None:
-        """Run the forwards of some views through what `replace` makes of them, or as before if that fails."""
+    def replace_forwards(self, replace: Callable[[Forward], Forward], kinds: Sequence[Kind]) -> None:
+        """Run some forwards through what `replace` makes of them, or as before if that fails."""
         eager, eager_head = self._forwards, self._head
-        self._forwards = eager | {view: replace(eager[view]) for view in views}
+        self._forwards = eager | {kind: replace(eager[kind]) for kind in kinds}
         self._head = replace(eager_head)
         self._graphs.clear()
         try:
             self.is_compiled = True
-            for view in views:
-                self.run(self.lay_out([Span(0, 0, [0])], view, token_budget=FIRST_BUDGET), view)
+            for kind in kinds:
+                self._try(kind)
         except Exception:
             self._forwards, self._head, self.is_compiled = eager, eager_head, False
             raise
+
+    def _try(self, kind: Kind) -> None:
+        """Run a forward of one row of each view that it has."""
+        span = [Span(0, 0, [0])]
+        if kind != "both":
+            self.run(self.lay_out(span, kind, token_budget=FIRST_BUDGET), kind)
+            return
+        ar = self.lay_out(span, "ar", token_budget=FIRST_BUDGET)
+        blocks = self.lay_out(span, "diffusion", token_budget=FIRST_BLOCK_ROWS)
+        self.forward_both(ar, blocks, np.full((2, FIRST_COPIES), SCRATCH_PAGE))
 
     def _send_page_tables(self) -> None:
         """Bring the lines that changed to the device; on a CPU it reads the tables themselves."""
@@ -187,9 +240,24 @@ class ModelRunner:
             self._page_tables.index_copy_(0, to_device(slots, self.device), pages)
 
     def _new_forward(self, view: View) -> Forward:
-        def forward(packed: Tensor, page_tables: Tensor, arrangement: Any) -> Hidden:
+        def forward(page_tables: Tensor, packed: Tensor, arrangement: Any) -> Hidden:
             attend = PagedAttend(self.backend, self.cache, packed, page_tables, arrangement)
             states = self.model.hidden_states(packed[None, 0], packed[None, 4], view=view, attend=attend)[0]
+            return Hidden(states, states.sum(-1, dtype=torch.float32))
+
+        return forward
+
+    def _new_forward_of_both(self) -> Forward:
+        def forward(
+            page_tables: Tensor, copies: Tensor, ar: Tensor, ar_plan: Any, blocks: Tensor, blocks_plan: Any
+        ) -> Hidden:
+            attend = BothViews(
+                ar.shape[1],
+                PagedAttend(self.backend, self.cache, ar, page_tables, ar_plan),
+                BranchAttend(copies, self.backend, self.cache, blocks, page_tables, blocks_plan),
+            )
+            token_ids, positions = (torch.cat([ar[line], blocks[line]])[None] for line in (0, 4))
+            states = self.model.hidden_states(token_ids, positions, attend=attend)[0]
             return Hidden(states, states.sum(-1, dtype=torch.float32))
 
         return forward

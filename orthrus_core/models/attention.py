@@ -7,16 +7,19 @@ whose attention function is an `Attend`.
 
 import copy
 import functools
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from orthrus_core.attention.view import Attend, AttentionLayer, View
+from orthrus_core.attention.view import Attend, AttentionLayer, BothViews, View
 from orthrus_core.models.config import DIFFUSION_SUFFIX
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 ATTENTION_NAME = "orthrus_attend"
+BY_ROW = ("hidden_states", "position_embeddings", "position_ids")  # arguments (B, N, ...), or tuples of such
 
 
 class DualViewAttention(nn.Module):
@@ -28,12 +31,12 @@ class DualViewAttention(nn.Module):
     view_modules: tuple[str, ...]
     _views: dict[View, nn.Module]
 
-    def forward(self, *args, view: View = "ar", attend: Attend | None = None, **kwargs):
+    def forward(self, *args, view: View = "ar", attend: Attend | BothViews | None = None, **kwargs):
         """Run the architecture's attention with one view's projections.
 
         Args:
             args: as the architecture takes them; so are `kwargs`.
-            view: which projections to use.
+            view: which projections to use, unless `attend` says it row by row.
             attend: receives q, k, v and returns (B, N, H, Dh). None: transformers' own attention over its own
                 cache, which only the AR view can use.
         Returns:
@@ -43,7 +46,19 @@ class DualViewAttention(nn.Module):
             if view != "ar":
                 raise ValueError("the diffusion view needs `attend`: it has no cache of its own")
             return super().forward(*args, **kwargs)
+        if isinstance(attend, BothViews):
+            return self._forward_both(attend, kwargs)
         return self._views[view].forward(*args, attend=attend, **kwargs)
+
+    def _forward_both(self, attend: BothViews, arguments: Mapping[str, Any]):
+        """Run each view's attention over its own rows."""
+        first, *rest = self._views["ar"].forward(
+            attend=attend.ar, **_rows_of(arguments, slice(attend.num_ar))
+        )
+        second, *_ = self._views["diffusion"].forward(
+            attend=attend.diffusion, **_rows_of(arguments, slice(attend.num_ar, None))
+        )
+        return torch.cat([first, second], dim=1), *rest
 
 
 def add_second_view(attention: nn.Module, config: Any) -> None:
@@ -78,6 +93,18 @@ def attend_config(config: Any) -> Any:
     config = copy.copy(config)
     config._attn_implementation = ATTENTION_NAME
     return config
+
+
+def _rows_of(arguments: Mapping[str, Any], rows: slice) -> dict[str, Any]:
+    """Return an attention module's arguments for some of its N rows."""
+    own = dict(arguments)
+    for name in BY_ROW:
+        value = own.get(name)
+        if isinstance(value, tuple):
+            own[name] = tuple(part[:, rows] for part in value)
+        elif value is not None:
+            own[name] = value[:, rows]
+    return own
 
 
 def _call_attend(

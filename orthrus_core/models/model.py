@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
 
-from orthrus_core.attention.view import Attend, View
+from orthrus_core.attention.view import Attend, BothViews, View
 from orthrus_core.errors import CheckpointError, OrthrusError
 from orthrus_core.models.attention import add_second_view, attend_config
 from orthrus_core.models.checkpoint import check_directory, load_config, refuse_tensors
@@ -55,11 +55,11 @@ class DualViewLM(GenerationMixin):
         token_ids: Tensor,
         position_ids: Tensor,
         *,
-        view: View,
-        attend: Attend,
+        view: View = "ar",
+        attend: Attend | BothViews,
         decoder: Callable[..., Any] | None = None,
     ) -> Tensor:
-        """Run the decoder stack of one view.
+        """Run the decoder stack of one view, or of both where `attend` says which rows are whose.
 
         Args:
             token_ids: (B, N) int64.

@@ -4,11 +4,10 @@ import logging
 import time
 from collections.abc import Sequence
 
-from orthrus_core.attention.view import VIEWS, View
 from orthrus_core.compilation.compiled import compiled
 from orthrus_core.compilation.compiler import get_compiler_ready
 from orthrus_core.engine.config import EngineConfig
-from orthrus_core.engine.runner import ModelRunner
+from orthrus_core.engine.runner import KINDS, Kind, ModelRunner
 from orthrus_core.errors import reason_of
 
 logger = logging.getLogger(__name__)
@@ -37,8 +36,8 @@ def should_compile(config: EngineConfig, *, device_type: str, num_layers: int) -
     return saved_s > MARGIN * (COMPILE_S + COMPILE_PER_LAYER_S * num_layers)
 
 
-def compile_forwards(runner: ModelRunner, views: Sequence[View] = VIEWS) -> bool:
-    """Send views through torch.compile, for every T at once; whether it worked.
+def compile_forwards(runner: ModelRunner, kinds: Sequence[Kind] = KINDS) -> bool:
+    """Send forwards through torch.compile, for every T at once; whether it worked.
 
     Takes seconds to minutes the first time on a machine, less afterwards: torch keeps what it made. Where it
     fails, forwards stay eager and a warning says why.
@@ -49,9 +48,9 @@ def compile_forwards(runner: ModelRunner, views: Sequence[View] = VIEWS) -> bool
     started_at = time.perf_counter()
     get_compiler_ready()
     try:
-        runner.replace_forwards(compiled, views)
+        runner.replace_forwards(compiled, kinds)
     except Exception as error:  # whatever the compiler or its toolchain raises
         logger.warning("compile=off: torch.compile failed: %s", reason_of(error))
         return False
-    logger.info("compiled views seconds=%.1f", time.perf_counter() - started_at)
+    logger.info("compiled forwards seconds=%.1f", time.perf_counter() - started_at)
     return True

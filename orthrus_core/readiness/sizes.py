@@ -60,7 +60,7 @@ def fit(
 
 def sizes_of(config: EngineConfig, tables: PageTables) -> EngineConfig:
     """Return the config with the sizes of page tables that are there already."""
-    slots, pages = tables.pages.shape
+    slots, pages = len(tables.num_held), tables.pages.shape[1]
     return _with(
         config,
         max_sequences=config.max_sequences or slots,

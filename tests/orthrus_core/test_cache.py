@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -120,3 +121,23 @@ def test_erasing_pages_leaves_the_others():
     cache.erase([1, 2])
     for tensor in (*cache.keys, *cache.values):
         assert tensor.sum(dim=(1, 2, 3)).tolist() == [8.0, 0.0, 0.0]
+
+
+def test_a_branch_shares_full_pages_and_begins_with_a_copy_of_the_one_it_parts_in():
+    tables = PageTables(PagePool(6, 4), num_slots=2, pages_per_sequence=4, num_branches=2, cells_per_branch=5)
+    tables.grow(1, 12)
+    first, second, third = tables.held(1)
+    lines, copies = tables.branch(np.array([1, 1]), np.array([5, 8]))
+    # two pages for 5 cells from the last cell of a page on; those of branches lie behind the pool's
+    assert tables.num_pages == 6 + 2 * 2
+    assert lines.tolist() == [2, 3]
+    assert tables.pages[lines].tolist() == [[first, 6, 7, SCRATCH_PAGE], [first, second, 8, 9]]
+    assert copies.tolist() == [[second, third], [6, 8]]
+    assert tables.pool.num_available == 2
+
+
+def test_a_branch_ends_where_a_sequence_does():
+    tables = PageTables(PagePool(6, 4), num_slots=1, pages_per_sequence=2, num_branches=1, cells_per_branch=8)
+    tables.grow(0, 8)
+    lines, _ = tables.branch(np.array([0]), np.array([6]))
+    assert tables.pages[lines].tolist() == [[tables.held(0)[0], 6]]

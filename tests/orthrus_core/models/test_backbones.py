@@ -5,6 +5,7 @@ import itertools
 import json
 import random
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -40,7 +41,7 @@ def tokens(count: int, seed: int = 0) -> list[int]:
 def new_runner(model) -> ModelRunner:
     """A runner with one sequence of 64 cells, which hold garbage."""
     pool = PagePool(5, 16)
-    tables = PageTables(pool, num_slots=1, pages_per_sequence=4)
+    tables = PageTables(pool, num_slots=1, pages_per_sequence=4, num_branches=1, cells_per_branch=8)
     tables.grow(0, 64)
     runner = ModelRunner(model, tables)
     for tensor in (*runner.cache.keys, *runner.cache.values):
@@ -69,6 +70,20 @@ def drafts(model, ids: list[int], *, block_size: int) -> Tensor:
     return run(runner, "diffusion", anchor, [ids[-1], *[MASK_TOKEN_ID] * (block_size - 1)])
 
 
+def drafts_beside(model, ids: list[int], *, block_size: int, num_verified: int) -> Tensor:
+    """The same logits, in a forward that also verifies the tokens up to the last of `ids`."""
+    runner = new_runner(model)
+    anchor = len(ids) - 1
+    for start in range(0, anchor - num_verified, 13):
+        run(runner, "ar", start, ids[start : min(start + 13, anchor - num_verified)])
+    [line], copies = runner.tables.branch(np.array([0]), np.array([anchor]))
+    verified = Span(0, anchor - num_verified, ids[anchor - num_verified :])
+    ar = runner.lay_out([verified], "ar", token_budget=16)
+    block = Span(int(line), anchor, [ids[-1], *[MASK_TOKEN_ID] * (block_size - 1)])
+    blocks = runner.lay_out([block], "diffusion", token_budget=16)
+    return runner.read_both(ar, runner.forward_both(ar, blocks, copies)).logits[16 : 16 + block_size].clone()
+
+
 def completions(model, mode: str, params: SamplingParams) -> list[tuple]:
     engine = Engine(model, EngineConfig(mode=mode, **CONFIG))
     assert engine.exactness == "exact"
@@ -95,6 +110,13 @@ def test_the_ar_view_through_the_paged_cache_is_transformers_model(name):
 def test_without_attend_the_forward_is_transformers_own_bit_for_bit(name):
     ids = torch.tensor([tokens(20), tokens(20, seed=1)])
     assert torch.equal(with_head(name)(ids).logits, new_backbone(name)(ids).logits)
+
+
+@every_backbone
+def test_a_block_beside_the_rows_it_follows_says_what_it_says_alone(name):
+    model, ids = with_head(name), tokens(37)
+    expected = drafts(model, ids, block_size=8)
+    torch.testing.assert_close(drafts_beside(model, ids, block_size=8, num_verified=5), expected, **CLOSE)
 
 
 @pytest.mark.parametrize("name", [name for name in BACKBONES if "window" in name or "gemma" in name])
