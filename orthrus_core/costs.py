@@ -27,6 +27,9 @@ class Costs:
         head_s: seconds of reading out so many of its rows, at each budget up to `most_choosing`.
         most_choosing: rows of a forward that may choose; 0: as many as the largest budget. Budgets beyond it
             are for prompts.
+        both_s: seconds that a forward of both views takes beside a verify forward of as many rows; None: it
+            is not to be had.
+        any_split: whether such a forward may have any number of rows of each view, and not rungs alone.
         draft_cells: what reading the cache adds to a draft forward.
         verify_cells: what it adds to a verify forward.
         step_s: seconds that every step takes beside its forwards.
@@ -44,6 +47,8 @@ class Costs:
     is_measured: bool = True
     head_s: tuple[float, ...] = ()
     most_choosing: int = 0
+    both_s: float | None = None
+    any_split: bool = True
 
     def __post_init__(self) -> None:
         if not len(self.budgets) == len(self.draft_s) == len(self.verify_s) > 0:
@@ -95,6 +100,14 @@ class Costs:
     def choice_budget(self, num_rows: int) -> int:
         """Return the smallest budget that holds this many rows, be there none."""
         return next(budget for budget in self.choosing_budgets if budget >= num_rows)
+
+    def both_budgets(self, num_rows: int, num_block_rows: int) -> tuple[int, int]:
+        """Return the rows of each view in the cheapest forward with this many of each."""
+        blocks = num_block_rows
+        if blocks and not self.any_split:
+            rung = next(budget for budget in self.budgets if budget >= num_block_rows)
+            blocks = min(rung, self.budgets[-1] - num_rows)
+        return self.verify_budget(num_rows + blocks) - blocks, blocks
 
     def _cheapest(self, seconds: tuple[float, ...], num_rows: int) -> int:
         if num_rows > self.budgets[-1]:

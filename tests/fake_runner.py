@@ -46,6 +46,8 @@ class FakeRunner:
             PagePool(config.total_pages, config.page_size),
             num_slots=config.max_sequences,
             pages_per_sequence=config.pages_per_sequence,
+            num_branches=4,
+            cells_per_branch=config.block_size or model.config.block_size,
         )
         self.backend = PlainAttention(num_kv_heads=1, head_dim=1, dtype=torch.float32)
         self.cache = self.backend.new_cache(num_layers=1, num_pages=1, page_size=1, device=self.device)
@@ -57,7 +59,6 @@ class FakeRunner:
     def lay_out(
         self, spans: Spans, view: str, *, token_budget: int, choosing: np.ndarray | None = None
     ) -> TokenRows:
-        self.budgets_seen.add(token_budget)
         buffer = RowBuffer(token_budget, self.device)
         rows = span_rows(spans, view=view, page_tables=self.tables.pages, page_size=self._page_size)
         num_used = fill(buffer, rows)
@@ -71,7 +72,27 @@ class FakeRunner:
         return read_out(rows.chosen(hidden.states))
 
     def forward(self, rows: TokenRows, view: str) -> Hidden:
+        self.budgets_seen.add(len(rows.token_ids))
         self.rows_seen.append(rows.num_used)
+        return self._answers(rows, view)
+
+    def forward_both(self, ar: TokenRows, blocks: TokenRows, copies: np.ndarray) -> Hidden:
+        self.budgets_seen.add(len(ar.token_ids) + len(blocks.token_ids))
+        self.rows_seen.append(ar.num_used + blocks.num_used)
+        first = self._answers(ar, "ar")
+        for source, target in copies.T.tolist():
+            for offset in range(self._page_size):
+                self._cells[target * self._page_size + offset] = self._cells.get(
+                    source * self._page_size + offset, (-1, -1, "nothing")
+                )
+        second = self._answers(blocks, "diffusion")
+        return Hidden(torch.cat([first.states, second.states]), torch.cat([first.sums, second.sums]))
+
+    def read_both(self, ar: TokenRows, hidden: Hidden) -> Readout:
+        T = len(ar.token_ids)
+        return read_out(torch.cat([ar.chosen(hidden.states[:T]), hidden.states[T:]]))
+
+    def _answers(self, rows: TokenRows, view: str) -> Hidden:
         used = range(rows.num_used)
         for row in used:
             cell = int(rows.cells[row])

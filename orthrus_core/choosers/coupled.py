@@ -39,6 +39,10 @@ class Coupled:
         """See `Chooser`."""
         return self.draw(step.drafting(), readout, positions).ids[: len(step.target_rows)]
 
+    def propose_ahead(self, step: StepLayout, readout: Readout, positions: Tensor) -> Tensor:
+        """See `Chooser`."""
+        return Coupled.propose(self, step, readout, positions)
+
     def choose(
         self, step: StepLayout, readout: Readout, positions: Tensor, draft_ids: Tensor | None
     ) -> Choices:

@@ -98,6 +98,12 @@ def edits_of(
     )
 
 
+def _for_proposals(step: StepLayout, readout: Readout) -> Readout:
+    """Return a draft forward's readout as its rows propose from it."""
+    edits = edits_of(((rows, None) for rows in step.drafting()), readout.logits)
+    return edits.apply(readout) if edits else readout
+
+
 def _numbers(several: Sequence[ChoosingRows]) -> np.ndarray:
     """Return the numbers of rows, (E,) int64."""
     return np.concatenate([np.arange(rows.first, rows.first + rows.count) for rows in several])
@@ -118,8 +124,11 @@ class Edited:
 
     def propose(self, step: StepLayout, readout: Readout, positions: Tensor) -> Tensor:
         """See `Chooser`."""
-        edits = edits_of(((rows, None) for rows in step.drafting()), readout.logits)
-        return self._inner.propose(step, edits.apply(readout) if edits else readout, positions)
+        return self._inner.propose(step, _for_proposals(step, readout), positions)
+
+    def propose_ahead(self, step: StepLayout, readout: Readout, positions: Tensor) -> Tensor:
+        """See `Chooser`."""
+        return self._inner.propose_ahead(step, _for_proposals(step, readout), positions)
 
     def choose(
         self, step: StepLayout, readout: Readout, positions: Tensor, draft_ids: Tensor | None

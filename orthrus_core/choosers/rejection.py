@@ -42,6 +42,10 @@ class Rejection:
             self._q = Distributions.of(self._inner.scores, firsts, self._width)
         return draft_ids
 
+    def propose_ahead(self, step: StepLayout, readout: Readout, positions: Tensor) -> Tensor:
+        """See `Chooser`; nothing is kept of what these drafts were drawn from, so no step asks for them."""
+        raise NotImplementedError("the rejection rule needs two forwards per step")
+
     def choose(
         self, step: StepLayout, readout: Readout, positions: Tensor, draft_ids: Tensor | None
     ) -> Choices:

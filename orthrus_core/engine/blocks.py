@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -48,6 +48,20 @@ class Lookup(Protocol):
         ...
 
 
+class Blocks(NamedTuple):
+    """B blocks for the next step, which run beside the rows that this one verifies.
+
+    Attributes:
+        lines: (B,) int64, the decoding sequence of each, by its place in the demand.
+        points: (B,) int64, drafts of this step before its anchor: it counts if so many are accepted.
+        counts: (B,) int64, rows, at least 2: the first one's proposal is no draft.
+    """
+
+    lines: np.ndarray
+    points: np.ndarray
+    counts: np.ndarray
+
+
 @dataclass(frozen=True)
 class Demand:
     """What a step could use.
@@ -61,6 +75,10 @@ class Demand:
         num_prompts: prompts that these rows are of.
         remaining: (S,) int64 tokens that each may still emit, when no sequence waits for a slot; else None.
         look_up: finds drafts that cost no draft forward, and takes time; None: there is nothing to ask.
+        at_hand: (S,) int64, drafts that the last step left, at most `caps`; None: no step may draft for the
+            next one.
+        left: (S,) int64, tokens that each may still emit; 0 where nobody may draft.
+        most_blocks: that a step may have for the next one.
     """
 
     slots: np.ndarray
@@ -71,6 +89,9 @@ class Demand:
     num_prompts: int = 0
     remaining: np.ndarray | None = None
     look_up: Callable[[], Offer] | None = None
+    at_hand: np.ndarray | None = None
+    left: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    most_blocks: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,18 +103,34 @@ class Deal:
         num_prefill: rows for prompts, the rows of their anchors among them.
         offer: where looked up drafts come from; None: there are none.
         is_lookup: (S,) bool, whose drafts are the offer's; None: nobody's.
+        blocks: for the next step, in a step that drafts for it: its own drafts are those at hand. None: it
+            does not.
     """
 
     num_drafts: np.ndarray
     num_prefill: int
     offer: Offer | None = None
     is_lookup: np.ndarray | None = None
+    blocks: Blocks | None = None
 
-    def looked_up(self, line: int, count: int) -> list[int] | None:
-        """Return the first drafts of a sequence if they are looked up, else None."""
-        if self.offer is None or self.is_lookup is None or not self.is_lookup[line]:
+    def looks_up(self, line: int) -> bool:
+        """Whether a sequence's drafts are the offer's."""
+        return self.is_lookup is not None and bool(self.is_lookup[line])
+
+    def known_ids(self, line: int, sequence: Sequence, count: int) -> list[int] | None:
+        """Return a sequence's first drafts if they are there already; None: the draft forward makes them."""
+        if self.blocks is not None:
+            return list(sequence.draft_ids[:count])
+        if self.offer is not None and self.looks_up(line):
+            return self.offer.token_ids[line, :count].tolist()
+        return None
+
+    def blocks_beside(self, num_drafts: SequenceOf[int]) -> Blocks | None:
+        """Return the blocks, if there are any, of a step that verifies so many drafts of each sequence."""
+        if self.blocks is None or not len(self.blocks.lines):
             return None
-        return self.offer.token_ids[line, :count].tolist()
+        lines, points, counts = self.blocks
+        return Blocks(lines, np.minimum(points, np.array(num_drafts)[lines]), counts)
 
 
 class BlockPolicy(Protocol):

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from orthrus_core.engine.ahead import Drafts, verify_and_draft
 from orthrus_core.engine.layout import StepLayout, Work
 from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.engine.scheduler import Scheduler
@@ -121,7 +122,7 @@ class EngineCore:
         finished, self._rejected = self._rejected, []
         step = self.scheduler.plan()
         if step.works:
-            verdicts = self._judge(step)
+            verdicts, drafts = self._judge(step)
             for observer in self._observers:
                 observer.saw(step, verdicts)
             num_accepted = np.array([verdict.num_accepted for verdict in verdicts], dtype=np.int64)
@@ -130,20 +131,25 @@ class EngineCore:
                 self.stats.count_drafts(step, num_accepted)
             completions = map(self._commit, step.works, verdicts)
             finished += [completion for completion in completions if completion is not None]
+            for line, draft_ids in drafts.items():
+                step.works[line].sequence.draft_ids = draft_ids
             self.scheduler.index_prompts(step.works)
         self.stats.busy_s += time.perf_counter() - started_at
         return finished
 
-    def _judge(self, step: StepLayout) -> list[Verdict]:
-        """Draft where works ask for it and have no drafts yet, and verify."""
+    def _judge(self, step: StepLayout) -> tuple[list[Verdict], Drafts]:
+        """Draft where works ask for it and have no drafts yet, verify, and draft for the next step."""
         started_at = time.perf_counter()
-        chooser, draft_ids = self._chooser(step.works), None
+        chooser, draft_ids, drafts = self._chooser(step.works), None, Drafts()
         if step.draft_budget:
             draft_ids = self._drafts.propose(self.runner, step, chooser)
         drafted_at = time.perf_counter()
-        verdicts = verify(self.runner, step, chooser, draft_ids)
+        if step.blocks is not None:
+            verdicts, drafts = verify_and_draft(self.runner, step, chooser)
+        else:
+            verdicts = verify(self.runner, step, chooser, draft_ids)
         self.stats.count_step(step, drafted_at - started_at, time.perf_counter() - drafted_at)
-        return verdicts
+        return verdicts, drafts
 
     def _commit(self, work: Work, verdict: Verdict) -> Completion | None:
         """Append what the step emitted to its sequence; return the completion if it ended."""

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from orthrus_core.attention.rows import Spans, count_up
+from orthrus_core.engine.blocks import Blocks
 from orthrus_core.engine.sequence import Sequence
 
 
@@ -21,6 +22,7 @@ class Work(NamedTuple):
         has_anchor: whether the anchor's row runs too, so that the sequence emits at least one token.
         num_drafts: proposals to verify, 0 for a plain AR step.
         draft_ids: they themselves, where they are known beforehand; None: the draft forward makes them.
+        is_lookup: whether they were looked up.
     """
 
     sequence: Sequence
@@ -28,6 +30,7 @@ class Work(NamedTuple):
     has_anchor: bool
     num_drafts: int = 0
     draft_ids: list[int] | None = None
+    is_lookup: bool = False
 
     @property
     def num_verify_rows(self) -> int:
@@ -90,6 +93,8 @@ class StepLayout:
         choices: (S,) int64, place of each anchor among the rows that choose; of works without one it means
             nothing.
         verify_spans: each work's prefill chunk, anchor, and its drafts or room for them, to run causally.
+        blocks: for the next step, see `Deal.blocks`.
+        block_budget: rows of theirs in the one forward, behind the `verify_budget`.
     """
 
     works: list[Work]
@@ -103,6 +108,8 @@ class StepLayout:
     target_rows: np.ndarray
     choices: np.ndarray
     verify_spans: Spans
+    blocks: Blocks | None = None
+    block_budget: int = 0
 
     @classmethod
     def of(
@@ -112,6 +119,8 @@ class StepLayout:
         draft_budget: int = 0,
         verify_budget: int = 0,
         choice_budget: int | None = None,
+        blocks: Blocks | None = None,
+        block_budget: int = 0,
     ) -> "StepLayout":
         """Lay the works out in order; `choice_budget` is that of all rows where none is given."""
         facts = [
@@ -124,7 +133,7 @@ class StepLayout:
                 sequence.num_committed,
                 sequence.token_ids[-1],
             )
-            for sequence, prefill, has_anchor, drafts, ids in works
+            for sequence, prefill, has_anchor, drafts, ids, _ in works
         ]
         num_prefill, has_anchor, num_drafts, is_block, slots, starts, last_ids = (
             np.array(facts, dtype=np.int64).reshape(-1, 7).T
@@ -152,6 +161,8 @@ class StepLayout:
             target_rows=np.repeat(anchor_rows, num_draft_rows) + 1 + count_up(num_draft_rows),
             choices=np.cumsum(has_anchor + num_drafts) - num_drafts - 1,
             verify_spans=Spans(slots, starts, counts, token_ids),
+            blocks=blocks,
+            block_budget=block_budget,
         )
 
     @property

@@ -111,17 +111,23 @@ class Scheduler:
         deal = self._policy.deal(self._demand(decoding, prompts))
         drafts = self._fit_pages(decoding, deal.num_drafts.tolist())
         works = [
-            Work(sequence, 0, has_anchor=True, num_drafts=count, draft_ids=deal.looked_up(line, count))
-            for line, (sequence, count) in enumerate(zip(decoding, drafts, strict=True))
+            Work(one, 0, True, count, deal.known_ids(line, one, count), deal.looks_up(line))
+            for line, (one, count) in enumerate(zip(decoding, drafts, strict=True))
         ]
         num_draft_rows = sum(work.num_draft_rows for work in works)
         works += _share_prefill(prompts, deal.num_prefill)
+        blocks, num_rows = deal.blocks_beside(drafts), len(decoding) + sum(drafts) + deal.num_prefill
+        num_block_rows = 0 if blocks is None else int(blocks.counts.sum())
+        verify_budget, block_budget = self._costs.both_budgets(num_rows, num_block_rows)
         num_choosing = sum(work.has_anchor for work in works) + sum(drafts)
+        choice_budget = self._costs.choice_budget(max(num_choosing, self._num_scored(works)))
         return StepLayout.of(
             works,
             draft_budget=self._costs.draft_budget(num_draft_rows),
-            verify_budget=self._costs.verify_budget(len(decoding) + sum(drafts) + deal.num_prefill),
-            choice_budget=self._costs.choice_budget(max(num_choosing, self._num_scored(works))),
+            verify_budget=verify_budget,
+            choice_budget=min(choice_budget, verify_budget),
+            blocks=blocks,
+            block_budget=block_budget,
         )
 
     def _num_scored(self, works: SequenceOf[Work]) -> int:
@@ -135,17 +141,27 @@ class Scheduler:
         remaining = (np.minimum(most, self._config.max_context) - lengths).clip(1)
         committed = sum(sequence.num_committed for sequence in prompts)
         room = (remaining - 1).clip(0) * drafts
-        lookup = self._lookup
+        lookup, caps = self._lookup, np.minimum(room, self._block_size)
+        at_hand = np.array([len(one.draft_ids) for one in decoding], dtype=np.int64)
         return Demand(
             slots,
-            np.minimum(room, self._block_size),
+            caps,
             lengths,
             sum(len(sequence.token_ids) - sequence.num_committed for sequence in prompts),
             committed / max(1, len(prompts)),
             len(prompts),
             None if self.num_waiting else remaining,
             None if lookup is None or not room.any() else lambda: lookup.offer(decoding).cut_to(room),
+            np.minimum(at_hand, caps) if self._may_draft_ahead(decoding) else None,
+            remaining * drafts,
+            self._tables.num_branches,
         )
+
+    def _may_draft_ahead(self, decoding: list[Sequence]) -> bool:
+        """Whether a step may draft for the next one: the rejection rule needs what drafts were drawn from."""
+        if self._costs.both_s is None or not self._block_size:
+            return False
+        return self._config.consensus == "coupled" or not any(one.params.temperature for one in decoding)
 
     def observe(self, step: StepLayout, num_accepted: np.ndarray, *, seconds: float | None = None) -> None:
         """Tell the block policy how many drafts of each work (S,) were accepted; lookup sees for itself.
@@ -157,7 +173,7 @@ class Scheduler:
         """
         if not self._block_size and self._lookup is None:
             return
-        drafts = np.flatnonzero(step.num_draft_rows)
+        drafts = np.flatnonzero([work.num_drafts > 0 and not work.is_lookup for work in step.works])
         slots = np.array([step.works[line].sequence.slot for line in drafts], dtype=np.int64)
         self._policy.observe(slots, step.num_drafts[drafts], num_accepted[drafts])
         if seconds is not None and self._costs.is_measured:

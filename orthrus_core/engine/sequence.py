@@ -85,6 +85,7 @@ class Sequence:
             reads more of it than the engine does.
         edits: what the request changes in the logits, for the chooser that knows it; None: nothing.
         drafts: whether steps may draft for it.
+        draft_ids: what may follow `token_ids`, as the last step proposes.
         logprobs: of the emitted tokens, float32.
         logit_gaps: behind them, float32.
         top_logprobs: at their places, where the request asks for the likeliest tokens.
@@ -107,6 +108,7 @@ class Sequence:
     constraint: Any = None  # a Constraint
     edits: Any = None
     drafts: bool = True
+    draft_ids: SequenceOf[int] = ()
     logprobs: array = field(default_factory=lambda: array("f"))
     logit_gaps: array = field(default_factory=lambda: array("f"))
     top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
@@ -137,6 +139,7 @@ class Sequence:
         count = len(token_ids)
         self.token_ids += token_ids
         self.num_committed += count
+        self.draft_ids = ()
         is_cut = count < len(facts.logprobs)
         self.logit_gaps.extend(facts.logit_gaps[:count] if is_cut else facts.logit_gaps)
         self.logprobs.extend(facts.logprobs[:count] if is_cut else facts.logprobs)

@@ -51,7 +51,7 @@ class CompletionStats:
         self.forwards += 2 if work.num_draft_rows else 1
         self.drafted += work.num_drafts
         self.accepted += num_accepted
-        if work.draft_ids is not None:
+        if work.is_lookup:
             self.lookup_drafted += work.num_drafts
             self.lookup_accepted += num_accepted
         self.step_tokens += num_emitted
@@ -130,10 +130,10 @@ class EngineStats:
 
     def count_step(self, step: "StepLayout", draft_s: float, verify_s: float) -> None:
         """Add a step's forwards, and the seconds of its draft and verify calls."""
-        num_draft_rows = len(step.target_rows)
+        num_draft_rows = len(step.target_rows) if step.blocks is None else int(step.blocks.counts.sum())
         self.steps += 1
         self.verify_forwards += 1
-        self.draft_forwards += num_draft_rows > 0
+        self.draft_forwards += step.draft_budget > 0
         self.token_rows += num_draft_rows + step.num_verify_rows
         num_prefill = sum(work.num_prefill for work in step.works)
         prefill_s = verify_s * num_prefill / step.num_verify_rows
@@ -151,7 +151,7 @@ class EngineStats:
     def count_drafts(self, step: "StepLayout", num_accepted: np.ndarray) -> None:
         """Add the drafts of a step's sequences, and those that stand (S,), by position."""
         num_drafts = step.num_drafts
-        is_lookup = num_drafts > step.num_draft_rows
+        is_lookup = np.array([work.is_lookup for work in step.works])
         self.lookup_drafted += int(num_drafts[is_lookup].sum())
         self.lookup_accepted += int(num_accepted[is_lookup].sum())
         positions = np.arange(max(num_drafts.max(initial=0), len(self.drafted_by_position)))[:, None]

@@ -48,6 +48,12 @@ class Chooser(Protocol):
         """
         ...
 
+    def propose_ahead(self, step: StepLayout, readout: Readout, positions: Tensor) -> Tensor:
+        """Return what the rows of blocks for the next step propose, as `propose`, but freely: what a grammar
+        allows there is not known yet.
+        """
+        ...
+
     def choose(
         self, step: StepLayout, readout: Readout, positions: Tensor, draft_ids: Tensor | None
     ) -> Choices:
@@ -68,6 +74,8 @@ class Greedy:
     def propose(self, step: StepLayout, readout: Readout, positions: Tensor) -> Tensor:
         """See `Chooser`."""
         return readout.ids[: len(step.target_rows)]
+
+    propose_ahead = propose
 
     def choose(
         self, step: StepLayout, readout: Readout, positions: Tensor, draft_ids: Tensor | None
@@ -149,15 +157,40 @@ def verify(
     hidden = runner.forward(rows, "ar")
     readout = runner.read(rows, hidden, "ar")
     choices = chooser.choose(step, readout, rows.chosen(rows.positions), draft_ids)
-    ids = torch.stack([rows.chosen(rows.token_ids), choices.ids]).int()
+    verdicts, _ = verdicts_of(runner, step, rows, hidden, readout, choices)
+    return verdicts
+
+
+def verdicts_of(
+    runner: ModelRunner,
+    step: StepLayout,
+    rows: TokenRows,
+    hidden: Hidden,
+    readout: Readout,
+    choices: Choices,
+    proposed_ids: Tensor | None = None,
+) -> tuple[list[Verdict], list[int]]:
+    """Bring what a verify forward says to the host, in one transfer, and accept.
+
+    Args:
+        rows: of the verify forward.
+        hidden: its T states.
+        readout: of the R rows that choose.
+        choices: theirs.
+        proposed_ids: (P,) int64, to bring along.
+    Returns:
+        One verdict per work, and `proposed_ids`.
+    """
+    ids = torch.cat([rows.chosen(rows.token_ids), choices.ids]).int()
     numbers = [readout.gaps, choices.logprobs, *([] if rows.choosing is None else [hidden.sums])]
-    bits = torch.cat([ids.view(-1), torch.cat(numbers).view(torch.int32)]).cpu().numpy()  # one transfer
-    R = ids.shape[1]
-    floats = bits[2 * R :].view(np.float32)
-    verdicts = _verdicts(step, bits[: 2 * R].reshape(2, R), floats[: 2 * R].reshape(2, R), floats[2 * R :])
+    more = [] if proposed_ids is None else [proposed_ids.int()]
+    table = torch.cat([ids, torch.cat(numbers).view(torch.int32), *more]).cpu().numpy()
+    R, end = len(readout.gaps), len(table) - sum(map(len, more))
+    floats = table[2 * R : end].view(np.float32)
+    verdicts = _verdicts(step, table[: 2 * R].reshape(2, R), floats[: 2 * R].reshape(2, R), floats[2 * R :])
     _add_top_logprobs(step, readout, verdicts)
     _add_prompt_logprobs(runner, step, rows, hidden, verdicts)
-    return verdicts
+    return verdicts, table[end:].tolist()
 
 
 def longest_agreeing_prefix(

@@ -6,6 +6,7 @@ import numpy as np
 
 from orthrus_core.costs import Costs
 from orthrus_core.engine.blocks import Deal, Demand, Offer
+from orthrus_core.policy.ahead import AheadDealer
 from orthrus_core.policy.dealer import Dealer, PricedDeal, Prospects
 from orthrus_core.policy.patience import Patience
 from orthrus_core.policy.record import Kind, Prediction, TrackRecord
@@ -14,6 +15,7 @@ from orthrus_core.policy.tail import Tail
 
 FREE_BLOCKS = 8  # a bad beginning alone shall not decide for the rest of a run; +2 % where text turns hard
 TRIAL_STEPS = 8  # a trial is thought of this often: it costs a second deal
+INERTIA = 1.05  # drafting ahead begins with a step without drafts, every time
 EXPLORATION = 0.005  # share of the time that trials may lose; +21 % where text turns easy
 
 
@@ -33,6 +35,9 @@ class AdaptiveBlocks:
     def __init__(self, costs: Costs, *, num_slots: int, block_size: int):
         """Args: block_size is K, 0 where the diffusion view drafts nothing."""
         self._dealer = Dealer(costs)
+        self._ahead = (
+            AheadDealer(costs, num_slots=num_slots, block_size=block_size) if block_size > 1 else None
+        )
         self._tail = Tail(costs)
         self._estimates = SurvivalEstimates(num_slots, block_size)
         self._saved_s = 0.0
@@ -42,18 +47,27 @@ class AdaptiveBlocks:
         self._record = TrackRecord()
         self._patience = Patience()
         self._predicted: Prediction | None = None
+        self._is_ahead = False  # whether the last step with sequences drafted for the next one
+        self._num_ahead = 0  # sequences of the last step, if it did, and not as the first of several
         self._resting: np.ndarray | None = None  # slots of the last step, if nobody drafted or waited in it
 
     def deal(self, demand: Demand) -> Deal:
         """As in `BlockPolicy`."""
         self._num_steps += 1
         self._predicted = None
+        if (going_on := self._go_on(demand)) is not None:
+            return self._expect(going_on, demand.slots)
+        self._num_ahead = 0
         offer, rests = self._offer(demand), not demand.num_waiting and self._may_rest(demand)
         if rests and offer is None:
             return Deal(np.zeros_like(demand.caps), 0)
         prospects = Prospects(demand, self._estimates.survival(demand.slots), self._worth(demand))
         best = self._plain(prospects) if rests else self._draft_or_not(prospects)
-        trial = None if rests or self._num_steps % TRIAL_STEPS != 1 else self._trial(best, prospects)
+        is_review = not rests and self._num_steps % TRIAL_STEPS == 1
+        if is_review and (ahead := self._drafting_ahead(best, prospects)) is not None:
+            self._resting = None
+            return self._expect(ahead, demand.slots)
+        trial = self._trial(best, prospects) if is_review else None
         self._resting = None if demand.num_waiting or (trial or best).num_drafts.any() else demand.slots
         if trial is None and offer is not None:
             return self._expect(self._with_lookup(best, prospects, offer), demand.slots)
@@ -72,6 +86,10 @@ class AdaptiveBlocks:
     def _expect(self, deal: PricedDeal, slots: np.ndarray) -> PricedDeal:
         """Remember what to expect of a deal, and whose blocks it has."""
         self._predicted = Prediction(_kind_of(deal), deal.seconds)
+        is_ahead = deal.blocks is not None
+        self._num_ahead = len(slots) if is_ahead and self._is_ahead else 0
+        if len(slots):
+            self._is_ahead = is_ahead
         has_block = deal.num_drafts > 0 if deal.is_lookup is None else (deal.num_drafts > 0) & ~deal.is_lookup
         self._drafted_at[slots[has_block]] = self._num_steps
         return deal
@@ -123,6 +141,27 @@ class AdaptiveBlocks:
         deal = self._dealer.deal(mixed)
         return replace(deal, offer=offer, is_lookup=is_lookup & (deal.num_drafts > 0))
 
+    def _drafting_ahead(self, best: PricedDeal, prospects: Prospects) -> PricedDeal | None:
+        """Return a step that drafts for the next one, if it may and beats the best one that does not."""
+        if self._ahead is None or prospects.demand.at_hand is None or not len(prospects.worth):
+            return None
+        ahead = self._ahead.deal(prospects, best.plain_rate)
+        inertia = INERTIA if self._is_ahead else 1 / INERTIA
+        return ahead if inertia * self._rate(ahead) > self._rate(best) else None
+
+    def _go_on(self, demand: Demand) -> PricedDeal | None:
+        """Return a step that drafts ahead as the last one did; None when that is to be thought over.
+
+        Which it is every few steps: it takes three times as long, with the best other step five times.
+        """
+        if not self._is_ahead or not len(demand.slots) or self._num_steps % TRIAL_STEPS == 1:
+            return None
+        if self._ahead is None or demand.at_hand is None:
+            return None
+        return self._ahead.go_on(
+            Prospects(demand, self._estimates.survival(demand.slots), self._worth(demand))
+        )
+
     def _may_rest(self, demand: Demand) -> bool:
         """Whether nobody drafts without asking again: nothing was learnt since, and no trial is due."""
         if not demand.caps.any():
@@ -136,6 +175,8 @@ class AdaptiveBlocks:
     def observe(self, slots: np.ndarray, num_drafts: np.ndarray, num_accepted: np.ndarray) -> None:
         """As in `BlockPolicy`."""
         self._num_blocks += len(slots)
+        if self._ahead is not None and self._num_ahead:
+            self._ahead.observe(self._num_ahead, int(num_accepted.sum()))
         self._estimates.observe(slots, num_drafts, num_accepted)
 
     def time(self, seconds: float) -> None:
@@ -176,6 +217,8 @@ class AdaptiveBlocks:
 
 def _kind_of(deal: PricedDeal) -> Kind:
     """Return what a step of this deal is."""
+    if deal.blocks is not None:
+        return Kind.AHEAD
     if not deal.num_drafts.any():
         return Kind.PLAIN
     is_lookup = deal.is_lookup

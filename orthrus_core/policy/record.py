@@ -7,15 +7,19 @@ import numpy as np
 
 MEMORY = 0.99  # weight kept per noted step: the last 100 or so count
 FIRST_GUESS = 3.0  # weight of the guess that predictions are right, in steps
+FIRST_TOKENS = 100.0  # weight of the guess that predicted tokens are right, in tokens
 LEAST, MOST = 0.5, 1.25  # of the handicap
 
 
 class Kind(IntEnum):
-    """What a step may be: without drafts, with looked up ones alone, or with a draft forward."""
+    """What a step may be: without drafts, with looked up ones alone, with a draft forward, or of one forward
+    that drafts ahead.
+    """
 
     PLAIN = 0
     LOOKUP = 1
     BLOCKS = 2
+    AHEAD = 3
 
 
 @dataclass(frozen=True)
@@ -55,3 +59,24 @@ class TrackRecord:
         self._weights = FIRST_GUESS + MEMORY * (self._weights - FIRST_GUESS)
         self._ratios[prediction.kind] += prediction.seconds / seconds
         self._weights[prediction.kind] += 1.0
+
+
+class TokenRecord:
+    """Compares the tokens that steps which draft ahead emitted with those predicted for the long run.
+
+    Every sequence begins without drafts at hand and ends in the middle of some; short texts have much of
+    both. Single steps emit a token or a whole block, so many of them count.
+    """
+
+    def __init__(self) -> None:
+        self._predicted = self._emitted = FIRST_TOKENS
+
+    @property
+    def ratio(self) -> float:
+        """Factor on the tokens that are predicted."""
+        return float(np.clip(self._emitted / self._predicted, LEAST, 1.0))
+
+    def note(self, predicted: float, emitted: float) -> None:
+        """Add one step."""
+        self._predicted = FIRST_TOKENS + MEMORY * (self._predicted - FIRST_TOKENS) + predicted
+        self._emitted = FIRST_TOKENS + MEMORY * (self._emitted - FIRST_TOKENS) + emitted

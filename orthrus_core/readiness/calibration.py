@@ -101,6 +101,29 @@ def measure_alike(
     return ForwardCosts(tuple(ratio * seconds for seconds in known.rung_s), known.cells)
 
 
+def measure_both(runner: ModelRunner, budgets: Sequence[int]) -> float:
+    """Return the seconds that a forward of both views takes beside one of the AR view with as many rows.
+
+    One rung is measured, half of whose rows are of a block, over no cells that count.
+    """
+    tables, T = runner.tables, budgets[len(budgets) // 2]
+    num_rows = min(BLOCK_ROWS, T // 2, _room(tables), tables.cells_per_branch)
+    nothing = np.zeros(1, dtype=np.int64)
+    try:
+        spans = _spans(tables, 1, num_rows, 0)
+        lines, copies = tables.branch(nothing, nothing)
+        block = [Span(int(lines[0]), 0, spans[0].token_ids)]
+
+        def run() -> None:
+            ar = runner.lay_out(spans, "ar", token_budget=T - num_rows)
+            runner.forward_both(ar, runner.lay_out(block, "diffusion", token_budget=num_rows), copies)
+
+        differences = [_least(run, runner.device) - _measure(runner, spans, T, "ar") for _ in range(REPEATS)]
+        return max(0.0, float(np.median(differences)))
+    finally:
+        _clear(tables)
+
+
 def spread_out(budgets: Sequence[int]) -> list[int]:
     """Return the rungs to measure: the first, the last, and between them steps of MEASURED_GROWTH or more."""
     chosen = [budgets[0]]

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from orthrus_core.cache import PagePool, PageTables
@@ -27,6 +28,7 @@ from orthrus_core.readiness.admission import (
 )
 from orthrus_core.readiness.device_memory import device_memory
 from orthrus_core.readiness.health import DraftAlarm, LogitHealth
+from orthrus_core.readiness.memory import branches_of
 from orthrus_core.readiness.sizes import fit, sizes_of
 from orthrus_core.readiness.startup import Readiness, get_ready
 from orthrus_core.request import SamplingParams
@@ -87,6 +89,8 @@ class Engine(EngineCore):
         if not self.block_size and config.mode == "consensus":
             logger.info("the model has no diffusion head: drafts are looked up in text alone")
         ready = ready or get_ready(runner, config)
+        if draft is not None:  # blocks for the next step would be the diffusion view's
+            ready = replace(ready, costs=replace(ready.costs, both_s=None))
         self.exactness, self.costs, self._ready = ready.exactness, ready.costs, ready
         scheduler = scheduler or Scheduler(
             config,
@@ -144,6 +148,7 @@ class Engine(EngineCore):
             "budgets": list(self.costs.budgets),
             "draft_s": list(self.costs.draft_s),
             "verify_s": list(self.costs.whole_verify_s),
+            "both_s": self.costs.both_s,
             "draft_cells_s": list(self.costs.draft_cells),
             "verify_cells_s": list(self.costs.verify_cells),
             "compiled": runner.is_compiled,
@@ -190,10 +195,13 @@ def _resolved(config: EngineConfig, model: Any) -> EngineConfig:
 
 def new_runner(model: OrthrusLM, config: EngineConfig) -> ModelRunner:
     """Return a model's runner over a cache of the config's size."""
+    num_branches, cells_per_branch = branches_of(model, config, model.device.type)
     tables = PageTables(
         PagePool(config.total_pages, config.page_size),
         num_slots=config.max_sequences,
         pages_per_sequence=config.pages_per_sequence,
+        num_branches=num_branches,
+        cells_per_branch=cells_per_branch,
     )
     return ModelRunner(model.eval(), tables, attention=config.attention)
 

@@ -12,7 +12,12 @@ from orthrus_core.attention.view import VIEWS
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.models.config import DIFFUSION_SUFFIX, DualViewConfig
 from orthrus_core.models.model import model_class
-from orthrus_core.readiness.ladder import candidate_budgets, choose_token_budget, most_choosing
+from orthrus_core.readiness.ladder import (
+    MOST_CHOOSING,
+    candidate_budgets,
+    choose_token_budget,
+    most_choosing,
+)
 
 READOUT_BYTES = 8  # of a logit: two FP32 copies, the readout's and one without its largest
 SAMPLING_BYTES = {  # of a logit, by the rule for sampled text; drawing itself takes none (measured: 0.2)
@@ -34,6 +39,7 @@ class MemoryPlan:
         partials: results of splits of long sequences, on CUDA, of one layer at a time.
         logits: of the R rows that may choose in a forward of each view, and the readout's copies.
         sampling: what one forward needs where all these sample.
+        branches: pages of blocks that run beside their sequences' rows.
         activations: of a layer of the largest forward.
         graphs: CUDA graphs.
     """
@@ -44,6 +50,7 @@ class MemoryPlan:
     partials: int
     logits: int
     sampling: int
+    branches: int
     activations: int
     graphs: int
 
@@ -86,17 +93,28 @@ def plan_memory(model: Any, config: EngineConfig, *, device_type: str) -> Memory
     attention = 2 * (spec.num_heads + spec.num_kv_heads) * spec.head_dim
     width = ACTIVATIONS * shape.hidden_size + 2 * (shape.intermediate_size or 0) + attention
     graphs = views * len(budgets) * L * GRAPH_LAYER_BYTES
-    head, weights = model_bytes(model)
+    (head, weights), page = model_bytes(model), page_bytes(model, config.page_size)
+    num_branches, most_rows = branches_of(model, config, device_type)
     return MemoryPlan(
         weights=weights,
         head=head,
-        cache=config.total_pages * page_bytes(model, config.page_size),
+        cache=config.total_pages * page,
         partials=partial_bytes(spec, T) if on_cuda else 0,
         logits=R * V * (size * views + READOUT_BYTES),
         sampling=R * V * SAMPLING_BYTES[config.consensus],
+        branches=num_branches * -(-(config.page_size - 1 + most_rows) // config.page_size) * page,
         activations=T * width * size,
         graphs=graphs if on_cuda else 0,
     )
+
+
+def branches_of(model: Any, config: EngineConfig, device_type: str) -> tuple[int, int]:
+    """Return how many blocks may run beside their sequences' rows, and the rows of the longest one."""
+    if not config.uses_head(model.config):
+        return 0, 1
+    K = config.block_size or model.config.block_size
+    T = min(token_budget(model.config, config, device_type), MOST_CHOOSING)
+    return T // K, K
 
 
 def page_bytes(model: Any, page_size: int) -> int:

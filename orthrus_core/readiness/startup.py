@@ -7,16 +7,17 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from orthrus_core.attention.view import VIEWS
 from orthrus_core.costs import Costs
 from orthrus_core.engine.config import EngineConfig
-from orthrus_core.engine.runner import ModelRunner
+from orthrus_core.engine.runner import KINDS, ModelRunner
 from orthrus_core.linear.backend import LinearBackend
 from orthrus_core.linear.choose import linear_backends
 from orthrus_core.models.model import OrthrusLM
+from orthrus_core.readiness.both_views import any_split, both_views_agree
 from orthrus_core.readiness.calibration import (
     ForwardCosts,
     measure_alike,
+    measure_both,
     measure_forwards,
     measure_head,
 )
@@ -89,6 +90,9 @@ def get_ready(runner: ModelRunner, config: EngineConfig) -> Readiness:
         draft = measure_forwards(runner, choosing, "diffusion")
     head_s = measure_head(runner, choosing)
     draft_s = [HOST_DRAFT_S + layers + head for layers, head in zip(draft.rung_s, head_s, strict=False)]
+    both_s = None
+    if drafts and outcome.exactness == "exact" and both_views_agree(runner, choosing):
+        both_s = measure_both(runner, choosing)
     logger.info(
         "engine ready exactness=%s linear=%s seconds=%.1f",
         *(outcome.exactness, outcome.backend.name, time.perf_counter() - started_at),
@@ -103,6 +107,8 @@ def get_ready(runner: ModelRunner, config: EngineConfig) -> Readiness:
         HOST_SEQUENCE_S,
         head_s=head_s,
         most_choosing=R,
+        both_s=both_s,
+        any_split=any_split(runner),
     )
     return Readiness(outcome.exactness, costs, outcome.backend.name, outcome.digest)
 
@@ -173,7 +179,7 @@ def _install(runner: ModelRunner, model: OrthrusLM, backend: LinearBackend, conf
     install(runner, model, backend)
     num_layers = model.config.num_hidden_layers
     if should_compile(config, device_type=runner.device.type, num_layers=num_layers):
-        compile_forwards(runner, VIEWS if config.uses_head(model.config) else ("ar",))
+        compile_forwards(runner, KINDS if config.uses_head(model.config) else ("ar",))
 
 
 def _budgets_to_try(config: EngineConfig, device_type: str, head_block_size: int) -> tuple[int, ...]:

@@ -208,14 +208,16 @@ def test_a_cancelled_request_never_completes():
     assert [c.request_id for c in completions] == [waiting]
 
 
-def test_consensus_needs_no_more_cache_than_ar():
-    model = small_orthrus()
-    caches = [
-        Engine(model, EngineConfig(mode=mode, max_context=64, self_check=False)).cache
+def test_consensus_needs_no_more_cache_than_ar_but_for_blocks_in_flight():
+    model = small_orthrus(block_size=8)
+    consensus, ar = (
+        Engine(model, EngineConfig(mode=mode, max_context=64, token_budget=64, self_check=False))
         for mode in ("consensus", "autoregressive")
-    ]
-    assert caches[0].bytes_per_token == caches[1].bytes_per_token
-    assert caches[0].keys[0].shape == caches[1].keys[0].shape
+    )
+    assert consensus.cache.bytes_per_token == ar.cache.bytes_per_token
+    assert consensus.runner.tables.pool.num_pages == ar.runner.tables.pool.num_pages
+    # as many blocks of 8 rows as 64 rows hold, each of which may begin at the end of a page of 16 cells
+    assert len(consensus.cache.keys[0]) == len(ar.cache.keys[0]) + 8 * 2
 
 
 @pytest.mark.parametrize(

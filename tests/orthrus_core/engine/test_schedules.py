@@ -63,6 +63,8 @@ def ladders(draw, token_budget: int) -> Costs:
         tuple(draw(seconds)),
         step_s=draw(st.sampled_from([0.0, 0.5])),
         sequence_s=draw(st.sampled_from([0.0, 0.1])),
+        both_s=draw(st.sampled_from([None, 0.0, 0.3])),
+        any_split=draw(st.booleans()),
     )
 
 
