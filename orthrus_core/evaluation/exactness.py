@@ -102,7 +102,7 @@ def wilson_interval(count: int, total: int) -> tuple[float, float]:
     share, widen = count / total, Z**2 / total
     middle = (share + widen / 2) / (1 + widen)
     half = math.sqrt(share * (1 - share) * widen + widen**2 / 4) / (1 + widen)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))  # rounding apart
 
 
 def _same_tokens(one: Completion, other: Completion) -> bool:

@@ -97,3 +97,10 @@ def test_the_gap_is_that_of_the_two_best_logits_after_the_last_token():
 )
 def test_wilson_intervals(count, total, bounds):
     assert wilson_interval(count, total) == pytest.approx(bounds, abs=1e-4)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_an_interval_holds_the_share_itself_at_both_ends(count):
+    for total in range(1, 600):
+        low, high = wilson_interval(count * total, total)
+        assert 0 <= low <= count <= high <= 1
