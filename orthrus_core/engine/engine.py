@@ -155,7 +155,8 @@ class EngineCore:
         """Append what the step emitted to its sequence; return the completion if it ended."""
         sequence, num_prefill = work.sequence, work.num_prefill
         first_position = sequence.num_committed
-        sequence.score(first_position, verdict.prompt_logprobs)
+        if verdict.prompt_logprobs:
+            sequence.score(first_position, verdict.prompt_logprobs)
         sequence.num_committed += num_prefill
         if not work.has_anchor and verdict.broken_row is None:
             return None

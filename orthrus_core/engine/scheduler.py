@@ -9,7 +9,7 @@ import numpy as np
 
 from orthrus_core.cache import PageTables
 from orthrus_core.costs import Costs
-from orthrus_core.engine.blocks import BlockPolicy, Demand, FixedBlocks, Lookup
+from orthrus_core.engine.blocks import BlockPolicy, Deal, Demand, FixedBlocks, Lookup
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.engine.layout import StepLayout, Work
 from orthrus_core.engine.sequence import NO_SLOT, Sequence
@@ -110,17 +110,14 @@ class Scheduler:
             return StepLayout.of([])
         deal = self._policy.deal(self._demand(decoding, prompts))
         drafts = self._fit_pages(decoding, deal.num_drafts.tolist())
-        works = [
-            Work(one, 0, True, count, deal.known_ids(line, one, count), deal.looks_up(line))
-            for line, (one, count) in enumerate(zip(decoding, drafts, strict=True))
-        ]
-        num_draft_rows = sum(work.num_draft_rows for work in works)
-        works += _share_prefill(prompts, deal.num_prefill)
+        works = _share_drafts(decoding, drafts, deal)
+        num_draft_rows = sum(work.num_draft_rows for work in works) if any(drafts) else 0
+        works += (prefills := _share_prefill(prompts, deal.num_prefill))
         blocks, num_rows = deal.blocks_beside(drafts), len(decoding) + sum(drafts) + deal.num_prefill
         num_block_rows = 0 if blocks is None else int(blocks.counts.sum())
         verify_budget, block_budget = self._costs.both_budgets(num_rows, num_block_rows)
-        num_choosing = sum(work.has_anchor for work in works) + sum(drafts)
-        choice_budget = self._costs.choice_budget(max(num_choosing, self._num_scored(works)))
+        num_choosing = len(decoding) + sum(drafts) + sum(work.has_anchor for work in prefills)
+        choice_budget = self._costs.choice_budget(max(num_choosing, self._num_scored(prefills)))
         return StepLayout.of(
             works,
             draft_budget=self._costs.draft_budget(num_draft_rows),
@@ -281,6 +278,16 @@ class Scheduler:
             if count and length + count > num_held[sequence.slot] * page_size:
                 fitting[line] = min(count, self._tables.grow(sequence.slot, length + count) - length)
         return fitting
+
+
+def _share_drafts(decoding: list[Sequence], drafts: list[int], deal: Deal) -> list[Work]:
+    """Give every decoding sequence its anchor and its drafts."""
+    if deal.blocks is None and not any(drafts):
+        return [Work(sequence, 0, True) for sequence in decoding]
+    return [
+        Work(one, 0, True, count, deal.known_ids(line, one, count), deal.looks_up(line))
+        for line, (one, count) in enumerate(zip(decoding, drafts, strict=True))
+    ]
 
 
 def _share_prefill(prompts: list[Sequence], num_rows: int) -> list[Work]:

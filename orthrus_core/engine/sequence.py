@@ -52,7 +52,7 @@ class TokenFacts(Protocol):
 
     logit_gaps: array
     logprobs: array
-    top_logprobs: list[list[tuple[int, float]]]
+    top_logprobs: SequenceOf[list[tuple[int, float]]]
 
 
 class Constraint(Protocol):
@@ -145,7 +145,7 @@ class Sequence:
         self.logprobs.extend(facts.logprobs[:count] if is_cut else facts.logprobs)
         self.top_logprobs += facts.top_logprobs[:count]
 
-    def score(self, first_position: int, logprobs: array) -> None:
+    def score(self, first_position: int, logprobs: SequenceOf[float]) -> None:
         """Append log-probabilities behind prefill rows; a preempted sequence has some already."""
         have = len(self.prompt_logprobs)
         self.prompt_logprobs.extend(logprobs[have - first_position : self.num_prompt - 1 - first_position])

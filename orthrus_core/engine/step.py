@@ -6,7 +6,7 @@ prefix on which both agree stands, with one more token of the AR view's own.
 
 from array import array
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -123,8 +123,8 @@ class Verdict:
     logit_gaps: array
     logprobs: array
     broken_row: int | None = None
-    top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
-    prompt_logprobs: array = field(default_factory=lambda: array("f"))
+    top_logprobs: SequenceOf[list[tuple[int, float]]] = ()
+    prompt_logprobs: SequenceOf[float] = ()
 
     @property
     def num_accepted(self) -> int:
@@ -233,9 +233,9 @@ def _verdicts(step: StepLayout, ids: np.ndarray, numbers: np.ndarray, sums: np.n
 
 def _add_top_logprobs(step: StepLayout, readout: Readout, verdicts: SequenceOf[Verdict]) -> None:
     """Read the likeliest tokens at the places of a step's tokens, of the requests that ask for them."""
-    asked = [rows for rows in step.verifying() if rows.sequence.params.num_top_logprobs]
-    if not asked:
+    if not any(work.has_anchor and work.sequence.params.num_top_logprobs for work in step.works):
         return
+    asked = [rows for rows in step.verifying() if rows.sequence.params.num_top_logprobs]
     counts = np.array([len(verdicts[rows.line].token_ids) for rows in asked])
     places = np.repeat([rows.first for rows in asked], counts) + count_up(counts)
     most = max(rows.sequence.params.num_top_logprobs for rows in asked)

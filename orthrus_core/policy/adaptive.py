@@ -228,7 +228,9 @@ def _kind_of(deal: PricedDeal) -> Kind:
 
 def _widened(survival: np.ndarray, depth: int) -> np.ndarray:
     """Return (S, depth) of (S, L), 0 behind the last draft."""
-    return np.pad(survival, ((0, 0), (0, depth - survival.shape[1])))
+    widened = np.zeros((len(survival), depth))
+    widened[:, : survival.shape[1]] = survival
+    return widened
 
 
 def _boost(worth: np.ndarray, tried: int) -> float:
