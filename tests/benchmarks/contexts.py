@@ -123,7 +123,7 @@ def lines(steps: int) -> Iterator[str]:
                 )
 
 
-def measure(model: OrthrusLM, context: int, rates: tuple[float, ...]) -> Iterator[str]:
+def measure(model: OrthrusLM, context: int, rates: tuple[float, ...], *, rounds: int) -> Iterator[str]:
     """Yield a line per acceptance: tokens/s here, every way of drafting in turns, the best of each.
 
     All engines run over one runner: prompts are prefilled once; adaptive blocks keep what they learnt.
@@ -133,6 +133,7 @@ def measure(model: OrthrusLM, context: int, rates: tuple[float, ...]) -> Iterato
         max_context=context + 2 * MEASURED_TOKENS,
         compile="off",
         num_pages=MEASURED_SEQUENCES * (context + 2 * MEASURED_TOKENS) // 16 + 2 * MEASURED_SEQUENCES + 1,
+        lookup_tokens=0,  # every round says the same
     )
     runner = new_runner(model, config)
     block_size, V = model.config.block_size, model.config.vocab_size
@@ -154,7 +155,7 @@ def measure(model: OrthrusLM, context: int, rates: tuple[float, ...]) -> Iterato
             engines[f"{k}"] = Engine(runner, own, ready=ready, policy=policy, draft=replay.new_draft())
         engines["adaptive"] = Engine(runner, config, ready=ready, draft=replay.new_draft())
         best = dict.fromkeys(engines, 0.0)
-        for _, (name, engine) in itertools.product(range(ROUNDS), engines.items()):
+        for _, (name, engine) in itertools.product(range(rounds), engines.items()):
             began_s = time.perf_counter()
             assert [one.token_ids for one in engine.generate(prompts, params)] == list(texts.values())
             seconds = time.perf_counter() - began_s
@@ -164,14 +165,14 @@ def measure(model: OrthrusLM, context: int, rates: tuple[float, ...]) -> Iterato
         yield f"| {context:,} | {rate} | {best['AR']:.1f} | {cells} | {best['adaptive'] / fixed:.3f} |"
 
 
-def print_measured(path: str) -> None:
+def print_measured(options: argparse.Namespace) -> None:
     """Print the measured table of a model."""
-    model = load_model(path, dtype=torch.bfloat16)
+    model = load_model(options.model, dtype=torch.bfloat16)
     names = " | ".join(f"{k} drafts / AR" for k in MEASURED_DRAFTS)
     print(f"| context | acceptance | AR tokens/s | {names} | adaptive / AR | adaptive / best |")
     print("|" + "---|" * (5 + len(MEASURED_DRAFTS)))
-    for context in MEASURED_CONTEXTS:
-        for line in measure(model, context, MEASURED_RATES):
+    for context in options.contexts:
+        for line in measure(model, context, MEASURED_RATES, rounds=options.rounds):
             print(line, flush=True)
 
 
@@ -180,9 +181,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--steps", type=int, default=300, help="of each case, prompts not counted")
     parser.add_argument("--model", help="checkpoint with a head: measure here instead")
+    parser.add_argument("--contexts", nargs="+", type=int, default=MEASURED_CONTEXTS, help="with --model")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="with --model, the best of so many")
     options = parser.parse_args()
     if options.model:
-        print_measured(options.model)
+        print_measured(options)
         return
     for line in lines(options.steps):
         print(line, flush=True)

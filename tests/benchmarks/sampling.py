@@ -71,7 +71,12 @@ def measure(model: Any, prompts: list[list[int]], mode: str, num_sequences: int,
     from orthrus_core.evaluation.speed import time_systems
 
     config = EngineConfig(
-        mode=mode, max_sequences=num_sequences, max_context=512, compile=options.compile, self_check=False
+        mode=mode,
+        max_sequences=num_sequences,
+        max_context=512,
+        compile=options.compile,
+        self_check=False,
+        lookup_tokens=0,  # every round says the same
     )
     engine, lengths = Engine(model, config), {}
 
