@@ -40,7 +40,7 @@ help:
 	@echo "make local-head  a Ray head on loopback with token auth, for ray job submit (docs/cluster.md); Ctrl-C ends it"
 	@echo "make real-model  build/smollm2-135m, a small model that answers in English (a minute, 100 MB to download)"
 	@echo "make real-demo   64 grade-school questions through it (GSM8K=DIRECTORY: questions of yours, MODEL=DIRECTORY: with a head)"
-	@echo "make test        run the tests (under 8 minutes on 2 cores)"
+	@echo "make test        run the tests (8 to 13 minutes on 2 cores, by the machine)"
 	@echo "make test-slow   the long ones: compiled forwards, the block policy over many seeds, trainings killed and resumed (20 minutes)"
 	@echo "make test-faults kill, break and starve runs, compare what comes out (half an hour), table in build/faults.md"
 	@echo "make lint        ruff, mypy, and who may import whom (import-linter)"

@@ -132,6 +132,7 @@ def poisoned_engine(token: int, spec) -> FakeEngine:
     return FakeEngine(poison=token)
 
 
+@pytest.mark.slow
 def test_a_run_over_an_earlier_ones_output_makes_the_next_turn(local_ray, model_dir, tmp_path):
     (tmp_path / "prompts").mkdir()
     pq.write_table(

@@ -87,6 +87,7 @@ def test_rows_go_through_both_functions_and_every_one_is_accounted_for(hooked, l
     assert inspect_run(hooked["output"]["path"], verify=True).faults == []
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_other_code_is_refused_and_repairs_error_rows(hooked, local_ray, tmp_path):
     job, _ = run_tree(hooked, fake_engine)
