@@ -103,9 +103,7 @@ DROPPED_REASON = Column(
 ON_REQUEST = (LOGPROBS, TOP_LOGPROBS, PROMPT_LOGPROBS, PROMPT_PERPLEXITY, TOKEN_IDS, PROMPT_TOKEN_IDS)
 OPTIONAL = (*ON_REQUEST, DROPPED_REASON)
 
-# Of how a row was decoded, not of what it says; output.diagnostics false leaves them out.
-DIAGNOSTICS = (
-    "cached_tokens",
+STEP_COUNTERS = (
     "steps",
     "step_tokens",
     "forwards",
@@ -113,6 +111,11 @@ DIAGNOSTICS = (
     "accepted",
     "lookup_drafted",
     "lookup_accepted",
+)
+# Of how a row was decoded, not of what it says; output.diagnostics false leaves them out.
+DIAGNOSTICS = (
+    "cached_tokens",
+    *STEP_COUNTERS,
     "acceptance_length",
     "tokens_per_forward",
     "min_logit_gap",
@@ -123,13 +126,7 @@ COUNTERS = (
     "prompt_tokens",
     "cached_tokens",
     "completion_tokens",
-    "steps",
-    "step_tokens",
-    "forwards",
-    "drafted",
-    "accepted",
-    "lookup_drafted",
-    "lookup_accepted",
+    *STEP_COUNTERS,
 )
 
 

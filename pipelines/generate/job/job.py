@@ -1,7 +1,7 @@
 """A generate job, checked: everything that can be known before an actor starts."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from pipelines.read.datasets import exported, local_directories, plain_paths
 from pipelines.read.shards import inspect_shards, list_shards
 from pipelines.read.units import Plan, Unit, plan_units
 from pipelines.storage.config import use_storage
+from pipelines.storage.file_info import FileInfo
 from pipelines.storage.files import absolute
 from pipelines.storage.output_path import check_output
 
@@ -166,36 +167,10 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
     if only_failed:
         check_repair(ledger, config)
     if plan is None:
-        unit_rows = config.run.unit_rows
-        inspection = inspect_shards(
-            files,
-            needed=needed,
-            unit_rows=unit_rows,
-            on_bad_shard=config.input.on_bad_shard,
-            carried=config.input.carry if hooks.input is None else None,  # it sees every column
-            has_partitions=config.input.hive_partitions,
-        )
-        plan = plan_units(inspection, unit_rows, pack=config.input.pack_files)
+        plan = _plan_files(config, files, needed)
     if plan.num_rows == 0:
         raise ConfigError(f"input.paths: the files have no rows{_skipped_note(plan)}")
-    schema = pa.schema([one for one in plan.schema if one.name not in _made(config)] + [*config.input.made])
-    layout = choose_layout(
-        schema,
-        needed=read_columns(config, schema.names),
-        carry=config.input.carry,
-        id_column=config.input.id_column,
-        token_ids=config.output.token_ids,
-        prompt_token_ids=config.output.prompt_token_ids,
-        logprobs=bool(config.sampling.logprobs),
-        top_logprobs=config.sampling.num_top_logprobs > 0,
-        prompt_logprobs=config.sampling.prompt_logprobs,
-        seed_column=config.sampling.columns.seed,
-        diagnostics=config.output.diagnostics,
-        rename=config.output.rename,
-        made=config.output.made,
-    )
-    if hooks.input is not None:
-        layout = replace(layout, read=tuple(plan.schema.names))
+    layout = _layout_of(config, plan)
     check_group_by(config, layout)
     check_keep(config, layout)
     units = tuple(ledger.remaining(plan))
@@ -216,6 +191,44 @@ def prepare(config: GenerateConfig, *, only_failed: bool = False) -> Job:
         return job
     failed = tuple(failed_units(ledger, plan, units))
     return replace(job, units=failed, left=units, repair=Repair(ledger.data_url, ledger.dropped_url, layout))
+
+
+def _plan_files(
+    config: GenerateConfig, files: Sequence[tuple[FileInfo, str]], needed: Mapping[str, str]
+) -> Plan:
+    """Look at the files and cut them into units."""
+    inspection = inspect_shards(
+        files,
+        needed=needed,
+        unit_rows=config.run.unit_rows,
+        on_bad_shard=config.input.on_bad_shard,
+        carried=config.input.carry if config.input.map is None else None,  # the function sees every column
+        has_partitions=config.input.hive_partitions,
+    )
+    return plan_units(inspection, config.run.unit_rows, pack=config.input.pack_files)
+
+
+def _layout_of(config: GenerateConfig, plan: Plan) -> TableLayout:
+    """Decide which columns the run reads, carries and writes."""
+    schema = pa.schema([one for one in plan.schema if one.name not in _made(config)] + [*config.input.made])
+    layout = choose_layout(
+        schema,
+        needed=read_columns(config, schema.names),
+        carry=config.input.carry,
+        id_column=config.input.id_column,
+        token_ids=config.output.token_ids,
+        prompt_token_ids=config.output.prompt_token_ids,
+        logprobs=bool(config.sampling.logprobs),
+        top_logprobs=config.sampling.num_top_logprobs > 0,
+        prompt_logprobs=config.sampling.prompt_logprobs,
+        seed_column=config.sampling.columns.seed,
+        diagnostics=config.output.diagnostics,
+        rename=config.output.rename,
+        made=config.output.made,
+    )
+    if config.input.map is None:
+        return layout
+    return replace(layout, read=tuple(plan.schema.names))
 
 
 def load_hooks(config: GenerateConfig) -> Hooks:
