@@ -37,8 +37,8 @@ class EngineConfig(BaseModel):
         1_000_000,
         ge=0,
         lt=2**31,
-        description="most tokens of prompts and completions that drafts are looked up in, the oldest out; 80 "
-        "bytes of host memory each. 0: no lookup",
+        description="most tokens of prompts and completions that drafts are looked up in, the oldest out; "
+        "80 to 144 bytes of host memory each. 0: no lookup",
     )
     block_policy: Literal["adaptive", "fixed"] = Field(
         "adaptive",
