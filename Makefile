@@ -17,7 +17,7 @@ GSM8K ?=
 # make bench-peers REAL=1 MODEL=build/smollm2-135m-head measures SmolLM2-135M, with a head of yours
 REAL ?=
 MODEL ?= build/smollm2-135m
-PEERS_OPTIONS = $(if $(REAL),--config tests/benchmarks/peers/real.yaml --set model.path=$(MODEL) $(if $(GSM8K),--set prompt_sets.gsm8k.path=$(GSM8K)/test.*),--config tests/benchmarks/peers/peers.yaml)
+PEERS_OPTIONS = $(if $(REAL),--config configs/evaluate/real-peers.yaml --set model.path=$(MODEL) $(if $(GSM8K),--set prompt_sets.gsm8k.path=$(GSM8K)/test.*),--config configs/evaluate/peers.yaml)
 
 # make bench-gpu GPU_OPTIONS='--quick'
 GPU_OPTIONS ?=
@@ -52,8 +52,8 @@ help:
 	@echo "                 needs triton: pip install -e '.[triton]', or TRITON_PATH=DIRECTORY"
 	@echo "make bench-train a training step of the demo's head: operations, rate, memory per slot (about a minute)"
 	@echo "make bench-overhead ROWS=20000   where a job's time goes that is not the engine's (as long as the job takes)"
-	@echo "make bench-peers measure speed against vLLM's CPU build, installed apart (3.5 GB); under 8 minutes after that"
-	@echo "                 REAL=1 [GSM8K=DIRECTORY] [MODEL=DIRECTORY] takes the real model in BF16 (about 20 minutes)"
+	@echo "make bench-peers measure speed against vLLM's CPU build, installed apart (3.5 GB); under 6 minutes after that"
+	@echo "                 REAL=1 [GSM8K=DIRECTORY] [MODEL=DIRECTORY] takes the real model in BF16 (about 15 minutes)"
 	@echo "                 AUTHORS=CHECKOUT adds the authors' code, a checkout of chiennv2000/orthrus"
 	@echo "make bench-scale 5,000 shards and 5 million rows with a stub engine: time and memory of the driver (about 5 minutes)"
 	@echo "                 SCALE_OPTIONS='--run-units all' sends every unit through Ray"
@@ -137,14 +137,14 @@ check-docker:
 	$(PYTHON) -m infra.docker.check --target $(TARGET) $(CHECK_DOCKER_OPTIONS)
 
 # vLLM comes without the packages beside torch: other versions than its torch's break its import, and it needs none here.
-$(VLLM)/.installed: tests/benchmarks/peers/vllm.txt
+$(VLLM)/.installed: infra/vllm.txt
 	$(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --requirement tests/benchmarks/peers/vllm.txt
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --requirement infra/vllm.txt
 	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
 bench-peers: $(INSTALLED) $(VLLM)/.installed $(if $(REAL),| build/smollm2-135m)
-	$(BIN)/python -m tests.benchmarks.peers $(PEERS_OPTIONS) $(if $(AUTHORS),--set peers.authors.path=$(AUTHORS))
+	$(BIN)/python jobs/evaluate.py $(PEERS_OPTIONS) $(if $(AUTHORS),--set authors.path=$(AUTHORS))
 
 ablations: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks.ablations

@@ -157,15 +157,16 @@ class KVCache:
         pages = (tensor[0] for tensor in (*self.keys, *self.values))
         return sum(page.numel() * page.element_size() for page in pages) // self.page_size
 
-    def copy_pages(self, layer_idx: int, sources: Tensor, targets: Tensor) -> None:
-        """Copy whole pages of a layer, (B,) int64 each; no page is both."""
-        for tensor in (self.keys[layer_idx], self.values[layer_idx]):
-            tensor.index_copy_(0, targets, tensor.index_select(0, sources))
-
     def erase(self, pages: Sequence[int]) -> None:
         """Fill pages with zeros: NaN left in a cell that is not seen yet would still reach a weighted sum."""
         for tensor in (*self.keys, *self.values):
             tensor[list(pages)] = 0
+
+
+def copy_pages(tensors: Sequence[Tensor], sources: Tensor, targets: Tensor) -> None:
+    """Copy whole pages of a layer's keys and values, (B,) int64 each; no page is both."""
+    for tensor in tensors:
+        tensor.index_copy_(0, targets, tensor.index_select(0, sources))
 
 
 class PageTables:

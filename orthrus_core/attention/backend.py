@@ -1,13 +1,13 @@
 """Who does the attention: one call behind which each device has its own kernel and K/V layout."""
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from orthrus_core.attention.rows import SpanRows
 from orthrus_core.attention.view import AttentionLayer
-from orthrus_core.cache import KVCache
+from orthrus_core.cache import KVCache, copy_pages
 
 
 class AttentionBackend(Protocol):
@@ -72,41 +72,58 @@ class PagedAttend:
     """
 
     def __init__(
-        self, backend: AttentionBackend, cache: KVCache, packed: Tensor, page_tables: Tensor, arrangement: Any
+        self,
+        backend: AttentionBackend,
+        cache: KVCache,
+        packed: Tensor,
+        page_tables: Tensor,
+        arrangement: Any,
+        copies: Tensor | None = None,
     ):
-        """Args: as in `AttentionBackend.attend`."""
-        self._backend = backend
+        """Args: copies are of the pages that rows in branches begin with, as from `PageTables.branch`, on
+        the device; None: there are no branches. The others as in `AttentionBackend.attend`.
+        """
         self._cache = cache
-        self._packed = packed
-        self._page_tables = page_tables
-        self._arrangement = arrangement
+        self._arguments = backend, packed, page_tables, arrangement, copies
+
+    def __call__(self, layer: AttentionLayer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See `Attend`."""
+        return self.of_layer(layer.layer_idx)(layer, q, k, v)
+
+    def of_layer(self, layer_idx: int) -> "LayerAttend":
+        """Return the attention of one layer."""
+        return LayerAttend(self._cache.keys[layer_idx], self._cache.values[layer_idx], *self._arguments)
+
+
+class LayerAttend(NamedTuple):
+    """`PagedAttend` of one layer, whichever layer asks.
+
+    Attributes:
+        keys: the layer's pages; so are `values`.
+    """
+
+    keys: Tensor
+    values: Tensor
+    backend: AttentionBackend
+    packed: Tensor
+    page_tables: Tensor
+    arrangement: Any
+    copies: Tensor | None
 
     def __call__(self, layer: AttentionLayer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See `Attend`; here B = 1 and N = T."""
+        if self.copies is not None:
+            copy_pages((self.keys, self.values), *self.copies)
         q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))  # (T, heads, Dh)
-        out = self._backend.attend(
+        out = self.backend.attend(
             q,
             k,
             v,
             layer,
-            keys=self._cache.keys[layer.layer_idx],
-            values=self._cache.values[layer.layer_idx],
-            packed=self._packed,
-            page_tables=self._page_tables,
-            arrangement=self._arrangement,
+            keys=self.keys,
+            values=self.values,
+            packed=self.packed,
+            page_tables=self.page_tables,
+            arrangement=self.arrangement,
         )
         return out[None]
-
-
-class BranchAttend(PagedAttend):
-    """`PagedAttend` of rows in branches, which begin with copies of their sequences' cells."""
-
-    def __init__(self, copies: Tensor, *args: Any):
-        """Args: copies as from `PageTables.branch`, on the device; then those of `PagedAttend`."""
-        super().__init__(*args)
-        self._copies = copies
-
-    def __call__(self, layer: AttentionLayer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """See `Attend`."""
-        self._cache.copy_pages(layer.layer_idx, self._copies[0], self._copies[1])
-        return super().__call__(layer, q, k, v)

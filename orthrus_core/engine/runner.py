@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orthrus_core.attention.backend import AttentionBackend, BranchAttend, PagedAttend
+from orthrus_core.attention.backend import AttentionBackend, PagedAttend
 from orthrus_core.attention.choose import Choice, choose_backend, spec_of
 from orthrus_core.attention.rows import RowBuffer, Span, Spans, TokenRows, fill, span_rows
 from orthrus_core.attention.view import VIEWS, BothViews, View
 from orthrus_core.cache import SCRATCH_PAGE, PageTables
-from orthrus_core.compilation.compiled import mark_budget_dynamic, mark_rows_dynamic
+from orthrus_core.compilation.by_layer import with_compiled_layers
+from orthrus_core.compilation.compiled import compiled, mark_budget_dynamic, mark_rows_dynamic
 from orthrus_core.compilation.graphs import ForwardGraphs
 from orthrus_core.errors import ConfigError
 from orthrus_core.models.experts import make_experts_row_wise
@@ -23,7 +24,7 @@ from orthrus_core.transfer import stage, to_device
 
 logger = logging.getLogger(__name__)
 
-FIRST_BUDGET = 16  # T of the first compiled forward; it could be any
+FIRST_BUDGET = 19  # T of the first compiled forward; it could be any that is no size of a model
 FIRST_BLOCK_ROWS, FIRST_COPIES = 24, 3  # likewise, but the compiler takes equal sizes for one and the same
 
 Kind = View | Literal["both"]
@@ -91,8 +92,7 @@ class ModelRunner:
     def use(self, model: OrthrusLM) -> None:
         """Run this model from now on, eagerly: the one given at first, or what computes it another way."""
         self.model, self.is_compiled = model, False
-        self._forwards: dict[Kind, Forward] = {view: self._new_forward(view) for view in VIEWS}
-        self._forwards["both"] = self._new_forward_of_both()
+        self._forwards: dict[Kind, Forward] = {kind: self._new_forward(kind, model) for kind in KINDS}
         self._head: Forward = self._new_head()
         self._graphs.clear()  # they hold the forwards of before
 
@@ -208,11 +208,17 @@ class ModelRunner:
     def _has_graphs(self) -> bool:
         return self.device.type == "cuda" and self.backend.has_static_shapes
 
-    def replace_forwards(self, replace: Callable[[Forward], Forward], kinds: Sequence[Kind]) -> None:
-        """Run some forwards through what `replace` makes of them, or as before if that fails."""
+    def compile(self, kinds: Sequence[Kind], *, by_layer: bool) -> None:
+        """Run some forwards through torch.compile, or as before if that fails.
+
+        Args:
+            by_layer: one graph for all layers that are alike, else one for each kind of forward.
+        """
         eager, eager_head = self._forwards, self._head
-        self._forwards = eager | {kind: replace(eager[kind]) for kind in kinds}
-        self._head = replace(eager_head)
+        for kind in kinds:
+            own = self._new_forward(kind, with_compiled_layers(self.model)) if by_layer else None
+            self._forwards = self._forwards | {kind: own or compiled(eager[kind])}
+        self._head = compiled(eager_head)
         self._graphs.clear()
         try:
             self.is_compiled = True
@@ -239,25 +245,28 @@ class ModelRunner:
             pages = to_device(self.tables.pages[slots], self.device)
             self._page_tables.index_copy_(0, to_device(slots, self.device), pages)
 
-    def _new_forward(self, view: View) -> Forward:
+    def _new_forward(self, kind: Kind, model: OrthrusLM) -> Forward:
+        return self._new_forward_of_both(model) if kind == "both" else self._new_forward_of(kind, model)
+
+    def _new_forward_of(self, view: View, model: OrthrusLM) -> Forward:
         def forward(page_tables: Tensor, packed: Tensor, arrangement: Any) -> Hidden:
             attend = PagedAttend(self.backend, self.cache, packed, page_tables, arrangement)
-            states = self.model.hidden_states(packed[None, 0], packed[None, 4], view=view, attend=attend)[0]
+            states = model.hidden_states(packed[None, 0], packed[None, 4], view=view, attend=attend)[0]
             return Hidden(states, states.sum(-1, dtype=torch.float32))
 
         return forward
 
-    def _new_forward_of_both(self) -> Forward:
+    def _new_forward_of_both(self, model: OrthrusLM) -> Forward:
         def forward(
             page_tables: Tensor, copies: Tensor, ar: Tensor, ar_plan: Any, blocks: Tensor, blocks_plan: Any
         ) -> Hidden:
             attend = BothViews(
                 ar.shape[1],
                 PagedAttend(self.backend, self.cache, ar, page_tables, ar_plan),
-                BranchAttend(copies, self.backend, self.cache, blocks, page_tables, blocks_plan),
+                PagedAttend(self.backend, self.cache, blocks, page_tables, blocks_plan, copies),
             )
             token_ids, positions = (torch.cat([ar[line], blocks[line]])[None] for line in (0, 4))
-            states = self.model.hidden_states(token_ids, positions, attend=attend)[0]
+            states = model.hidden_states(token_ids, positions, attend=attend)[0]
             return Hidden(states, states.sum(-1, dtype=torch.float32))
 
         return forward

@@ -27,15 +27,15 @@ def _twin(module, backend: LinearBackend, known: dict[int, nn.Module]):
         twin = backed(module, backend) if backend.takes(module) else module
     else:
         children = {name: child and _twin(child, backend, known) for name, child in module._modules.items()}
-        twin = _sharing(module, _modules=children)
+        twin = sharing(module, _modules=children)
         if isinstance(module, DualViewAttention):
-            views = {view: _sharing(one, _modules=children) for view, one in module._views.items()}
+            views = {view: sharing(one, _modules=children) for view, one in module._views.items()}
             twin.__dict__["_views"] = views
     known[id(module)] = twin
     return twin
 
 
-def _sharing(module: nn.Module, **changes: object) -> nn.Module:
+def sharing(module: nn.Module, **changes: object) -> nn.Module:
     """Return a module of the same class and with the same attributes, but for the changes."""
     twin = type(module).__new__(type(module))
     twin.__dict__.update(module.__dict__, **changes)

@@ -152,7 +152,8 @@ def _measure_cells(runner: ModelRunner, budgets: Sequence[int], view: View) -> C
     of_one = _cell_s(runner, first, num_sequences, 1, view)
     if num_rows == 1:
         return CellCosts(sequence_s=of_one)
-    of_many = _cell_s(runner, budgets[-1], num_sequences, num_rows, view)
+    fitting = next(T for T in budgets if num_sequences * num_rows <= T)
+    of_many = _cell_s(runner, fitting, num_sequences, num_rows, view)
     row_s = float(np.clip((of_many - of_one) / (num_rows - 1), 0.0, of_one))
     return CellCosts(of_one - row_s, row_s)
 

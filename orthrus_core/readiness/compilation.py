@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Sequence
 
-from orthrus_core.compilation.compiled import compiled
 from orthrus_core.compilation.compiler import get_compiler_ready
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.engine.runner import KINDS, Kind, ModelRunner
@@ -12,8 +11,8 @@ from orthrus_core.errors import reason_of
 
 logger = logging.getLogger(__name__)
 
-COMPILE_S = 10.0  # both views, on a machine that compiles them for the first time, and
-COMPILE_PER_LAYER_S = 2.0  # (demo model: 16 to 18 s; a second process takes 6 s)
+COMPILE_S = 18.0  # both views, on a machine that compiles them for the first time
+MOST_IN_ONE = 8  # layers in one graph, which takes 2 s each; deeper models compile one layer, on CPUs
 SAVED_PER_LAYER_S = 0.2e-3  # of a forward on a CPU: what the layers' operators cost beside their arithmetic
 FORWARDS_PER_TOKEN = 0.5  # of one sequence: between AR decoding (1) and good drafts (0.25)
 MARGIN = 2.0  # the saving must be so many times the cost
@@ -33,7 +32,12 @@ def should_compile(config: EngineConfig, *, device_type: str, num_layers: int) -
         return device_type == "cuda"
     num_forwards = config.expected_tokens * FORWARDS_PER_TOKEN / config.max_sequences
     saved_s = num_forwards * num_layers * SAVED_PER_LAYER_S
-    return saved_s > MARGIN * (COMPILE_S + COMPILE_PER_LAYER_S * num_layers)
+    return saved_s > MARGIN * COMPILE_S
+
+
+def is_by_layer(num_layers: int, device_type: str) -> bool:
+    """Whether layers are compiled one by one: graphs of CUDA take the cost of calls away, a CPU pays it."""
+    return device_type == "cpu" and num_layers > MOST_IN_ONE
 
 
 def compile_forwards(runner: ModelRunner, kinds: Sequence[Kind] = KINDS) -> bool:
@@ -48,7 +52,7 @@ def compile_forwards(runner: ModelRunner, kinds: Sequence[Kind] = KINDS) -> bool
     started_at = time.perf_counter()
     get_compiler_ready()
     try:
-        runner.replace_forwards(compiled, kinds)
+        runner.compile(kinds, by_layer=is_by_layer(runner.model.config.num_hidden_layers, runner.device.type))
     except Exception as error:  # whatever the compiler or its toolchain raises
         logger.warning("compile=off: torch.compile failed: %s", reason_of(error))
         return False

@@ -11,7 +11,13 @@ from orthrus_core.request import MOST_TEMPERATURE, SamplingParams
 from pipelines.config.model import ModelConfig
 from pipelines.config.section import Section
 from pipelines.config.urls import Url
-from pipelines.evaluate.speed_config import MemoryConfig, ReplayConfig, SpeedConfig, VllmConfig
+from pipelines.evaluate.speed_config import (
+    AuthorsConfig,
+    MemoryConfig,
+    ReplayConfig,
+    SpeedConfig,
+    VllmConfig,
+)
 from pipelines.generate.config.job import GenerateConfig, GenerateModelConfig, InputConfig
 from pipelines.generate.config.output import OutputConfig
 from pipelines.generate.config.prompt import PromptConfig
@@ -102,6 +108,9 @@ class EvaluateConfig(Section):
     replay: ReplayConfig | None = Field(None, description="Timing at a set acceptance; none: none.")
     memory: MemoryConfig | None = Field(None, description="Peak memory; none: not measured.")
     vllm: VllmConfig = Field(default_factory=VllmConfig, description="vLLM, where it is asked for.")
+    authors: AuthorsConfig = Field(
+        default_factory=AuthorsConfig, description="The authors' code, where it is asked for."
+    )
     output: Path = Field(description="Report, a JSON file, and a page beside it; replaced if there are any.")
 
     @field_validator("prompt_sets")

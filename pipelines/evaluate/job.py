@@ -5,8 +5,8 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.grades import CODE_NOTE, check_grader
 from pipelines.evaluate.memory import weigh_modes
 from pipelines.evaluate.page import evaluation_page
+from pipelines.evaluate.peers.authors import authors_peer
 from pipelines.evaluate.peers.vllm import vllm_peer
 from pipelines.evaluate.prompts import PromptSet, describe, read_prompt_sets
 from pipelines.evaluate.replay import time_replay
@@ -89,13 +90,15 @@ def _measured(
     if exactness := config.exactness:
         for dtype in exactness.dtypes:
             model = load(config, checkpoint, dtype)
-            asked = dtype == ITSELF_DTYPE and "vllm" in exactness.itself
-            with _vllm(config, model, asked, max(exactness.batches or (1,))) as peers:
+            asked = exactness.itself if dtype == ITSELF_DTYPE else ()
+            with ExitStack() as stack:
+                peers = _start(stack, asked, config, model, checkpoint, max(exactness.batches or (1,)))
                 yield from Texts(config, model, tokenizer, prompt_sets).compare(peers)
     if speed := config.speed:
         model = load(config, checkpoint, config.model.dtype)
-        asked = any("vllm" in one.systems for one in speed.loads)
-        with _vllm(config, model, asked, max(one.batch for one in speed.loads)) as peers:
+        with ExitStack() as stack:
+            most = max(one.batch for one in speed.loads)
+            peers = _start(stack, speed.systems, config, model, checkpoint, most)
             for prompt_set in _timed(config, prompt_sets):
                 for one in speed.loads:
                     yield "speed", time_load(config, model, prompt_set, one, peers)
@@ -131,17 +134,30 @@ def _left_out(config: EvaluateConfig, absent: Mapping[str, str]) -> list[str]:
         for name, source in config.prompt_sets.items()
         if source.score == "code" and name not in absent
     ]
-    asked = set(config.exactness.itself if config.exactness else ())
-    asked.update(*(one.systems for one in config.speed.loads) if config.speed else ())
+    asked: set[str] = set(config.exactness.itself if config.exactness else ())
+    asked.update(config.speed.systems if config.speed else ())
     if "vllm" in asked and not config.vllm.python.exists():
         lines.append(f"vLLM: no {config.vllm.python}; `make bench-peers` installs it")
+    if "authors" in asked and config.authors.path is None:
+        lines.append("the authors' code: authors.path does not say where it is")
     return lines
 
 
-def _vllm(
-    config: EvaluateConfig, model: OrthrusLM, is_asked: bool, max_sequences: int
-) -> AbstractContextManager[Peers]:
-    return vllm_peer(config, model, max_sequences=max_sequences) if is_asked else nullcontext({})
+def _start(
+    stack: ExitStack,
+    asked: Collection[str],
+    config: EvaluateConfig,
+    model: OrthrusLM,
+    checkpoint: Checkpoint,
+    max_sequences: int,
+) -> Peers:
+    """Start the engines behind pipes that are asked for, which end with the stack."""
+    peers: Peers = {}
+    if "vllm" in asked:
+        peers = stack.enter_context(vllm_peer(config, model, max_sequences=max_sequences))
+    if "authors" in asked:
+        peers = {**peers, **stack.enter_context(authors_peer(config, model, fetch(checkpoint)))}
+    return peers
 
 
 def broken_promises(report: Mapping[str, Any]) -> list[str]:

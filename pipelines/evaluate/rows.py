@@ -79,7 +79,7 @@ def _ratios(found: Report) -> list[str]:
 
 def speed_rows(loads: Sequence[Report]) -> Rows:
     """Every system under every load; consensus decoding is the first of each."""
-    head = ["prompts", "batch", "system", ">tokens/s", ">consensus/this"]
+    head = ["prompts", "batch", "system", ">tokens/s", ">consensus/this", ">AR/this"]
     rows = [[*head, ">by question", ">tok/step", ">same text"]]
     for load in loads:
         for system in load["systems"]:
@@ -89,7 +89,7 @@ def speed_rows(loads: Sequence[Report]) -> Rows:
                     *((_load(load), _batch(load)) if own else ("", "")),
                     system["name"],
                     show_spread(system["tokens_per_s"], 0),
-                    "" if own else show_spread(system["consensus_ratio"], 2),
+                    *("" if own else show_spread(system[f"{mode}_ratio"], 2) for mode in ("consensus", "ar")),
                     show_number(load["per_question_ratio"]) if system["name"] == "AR" else "",
                     show_number(load["acceptance_length"]) if own else "",
                     "" if own else f"{system['rows_as_consensus']} of {load['rows']}",

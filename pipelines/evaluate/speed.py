@@ -5,7 +5,7 @@ import logging
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.errors import ConfigError
@@ -17,6 +17,7 @@ from orthrus_core.evaluation.systems import (
     transformers_system,
 )
 from orthrus_core.models.model import OrthrusLM
+from orthrus_core.request import SamplingParams
 from pipelines.evaluate.acceptance import acceptance
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.prompts import PromptSet, lengthened
@@ -24,15 +25,23 @@ from pipelines.evaluate.speed_config import LoadConfig, SpeedLoad
 
 logger = logging.getLogger(__name__)
 
-Peers = Mapping[str, Callable[[int], System]]
-"""Engines behind pipes, by name: given how many requests shall be in flight, a system."""
-
 CONSENSUS, AR = "consensus", "AR"
-SHOWN = {
-    "transformers": "transformers generate",
-    "prompt_lookup": "transformers prompt lookup",
-    "generate_batch": "transformers generate_batch",
-}
+
+
+class Peer(NamedTuple):
+    """Another way to decode.
+
+    Attributes:
+        shown: its name in reports.
+        system: given how many requests shall be in flight, what is timed.
+    """
+
+    shown: str
+    system: Callable[[int], System]
+
+
+Peers = Mapping[str, Peer]
+"""By their names in the config."""
 
 
 def check_room(config: EvaluateConfig, prompt_set: PromptSet, context: int | None = None) -> list[list[int]]:
@@ -62,7 +71,7 @@ def time_load(
     """Time every system under one load; the model's dtype is used as it is.
 
     Args:
-        peers: engines behind pipes, by name.
+        peers: engines behind pipes.
     Returns:
         `systems`: the lines of the speed table, consensus decoding first; its acceptance of all tokens and
         `per_question`.
@@ -77,14 +86,14 @@ def time_load(
     )
     budgets = token_budgets(load)
     engines = engine_systems(config, model, load, budgets)
-    others = transformers_systems(config, model, load)
-    if "vllm" in load.systems:
-        others |= {name: peer(load.batch) for name, peer in peers.items()}
+    peers = {**transformers_peers(model, config.sampling), **peers}
+    others = [peers[name] for name in load.systems if name in peers]
     timings = time_systems(
-        {**engines, **others},
+        {**engines, **{peer.shown: peer.system(load.batch) for peer in others}},
         prompts,
         rounds=config.speed.rounds,
-        warm_up_rows=config.speed.warm_up_rows,
+        warm_up_rows=max(config.speed.warm_up_rows, load.batch),
+        pause_s=config.speed.pause_s,
     )
     drafts = acceptance(engines[CONSENSUS].completions)
     return {
@@ -136,15 +145,21 @@ def engine_systems(
     }
 
 
-def transformers_systems(config: EvaluateConfig, model: OrthrusLM, load: SpeedLoad) -> dict[str, System]:
-    """transformers' ways to decode that the load names."""
-    params, batch = config.sampling, load.batch
-    known: dict[str, Callable[[], System]] = {
-        "transformers": lambda: transformers_system(model, params=params, batch_size=batch),
-        "prompt_lookup": lambda: prompt_lookup_system(model, params=params),
-        "generate_batch": lambda: generate_batch_system(model, params=params, batch_size=batch),
+def transformers_peers(model: OrthrusLM, params: SamplingParams) -> Peers:
+    """transformers' ways to decode."""
+    return {
+        "transformers": Peer(
+            "transformers generate",
+            lambda batch: transformers_system(model, params=params, batch_size=batch),
+        ),
+        "prompt_lookup": Peer(
+            "transformers prompt lookup", lambda batch: prompt_lookup_system(model, params=params)
+        ),
+        "generate_batch": Peer(
+            "transformers generate_batch",
+            lambda batch: generate_batch_system(model, params=params, batch_size=batch),
+        ),
     }
-    return {SHOWN[name]: known[name]() for name in load.systems if name in known}
 
 
 def show_dtype(model: OrthrusLM) -> str:
@@ -153,7 +168,7 @@ def show_dtype(model: OrthrusLM) -> str:
 
 
 def figures(name: str, timings: Mapping[str, Timing], token_budget: int | None) -> dict[str, Any]:
-    """One line of a speed table; `consensus_ratio` says how many times as fast consensus decoding is."""
+    """One line of a speed table; the ratios say how many times as fast the engine's modes are."""
     timing = timings[name]
     return {
         "name": name,
@@ -162,5 +177,6 @@ def figures(name: str, timings: Mapping[str, Timing], token_budget: int | None) 
         "seconds": list(timing.seconds),
         "tokens_per_s": asdict(timing.tokens_per_s),
         "consensus_ratio": asdict(timings[CONSENSUS].ratio_to(timing)),
+        "ar_ratio": asdict(timings[AR].ratio_to(timing)),
         "rows_as_consensus": rows_in_common(timing.outputs, timings[CONSENSUS].outputs),
     }

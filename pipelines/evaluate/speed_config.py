@@ -9,7 +9,8 @@ from orthrus_core.evaluation.curve import AcceptanceCurve
 from orthrus_core.models.cost import ModelShape
 from pipelines.config.section import Section
 
-PeerName = Literal["transformers", "prompt_lookup", "generate_batch", "vllm"]
+PeerName = Literal["transformers", "prompt_lookup", "generate_batch", "vllm", "authors"]
+ONE_SEQUENCE = ("prompt_lookup", "authors")
 
 
 class LoadConfig(Section):
@@ -39,7 +40,8 @@ class SpeedLoad(LoadConfig):
     systems: tuple[PeerName, ...] = Field(
         ("transformers",),
         description="Beside the engine. transformers: its generate; prompt_lookup: its assisted generation, "
-        "one sequence; generate_batch: its continuous batching; vllm: vLLM, where it is installed.",
+        "one sequence; generate_batch: its continuous batching; vllm: vLLM, where it is installed; authors: "
+        "the authors' code, one sequence, where `authors.path` says where it is.",
     )
     context: int | None = Field(
         None,
@@ -49,8 +51,9 @@ class SpeedLoad(LoadConfig):
 
     @model_validator(mode="after")
     def _one_sequence(self) -> Self:
-        if "prompt_lookup" in self.systems and self.batch > 1:
-            raise ValueError(f"systems: prompt_lookup takes one sequence, batch is {self.batch}")
+        alone = [name for name in self.systems if name in ONE_SEQUENCE]
+        if alone and self.batch > 1:
+            raise ValueError(f"systems: {alone[0]} takes one sequence, batch is {self.batch}")
         return self
 
 
@@ -62,7 +65,15 @@ class SpeedConfig(Section):
     )
     rounds: int = Field(3, ge=1, description="Times that every system completes the prompts.")
     warm_up_rows: int = Field(2, ge=1, description="Prompts that each system completes first, not timed.")
+    pause_s: float = Field(
+        0.3, ge=0, description="Seconds before each turn, so that the threads of the last one are at rest."
+    )
     prompt_sets: tuple[str, ...] | None = Field(None, description="Sets to time; none: all.")
+
+    @property
+    def systems(self) -> set[str]:
+        """What any load names."""
+        return {name for load in self.loads for name in load.systems}
 
 
 class VllmConfig(Section):
@@ -78,6 +89,17 @@ class VllmConfig(Section):
     )
     timeout_s: float = Field(
         3600.0, gt=0, description="Longest wait for its start and for each of its answers."
+    )
+
+
+class AuthorsConfig(Section):
+    """The authors' code, where a user has it."""
+
+    path: Path | None = Field(
+        None, description="Checkout of chiennv2000/orthrus, or its src/model.py; none: it is left out."
+    )
+    python: Path | None = Field(
+        None, description="Interpreter of an environment that runs it; none: the job's own."
     )
 
 

@@ -14,15 +14,13 @@ from orthrus_core.evaluation.exactness import (
     wilson_interval,
 )
 from orthrus_core.evaluation.speed import Measured, Outputs, System, spread
-from orthrus_core.evaluation.systems import transformers_system
 from orthrus_core.models.model import OrthrusLM
 from orthrus_core.readiness.engine import Engine
-from orthrus_core.request import SamplingParams
 from pipelines.evaluate.acceptance import acceptance, accepted_by_position, counts_since
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.grades import grade, summary
 from pipelines.evaluate.prompts import PromptSet
-from pipelines.evaluate.speed import AR, SHOWN, Peers, show_dtype
+from pipelines.evaluate.speed import AR, Peers, show_dtype, transformers_peers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,7 +55,7 @@ class Texts:
         """Decode all sets at all temperatures and batches.
 
         Args:
-            peers: engines behind pipes, by name.
+            peers: engines behind pipes.
         Yields:
             "texts" and a comparison of both modes, or "itself" and one of a system at two batches, as soon
             as it is there.
@@ -130,7 +128,9 @@ class Texts:
     def _others(self, peers: Peers) -> Iterator[Figures]:
         """Each of the others beside itself, greedy."""
         greedy = self._config.sampling.model_copy(update={"temperature": 0.0})
-        for name, new_system in self._systems(greedy, peers).items():
+        known = {**transformers_peers(self._model, greedy), **peers}
+        asked = () if self._config.exactness is None else self._config.exactness.itself
+        for name, new_system in [known[name] for name in asked if name in known]:
             for prompt_set in map(self._with_room, self._sets.values()):
                 logger.info("comparing %s with itself, prompt_set=%s", name, prompt_set.name)
                 ends = self._batches[0], self._batches[-1]
@@ -142,15 +142,6 @@ class Texts:
         """The rows that leave room for all new tokens, since others know no max_context or refuse them."""
         most = self._config.decode.max_context - self._config.sampling.max_new_tokens
         return replace(prompt_set, rows=tuple(row for row in prompt_set.rows if len(row.prompt_ids) <= most))
-
-    def _systems(self, params: SamplingParams, peers: Peers) -> Peers:
-        asked = () if self._config.exactness is None else self._config.exactness.itself
-        model, systems = self._model, {}
-        if "transformers" in asked:
-            systems[SHOWN["transformers"]] = lambda batch: transformers_system(
-                model, params=params, batch_size=batch
-            )
-        return systems | (dict(peers) if "vllm" in asked else {})
 
     def _itself(self, name: str, prompt_set: PromptSet, last: Outputs, first: Outputs) -> dict[str, Any]:
         """A system's tokens at the last batch beside those at the first."""

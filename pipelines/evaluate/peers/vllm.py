@@ -4,7 +4,6 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,7 +12,7 @@ from orthrus_core.models.head import remove_diffusion_head
 from orthrus_core.models.model import OrthrusLM
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.peers.process import PeerProcess
-from pipelines.evaluate.speed import Peers, show_dtype
+from pipelines.evaluate.speed import Peer, Peers, show_dtype
 
 logger = logging.getLogger(__name__)
 
@@ -23,71 +22,36 @@ def vllm_peer(config: EvaluateConfig, model: OrthrusLM, *, max_sequences: int) -
     """Run vLLM on a model's backbone, in its dtype, while the context lasts.
 
     Returns:
-        Its name and, given how many requests shall be in flight, the system; nothing where vLLM is not
-        installed.
+        Nothing where it is not installed.
     Raises:
         OrthrusError: it did not start.
     """
     if not config.vllm.python.exists():
         yield {}
         return
-    dtype = show_dtype(model)
-    launch = vllm_launch(
-        config.vllm.python,
-        export_backbone(model, config.vllm.directory / f"backbone-{dtype}"),
-        dtype=dtype,
-        max_context=config.decode.max_context,
-        max_sequences=max_sequences,
-        compiled=config.vllm.compiled,
-        threads=torch.get_num_threads(),
-        directory=config.vllm.directory,
-        log="vllm.log",
-        timeout_s=config.vllm.timeout_s,
-    )
-    limits: dict[str, Any] = {
-        "max_new_tokens": config.sampling.max_new_tokens,
-        "eos_ids": eos_ids_of(model, config.sampling),
-    }
-    with PeerProcess("vLLM", **launch) as process:
-        yield {f"vLLM {process.version}": lambda batch: process.system(in_flight=batch, **limits)}
-
-
-def vllm_launch(
-    python: Path,
-    backbone: Path,
-    *,
-    dtype: str,
-    max_context: int,
-    max_sequences: int,
-    compiled: bool,
-    threads: int,
-    directory: Path,
-    log: str,
-    timeout_s: float,
-) -> dict[str, Any]:
-    """Arguments of `PeerProcess`.
-
-    Args:
-        python: interpreter of vLLM's environment.
-        backbone: a plain checkpoint.
-        dtype: of its weights and activations, by name.
-        directory: for its caches and logs.
-        log: name of its log file.
-    """
-    return {
-        "python": python.absolute(),  # not resolved: the link's place is what makes it that environment's
-        "module": "pipelines.evaluate.peers.vllm_server",
-        "options": {
-            "model": str(backbone.resolve()),
+    dtype, directory = show_dtype(model), config.vllm.directory
+    with PeerProcess(
+        "vLLM",
+        python=config.vllm.python.absolute(),  # not resolved: the link's place makes it that environment's
+        module="pipelines.evaluate.peers.vllm_server",
+        options={
+            "model": str(export_backbone(model, directory / f"backbone-{dtype}").resolve()),
             "dtype": dtype,
-            "max_context": max_context,
+            "max_context": config.decode.max_context,
             "max_sequences": max_sequences,
-            "compiled": compiled,
+            "compiled": config.vllm.compiled,
         },
-        "environment": vllm_environment(directory, threads),
-        "log": directory / log,
-        "timeout_s": timeout_s,
-    }
+        environment=vllm_environment(directory, torch.get_num_threads()),
+        log=directory / "vllm.log",
+        timeout_s=config.vllm.timeout_s,
+    ) as process:
+        eos_ids, most = eos_ids_of(model, config.sampling), config.sampling.max_new_tokens
+        yield {
+            "vllm": Peer(
+                f"vLLM {process.version}",
+                lambda batch: process.system(in_flight=batch, max_new_tokens=most, eos_ids=eos_ids),
+            )
+        }
 
 
 def vllm_environment(directory: Path, threads: int) -> dict[str, str]:

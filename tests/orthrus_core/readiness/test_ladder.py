@@ -43,8 +43,9 @@ def test_rows_that_choose_have_a_rung_of_their_own(max_sequences, block_size, ro
     assert rows == most_choosing(budgets, max_sequences=max_sequences, most_drafts=block_size)
 
 
-def test_a_cpu_has_four_rungs_per_doubling():
-    assert candidate_budgets(66, "cpu") == (8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 66)
+def test_a_cpu_has_four_rungs_per_doubling_and_begins_with_a_lone_row():
+    rungs = candidate_budgets(66, "cpu")
+    assert rungs == (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 66)
 
 
 def test_a_gpu_has_one_rung_per_doubling():

@@ -13,8 +13,8 @@ from orthrus_core.linear.backend import BackedLinear
 from orthrus_core.readiness.calibration import ForwardCosts
 from tests.small_models import small_orthrus
 
-CONFIG = EngineConfig(token_budget=16, max_sequences=2, max_context=64)
 LADDER = [8, 10, 12, 14, 16]
+CONFIG = EngineConfig(budgets=tuple(LADDER), max_sequences=2, max_context=64)
 
 
 def is_native(runner) -> bool:

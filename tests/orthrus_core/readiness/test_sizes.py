@@ -107,7 +107,7 @@ def test_logits_are_planned_for_the_rows_that_may_choose(model):
     plan = plan_memory(model, fitted(model, 2**40, **of_one), device_type="cpu")
     assert plan.logits == 10 * 97 * (2 * 4 + 8)  # the rung that holds 9 rows, V, FP32 of two views and copies
     plain = plan_memory(model, fitted(model, 2**40, mode="autoregressive", **of_one), device_type="cpu")
-    assert plain.logits == 8 * 97 * (4 + 8)
+    assert plain.logits == 1 * 97 * (4 + 8)
 
 
 def test_a_plan_from_the_config_alone_is_that_of_the_model_and_of_its_cache(model):

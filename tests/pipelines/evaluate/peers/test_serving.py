@@ -69,7 +69,7 @@ def test_cpu_used_between_requests_is_told_and_that_of_the_work_is_not():
 
 def test_the_servers_need_nothing_but_the_standard_library_to_start():
     code = (
-        "import sys\nimport pipelines.evaluate.peers.vllm_server, tests.benchmarks.peers.authors_server\n"
+        "import sys\nimport pipelines.evaluate.peers.vllm_server, pipelines.evaluate.peers.authors_server\n"
         "print(sorted(name for name in ('torch', 'pydantic', 'ray', 'numpy') if name in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from tests.benchmarks.peers.authors_server import (
+from pipelines.evaluate.peers.authors_server import (
     AuthorsPeer,
     accept_positive_crop,
     attend_like_flash,
@@ -45,7 +45,8 @@ def checkout(tmp_path):
 @pytest.fixture
 def peer(checkout, model_dir, monkeypatch):
     monkeypatch.setattr("transformers.DynamicCache", OldCache)
-    return AuthorsPeer({"model": str(model_dir), "path": str(checkout), "threads": torch.get_num_threads()})
+    options = {"dtype": "float32", "threads": torch.get_num_threads()}
+    return AuthorsPeer({"model": str(model_dir), "path": str(checkout), **options})
 
 
 def test_their_model_gets_the_checkpoint_as_a_qwen3_in_fp32(peer, model_dir):

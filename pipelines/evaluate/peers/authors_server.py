@@ -23,7 +23,7 @@ class AuthorsPeer:
         """Load.
 
         Args:
-            options: model (directory), path (their checkout), threads.
+            options: model (directory), path (their checkout), dtype, threads.
         """
         import torch
         import transformers
@@ -39,7 +39,7 @@ class AuthorsPeer:
         self._model = module.OrthrusLM.from_pretrained(
             options["model"],
             config=transformers.Qwen3Config(**fields),
-            dtype=torch.float32,
+            dtype=getattr(torch, options["dtype"]),
             attn_implementation=ATTENTION,
         ).eval()
 
