@@ -22,6 +22,7 @@ SAMPLES = HIDDEN + "samples"  # list<int32>, numbers of the completions to make
 TRUNCATED = HIDDEN + "truncated"  # int32, tokens cut from the prompt
 PROMPT_TOKENS = HIDDEN + "prompt_tokens"  # int32, of a prompt that was counted and cannot be run; else 0
 PREFILL = HIDDEN + "prefill"  # string, what stands before the completion in its column; null: nothing
+PROMPT = HIDDEN + "prompt"  # binary, the pickled prompt without its ids, for the turns after it; null: none
 CARRIED = HIDDEN + "carried_"  # before the name of a carried column that an output column has too
 ENGINE = HIDDEN + "engine"  # string, json of the engine's figures on a unit's first row
 LINE = HIDDEN + "line"  # large_binary, of JSON: the row as it stands in file and path; null: it is none
@@ -59,7 +60,11 @@ RESULT = (
         "tokens of the prompt after the chat template; 0 on an error that came before they were counted",
     ),
     Column("truncated_tokens", pa.int32(), "tokens that input.prompt.overlong cut from the prompt; 0: none"),
-    Column("cached_tokens", pa.int32(), "tokens of the prompt that an earlier prompt had left in the cache"),
+    Column(
+        "cached_tokens",
+        pa.int32(),
+        "tokens of the prompt that an earlier prompt, or turn, had left in the cache",
+    ),
     Column("completion_tokens", pa.int32(), "tokens emitted, the final end token included"),
     Column("steps", pa.int32(), "engine steps that carried this row"),
     Column("step_tokens", pa.int32(), "tokens that those steps emitted; the end of a prefill emits one more"),
@@ -94,13 +99,41 @@ PROMPT_LOGPROBS = Column(
 PROMPT_PERPLEXITY = Column(
     "prompt_perplexity", pa.float64(), "e to the mean of these with its sign turned; null for a single token"
 )
+COMPLETIONS = Column(
+    "completions",
+    pa.list_(
+        pa.struct(
+            [
+                ("text", pa.string()),
+                ("finish_reason", pa.string()),
+                ("prompt_tokens", pa.int32()),
+                ("truncated_tokens", pa.int32()),
+                ("cached_tokens", pa.int32()),
+                ("completion_tokens", pa.int32()),
+                ("token_ids", pa.list_(pa.int32())),
+                ("logprobs", LOGPROBS.type),
+                ("top_logprobs", TOP_LOGPROBS.type),
+            ]
+        )
+    ),
+    "with input.prompt.turns: every answer that was made, the last one too; its ids and log-probabilities "
+    "where such columns are asked for",
+)
 TOKEN_IDS = Column("token_ids", pa.list_(pa.int32()), "ids of the completion's tokens, end token included")
 PROMPT_TOKEN_IDS = Column("prompt_token_ids", pa.list_(pa.int32()), "ids of the prompt's tokens")
 DROPPED_REASON = Column(
     "dropped_reason", pa.string(), "in dropped/ only: the filter that the row failed first, and its value"
 )
 # By the flags of a `TableLayout`.
-ON_REQUEST = (LOGPROBS, TOP_LOGPROBS, PROMPT_LOGPROBS, PROMPT_PERPLEXITY, TOKEN_IDS, PROMPT_TOKEN_IDS)
+ON_REQUEST = (
+    COMPLETIONS,
+    LOGPROBS,
+    TOP_LOGPROBS,
+    PROMPT_LOGPROBS,
+    PROMPT_PERPLEXITY,
+    TOKEN_IDS,
+    PROMPT_TOKEN_IDS,
+)
 OPTIONAL = (*ON_REQUEST, DROPPED_REASON)
 
 STEP_COUNTERS = (
@@ -140,7 +173,8 @@ class TableLayout:
     Attributes:
         carried: carried input columns with the types they have in every output file.
         read: input columns that are read, carried or not.
-        token_ids, prompt_token_ids, logprobs, top_logprobs, diagnostics: whether these columns are written.
+        completions, token_ids, prompt_token_ids, logprobs, top_logprobs, diagnostics: whether these columns
+            are written.
         prompt_logprobs: whether these and the perplexity are.
         rename: output columns that have another name in the files.
         made: columns that output.map makes; null until it has.
@@ -148,6 +182,7 @@ class TableLayout:
 
     carried: pa.Schema
     read: tuple[str, ...]
+    completions: bool = False
     token_ids: bool = False
     prompt_token_ids: bool = False
     logprobs: bool = False

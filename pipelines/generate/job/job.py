@@ -216,6 +216,7 @@ def _layout_of(config: GenerateConfig, plan: Plan) -> TableLayout:
         needed=read_columns(config, schema.names),
         carry=config.input.carry,
         id_column=config.input.id_column,
+        completions=bool(config.input.prompt.turns),
         token_ids=config.output.token_ids,
         prompt_token_ids=config.output.prompt_token_ids,
         logprobs=bool(config.sampling.logprobs),
