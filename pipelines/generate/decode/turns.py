@@ -40,7 +40,7 @@ class TurnTaker:
         self._text_of = text_of
         self._thread = ThreadPoolExecutor(1, "turns")  # a tokenizer is not to be shared between threads
 
-    async def run(self, requests: Sequence[Request], prompts: Sequence[Prompt]) -> SharedBatch:
+    async def run(self, requests: Sequence[Request], prompts: Sequence[Prompt | None]) -> SharedBatch:
         """Complete rows.
 
         Args:
@@ -51,7 +51,8 @@ class TurnTaker:
         report = (await self._complete([])).report
         return SharedBatch([*rows], report, [all(turn.is_copy for turn in row.turns) for row in rows])
 
-    async def _converse(self, request: Request, prompt: Prompt) -> Conversation:
+    async def _converse(self, request: Request, prompt: Prompt | None) -> Conversation:
+        assert prompt is not None
         assert prompt.content is not None
         num_turns, turns = 1 + len(prompt.content.turns), list[Turn]()
         while True:

@@ -179,8 +179,15 @@ def _render_row(
         own_id = _row_id(row, own_id, id_column)
         params = columns.of(row)
         prompt = renderer.prompt(row, params.max_new_tokens)
-        more = {"prefill": prompt.prefill, "prompt": replace(prompt, ids=[])}
-        return RenderedRow(own_id, prompt.ids, params, None, prompt.truncated_tokens, **more)
+        return RenderedRow(
+            own_id,
+            prompt.ids,
+            params,
+            None,
+            prompt.truncated_tokens,
+            prefill=prompt.prefill,
+            prompt=replace(prompt, ids=[]),
+        )
     except LongPromptError as fault:
         return RenderedRow(own_id, None, params, str(fault), long_tokens=fault.prompt_tokens)
     except RequestError as fault:
