@@ -73,7 +73,7 @@ class _Row:
     def pack(name: dict[str, Any], request: Request, completion: Completion) -> "_Row":
         return _Row(
             name,
-            replace(request, prompt_ids=array("i", request.prompt_ids), drafts=False),
+            replace(request, prompt_ids=array("i", request.prompt_ids), drafts=False, followed=False),
             array("i", completion.token_ids),
             None if completion.logprobs is None else array("d", completion.logprobs),
             completion.finish_reason,
