@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from orthrus_core.engine.sequence import Completion
 from orthrus_core.engine.stats import CompletionStats
-from orthrus_core.request import GRAMMARS, Request
+from orthrus_core.request import Request
 from pipelines.checkpoint.directory import fetch, load_tokenizer
 from pipelines.cluster.board import Board, UnitKey
 from pipelines.generate.audit.auditor import Auditor
@@ -29,6 +29,7 @@ from pipelines.generate.decode.gate import UnitGate
 from pipelines.generate.decode.requests import RequestBuilder, SampleRow, prefix_order
 from pipelines.generate.decode.results import ResultWriter
 from pipelines.generate.decode.spec import ActorSpec
+from pipelines.generate.decode.texts import TextDecoder, needs_text
 from pipelines.generate.decode.turns import TurnTaker
 from pipelines.generate.engine.thread import EngineLike, EngineThread
 from pipelines.generate.engine.watchdog import all_stacks
@@ -80,36 +81,6 @@ def load_engine(spec: ActorSpec) -> EngineLike:
     # a tokenizer of its own: those of the tokenizers library are not to be shared between threads
     decoder = TextDecoder(spec.checkpoint.source) if needs_text(spec.sampling) else None
     return orthrus_core.Engine(model, spec.decode, tokenizer=decoder)
-
-
-def needs_text(sampling: SamplingConfig) -> bool:
-    """Whether the engine has to know texts: of stop strings, grammars or bad words."""
-    by_column = sampling.columns.given.keys() & {"stop", "bad_words", *GRAMMARS}
-    return bool(sampling.stop or sampling.bad_words or sampling.grammar or by_column)
-
-
-class TextDecoder:
-    """Turns tokens into the text that is written, for the engine's stop strings too, and bad words back."""
-
-    def __init__(self, path: str):
-        """Args: path is the checkpoint's."""
-        self._tokenizer = load_tokenizer(path)
-
-    @property
-    def backend_tokenizer(self) -> Any:
-        """What the engine reads the vocabulary from, for grammars; None: the tokenizer is a slow one."""
-        return getattr(self._tokenizer, "backend_tokenizer", None)
-
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Return the tokens of a text."""
-        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
-
-    def decode(self, token_ids: list[int], *, skip_special_tokens: bool = True) -> str:
-        """Return the text of tokens as the model wrote it."""
-        text = self._tokenizer.decode(
-            token_ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
-        )
-        return str(text)
 
 
 class GenerateActor:

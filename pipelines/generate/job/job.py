@@ -24,7 +24,8 @@ from pipelines.generate.ledger.ledger import Ledger, differences, fingerprint
 from pipelines.generate.prompt.renderer import PromptRenderer
 from pipelines.generate.prompt.unit import needed_columns, read_columns
 from pipelines.generate.write.repair import Repair
-from pipelines.read.columns import TableLayout, choose_layout
+from pipelines.read.choose_columns import choose_layout
+from pipelines.read.columns import TableLayout
 from pipelines.read.datasets import exported, local_directories, plain_paths
 from pipelines.read.shards import inspect_shards, list_shards
 from pipelines.read.units import Plan, Unit, plan_units

@@ -14,7 +14,8 @@ from orthrus_core import Engine, EngineConfig, Request, SamplingParams, load_mod
 from pipelines.checkpoint.directory import load_tokenizer
 from pipelines.generate.audit.plan import HASHES, AuditPlan
 from pipelines.generate.config.job import GenerateConfig
-from pipelines.generate.decode.actor import GenerateActor, TextDecoder
+from pipelines.generate.decode.actor import GenerateActor
+from pipelines.generate.decode.texts import TextDecoder
 from pipelines.generate.prompt.unit import render_unit
 from pipelines.read.columns import ENGINE, TableLayout
 from tests.fakes import FakeEngine, fake_engine
