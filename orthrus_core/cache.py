@@ -2,8 +2,8 @@
 
 A *cell* holds the key and value of one position of one sequence; a page is `page_size` consecutive cells.
 Page 0 is scratch: token rows left over in a forward write there and nobody reads it. The full pages of a
-prompt are indexed by their tokens and the page before, so that another prompt with the same beginning starts
-from them.
+prompt, and of a completion that another prompt will go on with, are indexed by their tokens and the page
+before, so that another prompt with the same beginning starts from them.
 """
 
 import itertools
@@ -76,11 +76,11 @@ class PagePool:
             self._free.append(page)
 
     def index_prefix(self, pages: Sequence[int], token_ids: Sequence[int], num_committed: int) -> None:
-        """Offer a prompt's full pages to later prompts.
+        """Offer a sequence's full pages to later prompts.
 
         Args:
             pages: the sequence's pages in order of position.
-            token_ids: the prompt.
+            token_ids: the prompt, with its completion or without.
             num_committed: how many of its positions have final AR keys and values.
         """
         parent = 0

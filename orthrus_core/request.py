@@ -237,6 +237,9 @@ class Request:
         drafts: False: decoded one token a step, without drafts, and begun only while no other request waits
             (the text is the same).
         on_tokens: called with the tokens that a step emitted, in order, on the thread that steps the engine.
+        followed: another request will go on behind its completion, whose pages then stay in the cache as
+            those of prompts do.
+        follows: it goes on behind an earlier one's completion, and so begins before those that wait.
     """
 
     prompt_ids: Sequence[int]
@@ -244,3 +247,5 @@ class Request:
     on_tokens: Callable[[list[int]], None] | None = None
     sample: int = 0
     drafts: bool = True
+    followed: bool = False
+    follows: bool = False

@@ -157,8 +157,9 @@ class EngineCore:
         first_position = sequence.num_committed
         if verdict.prompt_logprobs:
             sequence.score(first_position, verdict.prompt_logprobs)
-        sequence.num_committed += num_prefill
-        if not work.has_anchor and verdict.broken_row is None:
+        broken = verdict.broken_row
+        sequence.num_committed += num_prefill if broken is None else min(num_prefill, broken)
+        if not work.has_anchor and broken is None:
             return None
         constraint, token_ids = sequence.constraint, verdict.token_ids
         if constraint is not None:
@@ -171,8 +172,8 @@ class EngineCore:
             stop_strings=sequence.stop_strings,
         )
         error = constraint.error if constraint is not None and reason is None else None
-        if error is None and reason is None and verdict.broken_row is not None:
-            error = self._break_off(sequence, first_position + verdict.broken_row)
+        if error is None and reason is None and broken is not None:
+            error = self._break_off(sequence, first_position + broken)
         sequence.emit(emitted, verdict)
         if not num_prefill:
             sequence.stats.count_block(work, verdict.num_accepted, len(emitted))

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from orthrus_core.attention.rows import Spans, count_up
-from orthrus_core.engine.blocks import Blocks
+from orthrus_core.engine.blocks import Blocks, Deal
 from orthrus_core.engine.sequence import Sequence
 
 
@@ -214,3 +214,26 @@ class StepLayout:
             return []
         first = int(self.draft_rows[line])
         return draft_ids[first : first + self.works[line].num_drafts].tolist()
+
+
+def share_drafts(decoding: list[Sequence], drafts: list[int], deal: Deal) -> list[Work]:
+    """Return works that give every decoding sequence its anchor and its drafts."""
+    if deal.blocks is None and not any(drafts):
+        return [Work(sequence, 0, True) for sequence in decoding]
+    return [
+        Work(one, 0, True, count, deal.known_ids(line, one, count), deal.looks_up(line))
+        for line, (one, count) in enumerate(zip(decoding, drafts, strict=True))
+    ]
+
+
+def share_prefill(prompts: list[Sequence], num_rows: int) -> list[Work]:
+    """Return works that give rows to prompts in order of admission."""
+    works = []
+    for sequence in prompts:
+        if num_rows <= 0:
+            break
+        left = sequence.anchor_position - sequence.num_committed
+        rows = min(left + 1, num_rows)
+        works.append(Work(sequence, num_prefill=min(left, rows), has_anchor=rows > left))
+        num_rows -= rows
+    return works

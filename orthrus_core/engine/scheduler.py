@@ -9,9 +9,9 @@ import numpy as np
 
 from orthrus_core.cache import PageTables
 from orthrus_core.costs import Costs
-from orthrus_core.engine.blocks import BlockPolicy, Deal, Demand, FixedBlocks, Lookup
+from orthrus_core.engine.blocks import BlockPolicy, Demand, FixedBlocks, Lookup
 from orthrus_core.engine.config import EngineConfig
-from orthrus_core.engine.layout import StepLayout, Work
+from orthrus_core.engine.layout import StepLayout, Work, share_drafts, share_prefill
 from orthrus_core.engine.sequence import NO_SLOT, Sequence
 
 
@@ -56,8 +56,10 @@ class Scheduler:
         self.num_prefix_tokens = 0
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a new sequence."""
-        self._line(sequence).append(sequence)
+        """Queue a new sequence; one that follows another goes before those that do not."""
+        line = self._line(sequence)
+        ahead = itertools.takewhile(lambda one: one.follows, line)
+        line.insert(sum(1 for _ in ahead) if sequence.follows else len(line), sequence)
 
     @property
     def num_waiting(self) -> int:
@@ -93,13 +95,12 @@ class Scheduler:
     def index_prompts(self, works: SequenceOf[Work]) -> None:
         """Offer the prompt pages that a step completed to later prompts."""
         for work in works:
-            sequence = work.sequence
-            if work.num_prefill and sequence.slot != NO_SLOT:
-                self._tables.pool.index_prefix(
-                    self._tables.held(sequence.slot),
-                    sequence.token_ids[: sequence.num_prompt],
-                    sequence.num_committed,
-                )
+            if work.num_prefill and work.sequence.slot != NO_SLOT:
+                self._index(work.sequence, work.sequence.num_prompt)
+
+    def _index(self, sequence: Sequence, num_tokens: int) -> None:
+        pages, token_ids = self._tables.held(sequence.slot), sequence.token_ids[:num_tokens]
+        self._tables.pool.index_prefix(pages, token_ids, sequence.num_committed)
 
     def plan(self) -> StepLayout:
         """Decide the next step. Every sequence that gets rows has the pages for them."""
@@ -110,9 +111,9 @@ class Scheduler:
             return StepLayout.of([])
         deal = self._policy.deal(self._demand(decoding, prompts))
         drafts = self._fit_pages(decoding, deal.num_drafts.tolist())
-        works = _share_drafts(decoding, drafts, deal)
+        works = share_drafts(decoding, drafts, deal)
         num_draft_rows = sum(work.num_draft_rows for work in works) if any(drafts) else 0
-        works += (prefills := _share_prefill(prompts, deal.num_prefill))
+        works += (prefills := share_prefill(prompts, deal.num_prefill))
         blocks, num_rows = deal.blocks_beside(drafts), len(decoding) + sum(drafts) + deal.num_prefill
         num_block_rows = 0 if blocks is None else int(blocks.counts.sum())
         verify_budget, block_budget = self._costs.both_budgets(num_rows, num_block_rows)
@@ -234,6 +235,8 @@ class Scheduler:
         self.running.append(sequence)
 
     def _leave(self, sequence: Sequence) -> None:
+        if sequence.followed:
+            self._index(sequence, len(sequence.token_ids))
         self._tables.clear(sequence.slot)
         self._policy.forget(sequence.slot)
         if self._lookup is not None:
@@ -278,26 +281,3 @@ class Scheduler:
             if count and length + count > num_held[sequence.slot] * page_size:
                 fitting[line] = min(count, self._tables.grow(sequence.slot, length + count) - length)
         return fitting
-
-
-def _share_drafts(decoding: list[Sequence], drafts: list[int], deal: Deal) -> list[Work]:
-    """Give every decoding sequence its anchor and its drafts."""
-    if deal.blocks is None and not any(drafts):
-        return [Work(sequence, 0, True) for sequence in decoding]
-    return [
-        Work(one, 0, True, count, deal.known_ids(line, one, count), deal.looks_up(line))
-        for line, (one, count) in enumerate(zip(decoding, drafts, strict=True))
-    ]
-
-
-def _share_prefill(prompts: list[Sequence], num_rows: int) -> list[Work]:
-    """Give rows to prompts in order of admission."""
-    works = []
-    for sequence in prompts:
-        if num_rows <= 0:
-            break
-        left = sequence.anchor_position - sequence.num_committed
-        rows = min(left + 1, num_rows)
-        works.append(Work(sequence, num_prefill=min(left, rows), has_anchor=rows > left))
-        num_rows -= rows
-    return works

@@ -85,6 +85,7 @@ class Sequence:
             reads more of it than the engine does.
         edits: what the request changes in the logits, for the chooser that knows it; None: nothing.
         drafts: whether steps may draft for it.
+        followed, follows: see `Request`.
         draft_ids: what may follow `token_ids`, as the last step proposes.
         logprobs: of the emitted tokens, float32.
         logit_gaps: behind them, float32.
@@ -108,6 +109,8 @@ class Sequence:
     constraint: Any = None  # a Constraint
     edits: Any = None
     drafts: bool = True
+    followed: bool = False
+    follows: bool = False
     draft_ids: SequenceOf[int] = ()
     logprobs: array = field(default_factory=lambda: array("f"))
     logit_gaps: array = field(default_factory=lambda: array("f"))

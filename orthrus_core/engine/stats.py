@@ -1,6 +1,7 @@
 """What is counted, per request and per run."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,6 +56,14 @@ class CompletionStats:
             self.lookup_drafted += work.num_drafts
             self.lookup_accepted += num_accepted
         self.step_tokens += num_emitted
+
+    @staticmethod
+    def total(several: "Sequence[CompletionStats]") -> "CompletionStats":
+        """Return the sums of counters; of logit gaps the smallest."""
+        names = [one.name for one in fields(CompletionStats) if one.name != "min_logit_gap"]
+        gaps = [one.min_logit_gap for one in several if one.min_logit_gap is not None]
+        sums = {name: sum(getattr(one, name) for one in several) for name in names}
+        return CompletionStats(**sums, min_logit_gap=min(gaps, default=None))
 
     @property
     def acceptance_length(self) -> float | None:

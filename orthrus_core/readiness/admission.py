@@ -85,6 +85,8 @@ class RequestAdmission:
             request.on_tokens,
             sample=request.sample,
             drafts=request.drafts,
+            followed=request.followed,
+            follows=request.follows,
         )
         if request.params.stop and self._tokenizer is not None:
             sequence.stop_strings = StopStrings(request.params.stop, self._tokenizer)

@@ -14,7 +14,7 @@ from pipelines.evaluate.config import EvaluateConfig, PromptSetConfig, generate_
 from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.job.job import new_renderer
 from pipelines.generate.prompt.unit import needed_columns, render_rows
-from pipelines.read.columns import choose_layout
+from pipelines.read.choose_columns import choose_layout
 from pipelines.read.datasets import exported, plain_paths
 from pipelines.read.shards import inspect_shards, list_shards
 from pipelines.read.source import column_types, read_unit

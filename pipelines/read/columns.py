@@ -1,12 +1,9 @@
 """Names, types and meanings of the columns that go in, travel between stages and come out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
-
-from orthrus_core.errors import ConfigError
-from pipelines.read.arrow_types import stored_type
 
 # Columns that travel between the stages of the dataset and are never written.
 HIDDEN = "__orthrus_"
@@ -22,6 +19,7 @@ SAMPLES = HIDDEN + "samples"  # list<int32>, numbers of the completions to make
 TRUNCATED = HIDDEN + "truncated"  # int32, tokens cut from the prompt
 PROMPT_TOKENS = HIDDEN + "prompt_tokens"  # int32, of a prompt that was counted and cannot be run; else 0
 PREFILL = HIDDEN + "prefill"  # string, what stands before the completion in its column; null: nothing
+PROMPT = HIDDEN + "prompt"  # binary, the pickled prompt without its ids, for the turns after it; null: none
 CARRIED = HIDDEN + "carried_"  # before the name of a carried column that an output column has too
 ENGINE = HIDDEN + "engine"  # string, json of the engine's figures on a unit's first row
 LINE = HIDDEN + "line"  # large_binary, of JSON: the row as it stands in file and path; null: it is none
@@ -59,7 +57,11 @@ RESULT = (
         "tokens of the prompt after the chat template; 0 on an error that came before they were counted",
     ),
     Column("truncated_tokens", pa.int32(), "tokens that input.prompt.overlong cut from the prompt; 0: none"),
-    Column("cached_tokens", pa.int32(), "tokens of the prompt that an earlier prompt had left in the cache"),
+    Column(
+        "cached_tokens",
+        pa.int32(),
+        "tokens of the prompt that an earlier prompt, or turn, had left in the cache",
+    ),
     Column("completion_tokens", pa.int32(), "tokens emitted, the final end token included"),
     Column("steps", pa.int32(), "engine steps that carried this row"),
     Column("step_tokens", pa.int32(), "tokens that those steps emitted; the end of a prefill emits one more"),
@@ -94,13 +96,41 @@ PROMPT_LOGPROBS = Column(
 PROMPT_PERPLEXITY = Column(
     "prompt_perplexity", pa.float64(), "e to the mean of these with its sign turned; null for a single token"
 )
+COMPLETIONS = Column(
+    "completions",
+    pa.list_(
+        pa.struct(
+            [
+                ("text", pa.string()),
+                ("finish_reason", pa.string()),
+                ("prompt_tokens", pa.int32()),
+                ("truncated_tokens", pa.int32()),
+                ("cached_tokens", pa.int32()),
+                ("completion_tokens", pa.int32()),
+                ("token_ids", pa.list_(pa.int32())),
+                ("logprobs", LOGPROBS.type),
+                ("top_logprobs", TOP_LOGPROBS.type),
+            ]
+        )
+    ),
+    "with input.prompt.turns: every answer that was made, the last one too; its ids and log-probabilities "
+    "where such columns are asked for",
+)
 TOKEN_IDS = Column("token_ids", pa.list_(pa.int32()), "ids of the completion's tokens, end token included")
 PROMPT_TOKEN_IDS = Column("prompt_token_ids", pa.list_(pa.int32()), "ids of the prompt's tokens")
 DROPPED_REASON = Column(
     "dropped_reason", pa.string(), "in dropped/ only: the filter that the row failed first, and its value"
 )
 # By the flags of a `TableLayout`.
-ON_REQUEST = (LOGPROBS, TOP_LOGPROBS, PROMPT_LOGPROBS, PROMPT_PERPLEXITY, TOKEN_IDS, PROMPT_TOKEN_IDS)
+ON_REQUEST = (
+    COMPLETIONS,
+    LOGPROBS,
+    TOP_LOGPROBS,
+    PROMPT_LOGPROBS,
+    PROMPT_PERPLEXITY,
+    TOKEN_IDS,
+    PROMPT_TOKEN_IDS,
+)
 OPTIONAL = (*ON_REQUEST, DROPPED_REASON)
 
 STEP_COUNTERS = (
@@ -140,7 +170,8 @@ class TableLayout:
     Attributes:
         carried: carried input columns with the types they have in every output file.
         read: input columns that are read, carried or not.
-        token_ids, prompt_token_ids, logprobs, top_logprobs, diagnostics: whether these columns are written.
+        completions, token_ids, prompt_token_ids, logprobs, top_logprobs, diagnostics: whether these columns
+            are written.
         prompt_logprobs: whether these and the perplexity are.
         rename: output columns that have another name in the files.
         made: columns that output.map makes; null until it has.
@@ -148,6 +179,7 @@ class TableLayout:
 
     carried: pa.Schema
     read: tuple[str, ...]
+    completions: bool = False
     token_ids: bool = False
     prompt_token_ids: bool = False
     logprobs: bool = False
@@ -219,66 +251,3 @@ class TableLayout:
                 for one in self.output
             }
         )
-
-
-def choose_layout(
-    schema: pa.Schema,
-    *,
-    needed: Sequence[str],
-    carry: Sequence[str] | None,
-    id_column: str | None,
-    seed_column: str | None = None,
-    rename: Mapping[str, str] | None = None,
-    made: pa.Schema | None = None,
-    **flags: bool,
-) -> TableLayout:
-    """Decide which input columns are read and which travel to the output.
-
-    Args:
-        schema: columns of the input, all shards together.
-        needed: columns that prompts and per-row options are made of; all of them in the schema.
-        carry: columns to write beside the completion; None: all.
-        id_column: column that becomes `id`, and so is not carried under its own name if that is `id`.
-        seed_column: column with seeds of rows, the same for `seed`.
-        made: columns that output.map makes.
-        flags: which columns are written, see `TableLayout`.
-    Raises:
-        ConfigError: a carried column does not exist or has the name of an output column.
-    """
-    carried = list(schema.names) if carry is None else list(dict.fromkeys(carry))
-    missing = [name for name in carried if name not in schema.names]
-    if missing:
-        raise ConfigError(f"input.carry: no column {', '.join(missing)}; there are {', '.join(schema.names)}")
-    own = {"id": id_column, "seed": seed_column}  # these come back as output columns of that name
-    carried = [name for name in carried if own.get(name) != name]
-    read = [*dict.fromkeys([*needed, *([id_column] if id_column else []), *carried])]
-    fields = [pa.field(name, stored_type(schema.field(name).type)) for name in carried]
-    layout = TableLayout(
-        pa.schema(fields),
-        tuple(read),
-        rename=dict(rename or {}),
-        made=pa.schema([one.with_type(stored_type(one.type)) for one in made or ()]),
-        **flags,
-    )
-    _refuse_collisions(layout)
-    return layout
-
-
-def _refuse_collisions(layout: TableLayout) -> None:
-    if twice := [n for n in layout.made.names if n in (*layout.carried.names, *layout.rename.values())]:
-        raise ConfigError(
-            f"output.map_columns: there is a column {', '.join(twice)} already; give another name, or leave "
-            "that one out with input.carry"
-        )
-    names = [name for name in layout.dropped.names if not name.startswith(HIDDEN)]
-    taken = [name for name in layout.carried.names if names.count(name) > 1 or name.startswith(HIDDEN)]
-    if not taken:
-        return
-    of_written = {layout.rename.get(name, name): name for name in NAMES}
-    renamed = ", ".join(f"{of_written[name]}: generated_{name}" for name in taken if name in of_written)
-    raise ConfigError(
-        f"input columns with names of output columns: {', '.join(taken)}; "
-        + ("set input.id_column: id, or " if of_written.get("id") == "id" and "id" in taken else "")
-        + (f"set output.rename: {{{renamed}}}, or " if renamed else "")
-        + "list the columns to keep in input.carry"
-    )

@@ -20,6 +20,7 @@ from orthrus_core.engine.stop import FinishReason
 from orthrus_core.request import Request
 from pipelines.generate.audit.plan import AuditPlan
 from pipelines.generate.audit.speed import SpeedSample, time_pairs
+from pipelines.generate.engine.conversation import turns_of
 from pipelines.generate.engine.thread import EngineThread
 
 WAVES = 16  # audit rows in the engine at once, in batches of max_sequences: new work waits for no more
@@ -31,7 +32,7 @@ class Findings:
     """What was found since the last call that handed findings over.
 
     Attributes:
-        selected: rows chosen, of this call's unit.
+        selected: rows chosen, of this call's unit; each turn of a row counts.
         skipped: of them, rows that ended in an error or cannot be compared.
         compared: rows decoded again, of earlier units too.
         same_tokens, same_logprobs, identical: of them, with the same token ids, with the same bits of every
@@ -72,7 +73,7 @@ class _Row:
     def pack(name: dict[str, Any], request: Request, completion: Completion) -> "_Row":
         return _Row(
             name,
-            replace(request, prompt_ids=array("i", request.prompt_ids), drafts=False),
+            replace(request, prompt_ids=array("i", request.prompt_ids), drafts=False, followed=False),
             array("i", completion.token_ids),
             None if completion.logprobs is None else array("d", completion.logprobs),
             completion.finish_reason,
@@ -166,12 +167,14 @@ class Auditor:
         for place, (row_id, request, completion) in enumerate(zip(ids, requests, completions, strict=True)):
             if not self._plan.chooses(shard, unit, place):
                 continue
-            self._findings.selected += 1
-            if completion.error is not None or (self._plan.is_drawn and request.params.temperature > 0):
-                self._findings.skipped += 1
-                continue
             name = {"id": row_id, "sample": request.sample, "shard": shard, "unit": unit}
-            self._backlog.append(_Row.pack(name, request, completion))
+            is_drawn = self._plan.is_drawn and request.params.temperature > 0
+            for turn in turns_of(request, completion):
+                self._findings.selected += 1
+                if is_drawn or turn.completion.error is not None:
+                    self._findings.skipped += 1
+                else:
+                    self._backlog.append(_Row.pack(name, turn.request, turn.completion))
 
     async def _time(self, busy_s: float) -> None:
         """Measure the speed of both modes; new work cuts it short, and then a later call does it."""

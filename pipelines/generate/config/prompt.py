@@ -38,11 +38,12 @@ class PromptConfig(Section):
         None, description='Jinja template over the row\'s columns, by name or as row["any name"].'
     )
     system: str | None = Field(None, description="System message put before prompts that have none.")
-    then: tuple[dict[Literal["user", "assistant"], str], ...] = Field(
+    turns: tuple[str, ...] | str = Field(
         (),
-        description="Messages behind those of the row, each {user: TEMPLATE} or {assistant: TEMPLATE} over "
-        'its columns: [{assistant: "{{ answer }}"}, {user: "{{ next_question }}"}] is the next turn of a '
-        "conversation whose answer an earlier run wrote.",
+        description="What the user says behind each answer: the model answers the prompt, then the first of "
+        "these, and so on, each with all before it. A list of Jinja templates over the row's columns, or a "
+        "column with a list of texts, or its JSON text (null: no more turns). Every answer goes to the "
+        "column completions.",
     )
     chat: bool = Field(
         True, description="Render through the tokenizer's chat template; false: the text as it is."
@@ -109,7 +110,8 @@ class PromptConfig(Section):
     def templates(self) -> dict[str, str]:
         """Templates over a row's columns, by option."""
         found = {"template": self.template, "prefill": self.prefill}
-        found |= {f"then[{place}]": text for place, turn in enumerate(self.then) for text in turn.values()}
+        turns = self.turns if self.turns_column is None else ()
+        found |= {f"turns[{place}]": text for place, text in enumerate(turns)}
         return {option: text for option, text in found.items() if text is not None}
 
     @property
@@ -120,9 +122,15 @@ class PromptConfig(Section):
 
     @property
     def row_columns(self) -> list[str]:
-        """Columns of variables of the chat template."""
+        """Columns of variables of the chat template, and of turns."""
         named = self.row_args.values() if isinstance(self.row_args, dict) else ()
-        return [*named, *(column for column in self.structured if column != self.messages)]
+        turns = () if self.turns_column is None else (self.turns_column,)
+        return [*named, *(column for column in self.structured if column != self.messages), *turns]
+
+    @property
+    def turns_column(self) -> str | None:
+        """The column with a row's own turns; None: the config says them."""
+        return self.turns if isinstance(self.turns, str) else None
 
     @property
     def variables(self) -> list[tuple[str, str]]:
@@ -147,13 +155,6 @@ class PromptConfig(Section):
             raise ValueError("must have at most one of add_generation_prompt and continue_final_message true")
         return value
 
-    @field_validator("then")
-    @classmethod
-    def _each_is_one_message(cls, value: tuple[dict[str, str], ...]) -> tuple[dict[str, str], ...]:
-        if any(len(turn) != 1 for turn in value):
-            raise ValueError("must be a list of {user: TEMPLATE} and {assistant: TEMPLATE}, one key each")
-        return value
-
     @field_validator("row_args")
     @classmethod
     def _are_a_rows_own(cls, value: str | dict[str, str] | None) -> str | dict[str, str] | None:
@@ -167,7 +168,7 @@ class PromptConfig(Section):
 
     @model_validator(mode="after")
     def _chat_options_have_a_chat(self) -> Self:
-        of_chat = ("messages", "system", "then", "row_args", "tools", "documents", "prefill")
+        of_chat = ("messages", "system", "turns", "row_args", "tools", "documents", "prefill")
         given = [name for name in of_chat if getattr(self, name) not in (None, ())]
         if not self.chat and given:
             raise ValueError(f"must have chat: true with {' and '.join(given)}")

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from orthrus_core.engine.sequence import Completion
 from orthrus_core.engine.stats import CompletionStats
-from orthrus_core.request import GRAMMARS, Request
+from orthrus_core.request import Request
 from pipelines.checkpoint.directory import fetch, load_tokenizer
 from pipelines.cluster.board import Board, UnitKey
 from pipelines.generate.audit.auditor import Auditor
@@ -29,8 +29,11 @@ from pipelines.generate.decode.gate import UnitGate
 from pipelines.generate.decode.requests import RequestBuilder, SampleRow, prefix_order
 from pipelines.generate.decode.results import ResultWriter
 from pipelines.generate.decode.spec import ActorSpec
+from pipelines.generate.decode.texts import TextDecoder, needs_text
+from pipelines.generate.decode.turns import TurnTaker
 from pipelines.generate.engine.thread import EngineLike, EngineThread
 from pipelines.generate.engine.watchdog import all_stacks
+from pipelines.generate.prompt.renderer import Prompt, PromptRenderer
 from pipelines.generate.watch.metrics import (
     EngineReporter,
     LiveRows,
@@ -80,36 +83,6 @@ def load_engine(spec: ActorSpec) -> EngineLike:
     return orthrus_core.Engine(model, spec.decode, tokenizer=decoder)
 
 
-def needs_text(sampling: SamplingConfig) -> bool:
-    """Whether the engine has to know texts: of stop strings, grammars or bad words."""
-    by_column = sampling.columns.given.keys() & {"stop", "bad_words", *GRAMMARS}
-    return bool(sampling.stop or sampling.bad_words or sampling.grammar or by_column)
-
-
-class TextDecoder:
-    """Turns tokens into the text that is written, for the engine's stop strings too, and bad words back."""
-
-    def __init__(self, path: str):
-        """Args: path is the checkpoint's."""
-        self._tokenizer = load_tokenizer(path)
-
-    @property
-    def backend_tokenizer(self) -> Any:
-        """What the engine reads the vocabulary from, for grammars; None: the tokenizer is a slow one."""
-        return getattr(self._tokenizer, "backend_tokenizer", None)
-
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Return the tokens of a text."""
-        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens))
-
-    def decode(self, token_ids: list[int], *, skip_special_tokens: bool = True) -> str:
-        """Return the text of tokens as the model wrote it."""
-        text = self._tokenizer.decode(
-            token_ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
-        )
-        return str(text)
-
-
 class GenerateActor:
     """The dataset stage that generates: one table of prompts in, one table of completions out."""
 
@@ -136,12 +109,17 @@ class GenerateActor:
             on_hung=self._end_hung_process,
         )
         self._requests = RequestBuilder(spec.sampling)
-        self._dedup: Deduplicator | None = None
+        self._complete = self._generate_all
         if spec.dedup_tokens is not None:
-            self._dedup = Deduplicator(self._engine.submit, spec.dedup_tokens)
+            self._complete = Deduplicator(self._engine.submit, spec.dedup_tokens).run
         level, sampled_level = _exactness(spec, self._engine.exactness)
         decoder = TextDecoder(spec.checkpoint.source)
         self._results = ResultWriter(spec.layout, decoder, level=level, sampled_level=sampled_level)
+        self._turns: TurnTaker | None = None
+        if spec.prompt is not None:
+            tokenizer = load_tokenizer(spec.checkpoint.source)
+            renderer = PromptRenderer(tokenizer, spec.prompt, spec.decode.max_context)
+            self._turns = TurnTaker(self._complete, renderer, self._results.text)
         self._exactness = sampled_level if _is_sampled(spec.sampling) else level
         self._ready_at = time.perf_counter()
         self._load_s = self._ready_at - started_at
@@ -184,7 +162,7 @@ class GenerateActor:
         shard, unit = (table.column(name)[0].as_py() for name in (SHARD, UNIT))
         ids = table.column("id").take(pa.array([row.row for row in rows], pa.int64())).to_pylist()
         requests = self._auditor.prepare(shard, unit, [row.request for row in rows if row.request])
-        batch = await self._run((shard, unit), requests, table.num_rows)
+        batch = await self._run((shard, unit), requests, [row.prompt for row in rows], table.num_rows)
         facts = {"actor": self._name, "load_s": self._load_s, "positions": self._new_positions(batch.report)}
         facts |= {"ready_s": time.perf_counter() - self._ready_at, **self._unit_times()}
         busy_s = batch.report["busy_s"]
@@ -219,21 +197,26 @@ class GenerateActor:
         before, self._positions = self._positions, now
         return {name: _difference(values, before.get(name, [])) for name, values in now.items()}
 
-    async def _run(self, unit: UnitKey, requests: Sequence[Request], num_rows: int) -> SharedBatch:
-        """Wait until the unit may begin, and complete its requests."""
+    async def _run(
+        self, unit: UnitKey, requests: Sequence[Request], prompts: Sequence[Prompt | None], num_rows: int
+    ) -> SharedBatch:
+        """Wait until the unit may begin, and complete its requests, and the turns behind their prompts."""
         order = prefix_order(requests) if self._spec.group_prefixes else range(len(requests))
         requests = [replace(requests[place], on_tokens=self._rows.count) for place in order]
         if self._gate is not None:
             await self._gate.enter(unit, len(requests))
-        run = self._complete if self._dedup is None else self._dedup.run
-        work = asyncio.ensure_future(run(requests))
+        if self._turns is None:
+            work = asyncio.ensure_future(self._complete(requests))
+        else:
+            work = asyncio.ensure_future(self._turns.run(requests, [prompts[place] for place in order]))
+            await asyncio.sleep(0)  # a task for each row begins
         await asyncio.sleep(0)  # its first step submits the requests
         if self._gate is not None:
             self._gate.arrived(len(requests))
         with self._rows.unit(num_rows):
             return (await work).put_back(order)
 
-    async def _complete(self, requests: Sequence[Request]) -> SharedBatch:
+    async def _generate_all(self, requests: Sequence[Request]) -> SharedBatch:
         completions, report = await asyncio.wrap_future(self._engine.submit(requests))
         return SharedBatch(completions, report, [False] * len(requests))
 
@@ -277,7 +260,7 @@ def _is_sampled(sampling: SamplingConfig) -> bool:
 def _count_copies(batch: SharedBatch) -> dict[str, int]:
     """How many rows were not generated, and the tokens that the engine was spared."""
     copies = [c for c, is_copy in zip(batch.completions, batch.is_copy, strict=True) if is_copy]
-    tokens = sum(len(completion.token_ids) for completion in copies)
+    tokens = sum(completion.stats.completion_tokens for completion in copies)
     return {"deduplicated": len(copies), "deduplicated_tokens": tokens}
 
 

@@ -1,5 +1,6 @@
 """Rows of a unit to requests for the engine: one for each sample."""
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,8 +8,9 @@ import pyarrow as pa
 
 from orthrus_core.request import Request, SamplingParams
 from pipelines.generate.config.sampling import SamplingConfig
+from pipelines.generate.prompt.renderer import Prompt
 from pipelines.generate.prompt.row_params import with_overrides
-from pipelines.read.columns import PARAMS, PROMPT_IDS, ROW_ERROR, SAMPLES
+from pipelines.read.columns import PARAMS, PROMPT, PROMPT_IDS, ROW_ERROR, SAMPLES
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class SampleRow:
         params: how it is decoded.
         request: None exactly where there is an error.
         error: why the prompt cannot be run.
+        prompt: what the request was made of, where turns may follow.
     """
 
     row: int
@@ -28,6 +31,7 @@ class SampleRow:
     params: SamplingParams
     request: Request | None
     error: str | None
+    prompt: Prompt | None = None
 
 
 def prefix_order(requests: Sequence[Request]) -> list[int]:
@@ -49,13 +53,13 @@ class RequestBuilder:
             table: as `prompt.unit.render_unit` makes it.
         """
         names = (ROW_ERROR, PROMPT_IDS, PARAMS, SAMPLES)
-        cells = zip(*(table.column(name).to_pylist() for name in names), strict=True)
+        cells = zip(*(table.column(name).to_pylist() for name in names), _prompts(table), strict=True)
         rows: list[SampleRow] = []
-        for row, (error, prompt, overrides, samples) in enumerate(cells):
+        for row, (error, ids, overrides, samples, prompt) in enumerate(cells):
             params = self._params(overrides)
             for sample in samples:
-                request = Request(prompt, params, sample=sample) if error is None else None
-                rows.append(SampleRow(row, sample, params, request, error))
+                request = Request(ids, params, sample=sample) if error is None else None
+                rows.append(SampleRow(row, sample, params, request, error, prompt))
         return rows
 
     def _params(self, overrides: str | None) -> SamplingParams:
@@ -67,3 +71,9 @@ class RequestBuilder:
             known = with_overrides(self._base, overrides)
             self._known[overrides] = known
         return known
+
+
+def _prompts(table: pa.Table) -> list[Prompt | None]:
+    if PROMPT not in table.column_names:
+        return [None] * table.num_rows
+    return [None if cell is None else pickle.loads(cell) for cell in table.column(PROMPT).to_pylist()]

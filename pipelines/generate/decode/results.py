@@ -7,8 +7,10 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from orthrus_core.engine.sequence import Completion
+from orthrus_core.request import SamplingParams
 from orthrus_core.text.stop_strings import cut_text
 from pipelines.generate.decode.requests import SampleRow
+from pipelines.generate.engine.conversation import Conversation, Turn
 from pipelines.read.arrow_types import bring_to
 from pipelines.read.columns import (
     COUNTERS,
@@ -62,8 +64,12 @@ class ResultWriter:
         columns |= {"prompt_token_ids": given.column(PROMPT_IDS), "truncated_tokens": given.column(TRUNCATED)}
         columns["exactness"] = [self._exactness(*both) for both in zip(rows, completions, strict=True)]
         columns |= self._results(rows, completions)
-        both = zip(columns["completion"], given.column(PREFILL).to_pylist(), strict=True)
-        columns["completion"] = [text if text is None else (prefill or "") + text for text, prefill in both]
+        prefills = given.column(PREFILL).to_pylist()
+        if self._layout.completions:
+            columns |= self._of_turns(completions, prefills)
+        else:
+            told = zip(rows, completions, prefills, strict=True)
+            columns["completion"] = [_behind(fill, self.text(row.params, one)) for row, one, fill in told]
         counted = zip(completions, given.column(PROMPT_TOKENS).to_pylist(), strict=True)
         columns["prompt_tokens"] = [one.stats.prompt_tokens or tokens for one, tokens in counted]
         columns |= {name: [None] * len(rows) for name in self._layout.made.names}
@@ -80,7 +86,6 @@ class ResultWriter:
             return [getattr(one, name) if one.error is None else None for one in completions]
 
         return {name: [getattr(one, name) for one in stats] for name in COUNTERS} | {
-            "completion": [self._text(*both) for both in zip(rows, completions, strict=True)],
             "finish_reason": [completion.finish_reason for completion in completions],
             "error": [completion.error for completion in completions],
             "acceptance_length": [one.acceptance_length for one in stats],
@@ -99,11 +104,43 @@ class ResultWriter:
             return None
         return self.sampled_level if row.params.temperature > 0 else self.level
 
-    def _text(self, row: SampleRow, completion: Completion) -> str | None:
+    def text(self, params: SamplingParams, completion: Completion) -> str | None:
+        """What a completion says, without a prefill; None on error."""
         if completion.error is not None:
             return None
         text = self._decoder.decode(completion.token_ids)
-        return cut_text(text, completion.stop_string, include=row.params.include_stop_str)
+        return cut_text(text, completion.stop_string, include=params.include_stop_str)
+
+    def _of_turns(
+        self, completions: Sequence[Completion], prefills: Sequence[str | None]
+    ) -> dict[str, list[Any]]:
+        """What is other where rows have several turns: they end with the last one's answer."""
+        rows = [one.turns if isinstance(one, Conversation) else () for one in completions]
+        told = [
+            [self._answer(turn, is_shown=prefill is not None) for turn in turns if turn.text is not None]
+            for turns, prefill in zip(rows, prefills, strict=True)
+        ]
+        ends = zip(completions, told, strict=True)
+        return {
+            "completions": told,
+            "completion": [answers[-1]["text"] if one.error is None else None for one, answers in ends],
+            "truncated_tokens": [sum(turn.truncated_tokens for turn in turns) for turns in rows],
+            "prompt_token_ids": [turns[-1].request.prompt_ids if turns else None for turns in rows],
+        }
+
+    def _answer(self, turn: Turn, *, is_shown: bool) -> dict[str, Any]:
+        one, layout = turn.completion, self._layout
+        return {
+            "text": _behind(turn.prefill if is_shown else None, turn.text),
+            "finish_reason": one.finish_reason,
+            "prompt_tokens": one.stats.prompt_tokens,
+            "truncated_tokens": turn.truncated_tokens,
+            "cached_tokens": one.stats.cached_tokens,
+            "completion_tokens": one.stats.completion_tokens,
+            "token_ids": one.token_ids if layout.token_ids else None,
+            "logprobs": one.logprobs if layout.logprobs else None,
+            "top_logprobs": one.top_logprobs if layout.top_logprobs else None,
+        }
 
 
 def _perplexity(logprobs: Sequence[float | None] | None) -> float | None:
@@ -114,7 +151,12 @@ def _perplexity(logprobs: Sequence[float | None] | None) -> float | None:
 
 
 def _mean_logprob(completion: Completion) -> float | None:
-    return completion.stats.logprob / len(completion.token_ids) if completion.token_ids else None
+    stats = completion.stats
+    return stats.logprob / stats.completion_tokens if stats.completion_tokens else None
+
+
+def _behind(prefill: str | None, text: str | None) -> str | None:
+    return text if text is None else (prefill or "") + text
 
 
 def _cast(values: Any, kind: pa.DataType) -> Any:

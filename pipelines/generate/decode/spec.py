@@ -14,6 +14,7 @@ from pipelines.cluster.failures import FailureNotes
 from pipelines.cluster.resources import check_gpus, resolve_device
 from pipelines.generate.audit.plan import AuditPlan, plan_audit
 from pipelines.generate.config.job import GenerateConfig
+from pipelines.generate.config.prompt import PromptConfig
 from pipelines.generate.config.sampling import SamplingConfig
 from pipelines.generate.job.job import Job
 from pipelines.generate.job.sizes import choose_sizes, memory_here
@@ -43,6 +44,7 @@ class ActorSpec:
         session: when the driver started, seconds since 1970; units of one session have the same.
         step_timeout_s: seconds after which a step of the engine is taken to hang; None: never.
         adapter: that is merged into the model; None: none is.
+        prompt: makes the prompts of later turns; None: rows have one turn.
     """
 
     checkpoint: Checkpoint
@@ -63,6 +65,7 @@ class ActorSpec:
     session: float = 0.0
     step_timeout_s: float | None = None
     adapter: Checkpoint | None = None
+    prompt: PromptConfig | None = None
 
 
 def new_actor_spec(job: Job, *, is_local: bool) -> ActorSpec:
@@ -103,6 +106,7 @@ def new_actor_spec(job: Job, *, is_local: bool) -> ActorSpec:
         session=time.time(),
         step_timeout_s=config.run.step_timeout_s,
         adapter=job.adapter,
+        prompt=config.input.prompt if config.input.prompt.turns else None,
     )
 
 

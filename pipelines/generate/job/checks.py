@@ -13,6 +13,10 @@ from pipelines.read.columns import TableLayout
 def check_model(config: GenerateConfig, checkpoint: Checkpoint, adapter: Checkpoint | None = None) -> None:
     """Refuse what the engine would refuse, minutes earlier."""
     _check_room(config)
+    if config.input.prompt.turns and config.sampling.prompt_logprobs:
+        raise ConfigError(
+            "sampling.prompt_logprobs must be without input.prompt.turns; score prompts in a run of their own"
+        )
     decode = config.decode
     model = load_model_config(checkpoint.path, needs_head=decode.needs_head)
     if decode.uses_head(model) and (decode.block_size or 0) > model.block_size:

@@ -24,7 +24,8 @@ from pipelines.generate.ledger.ledger import Ledger, differences, fingerprint
 from pipelines.generate.prompt.renderer import PromptRenderer
 from pipelines.generate.prompt.unit import needed_columns, read_columns
 from pipelines.generate.write.repair import Repair
-from pipelines.read.columns import TableLayout, choose_layout
+from pipelines.read.choose_columns import choose_layout
+from pipelines.read.columns import TableLayout
 from pipelines.read.datasets import exported, local_directories, plain_paths
 from pipelines.read.shards import inspect_shards, list_shards
 from pipelines.read.units import Plan, Unit, plan_units
@@ -216,6 +217,7 @@ def _layout_of(config: GenerateConfig, plan: Plan) -> TableLayout:
         needed=read_columns(config, schema.names),
         carry=config.input.carry,
         id_column=config.input.id_column,
+        completions=bool(config.input.prompt.turns),
         token_ids=config.output.token_ids,
         prompt_token_ids=config.output.prompt_token_ids,
         logprobs=bool(config.sampling.logprobs),

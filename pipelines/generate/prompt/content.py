@@ -6,7 +6,7 @@ from typing import Any
 
 from orthrus_core.errors import RequestError
 from pipelines.generate.config.prompt import PromptConfig
-from pipelines.generate.prompt.messages import Message, read_messages
+from pipelines.generate.prompt.messages import Message, parsed, read_messages
 from pipelines.generate.prompt.template_args import TemplateArgs
 from pipelines.generate.prompt.template_process import TemplateProcess, TemplateRowError
 from pipelines.read.columns import HIDDEN
@@ -20,11 +20,13 @@ class Content:
         said: messages for the chat template, or the text where there is none.
         args: the row's own variables of the chat template.
         prefill: what stands behind it all, as the answer's beginning.
+        turns: what the user says behind this and further answers.
     """
 
     said: str | list[Message]
     args: Mapping[str, Any] = field(default_factory=dict)
     prefill: str = ""
+    turns: tuple[str, ...] = ()
 
 
 class ContentReader:
@@ -55,10 +57,18 @@ class ContentReader:
             messages = [{"role": "user", "content": text}]
         if prompt.system is not None and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": prompt.system}, *messages]
-        for place, turn in enumerate(prompt.then):
-            messages += [{"role": role, "content": self._fill(f"then[{place}]", row)} for role in turn]
         prefill = self._fill("prefill", row) if prompt.prefill is not None else ""
-        return Content(messages, self._args.of(row), prefill)
+        return Content(messages, self._args.of(row), prefill, self._turns(row))
+
+    def _turns(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+        column = self._prompt.turns_column
+        if column is None:
+            return tuple(self._fill(f"turns[{place}]", row) for place in range(len(self._prompt.turns)))
+        where = f"input.prompt.turns column {column}"
+        found = [] if row[column] is None else parsed(row[column], where)
+        if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+            raise RequestError(f"{where} must be a list of texts, got {found!r:.40}")
+        return tuple(found)
 
     def _fill(self, option: str, row: Mapping[str, Any]) -> str:
         shown = {name: value for name, value in row.items() if not name.startswith(HIDDEN)}

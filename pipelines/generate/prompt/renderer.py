@@ -24,11 +24,13 @@ class Prompt:
     Attributes:
         truncated_tokens: how many fewer it has than the row's whole prompt.
         prefill: the beginning of the answer, at its end.
+        content: what it is made of; None: not asked for.
     """
 
     ids: list[int]
     truncated_tokens: int = 0
     prefill: str = ""
+    content: Content | None = None
 
 
 class LongPromptError(RequestError):
@@ -75,11 +77,28 @@ class PromptRenderer:
             RequestError: null, of the wrong type, a template that fails on this row, or too long.
         """
         try:
-            content = self._reader.read(row)
-            fitting = self._fitting(content, max_new_tokens)
-            return replace(fitting, prefill=self._continued(content) + content.prefill)
+            return self._prompt_of(self._reader.read(row), max_new_tokens)
         except RecursionError:
             raise RequestError("prompt has values that are nested too deeply") from None
+
+    def next_prompt(self, prompt: Prompt, answer: str, max_new_tokens: int) -> Prompt:
+        """The prompt of a conversation's next turn: all before it, the answer, and what the user says then.
+
+        Args:
+            prompt: of the turn before, with its content.
+            answer: the completion, without the prefill.
+        Raises:
+            RequestError: as of `prompt`.
+        """
+        content = prompt.content
+        assert content is not None
+        assert not isinstance(content.said, str)
+        assert self._chat is not None
+        said = list(content.said)
+        begun = said.pop() if self._chat.continues(said) else {"role": "assistant"}
+        said.append({**begun, "content": prompt.prefill + answer})
+        said.append({"role": "user", "content": content.turns[0]})
+        return self._prompt_of(replace(content, said=said, turns=content.turns[1:]), max_new_tokens)
 
     def text(self, row: Mapping[str, Any]) -> str:
         """The whole text of a row, before it is tokenized or cut.
@@ -107,6 +126,10 @@ class PromptRenderer:
     def decode(self, ids: list[int]) -> str:
         """Token ids as text, special tokens shown."""
         return str(self._tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
+    def _prompt_of(self, content: Content, max_new_tokens: int) -> Prompt:
+        fitting = self._fitting(content, max_new_tokens)
+        return replace(fitting, prefill=self._continued(content) + content.prefill, content=content)
 
     def _fitting(self, content: Content, max_new_tokens: int) -> Prompt:
         if self._prompt.overlong == "error":

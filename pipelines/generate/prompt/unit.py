@@ -3,8 +3,9 @@
 A row that cannot be rendered gets an error text instead of ids; the other rows go on.
 """
 
+import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +17,7 @@ from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.config.prompt import PromptConfig
 from pipelines.generate.hooks.hook import Hook
 from pipelines.generate.hooks.tables import map_input
-from pipelines.generate.prompt.renderer import LongPromptError, PromptRenderer
+from pipelines.generate.prompt.renderer import LongPromptError, Prompt, PromptRenderer
 from pipelines.generate.prompt.row_params import ParamColumns, RowParams
 from pipelines.generate.prompt.template_columns import TemplateColumns, template_columns
 from pipelines.generate.write.repair import Repair
@@ -26,6 +27,7 @@ from pipelines.read.columns import (
     PARAMS,
     PLACE,
     PREFILL,
+    PROMPT,
     PROMPT_IDS,
     PROMPT_TOKENS,
     ROW,
@@ -84,6 +86,7 @@ class RenderedRow:
         truncated_tokens: cut from the prompt.
         long_tokens: of a prompt that is an error because it has so many; else 0.
         prefill: the beginning of the answer, in the prompt.
+        prompt: it without its ids, for the turns behind it.
     """
 
     id: str
@@ -93,6 +96,12 @@ class RenderedRow:
     truncated_tokens: int = 0
     long_tokens: int = 0
     prefill: str = ""
+    prompt: Prompt | None = None
+
+    @property
+    def num_turns(self) -> int:
+        """Turns of the user behind the prompt."""
+        return len(self.prompt.content.turns) if self.prompt and self.prompt.content else 0
 
 
 def render_unit(
@@ -112,7 +121,7 @@ def render_unit(
     Returns:
         Columns: id, the carried ones, SHARD, UNIT, PLACE, ROW_ERROR (string, null if fine), PROMPT_IDS
         (list<int32>, null on error), TRUNCATED, PROMPT_TOKENS, PREFILL (string, null if the completion is to
-        be written without), PARAMS, SAMPLES.
+        be written without), PROMPT (only with turns), PARAMS, SAMPLES.
     """
     use_storage(config.storage)
     renderer = _renderer(tokenizer_path, config.input.prompt.model_dump_json(), config.decode.max_context)
@@ -136,6 +145,8 @@ def render_unit(
     columns[PREFILL] = pa.array(
         [row.prefill if shown and row.error is None else None for row in rendered], pa.string()
     )
+    if config.input.prompt.turns:
+        columns[PROMPT] = pa.array([row.prompt and pickle.dumps(row.prompt) for row in rendered], pa.binary())
     columns[PARAMS] = pa.array([row.params and row.params.overrides for row in rendered], pa.string())
     columns[SAMPLES] = pa.array(samples, pa.list_(pa.int32()))
     return pa.table(columns)
@@ -168,7 +179,15 @@ def _render_row(
         own_id = _row_id(row, own_id, id_column)
         params = columns.of(row)
         prompt = renderer.prompt(row, params.max_new_tokens)
-        return RenderedRow(own_id, prompt.ids, params, None, prompt.truncated_tokens, prefill=prompt.prefill)
+        return RenderedRow(
+            own_id,
+            prompt.ids,
+            params,
+            None,
+            prompt.truncated_tokens,
+            prefill=prompt.prefill,
+            prompt=replace(prompt, ids=[]),
+        )
     except LongPromptError as fault:
         return RenderedRow(own_id, None, params, str(fault), long_tokens=fault.prompt_tokens)
     except RequestError as fault:

@@ -52,7 +52,8 @@ def render_plan(job: "Job", preview: "Preview") -> RenderableType:
         Panel(
             escape(row.error or text or ""),
             title=f"prompt of row {escape(row.id)}: "
-            + (count_of(len(row.prompt_ids), "token") if row.prompt_ids else "error"),
+            + (count_of(len(row.prompt_ids), "token") if row.prompt_ids else "error")
+            + (f", {count_of(row.num_turns, 'turn')} more" if row.num_turns else ""),
             title_align="left",
         )
         for text, row in preview.rows

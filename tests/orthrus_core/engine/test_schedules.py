@@ -234,3 +234,60 @@ def test_a_lone_sequence_runs_on_small_budgets_and_a_crowd_on_large_ones(model):
     assert engine.runner.budgets_seen == {4}
     engine.generate([[n] * 20 for n in range(6)], SamplingParams(max_new_tokens=9, ignore_eos=True))
     assert engine.runner.budgets_seen == {4, 8, 24}
+
+
+@pytest.mark.parametrize(("followed", "num_cached"), [(True, 16), (False, 4)])
+def test_a_prompt_that_goes_on_behind_a_completion_starts_from_its_pages(model, followed, num_cached):
+    config = EngineConfig(token_budget=16, max_sequences=2, max_context=64, page_size=4, self_check=False)
+    engine = fake_engine(model, config, wrong_share=0.5, seed=0)
+    params = SamplingParams(max_new_tokens=11, ignore_eos=True)
+    [first] = engine.run([Request([5] * 6, params, followed=followed)])
+    # of 6 + 11 tokens the last one has no keys and values yet; the prompt alone fills one page
+    prompt = [5] * 6 + first.token_ids + [1, 2]
+    [second] = engine.run([Request(prompt, params, follows=True)])
+    assert second.stats.cached_tokens == num_cached
+    assert second.token_ids == continuation(prompt, 11, V)
+
+
+def test_requests_that_follow_begin_before_those_that_wait_and_in_their_order(model):
+    config = EngineConfig(token_budget=16, max_sequences=1, max_context=64, self_check=False)
+    engine = fake_engine(model, config, wrong_share=0.5, seed=0)
+    params = SamplingParams(max_new_tokens=3, ignore_eos=True)
+    asked = {
+        engine.submit(Request([n], params, follows=follows)): n
+        for n, follows in enumerate((False, False, True, False, True))
+    }
+    ended = []
+    while engine.has_work:
+        ended += [asked[completion.request_id] for completion in engine.step()]
+    assert ended == [2, 4, 0, 1, 3]
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    priced_config=priced_configs(),
+    beginnings=st.lists(PROMPTS, min_size=1, max_size=8),
+    num_turns=st.integers(2, 4),
+    length=st.integers(1, 12),
+    wrong_share=st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_conversations_of_any_schedule_have_the_ar_text_and_return_all_pages(
+    model, priced_config, beginnings, num_turns, length, wrong_share
+):
+    config, costs = priced_config
+    engine = fake_engine(model, config, wrong_share=wrong_share, seed=0, costs=costs)
+    params = SamplingParams(max_new_tokens=length, ignore_eos=True)
+    asked = {engine.submit(Request(prompt, params, followed=True)): (prompt, 1) for prompt in beginnings}
+    num_answers = 0
+    while engine.has_work:
+        for completion in engine.step():
+            prompt, number = asked.pop(completion.request_id)
+            check_completion(completion, prompt, length, config.max_context)
+            num_answers += 1
+            if number < num_turns and completion.error is None:
+                prompt = [*prompt, *completion.token_ids, number]
+                request = Request(prompt, params, follows=True, followed=number + 1 < num_turns)
+                asked[engine.submit(request)] = (prompt, number + 1)
+    assert num_answers >= len(beginnings)
+    assert not asked
+    assert not any(engine.runner.tables.pool.references)

@@ -191,6 +191,18 @@ def test_a_broken_prompt_row_ends_the_request_without_a_token():
     assert other.finish_reason == "length"
 
 
+@pytest.mark.parametrize(("num_prompt", "position", "num_pages"), [(40, 20, 1), (3, 37, 2)])
+def test_only_pages_before_a_broken_row_are_kept_for_the_request_that_follows(
+    num_prompt, position, num_pages
+):
+    engine = breaking_engine(lambda slot, at, view: (slot, at, view) == (0, position, "ar"))
+    prompt, params = [1 + n % 7 for n in range(num_prompt)], SamplingParams(max_new_tokens=60)
+    broken, _ = engine.run([Request(prompt, params, followed=True), Request([4, 5], params)])
+    assert broken.finish_reason == "error"
+    text = [*prompt, *broken.token_ids, *[9] * 20]
+    assert len(engine.runner.tables.pool.match_prefix(text)) == num_pages
+
+
 @pytest.mark.parametrize("params", PARAMS, ids=["greedy", "sampled"])
 def test_broken_draft_logits_change_no_text(params):
     engine = breaking_engine(lambda slot, position, view: view == "diffusion")

@@ -132,39 +132,28 @@ def poisoned_engine(token: int, spec) -> FakeEngine:
     return FakeEngine(poison=token)
 
 
-@pytest.mark.slow
-def test_a_run_over_an_earlier_ones_output_makes_the_next_turn(local_ray, model_dir, tmp_path):
+def test_a_run_with_turns_writes_every_answer_and_makes_lost_units_again(local_ray, model_dir, tmp_path):
     (tmp_path / "prompts").mkdir()
-    pq.write_table(
-        pa.table({"q": ["Add 1 and 1.", "Add 2 and 1."], "more": ["Why?"] * 2}),
-        tmp_path / "prompts/a.parquet",
-    )
-    first = generate_tree(model_dir, tmp_path / "prompts", tmp_path / "one", unit_rows=8)
-    first["input"] |= {"prompt": {"column": "q"}, "id_column": None}
-    first["output"]["rename"] = {"completion": "answer"}
-    first["sampling"] = {"max_new_tokens": 8}
-    run_tree(first)
-    then = [{"assistant": "{{ answer }}"}, {"user": "{{ more }}"}]
-    second = generate_tree(model_dir, tmp_path / "one/data", tmp_path / "two", unit_rows=8)
-    second["input"] |= {"prompt": {"column": "q", "then": then}, "carry": ["q", "answer"], "id_column": "id"}
-    second["output"]["token_ids"] = True
-    second["sampling"] = {"max_new_tokens": 8}
-    run_tree(second)
-    tokenizer = load_tokenizer(str(model_dir))
-    engine = Engine(
-        load_model(str(model_dir), dtype=torch.float32),
-        EngineConfig(mode="autoregressive", max_context=256),
-        tokenizer,
-    )
-    rows = ds.dataset(tmp_path / "two/data").to_table().to_pylist()
-    assert len(rows) == 2
-    for row in rows:
-        said = [row["q"], row["answer"], "Why?"]
-        messages = [
-            {"role": "assistant" if n == 1 else "user", "content": text} for n, text in enumerate(said)
-        ]
-        [completion] = engine.generate([messages], SamplingParams(max_new_tokens=8))
-        assert row["token_ids"] == completion.token_ids
+    columns = {"q": ["Add 1 and 1.", None, "Add 2 and 1."], "more": [["Why?", "So?"], ["Why?"], None]}
+    pq.write_table(pa.table(columns), tmp_path / "prompts/a.parquet")
+    tree = generate_tree(model_dir, tmp_path / "prompts", tmp_path / "out", unit_rows=2)
+    tree["input"] |= {"prompt": {"column": "q", "turns": "more"}, "id_column": None}
+    tree["sampling"] = {"max_new_tokens": 8}
+    job, report = run_tree(tree)
+    whole = ds.dataset(job.ledger.data_url).to_table()
+    first, empty, last = whole.to_pylist()
+    assert [len(row["completions"]) for row in (first, empty, last)] == [3, 0, 1]
+    assert first["completion"] == first["completions"][2]["text"]
+    assert last["completion"] == last["completions"][0]["text"]
+    assert (empty["error"], empty["more"]) == ("prompt column q is null", ["Why?"])
+    assert report["cached_tokens"] == first["cached_tokens"] > 0
+    assert (report["rows"], report["audit"]["compared"]) == (3, 4)
+    for lost in ("data/part-00000-00000.parquet", "_run/_SUCCESS"):
+        (tmp_path / "out" / lost).unlink()
+    again, _ = run_tree(tree)
+    assert len(again.units) == 1
+    told = ["id", "more", "completion", "completions", "error", "token_ids"]
+    assert ds.dataset(job.ledger.data_url).to_table(told) == whole.select(told)
 
 
 @pytest.mark.parametrize("pack", [False, True])

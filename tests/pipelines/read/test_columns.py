@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from orthrus_core.errors import ConfigError
-from pipelines.read.columns import choose_layout
+from pipelines.read.choose_columns import choose_layout
 
 SCHEMA = pa.schema([("key", pa.int64()), ("question", pa.large_string()), ("score", pa.float32())])
 

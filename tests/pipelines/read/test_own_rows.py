@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.read.columns import ROW_ERROR, choose_layout
+from pipelines.read.choose_columns import choose_layout
+from pipelines.read.columns import ROW_ERROR
 from pipelines.read.own_rows import own_rows
 from pipelines.read.shards import inspect_shards, list_shards
 from pipelines.read.source import column_types, read_unit

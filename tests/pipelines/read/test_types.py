@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.generate.write.sink import commit_unit
-from pipelines.read.columns import ENGINE, ROW_ERROR, choose_layout
+from pipelines.read.choose_columns import choose_layout
+from pipelines.read.columns import ENGINE, ROW_ERROR
 from pipelines.read.shards import inspect_shards, list_shards
 from pipelines.read.source import column_types, read_unit
 from pipelines.read.units import Plan, plan_units

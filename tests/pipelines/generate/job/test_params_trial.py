@@ -17,8 +17,9 @@ from pipelines.cluster.failures import FailureNotes
 from pipelines.command.config_file import load_config
 from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.config.sampling import SamplingConfig
-from pipelines.generate.decode.actor import GenerateActor, needs_text
+from pipelines.generate.decode.actor import GenerateActor
 from pipelines.generate.decode.spec import ActorSpec
+from pipelines.generate.decode.texts import needs_text
 from pipelines.generate.job.job import prepare
 from pipelines.generate.job.preview import preview
 from pipelines.read.columns import TableLayout

@@ -27,14 +27,20 @@ SAID = {"role": "assistant", "content": "It is 3."}
 
 
 @pytest.fixture
-def render(chat_process):
-    def text(template, messages, **row):
-        options = row.pop("options", {})
+def renderer(chat_process):
+    def build(template, **options):
         tokenizer = fast_tokenizer()
         tokenizer.bos_token, tokenizer.eos_token = "<s>", "</s>"
         tokenizer.chat_template = getattr(chat_templates, template)
-        renderer = PromptRenderer(tokenizer, PromptConfig(messages="m", **options), 4096, chat_process)
-        return renderer.text({"m": messages, **row})
+        return PromptRenderer(tokenizer, PromptConfig(messages="m", **options), 4096, chat_process)
+
+    return build
+
+
+@pytest.fixture
+def render(renderer):
+    def text(template, messages, **row):
+        return renderer(template, **row.pop("options", {})).text({"m": messages, **row})
 
     return text
 
@@ -288,16 +294,22 @@ def test_a_prefill_goes_behind_the_thoughts_that_the_template_closes(render):
     assert render("QWEN3", [ASKED, SAID, ASKED], options=options, begun="It") == NOT_THINKING + "It"
 
 
-def test_an_answer_of_an_earlier_run_and_a_question_make_the_next_turn(render):
-    options = {"then": [{"assistant": "{{ answer }}"}, {"user": "{{ next }}"}]}
-    text = render("QWEN3", [ASKED], options=options, answer="It is 3.", next=" 1+2? ")
-    assert text == PLAIN["QWEN3"]
+@pytest.mark.parametrize("template", PLAIN)
+def test_the_prompt_of_the_next_turn_is_that_of_the_whole_conversation(renderer, template):
+    talk, whole = renderer(template, turns=["{{ next }}"]), renderer(template)
+    first = talk.prompt({"m": [ASKED], "next": " 1+2? "}, 9)
+    second = talk.next_prompt(first, "It is 3.", 9)
+    assert first.ids == whole.prompt({"m": [ASKED]}, 9).ids
+    assert second.ids == whole.prompt({"m": [ASKED, SAID, ASKED]}, 9).ids
+    assert second.content.turns == ()
 
 
-def test_an_answer_that_an_earlier_run_does_not_have_is_an_error_row(render):
-    options = {"then": [{"assistant": "{{ answer }}"}, {"user": "more"}]}
-    with pytest.raises(RequestError, match=r"^input.prompt.then\[0\] fails: .* it prints a null value"):
-        render("QWEN3", [ASKED], options=options, answer=None)
+def test_what_an_answer_went_on_with_is_part_of_it_in_the_next_turn(renderer):
+    begun = {"role": "assistant", "content": "It"}
+    talk = renderer("QWEN3", turns=[" 1+2? "], prefill=" is")
+    second = talk.next_prompt(talk.prompt({"m": [ASKED, begun]}, 9), " 3.", 9)
+    whole = renderer("QWEN3", prefill=" is").prompt({"m": [ASKED, SAID, ASKED]}, 9)
+    assert (second.ids, second.prefill) == (whole.ids, " is")
 
 
 def test_earlier_thoughts_are_left_out_by_qwen3(render):

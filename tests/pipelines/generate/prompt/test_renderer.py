@@ -326,9 +326,7 @@ def test_template_args_that_would_spoil_every_row_are_refused(template_args):
     [
         ({"chat": False, "prefill": "a"}, "must have chat: true with prefill"),
         ({"chat": False, "system": "a", "tools": "t"}, "must have chat: true with system and tools"),
-        ({"chat": False, "then": [{"user": "a"}]}, "must have chat: true with then"),
-        ({"then": [{"user": "a", "assistant": "b"}]}, "one key each"),
-        ({"then": [{"system": "a"}]}, "then"),
+        ({"chat": False, "turns": ["a"]}, "must have chat: true with turns"),
         ({"add_special_tokens": False}, "must have chat: false with add_special_tokens: false"),
         ({"row_args": {"messages": "m"}}, "and messages is none"),
         ({"row_args": {"tools": "t"}}, "and tools is none; set input.prompt.tools"),

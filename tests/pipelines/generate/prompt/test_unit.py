@@ -244,10 +244,37 @@ def test_a_rendered_unit_brings_prefills_that_are_to_be_shown(tree, model_dir, s
     assert rendered.column(PREFILL).to_pylist() == prefills
 
 
+@pytest.mark.parametrize(
+    ("cell", "turns"), [(["Why?", ""], ("Why?", "")), ('["Why?"]', ("Why?",)), (None, ()), ([], ())]
+)
+def test_a_column_has_a_rows_own_turns_as_a_list_or_its_json_text(renderer, config, cell, turns):
+    prompt = {"column": "q", "turns": "t"}
+    [row] = render_rows(unit({"q": ["a"], "t": [cell]}), renderer(**prompt), config(prompt))
+    assert row.prompt.content.turns == turns
+    assert row.num_turns == len(turns)
+
+
+@pytest.mark.parametrize("cell", [["Why?", None], "Why?", "{}"])
+def test_turns_that_are_no_list_of_texts_make_an_error_row(renderer, config, cell):
+    prompt = {"column": "q", "turns": "t"}
+    [row] = render_rows(unit({"q": ["a"], "t": [cell]}), renderer(**prompt), config(prompt))
+    assert row.error.startswith("input.prompt.turns column t ")
+    assert row.prompt_ids is None
+
+
+def test_a_turn_whose_template_fails_makes_an_error_row_before_anything_is_generated(renderer, config):
+    prompt = {"column": "q", "turns": ["So?", "{{ t }}"]}
+    [row] = render_rows(unit({"q": ["a"], "t": [None]}), renderer(**prompt), config(prompt))
+    assert row.error.startswith("input.prompt.turns[1] fails: ")
+
+
 def test_needed_columns_are_those_of_all_options_of_a_prompt(config):
     prompt = {"messages": "m", "tools": "t", "documents": "d", "row_args": {"x": "y"}, "prefill": "{{ p }}"}
-    prompt["then"] = [{"assistant": "{{ a }}"}, {"user": "{{ u }}"}]
+    prompt["turns"] = ["{{ a }}", "{{ u }}"]
     assert needed_columns(config(prompt)) == {"m": "messages"} | dict.fromkeys("pytdau", "any")
+    assert needed_columns(config(prompt | {"turns": "b"})) == {"m": "messages"} | dict.fromkeys(
+        "pytdb", "any"
+    )
 
 
 def test_a_rendered_unit_asks_for_the_samples_of_each_row(tree, model_dir):
