@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from orthrus_core.attention.view import BothViews
 from orthrus_core.compilation.compiled import compiled
-from orthrus_core.models.linears import sharing
+from orthrus_core.twins import sharing
 
 IGNORED = ("layer_idx", "training")  # settings of modules that no forward over pages depends on
 Signature = tuple[Any, ...]

@@ -6,6 +6,7 @@ from torch import nn
 
 from orthrus_core.linear.backend import LinearBackend, backed
 from orthrus_core.models.attention import DualViewAttention
+from orthrus_core.twins import sharing
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -32,11 +33,4 @@ def _twin(module, backend: LinearBackend, known: dict[int, nn.Module]):
             views = {view: sharing(one, _modules=children) for view, one in module._views.items()}
             twin.__dict__["_views"] = views
     known[id(module)] = twin
-    return twin
-
-
-def sharing(module: nn.Module, **changes: object) -> nn.Module:
-    """Return a module of the same class and with the same attributes, but for the changes."""
-    twin = type(module).__new__(type(module))
-    twin.__dict__.update(module.__dict__, **changes)
     return twin
