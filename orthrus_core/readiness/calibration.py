@@ -19,8 +19,9 @@ LONGER = 4  # times the context before, until a forward takes
 CELLS_SHOW = 1.5  # times as long as with the short one, or no longer context fits
 BLOCK_ROWS = 8  # of a sequence, against one, where cells of rows and of sequences are told apart
 LEAST_SHARE = 0.1  # of a forward that is not owed to cells, however much they seem to take
-REPEATS = 4
-ENOUGH_S = 0.1  # of one rung and view: later repeats are left out
+REPEATS = 5
+ENOUGH_S = 0.1  # of one rung and view: later repeats are left out, but not the second
+CELL_REPEATS = 3  # at least, where differences of forwards count
 MEASURED_GROWTH = 1.4  # rungs closer than this to the one measured before are interpolated
 
 
@@ -163,7 +164,7 @@ def _cell_s(runner: ModelRunner, T: int, num_sequences: int, num_rows: int, view
     tables = runner.tables
     context = short = _short_context(tables)
     spans = _spans(tables, num_sequences, num_rows, context)
-    seconds = short_s = _measure(runner, spans, T, view)
+    seconds = short_s = _measure(runner, spans, T, view, at_least=CELL_REPEATS)
     num_sequences = len(spans)
     longest = min(_room(tables), tables.pool.num_pages // num_sequences * tables.pool.page_size) - num_rows
     while context < longest and seconds < CELLS_SHOW * short_s:
@@ -171,7 +172,7 @@ def _cell_s(runner: ModelRunner, T: int, num_sequences: int, num_rows: int, view
         longer = _spans(tables, num_sequences, num_rows, context)
         if len(longer) < num_sequences:
             break
-        seconds = _measure(runner, longer, T, view)
+        seconds = _measure(runner, longer, T, view, at_least=CELL_REPEATS)
     return max(0.0, seconds - short_s) / max(1, num_sequences * (context - short))
 
 
@@ -201,15 +202,17 @@ def _clear(tables: PageTables) -> None:
         tables.clear(slot)
 
 
-def _measure(runner: ModelRunner, spans: Sequence[Span], T: int, view: View) -> float:
-    return _least(lambda: runner.forward(runner.lay_out(spans, view, token_budget=T), view), runner.device)
+def _measure(runner: ModelRunner, spans: Sequence[Span], T: int, view: View, *, at_least: int = 2) -> float:
+    def forward() -> Hidden:
+        return runner.forward(runner.lay_out(spans, view, token_budget=T), view)
+
+    return _least(forward, runner.device, at_least=at_least)
 
 
-def _least(work: Callable[[], object], device: torch.device) -> float:
-    """Return the least seconds of some calls, the first one left out."""
+def _least(work: Callable[[], object], device: torch.device, *, at_least: int = 2) -> float:
+    """Return the least seconds of some calls."""
     taken: list[float] = []
-    _run(work, device)
-    while len(taken) < REPEATS and (not taken or sum(taken) < ENOUGH_S):
+    while len(taken) < REPEATS and (len(taken) < at_least or sum(taken) < ENOUGH_S):
         started_at = time.perf_counter()
         _run(work, device)
         taken.append(time.perf_counter() - started_at)

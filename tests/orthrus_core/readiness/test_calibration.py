@@ -18,7 +18,7 @@ def tables_of(*, num_slots: int, cells: int) -> PageTables:
 
 
 def seconds_when_forwards_take(monkeypatch, taken: dict[int, float], budgets) -> tuple[float, ...]:
-    monkeypatch.setattr(calibration, "_measure", lambda runner, spans, T, view: taken[T])
+    monkeypatch.setattr(calibration, "_measure", lambda runner, spans, T, view, **_: taken[T])
     runner = SimpleNamespace(tables=tables_of(num_slots=2, cells=64))
     return measure_forwards(runner, budgets, "ar").rung_s
 
@@ -35,7 +35,9 @@ def seconds_of(spans, T: int, cells: CellCosts) -> float:
     ("num_slots", "room", "num_pages"), [(1, 4096, 300), (4, 512, 200), (64, 2048, 1000)]
 )
 def test_rungs_and_cells_are_told_apart(monkeypatch, cells, num_slots, room, num_pages):
-    monkeypatch.setattr(calibration, "_measure", lambda runner, spans, T, view: seconds_of(spans, T, cells))
+    monkeypatch.setattr(
+        calibration, "_measure", lambda runner, spans, T, view, **_: seconds_of(spans, T, cells)
+    )
     tables = PageTables(PagePool(num_pages, 16), num_slots=num_slots, pages_per_sequence=room // 16)
     costs = measure_forwards(SimpleNamespace(tables=tables), (16, 64, 128), "ar")
     assert costs.cells == pytest.approx(cells, abs=1e-12)
@@ -46,7 +48,7 @@ def test_rungs_and_cells_are_told_apart(monkeypatch, cells, num_slots, room, num
 def test_contexts_grow_until_their_cells_show(monkeypatch):
     contexts = []
 
-    def measure(runner, spans, T, view):
+    def measure(runner, spans, T, view, **_):
         contexts.append(spans[0].start)
         return seconds_of(spans, T, CellCosts(1e-4))
 
@@ -94,7 +96,7 @@ def test_a_pool_without_room_for_all_slots_is_measured_with_fewer():
 
 
 def test_a_view_that_does_the_same_work_is_measured_at_one_rung(monkeypatch):
-    monkeypatch.setattr(calibration, "_measure", lambda runner, spans, T, view: 0.002 * T)
+    monkeypatch.setattr(calibration, "_measure", lambda runner, spans, T, view, **_: 0.002 * T)
     runner = SimpleNamespace(tables=tables_of(num_slots=2, cells=64))
     known = ForwardCosts((0.008, 0.016, 0.032), CellCosts())
     assert measure_alike(runner, known, (8, 16, 32), "diffusion").rung_s == (0.016, 0.032, 0.064)
