@@ -19,9 +19,10 @@ LONGER = 4  # times the context before, until a forward takes
 CELLS_SHOW = 1.5  # times as long as with the short one, or no longer context fits
 BLOCK_ROWS = 8  # of a sequence, against one, where cells of rows and of sequences are told apart
 LEAST_SHARE = 0.1  # of a forward that is not owed to cells, however much they seem to take
-REPEATS = 5
+REPEATS = 4
 ENOUGH_S = 0.1  # of one rung and view: later repeats are left out, but not the second
 CELL_REPEATS = 3  # at least, where differences of forwards count
+TURNS = 3  # of forwards of both views and of one, whose difference counts
 MEASURED_GROWTH = 1.4  # rungs closer than this to the one measured before are interpolated
 
 
@@ -119,7 +120,7 @@ def measure_both(runner: ModelRunner, budgets: Sequence[int]) -> float:
             ar = runner.lay_out(spans, "ar", token_budget=T - num_rows)
             runner.forward_both(ar, runner.lay_out(block, "diffusion", token_budget=num_rows), copies)
 
-        differences = [_least(run, runner.device) - _measure(runner, spans, T, "ar") for _ in range(REPEATS)]
+        differences = [_least(run, runner.device) - _measure(runner, spans, T, "ar") for _ in range(TURNS)]
         return max(0.0, float(np.median(differences)))
     finally:
         _clear(tables)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 FIRST_RUNG = {"cpu": 1}  # SmolLM2-135M: a forward of 1 row takes 0.63 of one of 8
 FIRST_ELSEWHERE = 16
 RUNGS_PER_DOUBLING = {"cpu": 4}  # rows cost time there; elsewhere one, since every rung is a graph to capture
+FINE_FROM = 8  # below it one too: every rung is checked at start-up
 MULTIPLE = 16
 LARGEST_CHOSEN = {"cpu": 512}  # rows from which a forward's cost only grows in proportion
 LARGEST_ELSEWHERE = 4096  # a card's arithmetic is not full before; beyond MOST_CHOOSING for prompts alone
@@ -45,7 +46,7 @@ def candidate_budgets(token_budget: int, device_type: str) -> tuple[int, ...]:
     octave = FIRST_RUNG.get(device_type, FIRST_ELSEWHERE)
     rungs: list[int] = []
     while octave < token_budget:
-        rungs += range(octave, 2 * octave, max(1, octave // per_doubling))
+        rungs += range(octave, 2 * octave, octave // per_doubling if octave >= FINE_FROM else octave)
         octave *= 2
     return (*(rung for rung in rungs if rung < token_budget), token_budget)
 

@@ -47,11 +47,17 @@ class StubRunner(ModelRunner):
         return Readout(torch.zeros(R, 1), torch.full((R,), TOKEN), numbers, numbers, numbers)
 
 
-def new_engine(num_sequences: int, *, mode: str) -> Engine:
-    """Return an engine whose sequences all decode, with whole blocks in consensus mode."""
+def new_engine(num_sequences: int, *, mode: str, lookup_tokens: int = 0) -> Engine:
+    """Return an engine whose sequences all decode, with whole blocks in consensus mode; lookup finds all."""
     S, T = num_sequences, max(num_sequences * (K + 1), 64)
     config = EngineConfig(
-        mode=mode, token_budget=T, max_sequences=S, max_context=MAX_CONTEXT, self_check=False, compile="off"
+        mode=mode,
+        token_budget=T,
+        max_sequences=S,
+        max_context=MAX_CONTEXT,
+        self_check=False,
+        compile="off",
+        lookup_tokens=lookup_tokens,
     )
     tables = PageTables(
         PagePool(config.total_pages, config.page_size),
