@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from orthrus_core.engine.config import EngineConfig
+    from orthrus_core.engine.leader import follow
     from orthrus_core.engine.sequence import Completion
     from orthrus_core.engine.stats import CompletionStats
     from orthrus_core.errors import CheckpointError, ConfigError, EngineError, OrthrusError, RequestError
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from orthrus_core.models.head import add_diffusion_head
     from orthrus_core.models.loading import load_model
     from orthrus_core.models.model import OrthrusLM
+    from orthrus_core.models.slice_loading import load_slice
+    from orthrus_core.ranks import join_ranks
     from orthrus_core.readiness.engine import Engine
     from orthrus_core.request import Request, SamplingParams
 
@@ -38,11 +41,17 @@ __all__ = [
     "RequestError",
     "SamplingParams",
     "add_diffusion_head",
+    "follow",
+    "join_ranks",
     "load_model",
+    "load_slice",
 ]
 
 HOMES = {
     "orthrus_core.engine.config": ("EngineConfig",),
+    "orthrus_core.engine.leader": ("follow",),
+    "orthrus_core.ranks": ("join_ranks",),
+    "orthrus_core.models.slice_loading": ("load_slice",),
     "orthrus_core.readiness.engine": ("Engine",),
     "orthrus_core.request": ("Request", "SamplingParams"),
     "orthrus_core.engine.sequence": ("Completion",),

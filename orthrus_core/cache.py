@@ -225,11 +225,21 @@ class PageTables:
         self._changed.update(lines.tolist())
         return lines, copies
 
+    @property
+    def changed(self) -> np.ndarray:
+        """The lines (N,) int64 whose pages are others than when they were last taken."""
+        return np.array(sorted(self._changed), dtype=np.int64)
+
     def take_changed(self) -> np.ndarray:
-        """Return the slots (N,) int64 whose pages are others than at the last call."""
-        slots = np.array(sorted(self._changed), dtype=np.int64)
+        """Return `changed`, which is empty then."""
+        lines = self.changed
         self._changed.clear()
-        return slots
+        return lines
+
+    def copy_lines(self, lines: np.ndarray, pages: np.ndarray) -> None:
+        """Take over lines (N,) int64 of other page tables, (N, pages per sequence) int64."""
+        self.pages[lines] = pages
+        self._changed.update(lines.tolist())
 
     def adopt(self, slot: int, pages: Sequence[int]) -> None:
         """Start an empty slot with pages whose references the caller already took."""

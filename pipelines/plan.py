@@ -41,7 +41,7 @@ from pipelines.generate.job.job import Job, prepare
 from pipelines.generate.job.preview import first_rows
 from pipelines.generate.job.sizes import choose_sizes, device_here, memory_here
 from pipelines.generate.prompt.unit import render_unit
-from pipelines.generate.report.terminal import memory_line
+from pipelines.generate.report.terminal import memory_line, memory_title
 from pipelines.storage.files import join, read_bytes
 
 SAMPLE_ROWS, SAMPLE_FILES = 256, 8
@@ -230,6 +230,7 @@ def trial_speed(job: Job, sample: Sample, seconds: float) -> Speed:
         layout=job.layout,
         failures=FailureNotes(job.ledger.run_url, job.ledger.data_url),
         retries=0,
+        tensor_parallel=config.model.tensor_parallel,
     )
     memory = memory_here(device)
     speed = run_trial(load_engine(spec), sample, seconds, in_flight=2 * decode.max_sequences)
@@ -262,6 +263,11 @@ def run_trial(engine: Any, sample: Sample, seconds: float, *, in_flight: int) ->
 
 def card_speed(card: Card, job: Job, sample: Sample, section: PlanSection) -> Speed:
     """The speed by formula: full batches with the best number of drafts, prompts in the largest forwards."""
+    if job.config.model.tensor_parallel > 1:
+        raise ConfigError(
+            "plan.card knows nothing of GPUs that wait for each other (model.tensor_parallel): give "
+            "plan.earlier_run, or no card for a trial"
+        )
     memory = DeviceMemory(int(card.memory_bytes), int(card.memory_bytes))
     prompt, length = _mean_lengths(sample, section)
     sizes = choose_sizes(job.config, job.checkpoint, "cuda", memory, prompt_tokens=prompt)
@@ -322,7 +328,7 @@ def render(job: Job, config: PlanConfig, sample: Sample, speed: Speed) -> Render
         ("rows", f"{rows:,} of {job.plan.num_rows:,}", "the files' metadata, less what output.path has"),
         ("prompts", f"{mean:,.0f} tokens, 95 % within {p95:,}", tokenized),
         ("completions", f"{length:,.0f} tokens x {completions:,.0f} = {completions * length:,.0f}", said),
-        ("memory of an actor", *_memory_facts(job, speed, sample, length=mean + length)),
+        (memory_title(config), *_memory_facts(job, speed, sample, length=mean + length)),
         ("speed of an actor", f"{speed.tokens_per_s:,.0f} tokens/s", speed.rests_on),
         ("work", f"{_time(schedule.work_s)} of one actor", "tokens by speed"),
         ("start and end", f"{_time(schedule.startup_s)}, {_time(schedule.tail_s)}", ends),
@@ -351,7 +357,8 @@ def _memory_facts(job: Job, speed: Speed, sample: Sample, *, length: float) -> t
 
 def _fleets(config: PlanConfig, schedule: Schedule, device: str) -> Iterator[RenderableType]:
     """Time and price by number of actors, each alone on its device, and the number for the deadline."""
-    gpus, price = gpus_per_actor(config.run, device), config.report.gpu_hour_price
+    gpus = gpus_per_actor(config.run, device, config.model.tensor_parallel)
+    price = config.report.gpu_hour_price
 
     def cells(actors: int) -> tuple[str, ...]:
         seconds = schedule.seconds(actors)

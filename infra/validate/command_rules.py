@@ -18,6 +18,7 @@ from infra.validate.bundle import Bundle, JobSpec, Pod, quantity
 from infra.validate.job_rules import stop_wait_s
 from infra.validate.pod_rules import pre_stop_limit_s
 from orthrus_core.errors import ConfigError
+from pipelines.cluster.resources import gpus_per_actor
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "infra/docker/Dockerfile"
@@ -230,8 +231,7 @@ def _engines_fit(job: JobSpec, config: Any) -> Iterator[str]:
     """The actors of a generate job have a place in the worker groups when these are full grown."""
     if config.model.device == "auto":
         yield "model.device must be cpu or cuda: with no worker at the start, auto is cpu"
-    gpus = config.run.gpus_per_actor
-    gpus = (1.0 if config.model.device == "cuda" else 0.0) if gpus is None else gpus
+    gpus = gpus_per_actor(config.run, config.model.device, config.model.tensor_parallel)
     places = 0.0
     for group in job.workers:
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]

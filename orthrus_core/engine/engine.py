@@ -190,7 +190,7 @@ class EngineCore:
 
         No page from there on is shared or indexed, since those hold sound rows only; they are erased.
         """
-        self.cache.erase(self.scheduler.pages_from(sequence, position))
+        self.runner.erase(self.scheduler.pages_from(sequence, position))
         return (
             f"the logits after position {position} are NaN or infinite, so no token can be chosen there: the "
             "model overflows on this text in its dtype; try bfloat16 or float32, or leave the prompt out"

@@ -17,7 +17,9 @@ from orthrus_core.compilation.by_layer import with_compiled_layers
 from orthrus_core.compilation.compiled import compiled, mark_budget_dynamic, mark_rows_dynamic
 from orthrus_core.compilation.graphs import ForwardGraphs
 from orthrus_core.errors import ConfigError
+from orthrus_core.linear.backend import LinearBackend, PlainLinear
 from orthrus_core.models.experts import make_experts_row_wise
+from orthrus_core.models.linears import with_linear
 from orthrus_core.models.model import OrthrusLM
 from orthrus_core.models.readout import Hidden, Readout, read_out
 from orthrus_core.transfer import stage, to_device
@@ -89,10 +91,17 @@ class ModelRunner:
         ] = {}  # (R, D) that the graphs of the head read
         self.use(model)
 
-    def use(self, model: OrthrusLM) -> None:
-        """Run this model from now on, eagerly: the one given at first, or what computes it another way."""
+    def use(self, model: OrthrusLM, linear: LinearBackend | None = None) -> None:
+        """Run a model from now on, eagerly.
+
+        Args:
+            model: the one given at first; it is not changed.
+            linear: what its linear layers go through; None: they stay as they are, as for torch's own.
+        """
         self.model, self.is_compiled = model, False
-        self._forwards: dict[Kind, Forward] = {kind: self._new_forward(kind, model) for kind in KINDS}
+        if linear is not None and linear.name != PlainLinear.name:
+            self.model = with_linear(model, linear)
+        self._forwards: dict[Kind, Forward] = {kind: self._new_forward(kind, self.model) for kind in KINDS}
         self._head: Forward = self._new_head()
         self._graphs.clear()  # they hold the forwards of before
 
@@ -136,7 +145,8 @@ class ModelRunner:
             ConfigError: under torch.autocast, whose casts would make another model than the one loaded, in
                 dtypes that the cache does not have.
         """
-        return self._run_layers(view, [rows])
+        self._refuse_autocast()
+        return self.run_layers(view, [rows])
 
     def forward_both(self, ar: TokenRows, blocks: TokenRows, copies: np.ndarray) -> Hidden:
         """Run the layers of both views in one forward: AR rows, then blocks that see what these write.
@@ -150,20 +160,24 @@ class ModelRunner:
         Raises:
             ConfigError: as `forward` does.
         """
+        self._refuse_autocast()
         if not self._has_graphs:
-            return self._run_layers("both", [ar, blocks], to_device(copies, self.device))
+            return self.run_layers("both", [ar, blocks], to_device(copies, self.device))
         num_copies = copies.shape[1]  # a graph reads the same place every time, all of it
         self._copies[:, num_copies:] = SCRATCH_PAGE
         self._copies[:, :num_copies].copy_(stage(copies, self.device), non_blocking=True)
-        return self._run_layers("both", [ar, blocks], self._copies)
+        return self.run_layers("both", [ar, blocks], self._copies)
 
-    @torch.inference_mode()
-    def _run_layers(self, kind: Kind, parts: Sequence[TokenRows], *copies: Tensor) -> Hidden:
+    def _refuse_autocast(self) -> None:
         if torch.is_autocast_enabled(self.device.type):
             raise ConfigError(
                 f"the engine runs a model in its own dtype, {self.model.dtype}: leave torch.autocast, "
                 "and load the model with dtype=... for another"
             )
+
+    @torch.inference_mode()
+    def run_layers(self, kind: Kind, parts: Sequence[TokenRows], *copies: Tensor) -> Hidden:
+        """Run the layers over the rows of one view or of both; see `forward` and `forward_both`."""
         self._send_page_tables()
         rows = [one for part in parts for one in (part.packed, part.arrangement)]
         if self.is_compiled:
@@ -203,6 +217,13 @@ class ModelRunner:
             states = self._states[key].copy_(states)  # a graph reads the same place every time
             return Readout(*self._graphs.replay(*key, lambda: self._head(states)))
         return Readout(*self._head(states))
+
+    def erase(self, pages: Sequence[int]) -> None:
+        """Fill pages of the cache with zeros."""
+        self.cache.erase(pages)
+
+    def close(self) -> None:
+        """Run nothing any more."""
 
     @property
     def _has_graphs(self) -> bool:

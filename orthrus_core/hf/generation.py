@@ -18,7 +18,6 @@ from orthrus_core.hf.options import SAMPLING_DEFAULTS, merge_options
 from orthrus_core.linear.choose import linear_backends
 from orthrus_core.models.model import DualViewLM, OrthrusLM
 from orthrus_core.readiness.engine import Engine
-from orthrus_core.readiness.linear import install
 from orthrus_core.readiness.selfcheck import check_exactness
 from orthrus_core.request import Request, SamplingParams
 from orthrus_core.text.stop_strings import Decoder
@@ -170,7 +169,7 @@ def _check_once(model: OrthrusLM, config: EngineConfig) -> None:
     tables = PageTables(pool, num_slots=2, pages_per_sequence=CHECKED_PAGES)
     runner = ModelRunner(model.eval(), tables, attention=config.attention)
     backends = linear_backends(config.linear, dtype=model.dtype, device_type=model.device.type)
-    install(runner, model, backends[0])
+    runner.use(model, backends[0])
     check_exactness(runner, {config.token_budget: 1.0})
     known.add(key)
 

@@ -28,6 +28,9 @@ def linear_backends(asked: str, *, dtype: torch.dtype, device_type: str) -> tupl
     Raises:
         ConfigError: the one asked for cannot be had.
     """
+    if device_type == "cuda":  # of the whole process; partial sums in half precision depend on T
+        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     plain = PlainLinear()
     if asked == plain.name:
         return (plain,)

@@ -115,7 +115,7 @@ def read_shapes(directory: str | Path) -> dict[str, Shape]:
         CheckpointError: no safetensors there, or a file that is missing, cut short or no safetensors.
     """
     shapes: dict[str, Shape] = {}
-    for file in _weight_files(Path(directory)):
+    for file in weight_files(Path(directory)):
         try:
             with safe_open(file, framework="pt") as tensors:
                 shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
@@ -129,7 +129,7 @@ def read_shapes(directory: str | Path) -> dict[str, Shape]:
     return shapes
 
 
-def _weight_files(directory: Path) -> list[Path]:
+def weight_files(directory: Path) -> list[Path]:
     """Return the files that transformers would load."""
     if (directory / WEIGHTS_FILE).is_file():
         return [directory / WEIGHTS_FILE]

@@ -60,7 +60,7 @@ def load_model(
     """
     started_at = time.perf_counter()
     logger.info("loading model=%s", path)
-    directory = _local_directory(path)
+    directory = local_directory(path)
     config = load_config(directory, needs_head=needs_head)
     try:
         if is_plain_backbone(directory):
@@ -116,7 +116,7 @@ def _load_backbone(directory: str, config: DualViewConfig, dtype: torch.dtype | 
     return model
 
 
-def _local_directory(path: str | Path) -> str:
+def local_directory(path: str | Path) -> str:
     """Return the directory that holds a checkpoint, downloading it when `path` is a hub id."""
     if Path(path).is_dir():
         return str(path)

@@ -13,7 +13,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
 
 from orthrus_core.attention.view import Attend, BothViews, View
-from orthrus_core.errors import CheckpointError, OrthrusError
+from orthrus_core.errors import CheckpointError, ConfigError, OrthrusError
 from orthrus_core.models.attention import add_second_view, attend_config
 from orthrus_core.models.checkpoint import check_directory, load_config, refuse_tensors
 from orthrus_core.models.config import (
@@ -24,6 +24,7 @@ from orthrus_core.models.config import (
     plain_config_class,
 )
 from orthrus_core.models.requirements import check_backbone
+from orthrus_core.ranks import Ranks
 
 ELSEWHERE = {"state_dict", "gguf_file", "subfolder", "variant"}  # options that take weights from other files
 
@@ -40,6 +41,7 @@ class DualViewLM(GenerationMixin):
         model: Any
         lm_head: nn.Linear
 
+    ranks: Ranks | None = None  # those that have the model together; None: it is whole
     engine_generate: ClassVar[Callable[..., Tensor] | None] = None  # set by `orthrus_core.hf`
 
     def __init__(self, config: DualViewConfig):
@@ -91,6 +93,8 @@ class DualViewLM(GenerationMixin):
         """
         if use_diffusion_mode is None:
             return super().generate(*args, **kwargs)  # type: ignore[misc]
+        if self.ranks is not None:
+            raise ConfigError("a slice of a model generates by an Engine on rank 0, not by generate()")
         by_engine = type(self).engine_generate
         if by_engine is None:
             raise OrthrusError("use_diffusion_mode needs the engine: import orthrus_core.hf.generation")

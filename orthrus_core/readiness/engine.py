@@ -11,6 +11,7 @@ from orthrus_core.costs import Costs
 from orthrus_core.engine.blocks import BlockPolicy, FixedBlocks, Lookup
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.engine.engine import EngineCore
+from orthrus_core.engine.leader import LeadingRunner
 from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.engine.scheduler import Scheduler
 from orthrus_core.engine.sequence import Completion
@@ -138,6 +139,10 @@ class Engine(EngineCore):
             for completion, request in zip(self.run(requests), requests, strict=True)
         ]
 
+    def close(self) -> None:
+        """Let the other ranks of a model go; an engine of one process needs no end."""
+        self.runner.close()
+
     def report(self) -> dict:
         """Return what a manifest or a run report says about this engine."""
         runner, scheduler, pool = self.runner, self.scheduler, self.runner.tables.pool
@@ -183,6 +188,9 @@ def _resolved(config: EngineConfig, model: Any) -> EngineConfig:
         return sizes_of(config, model.tables)
     check_model(model)
     check_context(config, model)
+    if model.ranks is not None:
+        logger.info("compile=off cuda_graphs=off because several ranks run the model together")
+        config = config.model_copy(update={"compile": "off"})
     memory = device_memory(model.device)
     left = None if memory is None else memory.left(config.memory)
     config = fit(config, model, device_type=model.device.type, left=left)
@@ -203,6 +211,8 @@ def new_runner(model: OrthrusLM, config: EngineConfig) -> ModelRunner:
         num_branches=num_branches,
         cells_per_branch=cells_per_branch,
     )
+    if model.ranks is not None:
+        return LeadingRunner(model.eval(), tables, ranks=model.ranks, attention=config.attention)
     return ModelRunner(model.eval(), tables, attention=config.attention)
 
 

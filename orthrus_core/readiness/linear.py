@@ -1,27 +1,15 @@
-"""Giving a runner's model other linear layers, and which of them to try first."""
+"""Which linear layers to try first."""
 
 from collections.abc import Sequence
 
 from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.linear.backend import LinearBackend
-from orthrus_core.models.linears import with_linear
-from orthrus_core.models.model import OrthrusLM
 from orthrus_core.readiness.calibration import measure_rungs
 from orthrus_core.readiness.ladder import seconds_per_row
 
 TIMED = {"cuda"}  # where torch may be the faster one
 MARGIN = 1.5  # by which a later backend must be faster, so that all engines of a run choose the same
 ROUNDS = 2  # in which backends take turns, so that they meet the same load; the faster counts
-
-
-def install(runner: ModelRunner, model: OrthrusLM, backend: LinearBackend) -> None:
-    """Have the runner run a model's linear layers through a backend, eagerly.
-
-    Args:
-        runner: of that model.
-        model: as it was loaded; it is not changed.
-    """
-    runner.use(model if backend.name == "plain" else with_linear(model, backend))
 
 
 def by_speed(
@@ -41,7 +29,7 @@ def by_speed(
     model, rungs = runner.model, sorted({budgets[0], budgets[len(budgets) // 2]})
     taken = dict.fromkeys((backend.name for backend in backends), float("inf"))
     for place, backend in [*enumerate(backends)] * ROUNDS:
-        install(runner, model, backend)
+        runner.use(model, backend)
         seconds = dict(zip(rungs, measure_rungs(runner, rungs, "ar"), strict=True))
         per_row = seconds_per_row(rungs, seconds, rungs) * MARGIN**place
         taken[backend.name] = min(taken[backend.name], per_row)

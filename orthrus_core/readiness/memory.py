@@ -1,6 +1,5 @@
 """What an engine holds on its device: a plan in bytes, made before anything is allocated."""
 
-import copy
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ from orthrus_core.attention.triton_paged import partial_bytes
 from orthrus_core.attention.view import VIEWS
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.models.config import DIFFUSION_SUFFIX, DualViewConfig
-from orthrus_core.models.model import model_class
+from orthrus_core.models.slices import new_slice, new_whole
 from orthrus_core.readiness.ladder import (
     MOST_CHOOSING,
     candidate_budgets,
@@ -90,6 +89,7 @@ def plan_memory(model: Any, config: EngineConfig, *, device_type: str) -> Memory
     budgets = config.budgets or candidate_budgets(T, device_type)
     R = most_choosing(budgets, max_sequences=config.max_sequences, most_drafts=config.most_drafts(shape))
     on_cuda, views = device_type == "cuda", len(VIEWS) if config.uses_head(shape) else 1
+    has_parts = model.lm_head.out_features < V  # of several ranks, before they lie side by side
     attention = 2 * (spec.num_heads + spec.num_kv_heads) * spec.head_dim
     width = ACTIVATIONS * shape.hidden_size + 2 * (shape.intermediate_size or 0) + attention
     graphs = views * len(budgets) * L * GRAPH_LAYER_BYTES
@@ -100,7 +100,7 @@ def plan_memory(model: Any, config: EngineConfig, *, device_type: str) -> Memory
         head=head,
         cache=config.total_pages * page,
         partials=partial_bytes(spec, T) if on_cuda else 0,
-        logits=R * V * (size * views + READOUT_BYTES),
+        logits=R * V * (size * (views + has_parts) + READOUT_BYTES),
         sampling=R * V * SAMPLING_BYTES[config.consensus],
         branches=num_branches * -(-(config.page_size - 1 + most_rows) // config.page_size) * page,
         activations=T * width * size,
@@ -136,10 +136,10 @@ def token_budget(shape: DualViewConfig, config: EngineConfig, device_type: str) 
     )
 
 
-def skeleton(shape: DualViewConfig, dtype: torch.dtype) -> Any:
-    """Return a model without its numbers: on the meta device."""
+def skeleton(shape: DualViewConfig, dtype: torch.dtype, ranks: int = 1) -> Any:
+    """Return a model, or the slice that each of so many ranks has, without numbers: on the meta device."""
     with torch.device("meta"):
-        model: Any = model_class(shape.backbone_type)(copy.deepcopy(shape))
+        model: Any = new_whole(shape) if ranks == 1 else new_slice(shape, ranks)
     return model.to(dtype)
 
 

@@ -5,8 +5,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
 from orthrus_core.costs import Costs
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.engine.runner import KINDS, ModelRunner
@@ -28,7 +26,7 @@ from orthrus_core.readiness.ladder import (
     most_choosing,
     seconds_per_row,
 )
-from orthrus_core.readiness.linear import MARGIN, by_speed, install
+from orthrus_core.readiness.linear import MARGIN, by_speed
 from orthrus_core.readiness.selfcheck import Exactness, check_exactness
 
 HOST_STEP_S = 0.25e-3  # planning, laying out and committing a step (measured: CPU, demo model), and
@@ -66,9 +64,6 @@ def get_ready(runner: ModelRunner, config: EngineConfig) -> Readiness:
         ConfigError: linear layers as the config wants them cannot be had.
     """
     started_at = time.perf_counter()
-    if runner.device.type == "cuda":  # of the whole process; partial sums in half precision depend on T
-        torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-        torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
     budgets = config.budgets or _budgets_to_try(config, runner.device.type, runner.model.config.block_size)
     device_type = runner.device.type
     most_drafts = config.most_drafts(runner.model.config)
@@ -176,7 +171,7 @@ def _try(
 
 def _install(runner: ModelRunner, model: OrthrusLM, backend: LinearBackend, config: EngineConfig) -> None:
     """Put linear layers into the runner's model, and compile its forwards where that pays."""
-    install(runner, model, backend)
+    runner.use(model, backend)
     num_layers = model.config.num_hidden_layers
     if should_compile(config, device_type=runner.device.type, num_layers=num_layers):
         compile_forwards(runner, KINDS if config.uses_head(model.config) else ("ar",))

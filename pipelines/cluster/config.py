@@ -18,12 +18,20 @@ class RunConfig(Section):
         description="Most engines: the run starts with `actors` and grows up to this while units wait and "
         "the cluster has room, and shrinks in the tail; none: always `actors`.",
     )
-    cpus_per_actor: float = Field(1.0, gt=0, description="CPUs that Ray reserves for each.")
+    cpus_per_actor: float = Field(
+        1.0, gt=0, description="CPUs that Ray reserves for each, for all ranks of model.tensor_parallel."
+    )
     gpus_per_actor: float | None = Field(
-        None, ge=0, description="GPUs that Ray reserves for each; none: 1 on cuda, 0 on cpu."
+        None,
+        ge=0,
+        description="GPUs that Ray reserves for each; none: model.tensor_parallel, which is 1, on cuda, "
+        "0 on cpu.",
     )
     threads_per_actor: int | None = Field(
-        None, ge=1, description="Torch threads of each; none: cpus_per_actor rounded down, at least 1."
+        None,
+        ge=1,
+        description="Torch threads of each, shared by its ranks; none: cpus_per_actor rounded down, at "
+        "least 1.",
     )
     calls_in_flight: int | None = Field(
         None, ge=1, description="Units an actor works on at once; none: enough to keep its engine full."

@@ -38,30 +38,40 @@ def resolve_device(asked: str) -> str:
     return "cuda" if ray.cluster_resources().get("GPU", 0) >= 1 else "cpu"
 
 
-def gpus_per_actor(run: RunConfig, device: str) -> float:
-    """GPUs that Ray reserves for an actor."""
+def gpus_per_actor(run: RunConfig, device: str, ranks: int) -> float:
+    """GPUs that Ray reserves for an actor, whose model so many ranks share."""
     if run.gpus_per_actor is not None:
         return run.gpus_per_actor
-    return 1.0 if device == "cuda" else 0.0
+    return float(ranks) if device == "cuda" else 0.0
 
 
-def device_share(run: RunConfig, device: str) -> float:
-    """An actor's part of the memory of its device, which others on the same machine share."""
+def device_share(run: RunConfig, device: str, ranks: int) -> float:
+    """A rank's part of the memory of its device, which others on the same machine share."""
     if device == "cuda":
-        return min(1.0, gpus_per_actor(run, device) or 1.0)
+        return min(1.0, gpus_per_actor(run, device, ranks) or 1.0)
     beside = int((os.cpu_count() or 1) // run.cpus_per_actor)
-    return 1.0 / max(1, min(run.most_actors, beside))
+    return 1.0 / max(1, min(run.most_actors, beside)) / ranks
 
 
-def check_gpus(run: RunConfig, device: str, *, is_local: bool) -> None:
-    """Refuse a run that a local machine cannot hold; a cluster may still grow.
+def check_gpus(run: RunConfig, device: str, ranks: int, *, is_local: bool) -> None:
+    """Refuse a run that a local machine cannot hold, or no node of a cluster; a cluster may still grow.
 
     Raises:
-        ConfigError: fewer GPUs here than the actors need.
+        ConfigError: fewer GPUs here than the actors need, or on every node than one actor's ranks.
     """
     import ray
 
-    wanted, found = run.actors * gpus_per_actor(run, device), ray.cluster_resources().get("GPU", 0)
+    each = gpus_per_actor(run, device, ranks)
+    if device == "cuda" and ranks > 1 and each != ranks:
+        raise ConfigError(
+            f"run.gpus_per_actor must be {ranks}, model.tensor_parallel, or left out, got {each:g}"
+        )
+    wanted, found = run.actors * each, ray.cluster_resources().get("GPU", 0)
+    most = max((node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
+    if ranks > 1 and 0 < most < each:
+        raise ConfigError(
+            f"model.tensor_parallel={ranks} needs so many GPUs on one node, the largest has {most:g}"
+        )
     if found >= wanted:
         return
     fault = f"run.actors={run.actors} on {device} need {wanted:g} GPUs, Ray sees {found:g}"

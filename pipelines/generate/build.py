@@ -146,7 +146,7 @@ def build_dataset(job: Job, spec: ActorSpec, engine_factory: EngineFactory = loa
         compute=strategy,
         fn_constructor_args=(spec, engine_factory),
         num_cpus=run.cpus_per_actor,
-        num_gpus=gpus_per_actor(run, spec.device),
+        num_gpus=gpus_per_actor(run, spec.device, spec.tensor_parallel),
         **WHOLE_BLOCKS,
     )
     return completions.map_batches(

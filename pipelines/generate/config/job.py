@@ -65,6 +65,13 @@ class GenerateModelConfig(ModelConfig):
         description="LoRA adapter in peft's format, added to the weights when they are loaded: a directory, "
         "local or s3://, or a hub id. A diffusion head stays as it is, and drafts for the model without it.",
     )
+    tensor_parallel: int = Field(
+        1,
+        ge=1,
+        description="Processes that share the model of an engine, on one node, each with a slice of its "
+        "weights and cache and, on cuda, a GPU (docs/cluster.md). Text may differ from that of "
+        "another number, as rounding does.",
+    )
 
 
 class AuditConfig(Section):
@@ -84,7 +91,9 @@ class ReportConfig(Section):
         (), description="Carried input columns by whose values the report breaks figures down."
     )
     gpu_hour_price: float | None = Field(
-        None, ge=0.0, description="Price of an hour of one actor's device, for cost per million tokens."
+        None,
+        ge=0.0,
+        description="Price of an hour of one actor's device or devices, for cost per million tokens.",
     )
     currency: str = Field("USD", description="Currency of the price.")
 

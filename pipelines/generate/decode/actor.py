@@ -19,13 +19,14 @@ import pyarrow as pa
 from orthrus_core.engine.sequence import Completion
 from orthrus_core.engine.stats import CompletionStats
 from orthrus_core.request import Request
-from pipelines.checkpoint.directory import fetch, load_tokenizer
+from pipelines.checkpoint.directory import load_tokenizer
 from pipelines.cluster.board import Board, UnitKey
 from pipelines.generate.audit.auditor import Auditor
 from pipelines.generate.config.sampling import SamplingConfig
 from pipelines.generate.decode.agreement import load_alike
 from pipelines.generate.decode.dedup import Deduplicator, SharedBatch
 from pipelines.generate.decode.gate import UnitGate
+from pipelines.generate.decode.model import load_actor_model
 from pipelines.generate.decode.requests import RequestBuilder, SampleRow, prefix_order
 from pipelines.generate.decode.results import ResultWriter
 from pipelines.generate.decode.spec import ActorSpec
@@ -62,22 +63,12 @@ def load_engine(spec: ActorSpec) -> EngineLike:
     Raises:
         ConfigError: a checkpoint or a config that does not fit.
     """
-    import torch
-
     import orthrus_core
 
     if spec.device == "cuda":  # read when CUDA starts: without room, no product is split over K by its rows
         for name, value in CUBLAS_SETTINGS.items():
             os.environ.setdefault(name, value)
-    torch.set_num_threads(spec.threads)  # Ray sets OMP_NUM_THREADS=1 for actors with less than 2 CPUs
-    dtype = spec.dtype if spec.dtype == "auto" else getattr(torch, spec.dtype)
-    model = orthrus_core.load_model(
-        fetch(spec.checkpoint),
-        dtype=dtype,
-        device=spec.device,
-        needs_head=spec.decode.needs_head,
-        lora=None if spec.adapter is None else fetch(spec.adapter),
-    )
+    model = load_actor_model(spec)
     # a tokenizer of its own: those of the tokenizers library are not to be shared between threads
     decoder = TextDecoder(spec.checkpoint.source) if needs_text(spec.sampling) else None
     return orthrus_core.Engine(model, spec.decode, tokenizer=decoder)

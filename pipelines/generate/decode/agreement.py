@@ -23,6 +23,8 @@ def load_alike(spec: ActorSpec, load: Callable[[ActorSpec], EngineLike]) -> Engi
     if first is None or first == own:
         return engine
     logger.info("engine starts again with the settings of the run's first one: %s, not %s", first, own)
+    if hasattr(engine, "close"):
+        engine.close()
     del engine
     gc.collect()  # its weights go before the next ones come
     return load(replace(spec, decode=fixed_to(spec.decode, first)))

@@ -45,6 +45,7 @@ class ActorSpec:
         step_timeout_s: seconds after which a step of the engine is taken to hang; None: never.
         adapter: that is merged into the model; None: none is.
         prompt: makes the prompts of later turns; None: rows have one turn.
+        tensor_parallel: ranks that share the model.
     """
 
     checkpoint: Checkpoint
@@ -66,6 +67,7 @@ class ActorSpec:
     step_timeout_s: float | None = None
     adapter: Checkpoint | None = None
     prompt: PromptConfig | None = None
+    tensor_parallel: int = 1
 
 
 def new_actor_spec(job: Job, *, is_local: bool) -> ActorSpec:
@@ -76,7 +78,7 @@ def new_actor_spec(job: Job, *, is_local: bool) -> ActorSpec:
     """
     config = job.config
     device = resolve_device(config.model.device)
-    check_gpus(config.run, device, is_local=is_local)
+    check_gpus(config.run, device, config.model.tensor_parallel, is_local=is_local)
     manifest = job.ledger.manifest() or {}
     stored = manifest.get("engine") or {}
     if stored and stored["device"].split(":")[0] != device:
@@ -107,6 +109,7 @@ def new_actor_spec(job: Job, *, is_local: bool) -> ActorSpec:
         step_timeout_s=config.run.step_timeout_s,
         adapter=job.adapter,
         prompt=config.input.prompt if config.input.prompt.turns else None,
+        tensor_parallel=config.model.tensor_parallel,
     )
 
 

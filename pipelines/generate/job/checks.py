@@ -28,6 +28,15 @@ def check_model(config: GenerateConfig, checkpoint: Checkpoint, adapter: Checkpo
             f"decode.max_context must be <= {model.max_position_embeddings}, the model's positions, "
             f"got {decode.max_context}"
         )
+    if (ranks := config.model.tensor_parallel) > 1:
+        from orthrus_core.models.slices import check_slices  # which imports every model
+
+        if adapter is not None:
+            raise ConfigError(
+                "model.lora cannot be merged into slices of model.tensor_parallel: merge it with peft, and "
+                "take the merged model as it is"
+            )
+        check_slices(model, ranks)
     if adapter is not None:
         from orthrus_core.models.loading import check_lora  # which imports every model
 

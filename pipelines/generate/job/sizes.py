@@ -22,7 +22,7 @@ PROMPT_TOKENS = 512  # of a typical prompt, where none was read
 
 @dataclass(frozen=True)
 class Sizes:
-    """An actor's engine.
+    """An actor's engine, or what each of its ranks has of one.
 
     Attributes:
         decode: its options with every size resolved.
@@ -64,10 +64,11 @@ def choose_sizes(
     from orthrus_core.readiness.memory import model_bytes, page_bytes, plan_memory, skeleton, token_budget
     from orthrus_core.readiness.sizes import fit
 
-    share = config.decode.memory * device_share(config.run, device)
+    ranks = config.model.tensor_parallel
+    share = config.decode.memory * device_share(config.run, device, ranks)
     decode = config.decode.model_copy(update={"memory": share})
     shape = load_config(checkpoint.path, needs_head=decode.needs_head)
-    model = skeleton(shape, _dtype(config.model.dtype, shape.dtype))
+    model = skeleton(shape, _dtype(config.model.dtype, shape.dtype), ranks)
     left = None if memory is None else memory.left(share)
     beside = None if left is None else left - sum(model_bytes(model))
     typical = int(prompt_tokens) + (config.sampling.max_new_tokens or MOST_NEW_TOKENS)

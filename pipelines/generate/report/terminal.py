@@ -17,6 +17,7 @@ from pipelines.storage.files import is_local
 
 if TYPE_CHECKING:
     from orthrus_core.readiness.memory import MemoryPlan
+    from pipelines.generate.config.job import GenerateConfig
     from pipelines.generate.job.job import Job
     from pipelines.generate.job.preview import Preview
     from pipelines.generate.job.sizes import Sizes
@@ -41,7 +42,7 @@ def render_plan(job: "Job", preview: "Preview") -> RenderableType:
         ),
         ("model", f"{config.model.path} (hash {job.checkpoint.model_hash}){_lora(job)}"),
         ("decode", _engine_line(sizes)),
-        ("memory of an actor", f"{memory_line(sizes.plan)}; {_room(sizes)}"),
+        (memory_title(config), f"{memory_line(sizes.plan)}; {_room(sizes)}"),
         ("actors", f"{config.run.pool}, {config.run.cpus_per_actor:g} CPUs each"),
         ("carried columns", ", ".join(job.layout.carried.names) or "none"),
         ("functions", ", ".join(f"{name} {code}" for name, code in job.hooks.identity.items()) or "none"),
@@ -71,6 +72,12 @@ def _engine_line(sizes: "Sizes") -> str:
         f"{decode.mode}, {count_of(decode.max_sequences, 'sequence')} at once, "
         f"{decode.max_context:,} tokens at most; forwards of up to {sizes.rows:,} rows"
     )
+
+
+def memory_title(config: "GenerateConfig") -> str:
+    """Whose memory a plan is about."""
+    ranks = config.model.tensor_parallel
+    return "memory of an actor" if ranks == 1 else f"memory of each of {ranks} ranks"
 
 
 def memory_line(plan: "MemoryPlan") -> str:

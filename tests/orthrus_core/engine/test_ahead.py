@@ -14,7 +14,6 @@ from orthrus_core.engine.scheduler import Scheduler
 from orthrus_core.engine.step import DiffusionDrafts
 from orthrus_core.linear.native import NativeLinear
 from orthrus_core.readiness.engine import new_runner
-from orthrus_core.readiness.linear import install
 from orthrus_core.readiness.startup import Readiness
 from tests.ahead_policy import RandomAhead
 from tests.fake_runner import FakeRunner, continuation
@@ -32,7 +31,7 @@ def ahead_engine(
     K, T = config.block_size, config.token_budget
     if runner is None:
         runner = new_runner(model, config)
-        install(runner, model, NativeLinear(model.dtype))
+        runner.use(model, NativeLinear(model.dtype))
     costs = Costs((T // 2, T), (1.0, 1.0), (1.0, 1.1), both_s=0.0)
     policy = RandomAhead(random.Random(seed), token_budget=T, block_size=K)
     scheduler = Scheduler(config, runner.tables, block_size=K, costs=costs, policy=policy)
@@ -135,7 +134,7 @@ def test_an_engine_that_checked_itself_drafts_ahead_where_that_pays_and_keeps_th
     assert engine.exactness == "exact"
     costs = replace(engine.costs, both_s=0.0, draft_s=(1.0,) * len(engine.costs.budgets))
     engine = Engine(model, config, ready=replace(engine._ready, costs=costs))
-    install(engine.runner, model, NativeLinear(dtype))
+    engine.runner.use(model, NativeLinear(dtype))
     requests = [Request([n, 5, 6], SamplingParams(max_new_tokens=80, logprobs=True)) for n in range(3)]
     completions = engine.run(requests)
     assert facts(completions) == facts(ar_alone(model, requests, token_budget=64, max_context=112))

@@ -9,7 +9,6 @@ from orthrus_core.models.readout import Hidden
 from orthrus_core.readiness.both_views import both_views_agree
 from orthrus_core.readiness.calibration import measure_both
 from orthrus_core.readiness.engine import new_runner
-from orthrus_core.readiness.linear import install
 from tests.small_models import small_orthrus
 
 BUDGETS = (8, 16, 32)
@@ -20,7 +19,7 @@ def runner(request):
     model = small_orthrus(dtype=request.param, block_size=8)
     config = EngineConfig(max_sequences=2, max_context=96, num_pages=20, token_budget=32)
     runner = new_runner(model, config)
-    install(runner, model, NativeLinear(model.dtype))
+    runner.use(model, NativeLinear(model.dtype))
     return runner
 
 

@@ -9,7 +9,7 @@ import ray
 
 from orthrus_core.errors import ConfigError
 from pipelines.cluster.config import RunConfig
-from pipelines.cluster.resources import start_cluster
+from pipelines.cluster.resources import check_gpus, start_cluster
 
 
 @pytest.fixture
@@ -92,3 +92,25 @@ def test_local_is_local_even_beside_a_started_cluster(
     _leave_address(tmp_path, listening)
     assert start_cluster(RunConfig(ray_address="local"))
     assert inits == ["local"]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "run", "said"),
+    [
+        ([4, 2], {}, "model.tensor_parallel=8 needs so many GPUs on one node, the largest has 4"),
+        (
+            [8],
+            {"gpus_per_actor": 1},
+            "run.gpus_per_actor must be 8, model.tensor_parallel, or left out, got 1",
+        ),
+        ([8], {"actors": 2}, "run.actors=2 on cuda need 16 GPUs, Ray sees 8"),
+    ],
+)
+def test_ranks_that_no_node_has_gpus_for_are_refused(
+    monkeypatch: pytest.MonkeyPatch, gpus: list[int], run: dict, said: str
+) -> None:
+    nodes = [{"Alive": True, "Resources": {"GPU": count}} for count in gpus]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": sum(gpus)})
+    with pytest.raises(ConfigError, match=said):
+        check_gpus(RunConfig(**run), "cuda", 8, is_local=True)
