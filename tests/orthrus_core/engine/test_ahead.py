@@ -132,7 +132,8 @@ def test_an_engine_that_checked_itself_drafts_ahead_where_that_pays_and_keeps_th
     config = EngineConfig(max_sequences=1, max_context=112, token_budget=64, lookup_tokens=0)
     engine = Engine(model, config)
     assert engine.exactness == "exact"
-    costs = replace(engine.costs, both_s=0.0, draft_s=(1.0,) * len(engine.costs.budgets))
+    dear, free = ((seconds,) * len(engine.costs.budgets) for seconds in (1.0, 1e-3))
+    costs = replace(engine.costs, both_s=0.0, draft_s=dear, verify_s=free, head_s=())
     engine = Engine(model, config, ready=replace(engine._ready, costs=costs))
     engine.runner.use(model, NativeLinear(dtype))
     requests = [Request([n, 5, 6], SamplingParams(max_new_tokens=80, logprobs=True)) for n in range(3)]
