@@ -65,6 +65,7 @@ def load_engine(spec: ActorSpec) -> EngineLike:
     import torch
 
     import orthrus_core
+    from orthrus_core.readiness.drafter import quantise_on_trial
 
     if spec.device == "cuda":  # read when CUDA starts: without room, no product is split over K by its rows
         for name, value in CUBLAS_SETTINGS.items():
@@ -74,10 +75,19 @@ def load_engine(spec: ActorSpec) -> EngineLike:
     model = orthrus_core.load_model(
         fetch(spec.checkpoint),
         dtype=dtype,
-        device=spec.device,
+        device=spec.device if spec.weights == "auto" else "cpu",
         needs_head=spec.decode.needs_head,
         lora=None if spec.adapter is None else fetch(spec.adapter),
     )
+    if spec.weights != "auto":
+        model = quantise_on_trial(
+            model,
+            spec.weights,
+            output_head=spec.quantise_output_head,
+            device=spec.device,
+            prompts=spec.trial_prompts,
+            memory=spec.decode.memory,
+        )
     # a tokenizer of its own: those of the tokenizers library are not to be shared between threads
     decoder = TextDecoder(spec.checkpoint.source) if needs_text(spec.sampling) else None
     return orthrus_core.Engine(model, spec.decode, tokenizer=decoder)

@@ -52,6 +52,7 @@ NOT_IDENTITY = (
     "input.prompt.template_limit_s",
     "sampling.generation_config",  # what it says is in the other options
 )
+MODEL_IDENTITY = ("dtype", "device", "weights", "quantise_output_head")  # what files are is a hash
 # Options that decide which prompts are errors: --only-failed may change them.
 REPAIRS = (
     *("decode.max_context", "input.prompt.overlong", "input.prompt.room"),
@@ -274,7 +275,7 @@ def run_identity(config: GenerateConfig, checkpoint: Checkpoint) -> dict[str, An
     for name in NOT_IDENTITY:
         identity.pop(name, None)
     identity |= {"run.unit_rows": config.run.unit_rows}
-    return identity | {f"model.{key}": getattr(config.model, key) for key in ("dtype", "device")}
+    return identity | {f"model.{key}": getattr(config.model, key) for key in MODEL_IDENTITY}
 
 
 def without_newer_options(identity: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
