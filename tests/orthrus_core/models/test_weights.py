@@ -25,15 +25,13 @@ def byte_model(weights="int8", *, output_head=False, **fields):
     return model
 
 
-@pytest.mark.parametrize("linear", ["native", "plain"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("weights", ["int8", "fp8"])
-def test_consensus_is_the_quantised_models_own_ar_bit_for_bit(weights, dtype, linear):
+def test_consensus_is_the_quantised_models_own_ar_bit_for_bit(weights, dtype):
     model = byte_model(weights, output_head=True, dtype=dtype, sameness=0.2, attention_bias=True)
-    config = CONFIG.model_copy(update={"linear": linear})
     texts = []
     for changes in ({}, {"mode": "autoregressive", "max_sequences": 1}):
-        engine = Engine(model, config.model_copy(update=changes))
+        engine = Engine(model, CONFIG.model_copy(update=changes))
         assert engine.exactness == "exact"
         done = engine.generate(PROMPTS, PARAMS)
         texts.append([(one.token_ids, one.logprobs) for one in done])
