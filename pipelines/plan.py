@@ -231,6 +231,8 @@ def trial_speed(job: Job, sample: Sample, seconds: float) -> Speed:
         failures=FailureNotes(job.ledger.run_url, job.ledger.data_url),
         retries=0,
         tensor_parallel=config.model.tensor_parallel,
+        weights=config.model.weights,
+        quantise_output_head=config.model.quantise_output_head,
     )
     memory = memory_here(device)
     speed = run_trial(load_engine(spec), sample, seconds, in_flight=2 * decode.max_sequences)
@@ -274,7 +276,12 @@ def card_speed(card: Card, job: Job, sample: Sample, section: PlanSection) -> Sp
     engine, T = sizes.decode, sizes.rows
     try:
         config = load_config(job.checkpoint.path, needs_head=engine.needs_head)
-        shape = ModelShape.from_config(config, dtype_bytes=sizes.dtype.itemsize)
+        shape = ModelShape.from_config(
+            config,
+            dtype_bytes=sizes.dtype.itemsize,
+            layer_weight_bytes=None if job.config.model.weights == "auto" else 1,
+            output_weight_bytes=1 if job.config.model.quantise_output_head else None,
+        )
         most = (engine.block_size or config.block_size) if engine.uses_head(config) else 0
         length_of_step = section.acceptance_length if most else 1.0
         curve = AcceptanceCurve.from_tokens_per_step(length_of_step, most)

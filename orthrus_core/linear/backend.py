@@ -2,8 +2,10 @@
 
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+
+from orthrus_core.linear.quantised import BYTE_DTYPES, QuantisedLinear, plain_product
 
 
 class LinearBackend(Protocol):
@@ -19,8 +21,14 @@ class LinearBackend(Protocol):
         """Whether a layer's weights are such as the kernel reads."""
         ...
 
-    def multiply(self, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Return (..., N) of rows (..., K), weight (N, K) and bias (N,), as `torch.nn.functional.linear`."""
+    def multiply(
+        self, rows: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor | None = None
+    ) -> Tensor:
+        """Return (..., N) of rows (..., K), weight (N, K) and bias (N,), as `torch.nn.functional.linear`.
+
+        Args:
+            scale: (N,) float32 of a weight of bytes, see `QuantisedLinear`.
+        """
         ...
 
 
@@ -33,19 +41,21 @@ class PlainLinear:
         """None: layers stay as they are."""
         return False
 
-    def multiply(self, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def multiply(
+        self, rows: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor | None = None
+    ) -> Tensor:
         """See `LinearBackend`."""
-        return linear(rows, weight, bias)
+        return plain_product(rows, weight, bias, scale)
 
 
 class BackedLinear(nn.Linear):
-    """A linear layer as an engine's forwards run it."""
+    """A linear layer, of bytes or not, as an engine's forwards run it."""
 
     backend: LinearBackend
 
     def forward(self, input: Tensor) -> Tensor:
         """Return (..., N) of (..., K)."""
-        return self.backend.multiply(input, self.weight, self.bias)
+        return self.backend.multiply(input, self.weight, self.bias, self._parameters.get("scale"))
 
 
 def backed(layer: nn.Linear, backend: LinearBackend) -> BackedLinear:
@@ -55,13 +65,20 @@ def backed(layer: nn.Linear, backend: LinearBackend) -> BackedLinear:
     return twin
 
 
-def has_plain_weights(layer: nn.Linear, *, device_type: str) -> bool:
-    """Whether a layer is an ordinary one: dense numbers of one dtype in the usual order, on such a device."""
-    tensors = [tensor for tensor in (layer.weight, layer.bias) if tensor is not None]
-    return type(layer) is nn.Linear and all(
+def has_plain_weights(layer: nn.Linear, *, dtype: torch.dtype, device_type: str) -> bool:
+    """Whether a layer is an ordinary one: dense numbers in the usual order, on such a device.
+
+    Args:
+        dtype: that they must have, but for the bytes and scales of a quantised layer.
+    """
+    dtypes = {"weight": {dtype}, "bias": {dtype}}
+    if type(layer) is QuantisedLinear:
+        dtypes |= {"weight": set(BYTE_DTYPES.values()), "scale": {torch.float32}}
+    return type(layer) in (nn.Linear, QuantisedLinear) and all(
         type(tensor) is nn.Parameter
         and tensor.is_contiguous()
-        and tensor.dtype == layer.weight.dtype
+        and tensor.dtype in dtypes[name]
         and tensor.device.type == device_type
-        for tensor in tensors
+        for name, tensor in layer._parameters.items()
+        if tensor is not None
     )

@@ -1,5 +1,7 @@
 // Products of rows with weight matrices as nn.Linear keeps them, for CPUs. Compiled at run time with this macro:
 //   BF16        defined: numbers are bfloat16, else float32. Sums are float32 either way.
+// Weights are such numbers, or one byte each (int8 or float8 e4m3fn), which widen to such a number without
+// rounding, and a float32 scale for each column, by which its finished sum is multiplied.
 //
 // Every output is the dot product of one row with one row of the weights. Its sum runs over K in LANES partial
 // sums, which are added up in one fixed order: its bits depend on these two rows alone, whatever the number of
@@ -9,6 +11,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+#include <vector>
 
 #ifdef __x86_64__
 #include <immintrin.h>
@@ -22,6 +26,7 @@ constexpr int LANES = 16, TILE_ROWS = 6;  // 24 sums and their operands in 32 ve
 constexpr int LANES = 8, TILE_ROWS = 2;  // 8 sums in 16
 #endif
 constexpr int TILE_COLUMNS = 4;
+constexpr int64_t MOST_WIDENED_TWICE = 2 * TILE_ROWS;  // rows that widen bytes for themselves, tile by tile
 constexpr int64_t AHEAD = 8;  // columns between those in work and those that are fetched from memory
 constexpr int64_t PANEL_COLUMNS = 32;       // columns of a task, in the second-level cache while rows pass by
 constexpr int64_t PANEL_BYTES = 256 << 10;  // most of a task's weights
@@ -29,6 +34,8 @@ constexpr int64_t TASKS_PER_THREAD = 8;     // so that threads end together
 
 typedef float Floats __attribute__((vector_size(LANES * 4), aligned(4)));
 typedef uint32_t Words __attribute__((vector_size(LANES * 4), aligned(4)));
+typedef int32_t Integers __attribute__((vector_size(LANES * 4), aligned(4)));
+typedef int8_t Bytes __attribute__((vector_size(LANES), aligned(1)));
 typedef float Four __attribute__((vector_size(TILE_COLUMNS * 4), aligned(4)));
 typedef uint32_t FourWords __attribute__((vector_size(TILE_COLUMNS * 4), aligned(4)));
 
@@ -97,6 +104,53 @@ inline Operand load(const Number* source) {
   return operand;
 }
 
+struct Int8 {
+  int8_t value;
+};
+
+struct Float8 {  // e4m3fn: a sign, 4 bits of exponent with a bias of 7, 3 bits of mantissa
+  uint8_t bits;
+};
+
+inline Integers widen_bytes(const void* source) {  // GCC's own conversion goes number by number
+#if defined(__AVX512F__)
+  return reinterpret_cast<Integers>(_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(source))));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Integers>(_mm256_cvtepi8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(source))));
+#else
+  Bytes bytes;
+  std::memcpy(&bytes, source, sizeof bytes);
+  return __builtin_convertvector(bytes, Integers);
+#endif
+}
+
+inline Floats load_lanes(const Int8* source) { return __builtin_convertvector(widen_bytes(source), Floats); }
+
+// Its bits at their places in a float, whose exponent has a bias of 127; holds below the normal ones too.
+inline Floats load_lanes(const Float8* source) {
+  const Words bits = reinterpret_cast<Words>(widen_bytes(source));
+  return reinterpret_cast<Floats>((bits & 0x80000000u) | ((bits & 0x7Fu) << 20)) * 0x1p120f;
+}
+
+template <class Byte>
+inline Operand load(const Byte* source) {
+#ifdef BF16
+  typedef Number Halves __attribute__((vector_size(LANES * 4), aligned(4)));
+  const Halves first = reinterpret_cast<Halves>(load_lanes(source));
+  const Halves second = reinterpret_cast<Halves>(load_lanes(source + LANES));
+#ifdef __AVX512F__
+  const Halves upper = __builtin_shufflevector(first, second, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29,
+                                               31, 33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63);
+#else
+  const Halves upper =
+      __builtin_shufflevector(first, second, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+#endif
+  return reinterpret_cast<Operand>(upper);
+#else
+  return load_lanes(source);
+#endif
+}
+
 // Adds up the lanes of four vectors, all in the same order.
 inline Four add_lanes(const Floats sums[TILE_COLUMNS]) {
 #if defined(__AVX512F__)
@@ -123,26 +177,28 @@ inline Four add_lanes(const Floats sums[TILE_COLUMNS]) {
 }
 
 struct Product {
-  const Number* rows;     // (M, K)
-  const Number* weights;  // (N, K)
-  const Number* bias;     // (N,) or null
-  Number* out;            // (M, N)
+  const Number* rows;  // (M, K)
+  const float* scale;  // (N,) or null
+  const Number* bias;  // (N,) or null
+  Number* out;         // (M, N)
   int64_t M, N, K;
 };
 
 // The last numbers of rows that are no whole step, filled up with zeros.
-template <int COUNT>
-void fill_up(const Number* source, int64_t stride, int64_t count, Number target[COUNT][STEP]) {
-  std::memset(target, 0, COUNT * STEP * sizeof(Number));
-  for (int i = 0; i < COUNT; ++i) std::memcpy(target[i], source + i * stride, count * sizeof(Number));
+template <int COUNT, class Any>
+void fill_up(const Any* source, int64_t stride, int64_t count, Any target[COUNT][STEP]) {
+  std::memset(target, 0, COUNT * STEP * sizeof(Any));
+  for (int i = 0; i < COUNT; ++i) std::memcpy(target[i], source + i * stride, count * sizeof(Any));
 }
 
-// ROWS x COLUMNS outputs, the first of them at `row` and `column`. FIRST: no row has met these columns yet.
-template <int ROWS, int COLUMNS, bool FIRST>
-void compute_tile(const Product& product, int64_t row, int64_t column) {
+// ROWS x COLUMNS outputs, the first of them at `row` and `column`, where the weights `columns` are of.
+// FIRST: no row has met these columns yet.
+template <int ROWS, int COLUMNS, bool FIRST, class Weight>
+void compute_tile(const Product& product, const Weight* columns, int64_t row, int64_t column) {
   const int64_t K = product.K;
-  const Number *rows = product.rows + row * K, *columns = product.weights + column * K;
-  Number last_rows[ROWS][STEP], last_columns[COLUMNS][STEP];
+  const Number* rows = product.rows + row * K;
+  Number last_rows[ROWS][STEP];
+  Weight last_columns[COLUMNS][STEP];
   int64_t stride = K;
   Floats sums[ROWS][TILE_COLUMNS];
 #pragma GCC unroll 8
@@ -170,38 +226,74 @@ void compute_tile(const Product& product, int64_t row, int64_t column) {
   }
   Numbers bias = {};
   if (product.bias) std::memcpy(&bias, product.bias + column, COLUMNS * sizeof(Number));
+  Four scale = {};
+  if (product.scale) std::memcpy(&scale, product.scale + column, COLUMNS * sizeof(float));
 #pragma GCC unroll 8
   for (int r = 0; r < ROWS; ++r) {
-    const Numbers results = narrow(add_lanes(sums[r]) + widen(bias));
+    const Four sum = add_lanes(sums[r]);
+    const Numbers results = narrow((product.scale ? sum * scale : sum) + widen(bias));
     std::memcpy(product.out + (row + r) * product.N + column, &results, COLUMNS * sizeof(Number));
   }
 }
 
-template <int ROWS, bool FIRST>
-void compute_rows(const Product& product, int64_t row, int64_t first, int64_t end) {
+// Columns `first` to `end`, whose weights begin at `columns`.
+template <int ROWS, bool FIRST, class Weight>
+void compute_rows(const Product& product, const Weight* columns, int64_t row, int64_t first, int64_t end) {
   int64_t column = first;
-  for (; column + TILE_COLUMNS <= end; column += TILE_COLUMNS)
-    compute_tile<ROWS, TILE_COLUMNS, FIRST>(product, row, column);
-  for (; column < end; ++column) compute_tile<ROWS, 1, FIRST>(product, row, column);
+  for (; column + TILE_COLUMNS <= end; column += TILE_COLUMNS, columns += TILE_COLUMNS * product.K)
+    compute_tile<ROWS, TILE_COLUMNS, FIRST>(product, columns, row, column);
+  for (; column < end; ++column, columns += product.K)
+    compute_tile<ROWS, 1, FIRST>(product, columns, row, column);
 }
 
-template <int ROWS>
-void compute_up_to(int count, const Product& product, int64_t row, int64_t first, int64_t end) {
+template <int ROWS, class Weight>
+void compute_up_to(int count, const Product& product, const Weight* columns, int64_t row, int64_t first,
+                   int64_t end) {
   if (count == ROWS && row == 0)
-    compute_rows<ROWS, true>(product, row, first, end);
+    compute_rows<ROWS, true>(product, columns, row, first, end);
   else if (count == ROWS)
-    compute_rows<ROWS, false>(product, row, first, end);
+    compute_rows<ROWS, false>(product, columns, row, first, end);
   else if constexpr (ROWS > 1)
-    compute_up_to<ROWS - 1>(count, product, row, first, end);
+    compute_up_to<ROWS - 1>(count, product, columns, row, first, end);
 }
 
 // All rows against columns `first` to `end`, in tiles of about the same number of rows.
-void compute_panel(const Product& product, int64_t first, int64_t end) {
+template <class Weight>
+void compute_panel(const Product& product, const Weight* columns, int64_t first, int64_t end) {
   const int64_t num_tiles = (product.M + TILE_ROWS - 1) / TILE_ROWS;
   for (int64_t tile = 0; tile < num_tiles; ++tile) {
     const int64_t row = tile * product.M / num_tiles, next = (tile + 1) * product.M / num_tiles;
-    compute_up_to<TILE_ROWS>(static_cast<int>(next - row), product, row, first, end);
+    compute_up_to<TILE_ROWS>(static_cast<int>(next - row), product, columns, row, first, end);
   }
+}
+
+// Widens `count` weights that follow each other.
+template <class Byte>
+void widen_weights(const Byte* source, int64_t count, Number* target) {
+  int64_t done = 0;
+  for (; done + STEP <= count; done += STEP) {
+    const Operand operand = load(source + done);
+    std::memcpy(target + done, &operand, sizeof operand);
+  }
+  Byte last[1][STEP];
+  fill_up<1>(source + done, 0, count - done, last);
+  const Operand operand = load(last[0]);
+  std::memcpy(target + done, &operand, (count - done) * sizeof(Number));
+}
+
+// Bytes are widened where they are used while few rows do, else once, into the second-level cache.
+template <class Weight>
+void compute_task(const Product& product, const Weight* columns, int64_t first, int64_t end) {
+  if constexpr (!std::is_same_v<Weight, Number>) {
+    if (product.M > MOST_WIDENED_TWICE) {
+      static thread_local std::vector<Number> widened;
+      const int64_t count = (end - first) * product.K;
+      widened.resize(count);
+      widen_weights(columns, count, widened.data());
+      return compute_panel(product, widened.data(), first, end);
+    }
+  }
+  compute_panel(product, columns, first, end);
 }
 
 int64_t panel_columns(const Product& product, int num_threads) {
@@ -211,18 +303,29 @@ int64_t panel_columns(const Product& product, int num_threads) {
   return std::max<int64_t>(columns / TILE_COLUMNS, 1) * TILE_COLUMNS;
 }
 
+template <class Weight>
+void multiply_rows(const Product& product, const void* weights, int num_threads) {
+  const int64_t width = panel_columns(product, num_threads);
+  const int64_t num_panels = (product.N + width - 1) / width;
+#pragma omp parallel for schedule(dynamic) num_threads(num_threads)
+  for (int64_t panel = 0; panel < num_panels; ++panel) {
+    const int64_t first = panel * width, end = std::min(product.N, first + width);
+    compute_task(product, static_cast<const Weight*>(weights) + first * product.K, first, end);
+  }
+}
+
 }  // namespace
 
 // What the caller has to bring.
 extern "C" const int64_t bytes_of_a_number = sizeof(Number);
 
-// out = rows weights^T + bias; all contiguous.
-extern "C" void row_linear(const Number* rows, const Number* weights, const Number* bias, Number* out, int64_t M,
-                           int64_t N, int64_t K, int num_threads) {
-  const Product product{rows, weights, bias, out, M, N, K};
-  const int64_t width = panel_columns(product, num_threads);
-  const int64_t num_panels = (N + width - 1) / width;
-#pragma omp parallel for schedule(dynamic) num_threads(num_threads)
-  for (int64_t panel = 0; panel < num_panels; ++panel)
-    compute_panel(product, panel * width, std::min(N, (panel + 1) * width));
+enum Kind { NUMBERS, INT8, FLOAT8 };
+
+// out = scale * (rows weights^T) + bias; all contiguous, weights of the kind.
+extern "C" void row_linear(const Number* rows, const void* weights, const float* scale, const Number* bias,
+                           Number* out, int64_t M, int64_t N, int64_t K, int kind, int num_threads) {
+  const Product product{rows, scale, bias, out, M, N, K};
+  if (kind == INT8) return multiply_rows<Int8>(product, weights, num_threads);
+  if (kind == FLOAT8) return multiply_rows<Float8>(product, weights, num_threads);
+  multiply_rows<Number>(product, weights, num_threads);
 }

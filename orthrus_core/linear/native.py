@@ -10,15 +10,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from orthrus_core.linear.backend import has_plain_weights
+from orthrus_core.linear.quantised import plain_product
 from orthrus_core.native import KernelError, build_library, load_library
 
 SOURCE = Path(__file__).with_name("native.cpp")
 OPTIONS = ("-ffp-contract=off",)
 MACROS: dict[torch.dtype, tuple[str, ...]] = {torch.float32: (), torch.bfloat16: ("-DBF16",)}
-_pointer, _long = ctypes.c_void_p, ctypes.c_int64
+BYTE_KINDS = {torch.int8: 1, torch.float8_e4m3fn: 2}  # of weights, as the kernel numbers them
+_pointer, _long, _int = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 
 
 def build_kernel(dtype: torch.dtype) -> str:
@@ -36,14 +37,16 @@ def build_kernel(dtype: torch.dtype) -> str:
 def _load(path: str) -> tuple[Any, torch.dtype]:
     """Return the function of a compiled kernel and the dtype that it is compiled for."""
     library = load_library(path)
-    library.row_linear.argtypes = (*(_pointer,) * 4, *(_long,) * 3, ctypes.c_int)
+    library.row_linear.argtypes = (*(_pointer,) * 5, *(_long,) * 3, _int, _int)
     library.row_linear.restype = None
     num_bytes = _long.in_dll(library, "bytes_of_a_number").value
     return library.row_linear, torch.float32 if num_bytes == 4 else torch.bfloat16
 
 
-def row_linear(rows: Tensor, weight: Tensor, bias: Tensor | None, kernel: str) -> Tensor:
-    """Multiply as `torch.nn.functional.linear`; each row's bits depend on that row and the weights alone.
+def row_linear(
+    rows: Tensor, weight: Tensor, bias: Tensor | None, kernel: str, scale: Tensor | None = None
+) -> Tensor:
+    """Multiply as `LinearBackend.multiply`; each row's bits depend on that row and the weights alone.
 
     Tensors that the kernel would read past their end or take for other numbers go to torch.
 
@@ -52,31 +55,36 @@ def row_linear(rows: Tensor, weight: Tensor, bias: Tensor | None, kernel: str) -
         weight: (N, K).
         bias: (N,) or None.
         kernel: path as `build_kernel` returned it.
+        scale: (N,) of a weight of bytes, or None.
     Returns:
         (..., N), contiguous.
     """
     function, dtype = _load(kernel)
     N, K = weight.shape
-    fits = rows.dtype == weight.dtype == dtype and rows.shape[-1] == K and weight.is_contiguous()
+    kind = 0 if scale is None else BYTE_KINDS[weight.dtype]
+    fits = rows.dtype == dtype and rows.shape[-1] == K and weight.is_contiguous()
+    fits = fits and (weight.dtype == dtype if scale is None else scale.shape == (N,))
     if not fits or (bias is not None and (bias.dtype != dtype or bias.shape != (N,))):
-        return linear(rows, weight, bias)
+        return plain_product(rows, weight, bias, scale)
     rows = rows.contiguous()
     out = torch.empty(*rows.shape[:-1], N, dtype=dtype)
     function(
-        *(rows.data_ptr(), weight.data_ptr(), None if bias is None else bias.data_ptr(), out.data_ptr()),
-        *(rows.numel() // K, N, K, torch.get_num_threads()),
+        *(rows.data_ptr(), weight.data_ptr(), None if scale is None else scale.data_ptr()),
+        *(None if bias is None else bias.data_ptr(), out.data_ptr()),
+        *(rows.numel() // K, N, K, kind, torch.get_num_threads()),
     )
     return out
 
 
 torch.library.define(
-    "orthrus::row_linear", "(Tensor rows, Tensor weight, Tensor? bias, str kernel) -> Tensor"
+    "orthrus::row_linear",
+    "(Tensor rows, Tensor weight, Tensor? bias, str kernel, Tensor? scale=None) -> Tensor",
 )
 torch.library.impl("orthrus::row_linear", "cpu", row_linear)
 
 
 @torch.library.register_fake("orthrus::row_linear")
-def _(rows: Tensor, weight: Tensor, bias: Tensor | None, kernel: str) -> Tensor:
+def _(rows: Tensor, weight: Tensor, bias: Tensor | None, kernel: str, scale: Tensor | None = None) -> Tensor:
     return rows.new_empty(*rows.shape[:-1], len(weight))
 
 
@@ -97,10 +105,12 @@ class NativeLinear:
 
     def takes(self, layer: nn.Linear) -> bool:
         """See `LinearBackend`."""
-        return layer.weight.dtype == self._dtype and has_plain_weights(layer, device_type="cpu")
+        return has_plain_weights(layer, dtype=self._dtype, device_type="cpu")
 
-    def multiply(self, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def multiply(
+        self, rows: Tensor, weight: Tensor, bias: Tensor | None, scale: Tensor | None = None
+    ) -> Tensor:
         """See `LinearBackend`; past the dispatcher where nobody traces, which takes 3 us of every call."""
         if torch.compiler.is_compiling():
-            return torch.ops.orthrus.row_linear(rows, weight, bias, self._kernel)
-        return row_linear(rows, weight, bias, self._kernel)
+            return torch.ops.orthrus.row_linear(rows, weight, bias, self._kernel, scale)
+        return row_linear(rows, weight, bias, self._kernel, scale)

@@ -9,11 +9,13 @@ def multiply_rows(
     rows,
     weight,
     bias,
+    scale,
     out,
     num_rows,
     N: tl.constexpr,
     K: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    HAS_SCALE: tl.constexpr,
     TILE_ROWS: tl.constexpr,
     TILE_COLUMNS: tl.constexpr,
     TILE_DEPTH: tl.constexpr,
@@ -24,8 +26,9 @@ def multiply_rows(
 
     Args:
         rows: (num_rows, K), contiguous.
-        weight: (N, K), contiguous.
+        weight: (N, K), contiguous; bytes widen to the rows' numbers without rounding.
         bias: (N,), or anything without HAS_BIAS.
+        scale: (N,) float32 of a weight of bytes, or anything without HAS_SCALE.
         out: (num_rows, N).
     """
     num_row_tiles = tl.cdiv(num_rows, TILE_ROWS)
@@ -45,7 +48,10 @@ def multiply_rows(
             mask=column_used[:, None] & inside[None, :],
             other=0.0,
         )
+        right = right.to(left.dtype)
         sums = tl.dot(left, tl.trans(right), sums, input_precision="ieee")
+    if HAS_SCALE:
+        sums *= tl.load(scale + column, mask=column_used, other=0.0)[None, :]
     if HAS_BIAS:
         sums += tl.load(bias + column, mask=column_used, other=0.0).to(tl.float32)[None, :]
     target = out + row.to(tl.int64)[:, None] * N + column[None, :]

@@ -32,9 +32,13 @@ class ModelShape(BaseModel):
     vocab_size: int = Field(ge=1, description="V.")
     tied_embeddings: bool = Field(description="Whether the output matrix is the embedding.")
     dtype_bytes: int = Field(2, ge=1, description="Bytes of one weight, activation and K/V number.")
+    layer_weight_bytes: int | None = Field(
+        None, ge=1, description="Of a weight in a layer, where it differs."
+    )
+    output_weight_bytes: int | None = Field(None, ge=1, description="Of one in the output matrix, likewise.")
 
     @classmethod
-    def from_config(cls, config: Any, *, dtype_bytes: int = 2) -> "ModelShape":
+    def from_config(cls, config: Any, *, dtype_bytes: int = 2, **weight_bytes: int | None) -> "ModelShape":
         """Return the shape that a transformers config of a Qwen3-like model describes.
 
         Raises:
@@ -54,13 +58,19 @@ class ModelShape(BaseModel):
             vocab_size=config.vocab_size,
             tied_embeddings=config.tie_word_embeddings,
             dtype_bytes=dtype_bytes,
+            **weight_bytes,
         )
 
     @property
     def matrix_params(self) -> int:
         """Parameters that a token row is multiplied with: projections, MLPs and the output matrix."""
-        mlp = 3 * self.hidden_size * self.intermediate_size
-        return self.num_layers * (self._projection_params + mlp) + self.vocab_size * self.hidden_size
+        return self._layer_params + self._output_params
+
+    @property
+    def matrix_bytes(self) -> int:
+        """Bytes of those parameters."""
+        of_layers = self._layer_params * (self.layer_weight_bytes or self.dtype_bytes)
+        return of_layers + self._output_params * (self.output_weight_bytes or self.dtype_bytes)
 
     @property
     def backbone_params(self) -> int:
@@ -80,6 +90,16 @@ class ModelShape(BaseModel):
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * self.dtype_bytes
 
     @property
+    def _layer_params(self) -> int:
+        """Projections and MLPs of all layers."""
+        mlp = 3 * self.hidden_size * self.intermediate_size
+        return self.num_layers * (self._projection_params + mlp)
+
+    @property
+    def _output_params(self) -> int:
+        return self.vocab_size * self.hidden_size
+
+    @property
     def _projection_params(self) -> int:
         """Query, key, value and output projections of one layer."""
         return 2 * self.hidden_size * self.head_dim * (self.num_heads + self.num_kv_heads)
@@ -93,8 +113,7 @@ def forward_bytes(shape: ModelShape, *, rows: int, sequences: int, context: int)
         sequences: those with a row; each has its K/V read once.
         context: positions in the cache of each.
     """
-    weights = shape.matrix_params * shape.dtype_bytes
-    return weights + (sequences * context + rows) * shape.kv_bytes_per_token
+    return shape.matrix_bytes + (sequences * context + rows) * shape.kv_bytes_per_token
 
 
 def forward_flops(shape: ModelShape, *, rows: int, context: int) -> int:

@@ -5,6 +5,7 @@ from typing import TypeVar
 from torch import nn
 
 from orthrus_core.linear.backend import LinearBackend, backed
+from orthrus_core.linear.quantised import QuantisedLinear
 from orthrus_core.models.attention import DualViewAttention
 from orthrus_core.twins import sharing
 
@@ -24,7 +25,7 @@ def _twin(module, backend: LinearBackend, known: dict[int, nn.Module]):
     if id(module) in known:
         return known[id(module)]
     twin: nn.Module
-    if type(module) is nn.Linear:
+    if type(module) in (nn.Linear, QuantisedLinear):
         twin = backed(module, backend) if backend.takes(module) else module
     else:
         children = {name: child and _twin(child, backend, known) for name, child in module._modules.items()}

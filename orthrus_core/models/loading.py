@@ -24,6 +24,7 @@ from orthrus_core.models.head import add_diffusion_head
 from orthrus_core.models.lora import check_updates, merge_lora, read_updates
 from orthrus_core.models.model import OrthrusLM, model_class, plain_model_class
 from orthrus_core.models.requirements import UnsupportedBackboneError, check_backbone
+from orthrus_core.models.weights import Weights, check_weights, quantise
 
 __all__ = ["load_config", "load_model"]
 
@@ -39,6 +40,8 @@ def load_model(
     device: torch.device | str = "cpu",
     needs_head: bool = True,
     lora: str | Path | None = None,
+    weights: Weights = "auto",
+    quantise_output_head: bool = False,
 ) -> OrthrusLM:
     """Load a backbone with its diffusion head from a local directory or a hub id.
 
@@ -53,15 +56,20 @@ def load_model(
         needs_head: False: a plain backbone is fine too. It gets an untrained head that drafts nothing: it
             decodes autoregressively, or by lookup.
         lora: directory with a LoRA adapter in peft's format, added to the backbone's weights.
+        weights: int8, fp8: of linear layers, one byte each with a scale for every output channel, made from
+            the checkpoint's (and the adapter's). Text is that of the quantised model's own AR decoding.
+        quantise_output_head: those of the output head too.
     Returns:
         The model in evaluation mode.
     Raises:
+        ConfigError: int8 or fp8 for a mixture of experts.
         CheckpointError: no such checkpoint, another architecture, or tensors or an adapter that do not fit.
     """
     started_at = time.perf_counter()
     logger.info("loading model=%s", path)
     directory = local_directory(path)
     config = load_config(directory, needs_head=needs_head)
+    check_weights(config, weights)
     try:
         if is_plain_backbone(directory):
             model = _load_backbone(directory, config, dtype)
@@ -74,9 +82,11 @@ def load_model(
         raise CheckpointError(f"{path}: cannot load the weights: {one_line(error)}") from error
     if lora is not None:
         merge_lora(model, lora)
+    quantise(model, weights, output_head=quantise_output_head)
     model = model.to(device).eval()  # type: ignore[arg-type]
     logger.info(
-        "loaded dtype=%s device=%s seconds=%.1f", model.dtype, device, time.perf_counter() - started_at
+        "loaded dtype=%s weights=%s device=%s seconds=%.1f",
+        *(model.dtype, weights, device, time.perf_counter() - started_at),
     )
     return model
 

@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 
 from orthrus_core.attention.view import Attend, View
 from orthrus_core.errors import ConfigError
+from orthrus_core.linear.quantised import QuantisedLinear
 from orthrus_core.models.attention import DIFFUSION_SUFFIX
 from orthrus_core.models.model import OrthrusLM
 from orthrus_core.training.acceptance import BlockLengths
@@ -73,8 +74,11 @@ class HeadObjective:
             precision: arithmetic of the linears, "bfloat16" or "float32".
             seed: draws the anchors.
         Raises:
-            ConfigError: FlexAttention is asked for and the model is not on a CUDA device.
+            ConfigError: FlexAttention is asked for and the model is not on a CUDA device, or its weights are
+                bytes.
         """
+        if any(isinstance(module, QuantisedLinear) for module in model.modules()):
+            raise ConfigError("bytes take no gradient: train on the model as it is, loaded without weights=")
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(DIFFUSION_SUFFIX in name)
         assert model.config.mask_token_id is not None  # OrthrusLM refuses a config without one

@@ -143,6 +143,13 @@ def test_the_formula_takes_the_best_number_of_drafts_and_adds_prompts(plan_of):
     # 4 sequences emit 3 tokens each in two forwards; T is 4,096 rows, a prompt has 20
     assert speed.tokens_per_s == pytest.approx(40 / (40 * 2 / 12 + 20 / 4096) / OVERHEAD_S)
     assert "3.0 tokens per step by 8 drafts" in speed.rests_on
+    in_bytes = config.model.model_copy(update={"weights": "int8"})
+    slow_memory = {"bytes_per_s": 1e6}
+    whole, half = (
+        plan.card_speed(_card(**slow_memory), replace(job, config=one), sample, config.plan).tokens_per_s
+        for one in (config, config.model_copy(update={"model": in_bytes}))
+    )
+    assert half > 1.3 * whole  # of float32 weights a quarter, but for the output head and the cache
     dear_rows = plan.card_speed(_card(flops_per_s=1e6), job, sample, config.plan)
     assert "plain AR" in dear_rows.rests_on
 

@@ -1,8 +1,8 @@
 """Options of the generate job: the only place where they live."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from orthrus_core.engine.config import EngineConfig
 from pipelines.cluster.config import RunConfig
@@ -72,6 +72,20 @@ class GenerateModelConfig(ModelConfig):
         "weights and cache and, on cuda, a GPU (docs/cluster.md). Text may differ from that of "
         "another number, as rounding does.",
     )
+    weights: Literal["auto", "int8", "fp8"] = Field(
+        "auto",
+        description="Of linear layers. auto: in `dtype`. int8, fp8: one byte each with a scale for every "
+        "output channel, made when the model is loaded (docs/backbones.md).",
+    )
+    quantise_output_head: bool = Field(
+        False, description="With int8 or fp8: the output head's weights too; false: those stay in `dtype`."
+    )
+
+    @model_validator(mode="after")
+    def _has_weights_to_quantise(self) -> Self:
+        if self.quantise_output_head and self.weights == "auto":
+            raise ValueError("quantise_output_head needs weights int8 or fp8, got auto")
+        return self
 
 
 class AuditConfig(Section):

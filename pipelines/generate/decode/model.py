@@ -24,6 +24,7 @@ def load_actor_model(spec: ActorSpec) -> Any:
     import torch
 
     import orthrus_core
+    from orthrus_core.readiness.drafter import quantise_on_trial
 
     if spec.tensor_parallel > 1:
         share = Share(
@@ -36,12 +37,22 @@ def load_actor_model(spec: ActorSpec) -> Any:
         )
         return load_shared(share, lambda reason: _end_process(spec, reason))
     torch.set_num_threads(spec.threads)  # Ray sets OMP_NUM_THREADS=1 for actors with less than 2 CPUs
-    return orthrus_core.load_model(
+    model = orthrus_core.load_model(
         fetch(spec.checkpoint),
         dtype=spec.dtype if spec.dtype == "auto" else getattr(torch, spec.dtype),
-        device=spec.device,
+        device=spec.device if spec.weights == "auto" else "cpu",
         needs_head=spec.decode.needs_head,
         lora=None if spec.adapter is None else fetch(spec.adapter),
+    )
+    if spec.weights == "auto":
+        return model
+    return quantise_on_trial(
+        model,
+        spec.weights,
+        output_head=spec.quantise_output_head,
+        device=spec.device,
+        prompts=spec.trial_prompts,
+        memory=spec.decode.memory,
     )
 
 

@@ -1,9 +1,10 @@
 """What an actor needs to know, resolved by the driver."""
 
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.errors import ConfigError
@@ -17,12 +18,17 @@ from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.config.prompt import PromptConfig
 from pipelines.generate.config.sampling import SamplingConfig
 from pipelines.generate.job.job import Job
+from pipelines.generate.job.preview import first_rows
 from pipelines.generate.job.sizes import choose_sizes, memory_here
-from pipelines.read.columns import TableLayout
+from pipelines.generate.prompt.unit import render_unit
+from pipelines.read.columns import PROMPT_IDS, TableLayout
 from pipelines.storage.config import StorageConfig
 from pipelines.storage.files import join
 
+TRIAL_ROWS = 4
 EXPECTED_SHARE = 0.5  # of max_new_tokens, for the choice whether torch.compile pays
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,8 @@ class ActorSpec:
         adapter: that is merged into the model; None: none is.
         prompt: makes the prompts of later turns; None: rows have one turn.
         tensor_parallel: ranks that share the model.
+        weights: "auto", or what the model's linear layers are made into; so is `quantise_output_head`.
+        trial_prompts: token ids of a few rows, on which drafts are compared with those of the model as it is.
     """
 
     checkpoint: Checkpoint
@@ -68,6 +76,9 @@ class ActorSpec:
     adapter: Checkpoint | None = None
     prompt: PromptConfig | None = None
     tensor_parallel: int = 1
+    weights: Literal["auto", "int8", "fp8"] = "auto"
+    quantise_output_head: bool = False
+    trial_prompts: Sequence[Sequence[int]] = ()
 
 
 def new_actor_spec(job: Job, *, is_local: bool) -> ActorSpec:
@@ -110,7 +121,23 @@ def new_actor_spec(job: Job, *, is_local: bool) -> ActorSpec:
         adapter=job.adapter,
         prompt=config.input.prompt if config.input.prompt.turns else None,
         tensor_parallel=config.model.tensor_parallel,
+        weights=config.model.weights,
+        quantise_output_head=config.model.quantise_output_head,
+        trial_prompts=trial_prompts(job),
     )
+
+
+def trial_prompts(job: Job) -> list[list[int]]:
+    """Prompts of the first rows, where drafts may suffer from quantised weights; else none."""
+    if job.config.model.weights == "auto" or job.config.decode.mode != "consensus":
+        return []
+    try:
+        rows = first_rows(job, job.plan.units[0], TRIAL_ROWS)
+        rendered = render_unit(rows, job.config, job.checkpoint.source, job.layout, hook=job.hooks.input)
+    except Exception as error:  # of a bad shard or a function of the user's: the run itself speaks of it
+        logger.warning("drafts are not tried on the quantised model, the first rows fail: %r", error)
+        return []
+    return [prompt for prompt in rendered.column(PROMPT_IDS).to_pylist()[:TRIAL_ROWS] if prompt]
 
 
 def decode_options(config: GenerateConfig, stored: Mapping[str, Any], *, num_rows: int) -> EngineConfig:

@@ -4,6 +4,7 @@ import pyarrow as pa
 
 from orthrus_core.errors import ConfigError
 from orthrus_core.models.checkpoint import load_config as load_model_config
+from orthrus_core.models.weights import check_weights
 from pipelines.checkpoint.directory import Checkpoint
 from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.ledger.ledger import Ledger
@@ -19,6 +20,7 @@ def check_model(config: GenerateConfig, checkpoint: Checkpoint, adapter: Checkpo
         )
     decode = config.decode
     model = load_model_config(checkpoint.path, needs_head=decode.needs_head)
+    check_weights(model, config.model.weights)
     if decode.uses_head(model) and (decode.block_size or 0) > model.block_size:
         raise ConfigError(
             f"decode.block_size must be <= {model.block_size}, the head's own, got {decode.block_size}"
@@ -35,6 +37,11 @@ def check_model(config: GenerateConfig, checkpoint: Checkpoint, adapter: Checkpo
             raise ConfigError(
                 "model.lora cannot be merged into slices of model.tensor_parallel: merge it with peft, and "
                 "take the merged model as it is"
+            )
+        if config.model.weights != "auto":
+            raise ConfigError(
+                f"model.weights: {config.model.weights} does not go with model.tensor_parallel, whose "
+                "slices keep their dtype: leave one of them out"
             )
         check_slices(model, ranks)
     if adapter is not None:

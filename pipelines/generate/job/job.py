@@ -52,7 +52,7 @@ NOT_IDENTITY = (
     "input.prompt.template_limit_s",
     "sampling.generation_config",  # what it says is in the other options
 )
-MODEL_IDENTITY = ("dtype", "device", "tensor_parallel")
+MODEL_IDENTITY = ("dtype", "device", "tensor_parallel", "weights", "quantise_output_head")  # files: a hash
 # Options that decide which prompts are errors: --only-failed may change them.
 REPAIRS = (
     *("decode.max_context", "input.prompt.overlong", "input.prompt.room"),

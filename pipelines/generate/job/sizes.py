@@ -61,6 +61,7 @@ def choose_sizes(
         ConfigError: the model does not fit the device.
     """
     from orthrus_core.models.loading import load_config  # late: models take seconds to import
+    from orthrus_core.models.weights import quantise
     from orthrus_core.readiness.memory import model_bytes, page_bytes, plan_memory, skeleton, token_budget
     from orthrus_core.readiness.sizes import fit
 
@@ -69,6 +70,7 @@ def choose_sizes(
     decode = config.decode.model_copy(update={"memory": share})
     shape = load_config(checkpoint.path, needs_head=decode.needs_head)
     model = skeleton(shape, _dtype(config.model.dtype, shape.dtype), ranks)
+    quantise(model, config.model.weights, output_head=config.model.quantise_output_head)
     left = None if memory is None else memory.left(share)
     beside = None if left is None else left - sum(model_bytes(model))
     typical = int(prompt_tokens) + (config.sampling.max_new_tokens or MOST_NEW_TOKENS)

@@ -64,16 +64,16 @@ def _summary(job: "Job", report: Mapping[str, Any]) -> str:
         f"{report['rows']:,} rows: prompts of {count_of(report['inputs']['files'], 'input file')} and the "
         f"completions that the model wrote to them. {EXACTNESS.get(level, '')}\n\n"
         f"Model: {_code(job.config.model.path)}, revision {_code(revision)}, "
-        f"hash {_code(job.checkpoint.model_hash)}{_lora(job)}; "
+        f"hash {_code(job.checkpoint.model_hash)}{_changes(job)}; "
         f"tokenizer hash {_code(job.checkpoint.tokenizer_hash)}."
     )
 
 
-def _lora(job: "Job") -> str:
-    name, adapter = job.config.model.lora, job.adapter
-    return (
-        f", with the LoRA adapter {_code(name)}, hash {_code(adapter.model_hash)}" if name and adapter else ""
-    )
+def _changes(job: "Job") -> str:
+    model, adapter, changes = job.config.model, job.adapter, ""
+    if model.lora and adapter:
+        changes = f", with the LoRA adapter {_code(model.lora)}, hash {_code(adapter.model_hash)}"
+    return changes if model.weights == "auto" else f"{changes}, weights in {model.weights}"
 
 
 def _figures(report: Mapping[str, Any]) -> str:

@@ -40,7 +40,7 @@ def render_plan(job: "Job", preview: "Preview") -> RenderableType:
             "units",
             f"{len(plan.units)} of at most {count_of(config.run.unit_rows, 'row')}, {len(job.units)} to do",
         ),
-        ("model", f"{config.model.path} (hash {job.checkpoint.model_hash}){_lora(job)}"),
+        ("model", f"{config.model.path} (hash {job.checkpoint.model_hash}){_changes(job)}"),
         ("decode", _engine_line(sizes)),
         (memory_title(config), f"{memory_line(sizes.plan)}; {_room(sizes)}"),
         ("actors", f"{config.run.pool}, {config.run.cpus_per_actor:g} CPUs each"),
@@ -62,8 +62,10 @@ def render_plan(job: "Job", preview: "Preview") -> RenderableType:
     return Group(table, *prompts, Text("Dry run: nothing was generated."))
 
 
-def _lora(job: "Job") -> str:
-    return "" if job.adapter is None else f" with {job.config.model.lora} (hash {job.adapter.model_hash})"
+def _changes(job: "Job") -> str:
+    model, adapter = job.config.model, job.adapter
+    lora = "" if adapter is None else f" with {model.lora} (hash {adapter.model_hash})"
+    return lora if model.weights == "auto" else f"{lora}, weights in {model.weights}"
 
 
 def _engine_line(sizes: "Sizes") -> str:

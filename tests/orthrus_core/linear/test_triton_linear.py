@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
+from orthrus_core.linear.backend import backed
+from orthrus_core.linear.quantised import BYTE_DTYPES, QuantisedLinear, dequantised, quantised
 from orthrus_core.linear.triton_linear import TritonLinear, multiply_rows
 from orthrus_core.native import KernelError
 
@@ -56,6 +58,36 @@ def test_a_model_may_have_its_layers_through_it(kernel_device):
     torch.testing.assert_close(backend.multiply(rows, layer.weight, layer.bias), layer(rows))
 
 
+@pytest.mark.parametrize("kind", BYTE_DTYPES.values())
+@pytest.mark.usefixtures("ordered_products")
+def test_bytes_are_widened_and_scaled_alike_in_every_row(kernel_device, kind):
+    x, weight, bias = operands(100, 50, rows=70, dtype=torch.float32, device=kernel_device)
+    weight, scale = quantised(weight, kind)
+    exact = x.double() @ dequantised(weight, scale.double(), torch.float64).T + bias.double()
+    together = multiply_rows(x, weight, bias, scale)
+    torch.testing.assert_close(together.double(), exact, atol=3e-5, rtol=1e-5)
+    assert torch.equal(multiply_rows(x[57:64], weight, bias, scale), together[57:64])
+
+
+@pytest.mark.parametrize("kind", BYTE_DTYPES.values())
+def test_a_model_of_bytes_has_its_layers_through_it_too(kernel_device, kind):
+    backend = TritonLinear(torch.float16, device=str(kernel_device))
+    layer = QuantisedLinear.of(torch.nn.Linear(40, 24, device=kernel_device).half(), kind)
+    assert backend.takes(layer)
+    rows = torch.randn(3, 40, device=kernel_device).half()
+    torch.testing.assert_close(backed(layer, backend)(rows), layer(rows), atol=2e-3, rtol=2e-3)
+
+
+def test_bytes_that_a_card_does_not_read_are_dequantised(kernel_device, monkeypatch, caplog):
+    backend = TritonLinear(torch.float32, device=str(kernel_device))
+    monkeypatch.setattr("orthrus_core.linear.triton_linear.multiply_rows", lambda *x: x[0].nonsense)
+    layer = QuantisedLinear.of(torch.nn.Linear(40, 24, device=kernel_device), torch.int8)
+    assert not backend.takes(layer)
+    assert not backend.takes(layer)
+    [line] = caplog.messages
+    assert line.startswith("weights in torch.int8 are dequantised in every forward, which is slow: triton:")
+
+
 def test_wrong_numbers_are_found_out(kernel_device, monkeypatch):
     monkeypatch.setattr("orthrus_core.linear.triton_linear.multiply_rows", lambda *x: linear(*x) + 1)
     with pytest.raises(KernelError, match=r"off by 0\.07"):
@@ -69,16 +101,19 @@ def test_without_triton_it_cannot_be_had(monkeypatch):
 
 
 COMPILE = """
+import itertools
+
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from orthrus_core.linear.triton_kernels import multiply_rows as kernel
 from orthrus_core.linear.triton_linear import NUM_STAGES, NUM_WARPS, TILE_COLUMNS, TILE_DEPTH, TILE_ROWS
 
-numbers = dict.fromkeys(("rows", "weight", "bias", "out"), "*bf16")
-for wide, columns in TILE_COLUMNS.items():
-    constants = dict(N=4096, K=4096, HAS_BIAS=False, TILE_ROWS=TILE_ROWS, TILE_COLUMNS=columns,
-                     TILE_DEPTH=TILE_DEPTH[2])
+kinds = ("*bf16", "*i8", "*fp8e4nv")
+for kind, columns in itertools.product(kinds, TILE_COLUMNS.values()):
+    numbers = dict.fromkeys(("rows", "bias", "out"), "*bf16") | dict(weight=kind, scale="*fp32")
+    constants = dict(N=4096, K=4096, HAS_BIAS=False, HAS_SCALE=kind != "*bf16", TILE_ROWS=TILE_ROWS,
+                     TILE_COLUMNS=columns, TILE_DEPTH=TILE_DEPTH[2])
     signature = numbers | dict(num_rows="i32") | dict.fromkeys(constants, "constexpr")
     source = ASTSource(
         kernel,

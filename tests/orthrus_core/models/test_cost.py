@@ -47,6 +47,12 @@ def test_bytes_of_a_forward_are_weights_and_keys_and_values():
     assert forward_bytes(TINY, rows=3, sequences=2, context=10) == 376 + 23 * 16
 
 
+def test_weights_of_one_byte_are_moved_as_such():
+    shape = TINY.model_copy(update={"layer_weight_bytes": 1})
+    assert shape.matrix_bytes == 168 + 20 * 2
+    assert shape.model_copy(update={"output_weight_bytes": 1}).matrix_bytes == 188
+
+
 def test_flops_of_a_forward_are_matrices_and_attention():
     # 2 x 188 per row; attention 4 x 10 positions x 2 heads x 2 numbers x 2 layers per row
     assert forward_flops(TINY, rows=3, context=10) == 3 * (376 + 320)

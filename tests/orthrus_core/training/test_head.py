@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from orthrus_core.errors import ConfigError
 from orthrus_core.models.model import OrthrusLM
+from orthrus_core.models.weights import quantise
 from orthrus_core.training.anchors import Blocks, sample_blocks
 from orthrus_core.training.config import HeadConfig, LoopConfig, OptimizerConfig
 from orthrus_core.training.head import HeadObjective, TrainedSlots
@@ -192,3 +194,10 @@ def test_blocks_are_evaluated_at_their_length_and_not_cut_afterwards():
     cut_afterwards = 1 + chances.cumprod(0).sum().item()
     assert long["acceptance_length_at_4"] == pytest.approx(short["acceptance_length"])
     assert abs(long["acceptance_length_at_4"] - cut_afterwards) > 0.1
+
+
+def test_weights_of_bytes_are_not_trained():
+    model = small_orthrus()
+    quantise(model, "fp8")
+    with pytest.raises(ConfigError, match="bytes take no gradient: train on the model as it is"):
+        objective(model)

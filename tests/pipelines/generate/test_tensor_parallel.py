@@ -90,6 +90,7 @@ def test_a_dry_run_shows_the_memory_of_each_rank(tree):
     [
         ("model", {"tensor_parallel": 3}, "choose of 1, 2, got 3"),
         ("model", {"tensor_parallel": 2, "lora": "/nowhere"}, "model.lora"),
+        ("model", {"tensor_parallel": 2, "weights": "int8"}, "model.weights: int8 does not go with"),
     ],
 )
 def test_what_ranks_cannot_share_is_refused_before_anything_starts(tree, section, values, said):

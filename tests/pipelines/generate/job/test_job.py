@@ -1,11 +1,14 @@
 """Everything that is checked before an actor starts."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
+from rich.console import Console
 
 from orthrus_core.errors import ConfigError
 from orthrus_core.readiness.device_memory import DeviceMemory
@@ -13,7 +16,11 @@ from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.job import sizes
 from pipelines.generate.job.job import prepare
 from pipelines.generate.job.preview import preview
+from pipelines.generate.ledger.ledger import fingerprint
+from pipelines.generate.report.terminal import render_plan
 from pipelines.storage.files import list_directory
+
+NEW_OPTIONS = ("model.weights", "model.quantise_output_head")
 
 
 def job_of(tree):
@@ -53,9 +60,50 @@ def test_what_the_rows_depend_on_is_in_the_fingerprint(tree):
         ("output", "prompt_token_ids", True),
         ("run", "unit_rows", 5),
         ("model", "dtype", "bfloat16"),
+        ("model", "weights", "int8"),
     ):
         changed = tree | {section: tree[section] | {key: value}}
         assert job_of(changed).fingerprint != before, key
+
+
+def test_a_run_of_other_weights_is_refused_and_one_of_before_there_was_a_choice_goes_on(tree):
+    begun = job_of(tree)
+    manifest = begun.manifest()
+    before = {name: value for name, value in begun.identity.items() if name not in NEW_OPTIONS}
+    begun.ledger.write_manifest(manifest | {"identity": before, "fingerprint": fingerprint(before)})
+    assert job_of(tree).identity == before
+    tree["model"]["weights"] = "int8"
+    assert 'belongs to another run: model.weights was null, is "int8"' in refusal(tree)
+
+
+def test_weights_of_bytes_are_planned_as_bytes(tree):
+    whole = preview(job_of(tree)).sizes.plan
+    tree["model"]["weights"] = "fp8"
+    found = preview(job_of(tree))
+    in_bytes = found.sizes.plan
+    with (console := Console(width=300)).capture() as shown:
+        console.print(render_plan(job_of(tree), found))
+    assert "), weights in fp8" in shown.get()
+    # of a layer: q 48x64, k 48x32, v 48x32, o 64x48, in either view; an MLP of 3 x 48x96; float32 before
+    projections, mlp = 2 * 48 * 64 + 2 * 48 * 32, 3 * 48 * 96
+    scales = 64 + 32 + 32 + 48
+    assert whole.head - in_bytes.head == 2 * (3 * projections - 4 * scales)
+    assert whole.weights - in_bytes.weights == 2 * (3 * (projections + mlp) - 4 * (scales + 96 + 96 + 48))
+
+
+def test_a_mixture_of_experts_in_bytes_is_refused_at_once(tree, tmp_path):
+    (tmp_path / "moe").mkdir()
+    (tmp_path / "moe/config.json").write_text(json.dumps({"model_type": "qwen3_moe", "num_hidden_layers": 1}))
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(f"{tree['model']['path']}/{name}", tmp_path / "moe")
+    tree["model"] |= {"path": str(tmp_path / "moe"), "weights": "int8"}
+    assert refusal(tree).startswith("model.weights: int8 is for dense models")
+
+
+def test_an_output_head_alone_is_not_quantised(tree):
+    tree["model"]["quantise_output_head"] = True
+    with pytest.raises(ValidationError, match="quantise_output_head needs weights int8 or fp8, got auto"):
+        job_of(tree)
 
 
 def test_where_and_how_fast_it_runs_is_not_in_the_fingerprint(tree):
