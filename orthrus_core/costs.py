@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 
 class CellCosts(NamedTuple):
     """Seconds per cell of the cache that a forward reads.
@@ -29,7 +31,8 @@ class Costs:
             are for prompts.
         both_s: seconds that a forward of both views takes beside a verify forward of as many rows; None: it
             is not to be had.
-        any_split: whether such a forward may have any number of rows of each view, and not rungs alone.
+        any_split: whether such a forward may have any number of rows of each view; else those of blocks are
+            a rung or three quarters of all.
         draft_cells: what reading the cache adds to a draft forward.
         verify_cells: what it adds to a verify forward.
         step_s: seconds that every step takes beside its forwards.
@@ -101,13 +104,26 @@ class Costs:
         """Return the smallest budget that holds this many rows, be there none."""
         return next(budget for budget in self.choosing_budgets if budget >= num_rows)
 
+    def block_rows(self, num_rows: np.ndarray, budget: np.ndarray) -> np.ndarray:
+        """Return the rows that so many of blocks take up in a forward of `budget` rows of both views."""
+        if self.any_split:
+            return num_rows
+        rungs, part = np.array(self.budgets), budget - budget // 4
+        rung = rungs[np.minimum(np.searchsorted(rungs, num_rows), len(rungs) - 1)]
+        return (num_rows > 0) * np.where(num_rows <= part, np.minimum(rung, part), np.maximum(rung, num_rows))
+
     def both_budgets(self, num_rows: int, num_block_rows: int) -> tuple[int, int]:
         """Return the rows of each view in the cheapest forward with this many of each."""
-        blocks = num_block_rows
-        if blocks and not self.any_split:
-            rung = next(budget for budget in self.budgets if budget >= num_block_rows)
-            blocks = min(rung, self.budgets[-1] - num_rows)
-        return self.verify_budget(num_rows + blocks) - blocks, blocks
+        if not num_block_rows:
+            return self.verify_budget(num_rows), 0
+        budgets = np.array(self.budgets)
+        blocks = self.block_rows(np.array(num_block_rows), budgets)
+        fitting = np.flatnonzero(num_rows + blocks <= budgets)
+        if not len(fitting):
+            return num_rows, self.verify_budget(num_rows + num_block_rows) - num_rows
+        place = fitting[np.array(self.verify_s)[fitting].argmin()]
+        own = int(np.broadcast_to(blocks, budgets.shape)[place])
+        return int(budgets[place]) - own, own
 
     def _cheapest(self, seconds: tuple[float, ...], num_rows: int) -> int:
         if num_rows > self.budgets[-1]:

@@ -63,15 +63,14 @@ class AdaptiveBlocks:
             return Deal(np.zeros_like(demand.caps), 0)
         prospects = Prospects(demand, self._estimates.survival(demand.slots), self._worth(demand))
         best = self._plain(prospects) if rests else self._draft_or_not(prospects)
+        found = best if offer is None else self._with_lookup(best, prospects, offer)
         is_review = not rests and self._num_steps % TRIAL_STEPS == 1
-        if is_review and (ahead := self._drafting_ahead(best, prospects)) is not None:
+        if is_review and (ahead := self._drafting_ahead(found, prospects)) is not None:
             self._resting = None
             return self._expect(ahead, demand.slots)
-        trial = self._trial(best, prospects) if is_review else None
+        trial = self._trial(found, prospects) if is_review else None
         self._resting = None if demand.num_waiting or (trial or best).num_drafts.any() else demand.slots
-        if trial is None and offer is not None:
-            return self._expect(self._with_lookup(best, prospects, offer), demand.slots)
-        return self._expect(trial or best, demand.slots)
+        return self._expect(trial or found, demand.slots)
 
     def _offer(self, demand: Demand) -> Offer | None:
         """Return what lookup has, if it is worth asking; None: nothing."""
@@ -90,8 +89,7 @@ class AdaptiveBlocks:
         self._num_ahead = len(slots) if is_ahead and self._is_ahead else 0
         if len(slots):
             self._is_ahead = is_ahead
-        has_block = deal.num_drafts > 0 if deal.is_lookup is None else (deal.num_drafts > 0) & ~deal.is_lookup
-        self._drafted_at[slots[has_block]] = self._num_steps
+        self._drafted_at[slots[_has_block(deal)]] = self._num_steps
         return deal
 
     def _worth(self, demand: Demand) -> np.ndarray:
@@ -145,7 +143,7 @@ class AdaptiveBlocks:
         """Return a step that drafts for the next one, if it may and beats the best one that does not."""
         if self._ahead is None or prospects.demand.at_hand is None or not len(prospects.worth):
             return None
-        ahead = self._ahead.deal(prospects, best.plain_rate)
+        ahead = self._ahead.deal(_at_hand(prospects), best.plain_rate)
         inertia = INERTIA if self._is_ahead else 1 / INERTIA
         return ahead if inertia * self._rate(ahead) > self._rate(best) else None
 
@@ -158,9 +156,8 @@ class AdaptiveBlocks:
             return None
         if self._ahead is None or demand.at_hand is None:
             return None
-        return self._ahead.go_on(
-            Prospects(demand, self._estimates.survival(demand.slots), self._worth(demand))
-        )
+        prospects = Prospects(demand, self._estimates.survival(demand.slots), self._worth(demand))
+        return self._ahead.go_on(_at_hand(prospects))
 
     def _may_rest(self, demand: Demand) -> bool:
         """Whether nobody drafts without asking again: nothing was learnt since, and no trial is due."""
@@ -177,6 +174,8 @@ class AdaptiveBlocks:
         self._num_blocks += len(slots)
         if self._ahead is not None and self._num_ahead:
             self._ahead.observe(self._num_ahead, int(num_accepted.sum()))
+        if self._is_ahead:  # the first row of their block had guessed right where any draft stands
+            num_drafts, num_accepted = num_drafts + 1, num_accepted + (num_accepted > 0)
         self._estimates.observe(slots, num_drafts, num_accepted)
 
     def time(self, seconds: float) -> None:
@@ -191,9 +190,10 @@ class AdaptiveBlocks:
         self._drafted_at[slot] = self._num_steps
 
     def _trial(self, best: PricedDeal, prospects: Prospects) -> PricedDeal | None:
-        """Return the best deal that drafts for the sequence left out for longest, if it was saved up for."""
-        left_out = np.flatnonzero((best.num_drafts == 0) & (prospects.demand.caps > 0))
-        if not len(left_out) or not (best.num_drafts.any() or self._could_pay(prospects)):
+        """Return the best deal with a block for the sequence left out for longest, if it was saved up for."""
+        has_block = _has_block(best)
+        left_out = np.flatnonzero(~has_block & (prospects.demand.caps > 0))
+        if not len(left_out) or not (has_block.any() or self._could_pay(prospects)):
             return None
         self._saved_s += TRIAL_STEPS * EXPLORATION * best.seconds
         tried = int(left_out[self._drafted_at[prospects.demand.slots[left_out]].argmin()])
@@ -202,7 +202,7 @@ class AdaptiveBlocks:
         survival[tried, 0] += boost
         trial = self._dealer.deal(replace(prospects, survival=survival), must_draft=True)
         value = trial.value - boost * prospects.worth[tried] * (trial.num_drafts[tried] > 0)
-        handicap = 1.0 if best.num_drafts.any() else self._record.handicap(Kind.BLOCKS)
+        handicap = 1.0 if has_block.any() else self._record.handicap(Kind.BLOCKS)
         loss_s = trial.seconds - handicap * value * best.seconds / best.value
         if loss_s > self._saved_s and self._num_blocks >= FREE_BLOCKS:
             return None
@@ -221,9 +221,21 @@ def _kind_of(deal: PricedDeal) -> Kind:
         return Kind.AHEAD
     if not deal.num_drafts.any():
         return Kind.PLAIN
-    is_lookup = deal.is_lookup
-    drafts_blocks = is_lookup is None or deal.num_drafts[~is_lookup].any()
-    return Kind.BLOCKS if drafts_blocks else Kind.LOOKUP
+    return Kind.BLOCKS if _has_block(deal).any() else Kind.LOOKUP
+
+
+def _has_block(deal: PricedDeal) -> np.ndarray:
+    """Return (S,) bool, whose drafts are of the diffusion view."""
+    is_drafted = deal.num_drafts > 0
+    return is_drafted if deal.is_lookup is None else is_drafted & ~deal.is_lookup
+
+
+def _at_hand(prospects: Prospects) -> Prospects:
+    """Return what drafts at hand may bring: the first row of their block had to guess right, too.
+
+    One forward for both would hold the misses of these rows against the first drafts of blocks.
+    """
+    return replace(prospects, survival=np.pad(prospects.survival[:, 1:], ((0, 0), (0, 1))))
 
 
 def _widened(survival: np.ndarray, depth: int) -> np.ndarray:

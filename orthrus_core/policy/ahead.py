@@ -43,11 +43,13 @@ class _Habits:
     Attributes:
         tokens: (C, S) emitted.
         rows: (C, S) of both views.
+        block_rows: (C, S) those of blocks among them.
         seconds: (C, S) that their cells take.
     """
 
     tokens: np.ndarray
     rows: np.ndarray
+    block_rows: np.ndarray
     seconds: np.ndarray
 
 
@@ -88,17 +90,18 @@ class AheadDealer:
         S = len(worth)
         net = worth * habits.tokens - plain_rate * habits.seconds
         chosen = (net - PRICES[:, None, None] * habits.rows).argmax(axis=1)  # (prices, S)
-        tokens, rows, cells_s = (
-            np.take_along_axis(part[None], chosen[:, None], axis=1)[:, 0]
-            for part in (worth * habits.tokens, habits.rows, habits.seconds)
+        tokens, rows, block_rows, cells_s = (
+            np.take_along_axis(part[None], chosen[:, None], axis=1)[:, 0].sum(axis=1)[:, None]
+            for part in (worth * habits.tokens, habits.rows, habits.block_rows, habits.seconds)
         )
-        free = self._budgets - np.ceil(rows.sum(axis=1))[:, None]  # (prices, rungs)
+        own_rows = self._costs.block_rows(np.ceil(block_rows), self._budgets)
+        free = self._budgets - own_rows - np.ceil(rows - block_rows)  # (prices, rungs)
         num_prefill = np.minimum(demand.num_waiting, free)
-        seconds = self._forward_s + cells_s.sum(axis=1)[:, None] + self._step_s(S)
-        value = tokens.sum(axis=1)[:, None] + num_prefill
+        seconds = self._forward_s + cells_s + self._step_s(S)
+        value = tokens + num_prefill
         rates = np.where(free >= min(demand.num_waiting, 1), value / seconds, -1.0)
         price, rung = divmod(int(rates.argmax()), rates.shape[1])
-        emitted = float(tokens.sum(axis=1)[price])
+        emitted = float(tokens[price, 0])
         rate = float(rates[price, rung])
         by_slot = np.full(self._num_slots, np.bincount(chosen[price]).argmax())
         by_slot[demand.slots] = chosen[price]
@@ -137,6 +140,7 @@ class AheadDealer:
         return _Habits(
             np.concatenate([np.ones((1, S)), (1 + has_drafts * accepted).reshape(-1, S)]),
             np.concatenate([np.ones((1, S)), (verified + drafted).reshape(-1, S)]),
+            np.concatenate([np.zeros((1, S)), drafted.reshape(-1, S)]),
             np.concatenate([plain_s, seconds.reshape(-1, S)]) * demand.contexts,
         )
 
@@ -159,10 +163,16 @@ class AheadDealer:
             num_drafts = share_evenly(num_drafts, most - S)
         num_rows = S + int(num_drafts.sum())
         blocks = self._blocks(prospects, stride.habits[demand.slots], num_drafts, most - num_rows)
-        num_rows += int(blocks.counts.sum())
-        most_prefill = min(demand.num_waiting, int(self._budgets[-1]) - num_rows)
-        num_prefill = min(max(int(self._budgets[stride.rung]) - num_rows, 1), most_prefill)
-        place = int(np.searchsorted(self._budgets, num_rows + num_prefill))
+        num_block_rows = int(blocks.counts.sum())
+        most_prefill = min(demand.num_waiting, int(self._budgets[-1]) - num_rows - num_block_rows)
+        budget = self._budgets[stride.rung]
+        room = int(budget - num_rows - self._costs.block_rows(np.array(num_block_rows), budget))
+        num_prefill = min(max(room, 1), most_prefill)
+        place = int(
+            np.searchsorted(
+                self._budgets, sum(self._costs.both_budgets(num_rows + num_prefill, num_block_rows))
+            )
+        )
         cells_s = self._cells_s(demand.contexts, num_drafts, blocks)
         seconds = float(self._forward_s[place]) + self._step_s(S) + cells_s
         return PricedDeal(

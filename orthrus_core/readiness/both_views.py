@@ -66,8 +66,7 @@ def _splits(runner: ModelRunner, budgets: Sequence[int]) -> Iterator[tuple[int, 
     rungs = [T for T in budgets if T >= WINDOW + BLOCK_ROWS]
     for T in rungs[:: max(1, len(rungs) // MOST_RUNGS)]:
         blocks = [rung for rung in budgets if rung <= T // 2][-1:]
-        if any_split(runner):
-            blocks += [BLOCK_ROWS, T - WINDOW]
+        blocks += [BLOCK_ROWS, T - WINDOW] if any_split(runner) else [T - T // 4]
         yield from ((T - count, count) for count in blocks)
 
 

@@ -1,6 +1,7 @@
 """Where drafting pays by context: adaptive blocks against every fixed length, simulated on modelled cards.
 
     python -m tests.benchmarks.contexts
+    python -m tests.benchmarks.contexts --sources    # two forwards, one, lookup, all of them, by sequences
     python -m tests.benchmarks.contexts --model build/smollm2-135m-head    # measured, acceptance replayed
 
 The real scheduler and block policy run on a virtual clock, an 8B model of Qwen3's shape in BF16 on a card's
@@ -11,7 +12,8 @@ import argparse
 import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +29,7 @@ from orthrus_core.readiness.engine import new_runner
 from orthrus_core.readiness.ladder import candidate_budgets
 from orthrus_core.readiness.startup import get_ready
 from pipelines.plan import CARDS, EFFICIENCY, Card, forward_s
-from tests.benchmarks.simulator import Job, Simulation, best_fixed_rate, fixed_rate
+from tests.benchmarks.simulator import Job, KnownLookup, Simulation, best_fixed_rate, fixed_rate
 
 SHAPE = ModelShape(
     num_layers=36,
@@ -46,6 +48,11 @@ MEASURED_CONTEXTS, MEASURED_RATES = (256, 2048, 6144), (0.6, 0.8, 0.9)
 MEASURED_SEQUENCES, MEASURED_TOKENS, MEASURED_DRAFTS = 4, 96, (2, 4, 8)
 ROUNDS = 3
 CONTEXTS, ACCEPTANCES = (512, 4096, 16_384, 32_768), (0.6, 0.8, 0.9)
+SEQUENCES, WARM_UP = (1, 4, 16, 64, 256), 150
+SPLIT_S = 10e-6  # a layer's rows taken apart by view and put together, a handful of small kernels: assumed
+LOOKUP_S, LOOKUP_SEQUENCE_S = 0.5e-3, 15e-6  # of the host, measured on a shared core
+LOOKUP_RATE, LOOKED_UP = 0.51, 16  # SmolLM2-135M answering GSM8K: 1.97 tokens a verify forward with 4 drafts
+DEAR = 10.0  # times what a draft forward takes: it is made in trials alone
 
 
 @dataclass(frozen=True)
@@ -85,18 +92,35 @@ def fitting_sequences(card: Card, context: int) -> int:
     return min(MOST_SEQUENCES, int(left / (context * SHAPE.kv_bytes_per_token)))
 
 
-def simulate(costs: Costs, *, num_sequences: int, context: int, acceptance: float, steps: int) -> Outcome:
-    """Run endless sequences for some steps, prompts not counted."""
-    rates = (acceptance,) * K
-    jobs = [Job(rates, context, steps * (K + 1) + 2)] * (num_sequences + 1)
-    run = Simulation(jobs, costs, block_size=K, max_sequences=num_sequences)
+def both_s(card: Card) -> float:
+    """Model what a forward of both views takes beside one of as many rows: weights of the head, and seams."""
+    head_s = SHAPE.head_params * SHAPE.dtype_bytes / card.bytes_per_s / EFFICIENCY
+    return head_s + SHAPE.num_layers * SPLIT_S
+
+
+def endless(
+    costs: Costs, *, num_sequences: int, context: int, acceptance: float, steps: int, **options: Any
+) -> Simulation:
+    """Return sequences that go on for more than so many steps, their prompts behind them."""
+    jobs = [Job((acceptance,) * K, context, steps * (K + 1) + 2)] * (num_sequences + 1)
+    run = Simulation(jobs, costs, **{"block_size": K, "max_sequences": num_sequences} | options)
     while any(sequence.is_prefilling for sequence in run.scheduler.running) or not run.steps:
         run.step()
+    return run
+
+
+def mean_length(run: Simulation) -> int:
+    """Return the tokens of a running sequence, on average."""
+    return round(np.mean([len(sequence.token_ids) for sequence in run.scheduler.running]))
+
+
+def simulate(costs: Costs, *, num_sequences: int, context: int, acceptance: float, steps: int) -> Outcome:
+    """Run endless sequences for some steps, prompts not counted."""
+    run = endless(costs, num_sequences=num_sequences, context=context, acceptance=acceptance, steps=steps)
     began_s, best_s, ar_s = run.clock_s, 0.0, 0.0
     acceptances = np.full((num_sequences, K), acceptance)
     for _ in range(steps):
-        before = run.expected_tokens
-        mean = round(np.mean([len(sequence.token_ids) for sequence in run.scheduler.running]))
+        before, mean = run.expected_tokens, mean_length(run)
         run.step()
         best_rate, best_drafts = best_fixed_rate(acceptances, costs, mean)
         ar_rate = fixed_rate(acceptances, costs, 0, mean)
@@ -104,6 +128,47 @@ def simulate(costs: Costs, *, num_sequences: int, context: int, acceptance: floa
         ar_s += (run.expected_tokens - before) / ar_rate
     seconds = run.clock_s - began_s
     return Outcome(num_sequences, ar_rate, ar_s / seconds, best_drafts, best_s / seconds)
+
+
+def gains(card: Card, *, steps: int, num_sequences: int, **case: Any) -> dict[str, float]:
+    """Return the rates of two forwards, one forward, lookup and all of them over that of plain AR."""
+    two = card_costs(card)
+    both = replace(two, both_s=both_s(card), any_split=False)
+    one = replace(both, draft_s=tuple(DEAR * seconds for seconds in two.draft_s))
+    taken_s = LOOKUP_S + LOOKUP_SEQUENCE_S * num_sequences
+    lookups = [KnownLookup(LOOKUP_RATE, most=LOOKED_UP, seconds=taken_s) for _ in range(2)]
+    found: dict[str, float] = {}
+    for name, costs, options in (
+        ("two forwards", two, {}),
+        ("one forward", one, {}),
+        ("lookup", two, {"block_size": 0, "lookup": lookups[0]}),
+        ("all", both, {"lookup": lookups[1]}),
+    ):
+        run = endless(costs, num_sequences=num_sequences, steps=WARM_UP + steps, **case, **options)
+        run.run(run.steps + WARM_UP)
+        began_s, ar_s = run.clock_s, 0.0
+        for _ in range(steps):
+            before, mean = run.expected_tokens, mean_length(run)
+            run.step()
+            ar_rate = fixed_rate(np.zeros((num_sequences, 1)), two, 0, mean)
+            ar_s += (run.expected_tokens - before) / ar_rate
+        found[name] = ar_s / (run.clock_s - began_s)
+    return found
+
+
+def source_lines(card_name: str, acceptance: float, steps: int) -> Iterator[str]:
+    """Yield the table of the sources of drafts."""
+    card = CARDS[card_name]
+    yield f"{card_name}, {acceptance} of the head's drafts accepted"
+    yield "| context | sequences | two forwards | one forward | lookup | all | all / best |"
+    yield "|" + "---|" * 7
+    for context in CONTEXTS:
+        most = fitting_sequences(card, context)
+        for S in sorted({min(S, most) for S in SEQUENCES}):
+            found = gains(card, steps=steps, num_sequences=S, context=context, acceptance=acceptance)
+            cells = " | ".join(f"{gain:.2f}" for gain in found.values())
+            best = max(gain for name, gain in found.items() if name != "all")
+            yield f"| {context:,} | {S} | {cells} | {found['all'] / best:.3f} |"
 
 
 def lines(steps: int) -> Iterator[str]:
@@ -183,11 +248,15 @@ def main() -> None:
     parser.add_argument("--model", help="checkpoint with a head: measure here instead")
     parser.add_argument("--contexts", nargs="+", type=int, default=MEASURED_CONTEXTS, help="with --model")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="with --model, the best of so many")
+    parser.add_argument("--sources", action="store_true", help="by source of the drafts")
+    parser.add_argument("--card", default="h200", choices=CARDS, help="with --sources")
+    parser.add_argument("--acceptance", type=float, default=0.8, help="of the head, with --sources")
     options = parser.parse_args()
     if options.model:
         print_measured(options)
         return
-    for line in lines(options.steps):
+    sources = source_lines(options.card, options.acceptance, options.steps)
+    for line in sources if options.sources else lines(options.steps):
         print(line, flush=True)
 
 
