@@ -47,6 +47,7 @@ class AdaptiveBlocks:
         self._record = TrackRecord()
         self._patience = Patience()
         self._predicted: Prediction | None = None
+        self._searched_s = 0.0  # in this step, for drafts to look up
         self._is_ahead = False  # whether the last step with sequences drafted for the next one
         self._num_ahead = 0  # sequences of the last step, if it did, and not as the first of several
         self._resting: np.ndarray | None = None  # slots of the last step, if nobody drafted or waited in it
@@ -54,7 +55,7 @@ class AdaptiveBlocks:
     def deal(self, demand: Demand) -> Deal:
         """As in `BlockPolicy`."""
         self._num_steps += 1
-        self._predicted = None
+        self._predicted, self._searched_s = None, 0.0
         if (going_on := self._go_on(demand)) is not None:
             return self._expect(going_on, demand.slots)
         self._num_ahead = 0
@@ -77,6 +78,7 @@ class AdaptiveBlocks:
         if demand.look_up is None or not self._patience.should_look():
             return None
         offer = demand.look_up()
+        self._searched_s = offer.seconds
         if offer.counts.any():
             return offer
         self._patience.note(saved_s=0.0, taken_s=offer.seconds)
@@ -84,7 +86,8 @@ class AdaptiveBlocks:
 
     def _expect(self, deal: PricedDeal, slots: np.ndarray) -> PricedDeal:
         """Remember what to expect of a deal, and whose blocks it has."""
-        self._predicted = Prediction(_kind_of(deal), deal.seconds)
+        # the search is the business of patience: held against lookup here, it would count twice
+        self._predicted = Prediction(_kind_of(deal), deal.seconds + self._searched_s)
         is_ahead = deal.blocks is not None
         self._num_ahead = len(slots) if is_ahead and self._is_ahead else 0
         if len(slots):

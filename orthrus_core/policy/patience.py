@@ -1,6 +1,6 @@
 """Whether looking for drafts is worth the time of the host that it takes."""
 
-MEMORY = 0.95  # weight kept per look: the last 20 count
+MEMORY = 0.95  # weight kept per step: the looks of the last 20 count, so one after a pause nearly decides
 FIRST_LOOKS = 32  # of a run, whatever they bring
 RARELY = 32  # steps between looks that do not pay: 3 % of their time is lost
 DEALS = 2.0  # times the search: dealing with what was found, and learning from it
@@ -12,7 +12,7 @@ class Patience:
     def __init__(self) -> None:
         self._saved_s = 0.0
         self._taken_s = 0.0
-        self._num_steps = 0
+        self._num_steps = self._noted_at = 0
 
     def should_look(self) -> bool:
         """Whether to look in this step; called once in every step."""
@@ -23,5 +23,7 @@ class Patience:
 
     def note(self, *, saved_s: float, taken_s: float) -> None:
         """Add a look: the seconds that drafts save by estimate, and those that it took to find them."""
-        self._saved_s = MEMORY * self._saved_s + (1 - MEMORY) * saved_s
-        self._taken_s = MEMORY * self._taken_s + (1 - MEMORY) * DEALS * taken_s
+        kept = MEMORY ** (self._num_steps - self._noted_at)
+        self._noted_at = self._num_steps
+        self._saved_s = kept * self._saved_s + (1 - kept) * saved_s
+        self._taken_s = kept * self._taken_s + (1 - kept) * DEALS * taken_s

@@ -110,3 +110,22 @@ def test_promises_that_are_not_kept_are_held_against_it():
         dealer.observe(1, 3)  # 4 tokens where 8 were predicted
     after = dealer.deal(prospects(SURE, [7]), 1.0)
     assert 0.5 <= after.value / before.value < 0.7
+
+
+def test_a_step_is_priced_at_the_forward_that_its_rows_of_both_views_come_to():
+    by_row = tuple(0.01 * budget for budget in BUDGETS)
+    own = costs(by_row, step_s=3.0, any_split=False)
+    # 10 and 10 rows beside 2 blocks of 8: all in 64 where rows split anyhow, 16 of blocks and 48
+    found = deal(SURE, [3, 3], own)
+    T = sum(own.both_budgets(2 + int(found.num_drafts.sum()), int(found.blocks.counts.sum())))
+    assert found.seconds == pytest.approx(3.1 + by_row[BUDGETS.index(T)])
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "num_block_rows", "expected"),
+    [(8, 16, (16, 16)), (8, 40, (16, 48)), (20, 40, (64, 64)), (8, 72, (32, 96)), (100, 28, (100, 28))],
+)
+def test_where_splits_are_few_blocks_have_a_rung_or_three_quarters_of_a_forward(
+    num_rows, num_block_rows, expected
+):
+    assert costs(BUDGETS, any_split=False).both_budgets(num_rows, num_block_rows) == expected
