@@ -20,7 +20,7 @@ import torch
 
 from orthrus_core import Engine, EngineConfig, SamplingParams, load_model
 from orthrus_core.costs import CellCosts, Costs
-from orthrus_core.engine.blocks import FixedBlocks
+from orthrus_core.engine.blocks import BlockPolicy, FixedBlocks
 from orthrus_core.evaluation.curve import AcceptanceCurve
 from orthrus_core.evaluation.replay import Replay
 from orthrus_core.models.cost import ModelShape, forward_flops
@@ -48,11 +48,12 @@ MEASURED_CONTEXTS, MEASURED_RATES = (256, 2048, 6144), (0.6, 0.8, 0.9)
 MEASURED_SEQUENCES, MEASURED_TOKENS, MEASURED_DRAFTS = 4, 96, (2, 4, 8)
 ROUNDS = 3
 CONTEXTS, ACCEPTANCES = (512, 4096, 16_384, 32_768), (0.6, 0.8, 0.9)
-SEQUENCES, WARM_UP = (1, 4, 16, 64, 256), 150
+SEQUENCES, WARM_UP = (1, 4, 16, 64, 256), 64
+PAST_SEQUENCES, PAST_BLOCKS = 30, 20  # that the policy has seen, of such text
 SPLIT_S = 10e-6  # a layer's rows taken apart by view and put together, a handful of small kernels: assumed
 LOOKUP_S, LOOKUP_SEQUENCE_S = 0.35e-3, 4e-6  # of the host: the least of 55 searches here
 LOOKUP_RATE, LOOKED_UP = 0.51, 16  # SmolLM2-135M answering GSM8K: 1.97 tokens a verify forward with 4 drafts
-DEAR = 10.0  # times what a draft forward takes: it is made in trials alone
+DEAR_S = 1e3  # of a draft forward: there is none
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,25 @@ def both_s(card: Card) -> float:
 
 
 def endless(
-    costs: Costs, *, num_sequences: int, context: int, acceptance: float, steps: int, **options: Any
+    costs: Costs,
+    *,
+    num_sequences: int,
+    context: int,
+    acceptance: float,
+    steps: int,
+    is_learnt: bool = False,
+    **options: Any,
 ) -> Simulation:
-    """Return sequences that go on for more than so many steps, their prompts behind them."""
+    """Return sequences that go on for more than so many steps, their prompts behind them.
+
+    Args:
+        is_learnt: whether such text is nothing new to the policy.
+        options: of the simulation.
+    """
     jobs = [Job((acceptance,) * K, context, steps * (K + 1) + 2)] * (num_sequences + 1)
     run = Simulation(jobs, costs, **{"block_size": K, "max_sequences": num_sequences} | options)
+    if is_learnt:
+        _teach(run.policy, acceptance)
     while any(sequence.is_prefilling for sequence in run.scheduler.running) or not run.steps:
         run.step()
     return run
@@ -134,15 +149,15 @@ def gains(card: Card, *, steps: int, num_sequences: int, **case: Any) -> dict[st
     """Return the rates of two forwards, one forward, lookup and all of them over that of plain AR."""
     two = card_costs(card)
     both = replace(two, both_s=both_s(card), any_split=False)
-    one = replace(both, draft_s=tuple(DEAR * seconds for seconds in two.draft_s))
+    one = replace(both, draft_s=(DEAR_S,) * len(two.budgets))
     taken_s = LOOKUP_S + LOOKUP_SEQUENCE_S * num_sequences
     lookups = [KnownLookup(LOOKUP_RATE, most=LOOKED_UP, seconds=taken_s) for _ in range(2)]
     found: dict[str, float] = {}
     for name, costs, options in (
-        ("two forwards", two, {}),
-        ("one forward", one, {}),
+        ("two forwards", two, {"is_learnt": True}),
+        ("one forward", one, {"is_learnt": True}),
         ("lookup", two, {"block_size": 0, "lookup": lookups[0]}),
-        ("all", both, {"lookup": lookups[1]}),
+        ("all", both, {"lookup": lookups[1], "is_learnt": True}),
     ):
         run = endless(costs, num_sequences=num_sequences, steps=WARM_UP + steps, **case, **options)
         run.run(run.steps + WARM_UP)
@@ -154,6 +169,15 @@ def gains(card: Card, *, steps: int, num_sequences: int, **case: Any) -> dict[st
             ar_s += (run.expected_tokens - before) / ar_rate
         found[name] = ar_s / (run.clock_s - began_s)
     return found
+
+
+def _teach(policy: BlockPolicy, acceptance: float) -> None:
+    """Let a policy see sequences come and go, one after the other."""
+    random, slot = np.random.default_rng(0), np.array([0])
+    for num_accepted in random.geometric(1 - acceptance, (PAST_SEQUENCES, PAST_BLOCKS, 1)) - 1:
+        for outcome in np.minimum(num_accepted, K):
+            policy.observe(slot, np.array([K]), outcome)
+        policy.forget(0)
 
 
 def source_lines(card_name: str, acceptance: float, steps: int) -> Iterator[str]:

@@ -87,6 +87,7 @@ class Simulation:
         draft_forwards: steps with a draft forward.
         both_forwards: steps that drafted for the next one.
         steps: all steps.
+        policy: of the scheduler.
     """
 
     def __init__(
@@ -124,7 +125,7 @@ class Simulation:
             cells_per_branch=max(1, block_size),
         )
         known = believed or costs
-        policy = new_policy(config, known, block_size=block_size)
+        self.policy = policy = new_policy(config, known, block_size=block_size)
         self.scheduler = Scheduler(
             config, self._tables, block_size=block_size, costs=known, policy=policy, lookup=lookup
         )
