@@ -75,7 +75,7 @@ class AdaptiveBlocks:
 
     def _offer(self, demand: Demand) -> Offer | None:
         """Return what lookup has, if it is worth asking; None: nothing."""
-        if demand.look_up is None or not self._patience.should_look():
+        if demand.look_up is None or not self._patience.should_look(self._num_steps):
             return None
         offer = demand.look_up()
         self._searched_s = offer.seconds

@@ -14,10 +14,10 @@ class Patience:
         self._taken_s = 0.0
         self._num_steps = self._noted_at = 0
 
-    def should_look(self) -> bool:
-        """Whether to look in this step; called once in every step."""
-        self._num_steps += 1
-        if self._num_steps <= FIRST_LOOKS or self._num_steps % RARELY == 0:
+    def should_look(self, step: int) -> bool:
+        """Whether to look in this step, by its number, if it is one in which a look is possible."""
+        self._num_steps = step
+        if self._num_steps <= FIRST_LOOKS or step - self._noted_at >= RARELY:
             return True
         return self._saved_s > self._taken_s
 

@@ -24,7 +24,7 @@ def test_adaptive_blocks_are_within_3_percent_of_the_best_fixed_length(card, con
 )
 def test_of_all_sources_the_policy_takes_what_brings_most(context, num_sequences, acceptance):
     found = gains(
-        CARDS["h200"], num_sequences=num_sequences, context=context, acceptance=acceptance, steps=60
+        CARDS["h200"], num_sequences=num_sequences, context=context, acceptance=acceptance, steps=120
     )
     assert found["all"] > 0.95 * max(found.values())
 
