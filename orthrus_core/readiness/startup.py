@@ -21,6 +21,7 @@ from orthrus_core.readiness.calibration import (
 )
 from orthrus_core.readiness.compilation import compile_forwards, should_compile
 from orthrus_core.readiness.ladder import (
+    FINE_FROM,
     candidate_budgets,
     choose_token_budget,
     most_choosing,
@@ -138,12 +139,16 @@ def _best_outcome(
     *,
     most_drafts: int,
 ) -> _Outcome:
-    """Try backends, the fastest first, until all budgets of one agree; leave the best installed."""
+    """Try backends, the fastest first, until all budgets of one agree; leave the best installed.
+
+    A few rows alone may compute otherwise, as products of mixtures of experts do: no reason to look further.
+    """
     model, outcomes = runner.model, []
+    needed = {budget for budget in budgets if budget >= FINE_FROM} or set(budgets)
     for backend in by_speed(runner, backends, budgets):
         _install(runner, model, backend, config)
         outcomes.append(_try(runner, config, backend, budgets, most_drafts=most_drafts))
-        if outcomes[-1].exactness == "exact" and outcomes[-1].budgets == budgets:
+        if outcomes[-1].exactness == "exact" and needed <= set(outcomes[-1].budgets):
             break
     best = min(outcomes, key=lambda outcome: outcome.rank(budgets, backends.index(outcome.backend)))
     if best is not outcomes[-1]:

@@ -63,7 +63,7 @@ def main(meeting: str) -> None:
     close()
 
 
-def beside(self, rows, weight, bias):
+def beside(self, rows, weight, bias, scale=None):
     """A product whose last bits depend on another row."""
     return torch.nn.functional.linear(rows, weight, bias) * (1 + 1e-5 * rows[..., :1, :1])
 

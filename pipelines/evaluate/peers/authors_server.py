@@ -41,6 +41,7 @@ class AuthorsPeer:
             config=transformers.Qwen3Config(**fields),
             dtype=getattr(torch, options["dtype"]),
             attn_implementation=ATTENTION,
+            use_safetensors=True,
         ).eval()
 
     def reset(self) -> None:

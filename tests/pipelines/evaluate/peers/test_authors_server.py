@@ -16,7 +16,7 @@ import torch
 
 class OrthrusLM:
     @classmethod
-    def from_pretrained(cls, path, *, config, dtype, attn_implementation):
+    def from_pretrained(cls, path, *, config, dtype, attn_implementation, use_safetensors):
         made = cls()
         made.loaded = path, config.model_type, config.vocab_size, dtype, attn_implementation
         return made
