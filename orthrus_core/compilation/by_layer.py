@@ -36,10 +36,15 @@ def signature(module: nn.Module) -> Signature:
     settings = {
         name: value
         for name, value in vars(module).items()
-        if isinstance(value, bool | int | float | str | None) and name not in IGNORED
+        if isinstance(value, bool | int | float | str | tuple | None) and name not in IGNORED
     }
     children = [(name, child and signature(child)) for name, child in module._modules.items()]
-    return type(module), tuple(sorted(settings.items())), tuple(tensors), tuple(children)
+    return (
+        type(module),
+        tuple(sorted(settings.items(), key=lambda item: item[0])),
+        tuple(tensors),
+        tuple(children),
+    )
 
 
 def new_run() -> Callable[..., Any]:

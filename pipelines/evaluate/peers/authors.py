@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import torch
 
-from orthrus_core.evaluation.systems import eos_ids_of
 from orthrus_core.models.model import OrthrusLM
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.peers.process import PeerProcess
-from pipelines.evaluate.speed import Peer, Peers, show_dtype
+from pipelines.evaluate.peers.vllm import peer_of
+from pipelines.evaluate.speed import Peers, show_dtype
 
 
 @contextlib.contextmanager
@@ -40,10 +40,4 @@ def authors_peer(config: EvaluateConfig, model: OrthrusLM, model_path: str) -> I
         log=config.vllm.directory / "authors.log",
         timeout_s=config.vllm.timeout_s,
     ) as process:
-        eos_ids, most = eos_ids_of(model, config.sampling), config.sampling.max_new_tokens
-        yield {
-            "authors": Peer(
-                process.name,
-                lambda batch: process.system(in_flight=batch, max_new_tokens=most, eos_ids=eos_ids),
-            )
-        }
+        yield {"authors": peer_of(process, process.name, config, model)}

@@ -45,13 +45,13 @@ def vllm_peer(config: EvaluateConfig, model: OrthrusLM, *, max_sequences: int) -
         log=directory / "vllm.log",
         timeout_s=config.vllm.timeout_s,
     ) as process:
-        eos_ids, most = eos_ids_of(model, config.sampling), config.sampling.max_new_tokens
-        yield {
-            "vllm": Peer(
-                f"vLLM {process.version}",
-                lambda batch: process.system(in_flight=batch, max_new_tokens=most, eos_ids=eos_ids),
-            )
-        }
+        yield {"vllm": peer_of(process, f"vLLM {process.version}", config, model)}
+
+
+def peer_of(process: PeerProcess, shown: str, config: EvaluateConfig, model: OrthrusLM) -> Peer:
+    """Return a process as a peer that keeps to the job's limits and the model's EOS."""
+    eos_ids, most = eos_ids_of(model, config.sampling), config.sampling.max_new_tokens
+    return Peer(shown, lambda batch: process.system(in_flight=batch, max_new_tokens=most, eos_ids=eos_ids))
 
 
 def vllm_environment(directory: Path, threads: int) -> dict[str, str]:
