@@ -18,6 +18,11 @@ from orthrus_core.models.config import head_dim
 EXPERTS_FIELDS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
+def has_experts(config: Any) -> bool:
+    """Whether a model of this config is a mixture of experts."""
+    return any(getattr(config, name, None) for name in EXPERTS_FIELDS)
+
+
 class ModelShape(BaseModel):
     """Sizes of a Qwen3-like backbone; its diffusion head follows from them."""
 
@@ -44,7 +49,7 @@ class ModelShape(BaseModel):
         Raises:
             ConfigError: the model is a mixture of experts, whose rows do not all read the same weights.
         """
-        if any(getattr(config, name, None) for name in EXPERTS_FIELDS):
+        if has_experts(config):
             raise ConfigError(
                 "the cost formulas cover dense models only, and this one is a mixture of experts"
             )

@@ -16,7 +16,7 @@ from transformers.initialization import no_init_weights
 
 from orthrus_core.errors import ConfigError
 from orthrus_core.models.config import DIFFUSION_SUFFIX, DualViewConfig, head_dim
-from orthrus_core.models.cost import EXPERTS_FIELDS
+from orthrus_core.models.cost import has_experts
 from orthrus_core.models.model import OrthrusLM, model_class
 from orthrus_core.ranks import Ranks
 
@@ -48,7 +48,7 @@ def check_slices(config: DualViewConfig, size: int) -> None:
     Raises:
         ConfigError: `size` does not divide its heads or its MLP, or it has parts that nobody can cut.
     """
-    if any(getattr(config, name, None) for name in EXPERTS_FIELDS):
+    if has_experts(config):
         raise ConfigError(
             f"tensor_parallel={size}: the model is a mixture of experts, which is not cut: set it to 1"
         )

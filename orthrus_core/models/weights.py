@@ -7,7 +7,7 @@ from torch import nn
 
 from orthrus_core.errors import ConfigError
 from orthrus_core.linear.quantised import BYTE_DTYPES, QuantisedLinear
-from orthrus_core.models.cost import EXPERTS_FIELDS
+from orthrus_core.models.cost import has_experts
 
 Weights = Literal["auto", "int8", "fp8"]
 
@@ -20,7 +20,7 @@ def check_weights(config: Any, weights: Weights) -> None:
     Raises:
         ConfigError: a mixture of experts.
     """
-    if weights != "auto" and any(getattr(config, name, None) for name in EXPERTS_FIELDS):
+    if weights != "auto" and has_experts(config):
         raise ConfigError(
             f"model.weights: {weights} is for dense models, and this one is a mixture of experts, whose "
             "weights are not in linear layers: leave model.weights at auto"
