@@ -35,7 +35,7 @@ class _Prompt:
 
     Attributes:
         number: of its text, and of the scope of its completions.
-        end: of it, (1,).
+        end: of it.
         seen_at: tokens that the index had seen before it.
     """
 
@@ -69,7 +69,8 @@ class LookupDrafts:
     def offer(self, sequences: SequenceOf[Sequence]) -> Offer:
         """Return drafts for decoding sequences, and learn how those of the last time did."""
         started_at = time.perf_counter()
-        texts = [self._texts.get(one.request_id) or self._begin(one) for one in sequences]
+        self._begin([one for one in sequences if one.request_id not in self._texts])
+        texts = [self._texts[one.request_id] for one in sequences]
         self._take_in(texts)
         lines = np.array([text.line for text in texts], dtype=np.int64)
         drafts, kinds = self._propose(lines)
@@ -89,39 +90,41 @@ class LookupDrafts:
         self._ends.places[:] = -1
         self._prompts.clear()
 
-    def _begin(self, sequence: Sequence) -> _Text:
-        """Follow a sequence from the end of its prompt on."""
-        if not self._free_lines:
+    def _begin(self, sequences: SequenceOf[Sequence]) -> None:
+        """Follow sequences from the ends of their prompts on."""
+        if len(sequences) > len(self._free_lines):
             self._take_in([])
-        prompt = self._prompt_of(sequence)
-        text = _Text(sequence, self._free_lines.pop(), sequence.num_prompt)
-        for own, end in zip(self._ends, prompt.end, strict=True):
-            own[text.line] = end[0]
-        self._ends.texts[text.line] = next(self._numbers)
-        self._groups[text.line] = prompt.number
-        self._proposals[text.line] = NO_TOKEN
-        self._texts[sequence.request_id] = text
-        return text
+        for sequence, prompt in zip(sequences, self._prompts_of(sequences), strict=True):
+            text = _Text(sequence, self._free_lines.pop(), sequence.num_prompt)
+            for own, end in zip(self._ends, prompt.end, strict=True):
+                own[text.line] = end
+            self._ends.texts[text.line] = next(self._numbers)
+            self._groups[text.line] = prompt.number
+            self._proposals[text.line] = NO_TOKEN
+            self._texts[sequence.request_id] = text
 
-    def _prompt_of(self, sequence: Sequence) -> _Prompt:
-        """Return the prompt of a sequence, taken in if it is not there or was pushed out."""
-        token_ids = sequence.token_ids[: sequence.num_prompt]
-        key = hash(tuple(token_ids))
+    def _prompts_of(self, sequences: SequenceOf[Sequence]) -> list[_Prompt]:
+        """Return the prompts of sequences; those not there, or pushed out, are taken in, all at once."""
+        keys = [hash(tuple(one.token_ids[: one.num_prompt])) for one in sequences]
+        news = {key: one for key, one in zip(keys, sequences, strict=True) if not self._is_kept(key)}
+        if news:
+            self._prompts = {key: one for key, one in self._prompts.items() if self._is_kept(key)}
+            kept = [one.token_ids[: one.num_prompt][-self._num_tokens :] for one in news.values()]
+            numbers, seen_at = np.array([next(self._numbers) for _ in news]), self._index.num_seen
+            ends = self._index.append(
+                Ends.empty(len(news))._replace(texts=numbers),
+                np.array([len(token_ids) for token_ids in kept]),
+                np.array(list(itertools.chain.from_iterable(kept)), dtype=np.int64),
+                np.stack([numbers, np.full_like(numbers, EVERYWHERE)], axis=1),
+            )
+            for line, (key, number) in enumerate(zip(news, numbers.tolist(), strict=True)):
+                self._prompts[key] = _Prompt(number, Ends(*(part[line] for part in ends)), seen_at)
+        return [self._prompts[key] for key in keys]
+
+    def _is_kept(self, key: int) -> bool:
+        """Whether a prompt was taken in and the index may still have it."""
         known = self._prompts.get(key)
-        if known is not None and self._index.num_seen - known.seen_at <= self._num_tokens:
-            return known
-        self._prompts = {
-            key: one
-            for key, one in self._prompts.items()
-            if self._index.num_seen - one.seen_at <= self._num_tokens
-        }
-        number, seen_at = next(self._numbers), self._index.num_seen
-        nowhere = Ends.empty(1)._replace(texts=np.array([number]))
-        token_ids = token_ids[-self._num_tokens :]
-        counts, scopes = np.array([len(token_ids)]), np.array([[number, EVERYWHERE]])
-        end = self._index.append(nowhere, counts, np.array(token_ids, dtype=np.int64), scopes)
-        prompt = self._prompts[key] = _Prompt(number, end, seen_at)
-        return prompt
+        return known is not None and self._index.num_seen - known.seen_at <= self._num_tokens
 
     def _take_in(self, texts: SequenceOf[_Text]) -> None:
         """Append what sequences emitted since the last time, of those that left too, and learn from it."""

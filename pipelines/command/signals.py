@@ -73,6 +73,7 @@ class StopSignals:
             self._is_deferred = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        signal.alarm(0)  # Ray's own handler of SIGTERM calls this one, and has the process aborted 3 s later
         now = time.monotonic()
         is_echo, self._last_at = now - self._last_at < ECHO_S, now
         if is_echo:

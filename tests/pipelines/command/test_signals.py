@@ -81,3 +81,15 @@ with signals.StopSignals() as stop, stop.deferred():
         signal.raise_signal(signal.SIGTERM)
 """
     assert subprocess.run([sys.executable, "-c", program]).returncode == signals.INTERRUPTED == 3
+
+
+def test_the_abort_that_a_librarys_handler_has_planned_does_not_come_while_the_job_cleans_up():
+    program = """
+import contextlib, signal
+from pipelines.command.signals import Interrupted, StopSignals
+with StopSignals(), contextlib.suppress(Interrupted):
+    signal.alarm(30)
+    signal.raise_signal(signal.SIGTERM)
+raise SystemExit(signal.alarm(0))
+"""
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
