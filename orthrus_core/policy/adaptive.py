@@ -1,6 +1,6 @@
 """Adaptive blocks: drafts where they pay, by estimated acceptance and measured costs."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,9 +14,26 @@ from orthrus_core.policy.survival import SurvivalEstimates
 from orthrus_core.policy.tail import Tail
 
 FREE_BLOCKS = 8  # a bad beginning alone shall not decide for the rest of a run; +2 % where text turns hard
-TRIAL_STEPS = 8  # a trial is thought of this often: it costs a second deal
+REST_STEPS = 8  # with nobody's drafts, before a step is dealt anew though prompts are coming in
+REVIEW_STEPS = 8  # drafting ahead and trials are thought of this often: 1 ms of the host at 64 sequences
+MOST_REVIEW_STEPS = 64  # while reviews find nothing, each waits twice as long as the one before
 INERTIA = 1.05  # drafting ahead begins with a step without drafts, every time
 EXPLORATION = 0.005  # share of the time that trials may lose; +21 % where text turns easy
+
+
+@dataclass(frozen=True)
+class _Rest:
+    """Steps in which nobody drafts, none of them dealt anew.
+
+    Attributes:
+        slots: (S,) int64 of the step that was dealt last.
+        prompts_wait: whether prompts could use rows of it.
+        began_at: its number.
+    """
+
+    slots: np.ndarray
+    prompts_wait: bool
+    began_at: int
 
 
 class AdaptiveBlocks:
@@ -25,8 +42,8 @@ class AdaptiveBlocks:
     A sequence that gets no drafts would not be learnt about any more, so the one left out for longest gets a
     draft all the same once the time saved up for trials, a share of all time, covers what that is expected to
     lose. Where nobody drafts, this happens only if sure drafts would pay. Trials are free until a run has
-    seen some blocks. When nobody drafts, the next steps of the same sequences are not dealt anew until a
-    trial may be due: of hard text a deal then takes 31 us of the host, not 78 (64 sequences: 55, not 156).
+    seen some blocks. When nobody drafts, the next steps of the same sequences are not dealt anew until the
+    next review; while prompts come in, sequences change in every step, and a few steps are not.
 
     Drafts that were looked up need no trials, since they are learnt about in any case. They are taken where
     they bring more than blocks, alone or beside the blocks of others.
@@ -44,34 +61,43 @@ class AdaptiveBlocks:
         self._num_blocks = 0
         self._num_steps = 0
         self._drafted_at = np.zeros(num_slots, dtype=np.int64)  # number of the last step with a draft
+        self._left = np.zeros(num_slots, dtype=np.int64)  # tokens that each might still emit, a step ago
+        self._most_drafts = block_size
         self._record = TrackRecord()
         self._patience = Patience()
         self._predicted: Prediction | None = None
         self._searched_s = 0.0  # in this step, for drafts to look up
         self._is_ahead = False  # whether the last step with sequences drafted for the next one
         self._num_ahead = 0  # sequences of the last step, if it did, and not as the first of several
-        self._resting: np.ndarray | None = None  # slots of the last step, if nobody drafted or waited in it
+        self._rest: _Rest | None = None
+        self._review_at, self._review_steps = 1, REVIEW_STEPS  # number of a step, and steps since the last
 
     def deal(self, demand: Demand) -> Deal:
         """As in `BlockPolicy`."""
         self._num_steps += 1
+        if len(demand.left):
+            self._left[demand.slots] = demand.left
         self._predicted, self._searched_s = None, 0.0
         if (going_on := self._go_on(demand)) is not None:
             return self._expect(going_on, demand.slots)
         self._num_ahead = 0
-        offer, rests = self._offer(demand), not demand.num_waiting and self._may_rest(demand)
-        if rests and offer is None:
+        offer, rests = self._offer(demand), self._may_rest(demand)
+        if rests and offer is None and not demand.num_waiting:
             return Deal(np.zeros_like(demand.caps), 0)
         prospects = Prospects(demand, self._estimates.survival(demand.slots), self._worth(demand))
-        best = self._plain(prospects) if rests else self._draft_or_not(prospects)
+        best = self._dealer.plain(prospects) if rests else self._draft_or_not(prospects)
         found = best if offer is None else self._with_lookup(best, prospects, offer)
-        is_review = not rests and self._num_steps % TRIAL_STEPS == 1
-        if is_review and (ahead := self._drafting_ahead(found, prospects)) is not None:
-            self._resting = None
-            return self._expect(ahead, demand.slots)
-        trial = self._trial(found, prospects) if is_review else None
-        self._resting = None if demand.num_waiting or (trial or best).num_drafts.any() else demand.slots
-        return self._expect(trial or found, demand.slots)
+        if rests:
+            return self._expect(found, demand.slots)
+        deal, has_block = found, bool(best.num_drafts.any())
+        if self._num_steps >= self._review_at:
+            other = self._drafting_ahead(found, prospects) or self._trial(found, prospects)
+            deal, has_block = other or found, has_block or other is not None
+            self._review_steps = REVIEW_STEPS if has_block else min(2 * self._review_steps, MOST_REVIEW_STEPS)
+            self._review_at = self._num_steps + self._review_steps
+        is_idle = demand.caps.any() and not has_block
+        self._rest = _Rest(demand.slots, demand.num_waiting > 0, self._num_steps) if is_idle else None
+        return self._expect(deal, demand.slots)
 
     def _offer(self, demand: Demand) -> Offer | None:
         """Return what lookup has, if it is worth asking; None: nothing."""
@@ -104,12 +130,7 @@ class AdaptiveBlocks:
     def _draft_or_not(self, prospects: Prospects) -> PricedDeal:
         """Return the best deal, drafting held back by what it turned out to bring so far."""
         best = self._dealer.deal(prospects)
-        return best if self._rate(best) >= best.plain_rate else self._plain(prospects)
-
-    def _plain(self, prospects: Prospects) -> PricedDeal:
-        """Return the best deal without drafts."""
-        nobody = replace(prospects.demand, caps=np.zeros_like(prospects.demand.caps))
-        return self._dealer.deal(replace(prospects, demand=nobody))
+        return best if self._rate(best) >= best.plain_rate else self._dealer.plain(prospects)
 
     def _rate(self, deal: PricedDeal) -> float:
         """Return the value per second of a deal, by what deals of its kind turned out to take."""
@@ -155,7 +176,7 @@ class AdaptiveBlocks:
 
         Which it is every few steps: it takes three times as long, with the best other step five times.
         """
-        if not self._is_ahead or not len(demand.slots) or self._num_steps % TRIAL_STEPS == 1:
+        if not self._is_ahead or not len(demand.slots) or self._num_steps >= self._review_at:
             return None
         if self._ahead is None or demand.at_hand is None:
             return None
@@ -163,14 +184,15 @@ class AdaptiveBlocks:
         return self._ahead.go_on(_at_hand(prospects))
 
     def _may_rest(self, demand: Demand) -> bool:
-        """Whether nobody drafts without asking again: nothing was learnt since, and no trial is due."""
+        """Whether nobody drafts without asking again: nothing was learnt since, and no review is due."""
         if not demand.caps.any():
             return True
-        return (
-            self._num_steps % TRIAL_STEPS != 1
-            and self._resting is not None
-            and np.array_equal(demand.slots, self._resting)
-        )
+        rest = self._rest
+        if rest is None or self._num_steps >= self._review_at:
+            return False
+        if demand.num_waiting:
+            return rest.prompts_wait and self._num_steps - rest.began_at < REST_STEPS
+        return not rest.prompts_wait and np.array_equal(demand.slots, rest.slots)
 
     def observe(self, slots: np.ndarray, num_drafts: np.ndarray, num_accepted: np.ndarray) -> None:
         """As in `BlockPolicy`."""
@@ -191,6 +213,9 @@ class AdaptiveBlocks:
         """As in `BlockPolicy`."""
         self._estimates.forget(slot)
         self._drafted_at[slot] = self._num_steps
+        if self._left[slot] > 0:
+            self._tail.note_end(is_limited=self._left[slot] <= self._most_drafts + 1)
+        self._left[slot] = 0
 
     def _trial(self, best: PricedDeal, prospects: Prospects) -> PricedDeal | None:
         """Return the best deal with a block for the sequence left out for longest, if it was saved up for."""
@@ -198,7 +223,7 @@ class AdaptiveBlocks:
         left_out = np.flatnonzero(~has_block & (prospects.demand.caps > 0))
         if not len(left_out) or not (has_block.any() or self._could_pay(prospects)):
             return None
-        self._saved_s += TRIAL_STEPS * EXPLORATION * best.seconds
+        self._saved_s += self._review_steps * EXPLORATION * best.seconds
         tried = int(left_out[self._drafted_at[prospects.demand.slots[left_out]].argmin()])
         boost = _boost(prospects.worth, tried)
         survival = prospects.survival.copy()

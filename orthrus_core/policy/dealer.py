@@ -48,6 +48,23 @@ class _Candidates:
     num_drafting: np.ndarray
 
 
+@dataclass(frozen=True)
+class _PlainSteps:
+    """Steps without drafts, (rungs,) each.
+
+    Attributes:
+        num_prefill: int64 rows for prompts.
+        values: worth of the positions that a step commits.
+        seconds: that it takes.
+        rates: value per second; -1 on a rung that is too small.
+    """
+
+    num_prefill: np.ndarray
+    values: np.ndarray
+    seconds: np.ndarray
+    rates: np.ndarray
+
+
 @dataclass(frozen=True, kw_only=True)
 class PricedDeal(Deal):
     """A deal and what to expect of it.
@@ -94,32 +111,47 @@ class Dealer:
             prospects: of at least one sequence, S + 1 rows at most the largest budget where prompts wait.
             must_draft: leave out the deals without a draft, where another is possible.
         """
-        demand = prospects.demand
-        S = len(demand.caps)
-        free = self._budgets - S
-        num_prefill = np.minimum(demand.num_waiting, free)
-        plain_value = prospects.worth.sum() + num_prefill
-        plain_s = self._plain_s(demand, num_prefill)
-        is_served = free >= min(demand.num_waiting, 1)
-        plain_rate = float(np.where(is_served, plain_value / plain_s, -1.0).max())
-        most_drafts = self._most_drafts(demand)
-        drafts = self._rank(prospects, plain_rate, most_drafts)
+        demand, plain = prospects.demand, self._plain_steps(prospects)
+        S, plain_rate = len(demand.caps), float(plain.rates.max())
+        drafts = self._rank(prospects, plain_rate, self._most_drafts(demand))
         counts = np.arange(len(drafts.gains) + 1)
-        value = plain_value[:, None] + np.concatenate([[0.0], np.cumsum(drafts.gains)])
-        seconds = plain_s[:, None] + self._drafts_s(drafts, S)
-        is_possible = counts <= (free - num_prefill)[:, None]
-        is_possible &= is_served[:, None]
+        value = plain.values[:, None] + np.concatenate([[0.0], np.cumsum(drafts.gains)])
+        seconds = plain.seconds[:, None] + self._drafts_s(drafts, S)
+        is_possible = counts <= (self._budgets - S - plain.num_prefill)[:, None]
+        is_possible &= plain.rates[:, None] >= 0
         if must_draft and is_possible[:, 1:].any():
             is_possible[:, 0] = False
         rates = np.where(is_possible, value / seconds, -1.0)
         rung, count = np.unravel_index(int(rates.argmax()), rates.shape)
         return PricedDeal(
             np.bincount(drafts.sequences[:count], minlength=S),
-            int(num_prefill[rung]),
+            int(plain.num_prefill[rung]),
             value=float(value[rung, count]),
             seconds=float(seconds[rung, count]),
             plain_rate=plain_rate,
         )
+
+    def plain(self, prospects: Prospects) -> PricedDeal:
+        """Return the best deal without drafts; like `deal`, a fifth of its time."""
+        steps = self._plain_steps(prospects)
+        rung = int(steps.rates.argmax())
+        return PricedDeal(
+            np.zeros_like(prospects.demand.caps),
+            int(steps.num_prefill[rung]),
+            value=float(steps.values[rung]),
+            seconds=float(steps.seconds[rung]),
+            plain_rate=float(steps.rates[rung]),
+        )
+
+    def _plain_steps(self, prospects: Prospects) -> _PlainSteps:
+        """Price a step without drafts on every rung."""
+        demand = prospects.demand
+        free = self._budgets - len(demand.caps)
+        num_prefill = np.minimum(demand.num_waiting, free)
+        values = prospects.worth.sum() + num_prefill
+        seconds = self._plain_s(demand, num_prefill)
+        rates = np.where(free >= min(demand.num_waiting, 1), values / seconds, -1.0)
+        return _PlainSteps(num_prefill, values, seconds, rates)
 
     def _plain_s(self, demand: Demand, num_prefill: np.ndarray) -> np.ndarray:
         """Return (rungs,) seconds of a step without drafts, by verify rung."""

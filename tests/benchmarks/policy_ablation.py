@@ -222,7 +222,7 @@ def _say_host_time() -> None:
     for S in TOKENS:
         cell = Cell("gpu", "low", S)
         resting = _deal_us(cell)
-        with method(AdaptiveBlocks, "_may_rest", lambda self, slots, caps: not caps.any())():
+        with method(AdaptiveBlocks, "_may_rest", lambda self, demand: not demand.caps.any())():
             awake = _deal_us(cell)
         print(f"a deal of {S} sequences of hard text: {resting:.0f} us, without resting {awake:.0f} us")
 

@@ -1,11 +1,14 @@
 """Block policies on hand-made steps."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from orthrus_core.costs import Costs
 from orthrus_core.engine.blocks import Demand, FixedBlocks, share_evenly
 from orthrus_core.policy.adaptive import AdaptiveBlocks
+from orthrus_core.policy.dealer import Dealer, Prospects
 
 LADDER = Costs((8, 16, 32), draft_s=(1.0, 2.0, 4.0), verify_s=(1.0, 2.0, 4.0))
 FREE_DRAFTS = Costs((8, 16, 32), draft_s=(0.1, 0.1, 0.1), verify_s=(1.0, 1.0, 1.0))
@@ -91,3 +94,34 @@ def test_a_sequence_left_out_is_tried_again_and_again():
     assert tried[0] == 300
     assert 1 < tried[1] < 60
     assert 1 < tried[2] < 60
+
+
+def test_a_text_that_came_to_its_limit_and_one_that_did_not_are_told_apart():
+    blocks = AdaptiveBlocks(FREE_DRAFTS, num_slots=2, block_size=4)
+    ends: list[bool] = []
+    blocks._tail.note_end = lambda *, is_limited: ends.append(is_limited)
+    blocks.deal(replace(demand([4, 4]), left=np.array([3, 70])))
+    blocks.forget(0)
+    blocks.forget(1)
+    blocks.forget(1)  # nobody was there
+    assert ends == [True, False]
+
+
+def test_where_no_draft_pays_few_steps_are_dealt_anew(monkeypatch):
+    dear = Costs((8, 16, 32), draft_s=(9.0, 9.0, 9.0), verify_s=(1.0, 2.0, 4.0))
+    blocks = AdaptiveBlocks(dear, num_slots=4, block_size=4)
+    dealt: list[int] = []
+    deal = Dealer.deal
+    monkeypatch.setattr(Dealer, "deal", lambda *a, **k: (dealt.append(1), deal(*a, **k))[1])
+    for waiting, most in ((5, 32), (0, 12)):
+        dealt.clear()
+        for _ in range(100):
+            found = blocks.deal(demand([4, 4, 4], waiting))
+            assert (found.num_drafts.tolist(), found.num_prefill) == ([0, 0, 0], waiting)
+        assert 1 <= len(dealt) <= most
+
+
+def test_the_best_step_without_drafts_is_that_of_a_deal_with_nobody_to_draft():
+    prospects = Prospects(demand([0, 0, 0], 9), np.zeros((3, 4)), np.ones(3))
+    dealer = Dealer(LADDER)
+    assert repr(dealer.plain(prospects)) == repr(dealer.deal(prospects))
