@@ -61,8 +61,6 @@ class AdaptiveBlocks:
         self._num_blocks = 0
         self._num_steps = 0
         self._drafted_at = np.zeros(num_slots, dtype=np.int64)  # number of the last step with a draft
-        self._left = np.zeros(num_slots, dtype=np.int64)  # tokens that each might still emit, a step ago
-        self._most_drafts = block_size
         self._record = TrackRecord()
         self._patience = Patience()
         self._predicted: Prediction | None = None
@@ -75,8 +73,6 @@ class AdaptiveBlocks:
     def deal(self, demand: Demand) -> Deal:
         """As in `BlockPolicy`."""
         self._num_steps += 1
-        if len(demand.left):
-            self._left[demand.slots] = demand.left
         self._predicted, self._searched_s = None, 0.0
         if (going_on := self._go_on(demand)) is not None:
             return self._expect(going_on, demand.slots)
@@ -213,9 +209,6 @@ class AdaptiveBlocks:
         """As in `BlockPolicy`."""
         self._estimates.forget(slot)
         self._drafted_at[slot] = self._num_steps
-        if self._left[slot] > 0:
-            self._tail.note_end(is_limited=self._left[slot] <= self._most_drafts + 1)
-        self._left[slot] = 0
 
     def _trial(self, best: PricedDeal, prospects: Prospects) -> PricedDeal | None:
         """Return the best deal with a block for the sequence left out for longest, if it was saved up for."""

@@ -1,7 +1,5 @@
 """Block policies on hand-made steps."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -94,17 +92,6 @@ def test_a_sequence_left_out_is_tried_again_and_again():
     assert tried[0] == 300
     assert 1 < tried[1] < 60
     assert 1 < tried[2] < 60
-
-
-def test_a_text_that_came_to_its_limit_and_one_that_did_not_are_told_apart():
-    blocks = AdaptiveBlocks(FREE_DRAFTS, num_slots=2, block_size=4)
-    ends: list[bool] = []
-    blocks._tail.note_end = lambda *, is_limited: ends.append(is_limited)
-    blocks.deal(replace(demand([4, 4]), left=np.array([3, 70])))
-    blocks.forget(0)
-    blocks.forget(1)
-    blocks.forget(1)  # nobody was there
-    assert ends == [True, False]
 
 
 def test_where_no_draft_pays_few_steps_are_dealt_anew(monkeypatch):

@@ -37,13 +37,3 @@ def test_where_cells_cost_time_everybody_keeps_a_share():
     cells = CellCosts(sequence_s=0.005, row_s=0.005)
     tail = Tail(Costs((2,), draft_s=(2.0,), verify_s=(2.0,), verify_cells=cells))
     assert worth(tail, 500, 10) == pytest.approx([0.25 + 0.75 * 1.9, 0.25 + 0.75 * 0.1])
-
-
-def test_where_texts_end_by_themselves_nobody_is_known_to_end_last():
-    tail = Tail(FLAT)
-    for _ in range(400):
-        tail.note_end(is_limited=False)
-    assert worth(tail, 500, 10) == pytest.approx([1.0, 1.0], abs=0.01)
-    for _ in range(400):
-        tail.note_end(is_limited=True)
-    assert worth(tail, 500, 10) == pytest.approx([2 * 0.95, 2 * 0.05], abs=0.01)

@@ -144,6 +144,7 @@ def test_a_run_killed_before_its_report_gets_it_from_the_files(finished, again):
     assert report["completion_tokens"] == finished[1]["completion_tokens"]
 
 
+@pytest.mark.slow
 def test_a_lost_unit_is_made_again_the_same(finished, again):
     unit = finished[0].plan.units[2]
     os.unlink(f"{again['output']['path']}/data/{unit.file_name}")
@@ -249,6 +250,7 @@ def test_a_gpu_that_is_not_there_is_a_config_error(local_ray, tree):
         run_tree(tree)
 
 
+@pytest.mark.slow
 def test_an_engine_that_breaks_again_and_again_ends_the_run_with_its_reason(local_ray, tree):
     tree["run"]["retries"] = 0
     with pytest.raises(OrthrusError, match="RuntimeError: device-side assert triggered") as caught:
@@ -277,6 +279,7 @@ def test_ray_data_says_nothing_on_the_console(finished, capfd):
     assert "noise" not in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_mismatch_fails_the_run_loudly_and_keeps_its_rows(local_ray, tree, caplog):
     with caplog.at_level(logging.ERROR):
         job, report = run_tree(tree, disagreeing_engine)
@@ -300,6 +303,7 @@ def test_a_mismatch_fails_the_run_loudly_and_keeps_its_rows(local_ray, tree, cap
     assert "_SUCCESS" in list_directory(accepted.ledger.run_url)
 
 
+@pytest.mark.slow
 def test_the_report_of_a_resumed_run_covers_all_sessions(finished, again):
     job, whole = finished
     os.unlink(f"{again['output']['path']}/data/{job.plan.units[2].file_name}")
@@ -322,6 +326,7 @@ def test_rows_are_audited_and_the_page_is_written(finished):
     assert "prompt column prompt is null" in page
 
 
+@pytest.mark.slow
 def test_storage_that_fails_under_the_driver_is_a_failure_of_one_line(tree, monkeypatch):
     def full(self, plan, manifest):
         raise OSError(28, "No space left on device", "/out/_run/plan.json")
@@ -334,6 +339,7 @@ def test_storage_that_fails_under_the_driver_is_a_failure_of_one_line(tree, monk
     assert json.loads(Path(tree["output"]["path"], "_run/report.json").read_text())["status"] == "failed"
 
 
+@pytest.mark.slow
 def test_a_report_that_cannot_be_written_does_not_hide_why_the_run_failed(
     local_ray, tree, monkeypatch, caplog
 ):
@@ -346,6 +352,7 @@ def test_a_report_that_cannot_be_written_does_not_hide_why_the_run_failed(
     assert "no report of the failure: PermissionError: 403" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_plan_made_again_keeps_what_the_manifest_knows_of_the_engine(finished, again):
     path = Path(again["output"]["path"])
     (path / "_run/plan.json").write_bytes(b"{")
@@ -358,6 +365,7 @@ def test_a_plan_made_again_keeps_what_the_manifest_knows_of_the_engine(finished,
     assert len(job.ledger.manifest()["resumed"]) == 1
 
 
+@pytest.mark.slow
 def test_a_unit_file_truncated_after_success_fails_the_next_run_and_is_made_again_by_the_one_after(
     finished, again
 ):

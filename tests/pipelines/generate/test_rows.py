@@ -113,6 +113,7 @@ def test_the_report_counts_input_rows_rows_dropped_ones_and_copies(run):
     assert report["errors"] == 2
 
 
+@pytest.mark.slow
 def test_only_failed_completes_a_run_whose_engine_was_poisoned(local_ray, tree, model_dir):
     token = load_tokenizer(str(model_dir)).encode("3", add_special_tokens=False)[0]
     job, report = run_tree(tree, partial(poisoned_engine, token))
@@ -132,6 +133,7 @@ def poisoned_engine(token: int, spec) -> FakeEngine:
     return FakeEngine(poison=token)
 
 
+@pytest.mark.slow
 def test_a_run_with_turns_writes_every_answer_and_makes_lost_units_again(local_ray, model_dir, tmp_path):
     (tmp_path / "prompts").mkdir()
     columns = {"q": ["Add 1 and 1.", None, "Add 2 and 1."], "more": [["Why?", "So?"], ["Why?"], None]}
@@ -156,6 +158,7 @@ def test_a_run_with_turns_writes_every_answer_and_makes_lost_units_again(local_r
     assert ds.dataset(job.ledger.data_url).to_table(told) == whole.select(told)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pack", [False, True])
 def test_small_files_give_the_same_rows_whether_packed_or_not(local_ray, model_dir, tmp_path, pack):
     for number, begun in enumerate(("The", "It", "So")):

@@ -131,6 +131,7 @@ def inspect_main(arguments: list[str]) -> int:
     return module.main(arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_damage_that_shows_while_reading_ends_the_run_after_all_other_units(tree, bucket, local_ray):
     storage.remove(f"{bucket}/in/c.parquet")
