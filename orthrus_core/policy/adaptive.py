@@ -16,7 +16,7 @@ from orthrus_core.policy.tail import Tail
 FREE_BLOCKS = 8  # a bad beginning alone shall not decide for the rest of a run; +2 % where text turns hard
 REST_STEPS = 8  # with nobody's drafts, before a step is dealt anew though prompts are coming in
 REVIEW_STEPS = 8  # drafting ahead and trials are thought of this often: 1 ms of the host at 64 sequences
-MOST_REVIEW_STEPS = 64  # while reviews find nothing, each waits twice as long as the one before
+MOST_REVIEW_STEPS = 64  # while reviews of 8 and more sequences find nothing, each waits twice as long
 INERTIA = 1.05  # drafting ahead begins with a step without drafts, every time
 EXPLORATION = 0.005  # share of the time that trials may lose; +21 % where text turns easy
 
@@ -89,7 +89,8 @@ class AdaptiveBlocks:
         if self._num_steps >= self._review_at:
             other = self._drafting_ahead(found, prospects) or self._trial(found, prospects)
             deal, has_block = other or found, has_block or other is not None
-            self._review_steps = REVIEW_STEPS if has_block else min(2 * self._review_steps, MOST_REVIEW_STEPS)
+            most = REVIEW_STEPS if has_block else min(REVIEW_STEPS * len(demand.slots), MOST_REVIEW_STEPS)
+            self._review_steps = min(2 * self._review_steps, most)
             self._review_at = self._num_steps + self._review_steps
         is_idle = demand.caps.any() and not has_block
         self._rest = _Rest(demand.slots, demand.num_waiting > 0, self._num_steps) if is_idle else None
