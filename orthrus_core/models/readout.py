@@ -64,5 +64,6 @@ def read_out(logits: Tensor) -> Readout:
     exact = logits.float()
     top, ids = exact.max(dim=-1)
     second = exact.scatter(1, ids[:, None], float("-inf")).amax(dim=-1)
-    logsumexp = exact.logsumexp(dim=-1)
+    rows = exact if len(exact) > 1 else exact.repeat(2, 1)  # torch shares a lone long row among its threads,
+    logsumexp = rows.logsumexp(dim=-1)[: len(exact)]  # which add it up in another order
     return Readout(logits, ids, top - second, top - logsumexp, logsumexp)

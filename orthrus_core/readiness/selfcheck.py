@@ -15,6 +15,7 @@ from torch import Tensor
 from orthrus_core.attention.rows import Span
 from orthrus_core.choosers.draw import trial_choices
 from orthrus_core.engine.runner import ModelRunner
+from orthrus_core.models.readout import Readout
 from orthrus_core.readiness.ladder import seconds_per_row
 from orthrus_core.transfer import to_device
 
@@ -198,16 +199,16 @@ class _Checker:
         return Span(slot, len(self._tokens) - count, self._tokens[-count:])
 
     def _run(self, T: int, spans: list[Span], wanted: Sequence[int], R: int) -> Iterator[Tensor]:
-        """Yield the logits (V,) of rows, of which R at most are read out at a time."""
+        """Yield the logits of rows and the logsumexp of these (V + 1,), R rows at most read out at a time."""
         rows = self._runner.lay_out(spans, "ar", token_budget=T)
         hidden = self._runner.forward(rows, "ar")
         if T <= R:
-            yield from self._runner.read(rows, hidden, "ar").logits[wanted].clone()
+            yield from _said(self._runner.read(rows, hidden, "ar"))[wanted]
             return
         for first in range(0, len(wanted), R):
             piece = np.array(wanted[first : first + R], dtype=np.int64)
             chosen = replace(rows, choosing=to_device(np.resize(piece, R), self._runner.device))
-            yield from self._runner.read(chosen, hidden, "ar").logits[: len(piece)].clone()
+            yield from _said(self._runner.read(chosen, hidden, "ar"))[: len(piece)]
 
     def _logits(self, forwards: Iterator[Forward], most_choosing: int | None = None) -> Tensor:
         """Run forwards and return slot 0's logits at the positions of all windows, in order.
@@ -289,3 +290,8 @@ class _Checker:
     def _random_tokens(self, count: int) -> list[int]:
         V = self._runner.model.config.vocab_size
         return [self._random.randrange(V) for _ in range(count)]
+
+
+def _said(readout: Readout) -> Tensor:
+    """Return what token and log-probability of a row are made of, (R, V + 1) float32."""
+    return torch.cat([readout.logits.float(), readout.logsumexp[:, None].float()], dim=1)
