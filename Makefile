@@ -33,7 +33,7 @@ TEST_PROCESSES ?= 2
 ACTORS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo local-head dry-run real-model real-demo test test-slow test-faults lint bench bench-peers bench-gpu bench-overhead bench-scale bench-train kernel-report ablations policy-ablation check-infra check-docker demo-model clean
+.PHONY: help install demo local-head dry-run real-model real-demo test test-slow test-runs test-faults lint bench bench-peers bench-gpu bench-overhead bench-scale bench-train kernel-report ablations policy-ablation check-infra check-docker demo-model clean
 
 help:
 	@echo "make demo        generate completions for the shipped prompts with the shipped model"
@@ -42,6 +42,7 @@ help:
 	@echo "make real-demo   64 grade-school questions through it (GSM8K=DIRECTORY: questions of yours, MODEL=DIRECTORY: with a head)"
 	@echo "make test        run the tests (about 7 minutes on 2 cores)"
 	@echo "make test-slow   the long ones: compiled forwards, the block policy over many seeds, runs and trainings killed and resumed (25 minutes)"
+	@echo "make test-runs   of these, runs on Ray that end badly, are resumed or have damaged files (4 minutes)"
 	@echo "make test-faults kill, break and starve runs, compare what comes out (half an hour), table in build/faults.md"
 	@echo "make lint        ruff, mypy, and who may import whom (import-linter)"
 	@echo "make bench       measure exactness, acceptance, memory, and speed against AR and transformers (under 10 minutes)"
@@ -95,6 +96,10 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m "slow and not gpu and not fault"
+
+# The whole runs of test-slow that say the most about the pipeline: lost units, broken engines, damage, repairs.
+test-runs: $(INSTALLED)
+	$(BIN)/python -m pytest -m "slow and not gpu and not fault" $(addprefix tests/pipelines/generate/test_,build.py rows.py s3_run.py)
 
 test-faults: $(INSTALLED)
 	$(BIN)/python -m pytest -m fault tests/faults

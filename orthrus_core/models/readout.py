@@ -64,6 +64,7 @@ def read_out(logits: Tensor) -> Readout:
     exact = logits.float()
     top, ids = exact.max(dim=-1)
     second = exact.scatter(1, ids[:, None], float("-inf")).amax(dim=-1)
-    rows = exact if len(exact) > 1 else exact.repeat(2, 1)  # torch shares a lone long row among its threads,
-    logsumexp = rows.logsumexp(dim=-1)[: len(exact)]  # which add it up in another order
+    # twice a lone row: torch would share a long one among its threads, which add it up in another order
+    rows = exact if len(exact) > 1 else exact.repeat(2, 1)
+    logsumexp = rows.logsumexp(dim=-1)[: len(exact)]
     return Readout(logits, ids, top - second, top - logsumexp, logsumexp)

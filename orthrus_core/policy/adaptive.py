@@ -15,7 +15,7 @@ from orthrus_core.policy.tail import Tail
 
 FREE_BLOCKS = 8  # a bad beginning alone shall not decide for the rest of a run; +2 % where text turns hard
 REST_STEPS = 8  # with nobody's drafts, before a step is dealt anew though prompts are coming in
-REVIEW_STEPS = 8  # drafting ahead and trials are thought of this often: 1 ms of the host at 64 sequences
+REVIEW_STEPS = 8  # drafting ahead and trials are thought of this often: it costs several deals
 MOST_REVIEW_STEPS = 64  # while reviews of 8 and more sequences find nothing, each waits twice as long
 INERTIA = 1.05  # drafting ahead begins with a step without drafts, every time
 EXPLORATION = 0.005  # share of the time that trials may lose; +21 % where text turns easy

@@ -203,12 +203,12 @@ class _Checker:
         rows = self._runner.lay_out(spans, "ar", token_budget=T)
         hidden = self._runner.forward(rows, "ar")
         if T <= R:
-            yield from _said(self._runner.read(rows, hidden, "ar"))[wanted]
+            yield from _said(self._runner.read(rows, hidden, "ar"), wanted)
             return
         for first in range(0, len(wanted), R):
             piece = np.array(wanted[first : first + R], dtype=np.int64)
             chosen = replace(rows, choosing=to_device(np.resize(piece, R), self._runner.device))
-            yield from _said(self._runner.read(chosen, hidden, "ar"))[: len(piece)]
+            yield from _said(self._runner.read(chosen, hidden, "ar"), range(len(piece)))
 
     def _logits(self, forwards: Iterator[Forward], most_choosing: int | None = None) -> Tensor:
         """Run forwards and return slot 0's logits at the positions of all windows, in order.
@@ -292,6 +292,7 @@ class _Checker:
         return [self._random.randrange(V) for _ in range(count)]
 
 
-def _said(readout: Readout) -> Tensor:
-    """Return what token and log-probability of a row are made of, (R, V + 1) float32."""
-    return torch.cat([readout.logits.float(), readout.logsumexp[:, None].float()], dim=1)
+def _said(readout: Readout, wanted: Sequence[int]) -> Tensor:
+    """Return what token and log-probability of W wanted rows are made of, (W, V + 1) float32."""
+    rows = list(wanted)
+    return torch.cat([readout.logits[rows].float(), readout.logsumexp[rows, None]], dim=1)
