@@ -42,7 +42,7 @@ help:
 	@echo "make real-demo   64 grade-school questions through it (GSM8K=DIRECTORY: questions of yours, MODEL=DIRECTORY: with a head)"
 	@echo "make test        run the tests (about 7 minutes on 2 cores)"
 	@echo "make test-slow   the long ones: compiled forwards, the block policy over many seeds, runs and trainings killed and resumed (25 minutes)"
-	@echo "make test-runs   of these, runs on Ray that end badly, are resumed or have damaged files (4 minutes)"
+	@echo "make test-runs   of these, runs on Ray that end badly, are resumed or have damaged files (3 minutes)"
 	@echo "make test-faults kill, break and starve runs, compare what comes out (half an hour), table in build/faults.md"
 	@echo "make lint        ruff, mypy, and who may import whom (import-linter)"
 	@echo "make bench       measure exactness, acceptance, memory, and speed against AR and transformers (under 10 minutes)"
