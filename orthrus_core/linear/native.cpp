@@ -21,12 +21,12 @@
 namespace {
 
 #ifdef __AVX512F__
-constexpr int LANES = 16, TILE_ROWS = 6;  // 24 sums and their operands in 32 vector registers
+constexpr int LANES = 16, TILE_ROWS = 6;  // 24 sums, 6 rows and a column in 32 vector registers
 #else
-constexpr int LANES = 8, TILE_ROWS = 2;  // 8 sums in 16
+constexpr int LANES = 8, TILE_ROWS = 3;  // 12 sums, 3 rows and a column in 16
 #endif
 constexpr int TILE_COLUMNS = 4;
-constexpr int64_t MOST_WIDENED_TWICE = 2 * TILE_ROWS;  // rows that widen bytes for themselves, tile by tile
+constexpr int64_t MOST_WIDENED_TWICE = 12;  // rows that widen weights for themselves, tile by tile
 constexpr int64_t AHEAD = 8;  // columns between those in work and those that are fetched from memory
 constexpr int64_t PANEL_COLUMNS = 32;       // columns of a task, in the second-level cache while rows pass by
 constexpr int64_t PANEL_BYTES = 256 << 10;  // most of a task's weights
@@ -38,6 +38,19 @@ typedef int32_t Integers __attribute__((vector_size(LANES * 4), aligned(4)));
 typedef int8_t Bytes __attribute__((vector_size(LANES), aligned(1)));
 typedef float Four __attribute__((vector_size(TILE_COLUMNS * 4), aligned(4)));
 typedef uint32_t FourWords __attribute__((vector_size(TILE_COLUMNS * 4), aligned(4)));
+
+// At once: a copy of bytes may come in halves by way of the stack, and whoever reads the whole waits for both.
+template <class Vector>
+inline Vector load_as(const void* source) {
+  typedef Vector Anywhere __attribute__((may_alias, aligned(1)));
+  return *static_cast<const Anywhere*>(source);
+}
+
+template <class Vector>
+inline void store_as(void* target, Vector vector) {
+  typedef Vector Anywhere __attribute__((may_alias, aligned(1)));
+  *static_cast<Anywhere*>(target) = vector;
+}
 
 // One rounding or two is said here: where a compiler contracts products and sums as it likes, it does so in one
 // tile and not in another.
@@ -70,39 +83,68 @@ inline Numbers narrow(Four values) {  // to nearest, ties to even
   const FourWords is_nan = reinterpret_cast<FourWords>(values != values);  // and stays NaN
   return __builtin_convertvector((rounded & ~is_nan) | (is_nan & 0x7FC0u), Numbers);
 }
-
-#ifdef __AVX512BF16__
-typedef __m512bh Operand;
-
-inline void multiply(Floats& sum, Operand row, Operand column) {
-  sum = reinterpret_cast<Floats>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), row, column));
-}
-#else
-typedef Words Operand;  // two neighbours of K in each lane
-
-inline void multiply(Floats& sum, Operand row, Operand column) {
-  multiply_add(sum, reinterpret_cast<Floats>(row << 16), reinterpret_cast<Floats>(column << 16));
-  multiply_add(sum, reinterpret_cast<Floats>(row & 0xFFFF0000u), reinterpret_cast<Floats>(column & 0xFFFF0000u));
-}
-#endif
 #else
 typedef float Number;
 typedef Four Numbers;
-typedef Floats Operand;
 constexpr int STEP = LANES;
 
 inline Four widen(Numbers numbers) { return numbers; }
 
 inline Numbers narrow(Four values) { return values; }
-
-inline void multiply(Floats& sum, Operand row, Operand column) { multiply_add(sum, row, column); }
 #endif
 
-inline Operand load(const Number* source) {
-  Operand operand;
-  std::memcpy(&operand, source, sizeof operand);
-  return operand;
+// Element: what widened numbers are kept as. step_of: how many of a kind of numbers are an operand.
+template <class Any>
+constexpr int step_of = STEP;
+
+#if defined(BF16) && defined(__AVX512BF16__)
+typedef Number Element;
+typedef __m512bh Operand;
+
+inline void multiply(Floats& sum, Operand row, Operand column) {
+  sum = reinterpret_cast<Floats>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), row, column));
 }
+
+inline Operand load(const Number* source) { return reinterpret_cast<Operand>(load_as<Words>(source)); }
+
+inline void store(Element* target, Operand operand) { store_as(target, operand); }
+#elif defined(BF16)
+typedef float Element;
+struct Operand {  // of each two neighbours of K the first and the second
+  Floats first, second;
+};
+
+inline void multiply(Floats& sum, const Operand& row, const Operand& column) {
+  multiply_add(sum, row.first, column.first);
+  multiply_add(sum, row.second, column.second);
+}
+
+inline Operand load(const Number* source) {
+  const Words pairs = load_as<Words>(source);
+  return {reinterpret_cast<Floats>(pairs << 16), reinterpret_cast<Floats>(pairs & 0xFFFF0000u)};
+}
+
+template <>
+constexpr int step_of<Element> = LANES;  // first ones, then second ones: an operand fits into one register
+
+inline void multiply(Floats& sum, Floats row, Floats column) { multiply_add(sum, row, column); }
+
+inline Floats load(const Element* source) { return load_as<Floats>(source); }
+
+inline void store(Element* target, const Operand& operand) {
+  store_as(target, operand.first);
+  store_as(target + LANES, operand.second);
+}
+#else
+typedef float Element;
+typedef Floats Operand;
+
+inline void multiply(Floats& sum, Operand row, Operand column) { multiply_add(sum, row, column); }
+
+inline Operand load(const Number* source) { return load_as<Floats>(source); }
+
+inline void store(Element* target, Operand operand) { store_as(target, operand); }
+#endif
 
 struct Int8 {
   int8_t value;
@@ -134,18 +176,22 @@ inline Floats load_lanes(const Float8* source) {
 
 template <class Byte>
 inline Operand load(const Byte* source) {
-#ifdef BF16
+#if defined(BF16) && defined(__AVX512BF16__)
   typedef Number Halves __attribute__((vector_size(LANES * 4), aligned(4)));
   const Halves first = reinterpret_cast<Halves>(load_lanes(source));
   const Halves second = reinterpret_cast<Halves>(load_lanes(source + LANES));
-#ifdef __AVX512F__
-  const Halves upper = __builtin_shufflevector(first, second, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29,
-                                               31, 33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63);
+  return reinterpret_cast<Operand>(
+      __builtin_shufflevector(first, second, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31, 33, 35, 37, 39,
+                              41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63));
+#elif defined(BF16)
+  const Floats low = load_lanes(source), high = load_lanes(source + LANES);
+#if defined(__AVX512F__)
+  return {__builtin_shufflevector(low, high, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30),
+          __builtin_shufflevector(low, high, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31)};
 #else
-  const Halves upper =
-      __builtin_shufflevector(first, second, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  return {__builtin_shufflevector(low, high, 0, 2, 4, 6, 8, 10, 12, 14),
+          __builtin_shufflevector(low, high, 1, 3, 5, 7, 9, 11, 13, 15)};
 #endif
-  return reinterpret_cast<Operand>(upper);
 #else
   return load_lanes(source);
 #endif
@@ -184,44 +230,54 @@ struct Product {
   int64_t M, N, K;
 };
 
+// What meets in a task: rows and columns of K each, as they lie in the tensors or widened.
+template <class Row, class Weight>
+struct Panel {
+  const Row* rows;
+  const Weight* columns;
+  int64_t K;
+  int64_t first, end;  // columns of the product
+};
+
 // The last numbers of rows that are no whole step, filled up with zeros.
-template <int COUNT, class Any>
-void fill_up(const Any* source, int64_t stride, int64_t count, Any target[COUNT][STEP]) {
-  std::memset(target, 0, COUNT * STEP * sizeof(Any));
+template <int COUNT, int STEPS, class Any>
+void fill_up(const Any* source, int64_t stride, int64_t count, Any (&target)[COUNT][STEPS]) {
+  std::memset(target, 0, sizeof target);
   for (int i = 0; i < COUNT; ++i) std::memcpy(target[i], source + i * stride, count * sizeof(Any));
 }
 
-// ROWS x COLUMNS outputs, the first of them at `row` and `column`, where the weights `columns` are of.
+// ROWS x COLUMNS outputs, the first of them at `row` and `column` of the product.
 // FIRST: no row has met these columns yet.
-template <int ROWS, int COLUMNS, bool FIRST, class Weight>
-void compute_tile(const Product& product, const Weight* columns, int64_t row, int64_t column) {
-  const int64_t K = product.K;
-  const Number* rows = product.rows + row * K;
-  Number last_rows[ROWS][STEP];
-  Weight last_columns[COLUMNS][STEP];
+template <int ROWS, int COLUMNS, bool FIRST, class Row, class Weight>
+void compute_tile(const Product& product, const Panel<Row, Weight>& panel, int64_t row, int64_t column) {
+  constexpr int step = step_of<Row>;
+  static_assert(step == step_of<Weight>);
+  const int64_t K = panel.K;
+  const Row* rows = panel.rows + row * K;
+  const Weight* columns = panel.columns + (column - panel.first) * K;
+  Row last_rows[ROWS][step];
+  Weight last_columns[COLUMNS][step];
   int64_t stride = K;
   Floats sums[ROWS][TILE_COLUMNS];
 #pragma GCC unroll 8
   for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 8
     for (int c = 0; c < TILE_COLUMNS; ++c) sums[r][c] = Floats{};
-  for (int64_t left = K; left > 0; left -= STEP, rows += STEP, columns += STEP) {
-    if (__builtin_expect(left < STEP, 0)) {
-      fill_up<ROWS>(rows, K, left, last_rows);
-      fill_up<COLUMNS>(columns, K, left, last_columns);
-      rows = last_rows[0], columns = last_columns[0], stride = STEP;
+  for (int64_t left = K; left > 0; left -= step, rows += step, columns += step) {
+    if (__builtin_expect(left < step, 0)) {
+      fill_up(rows, K, left, last_rows);
+      fill_up(columns, K, left, last_columns);
+      rows = last_rows[0], columns = last_columns[0], stride = step;
     }
-    Operand operands[COLUMNS];
+    decltype(load(rows)) operands[ROWS];
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r) operands[r] = load(rows + r * stride);
 #pragma GCC unroll 8
     for (int c = 0; c < COLUMNS; ++c) {
-      operands[c] = load(columns + c * stride);
+      const auto operand = load(columns + c * stride);
       if (FIRST) __builtin_prefetch(columns + (c + AHEAD) * stride, 0, 2);  // into the second-level cache
-    }
 #pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r) {
-      const Operand operand = load(rows + r * stride);
-#pragma GCC unroll 8
-      for (int c = 0; c < COLUMNS; ++c) multiply(sums[r][c], operand, operands[c]);
+      for (int r = 0; r < ROWS; ++r) multiply(sums[r][c], operands[r], operand);
     }
   }
   Numbers bias = {};
@@ -236,82 +292,108 @@ void compute_tile(const Product& product, const Weight* columns, int64_t row, in
   }
 }
 
-// Columns `first` to `end`, whose weights begin at `columns`.
-template <int ROWS, bool FIRST, class Weight>
-void compute_rows(const Product& product, const Weight* columns, int64_t row, int64_t first, int64_t end) {
-  int64_t column = first;
-  for (; column + TILE_COLUMNS <= end; column += TILE_COLUMNS, columns += TILE_COLUMNS * product.K)
-    compute_tile<ROWS, TILE_COLUMNS, FIRST>(product, columns, row, column);
-  for (; column < end; ++column, columns += product.K)
-    compute_tile<ROWS, 1, FIRST>(product, columns, row, column);
+template <int ROWS, bool FIRST, class Row, class Weight>
+void compute_rows(const Product& product, const Panel<Row, Weight>& panel, int64_t row) {
+  int64_t column = panel.first;
+  for (; column + TILE_COLUMNS <= panel.end; column += TILE_COLUMNS)
+    compute_tile<ROWS, TILE_COLUMNS, FIRST>(product, panel, row, column);
+  for (; column < panel.end; ++column) compute_tile<ROWS, 1, FIRST>(product, panel, row, column);
 }
 
-template <int ROWS, class Weight>
-void compute_up_to(int count, const Product& product, const Weight* columns, int64_t row, int64_t first,
-                   int64_t end) {
+template <int ROWS, class Row, class Weight>
+void compute_up_to(int count, const Product& product, const Panel<Row, Weight>& panel, int64_t row) {
   if (count == ROWS && row == 0)
-    compute_rows<ROWS, true>(product, columns, row, first, end);
+    compute_rows<ROWS, true>(product, panel, row);
   else if (count == ROWS)
-    compute_rows<ROWS, false>(product, columns, row, first, end);
+    compute_rows<ROWS, false>(product, panel, row);
   else if constexpr (ROWS > 1)
-    compute_up_to<ROWS - 1>(count, product, columns, row, first, end);
+    compute_up_to<ROWS - 1>(count, product, panel, row);
 }
 
-// All rows against columns `first` to `end`, in tiles of about the same number of rows.
-template <class Weight>
-void compute_panel(const Product& product, const Weight* columns, int64_t first, int64_t end) {
+// All rows against the panel's columns, in tiles of about the same number of rows.
+template <class Row, class Weight>
+void compute_panel(const Product& product, const Panel<Row, Weight>& panel) {
   const int64_t num_tiles = (product.M + TILE_ROWS - 1) / TILE_ROWS;
   for (int64_t tile = 0; tile < num_tiles; ++tile) {
     const int64_t row = tile * product.M / num_tiles, next = (tile + 1) * product.M / num_tiles;
-    compute_up_to<TILE_ROWS>(static_cast<int>(next - row), product, columns, row, first, end);
+    compute_up_to<TILE_ROWS>(static_cast<int>(next - row), product, panel, row);
   }
 }
 
-// Widens `count` weights that follow each other.
-template <class Byte>
-void widen_weights(const Byte* source, int64_t count, Number* target) {
-  int64_t done = 0;
-  for (; done + STEP <= count; done += STEP) {
-    const Operand operand = load(source + done);
-    std::memcpy(target + done, &operand, sizeof operand);
-  }
-  Byte last[1][STEP];
-  fill_up<1>(source + done, 0, count - done, last);
-  const Operand operand = load(last[0]);
-  std::memcpy(target + done, &operand, (count - done) * sizeof(Number));
+// Widens a row of K, zeros to a whole step behind it; the next one begins there.
+template <class Any>
+Element* widen_row(const Any* source, int64_t K, Element* target) {
+  for (; K >= STEP; K -= STEP, source += STEP, target += STEP) store(target, load(source));
+  if (K == 0) return target;
+  Any last[1][STEP];
+  fill_up(source, 0, K, last);
+  store(target, load(last[0]));
+  return target + STEP;
 }
 
-// Bytes are widened where they are used while few rows do, else once, into the second-level cache.
+// Memory of a thread that begins at a line of the cache.
+class Scratch {
+ public:
+  Element* of(int64_t count) {
+    if (held_.size() < count + LINE) held_ = std::vector<Element>(count + LINE);
+    const auto begin = reinterpret_cast<std::uintptr_t>(held_.data());
+    return reinterpret_cast<Element*>((begin + LINE - 1) / LINE * LINE);
+  }
+
+ private:
+  static constexpr std::size_t LINE = 64;
+  std::vector<Element> held_;
+};
+
+int64_t whole_steps(int64_t K) { return (K + STEP - 1) / STEP * STEP; }
+
+// Whether the weights, and the rows with them, are widened before they meet: once for many rows, else where they
+// are used.
 template <class Weight>
-void compute_task(const Product& product, const Weight* columns, int64_t first, int64_t end) {
-  if constexpr (!std::is_same_v<Weight, Number>) {
-    if (product.M > MOST_WIDENED_TWICE) {
-      static thread_local std::vector<Number> widened;
-      const int64_t count = (end - first) * product.K;
-      widened.resize(count);
-      widen_weights(columns, count, widened.data());
-      return compute_panel(product, widened.data(), first, end);
-    }
-  }
-  compute_panel(product, columns, first, end);
+bool widens_first(const Product& product) {
+  return !std::is_same_v<Weight, Element> && product.M > MOST_WIDENED_TWICE;
 }
 
 int64_t panel_columns(const Product& product, int num_threads) {
-  const int64_t fitting = PANEL_BYTES / (product.K * static_cast<int64_t>(sizeof(Number)) + 1);
+  const int64_t fitting = PANEL_BYTES / (product.K * static_cast<int64_t>(sizeof(Element)) + 1);
   const int64_t fair = product.N / (TASKS_PER_THREAD * num_threads);
   const int64_t columns = std::min({PANEL_COLUMNS, fitting, fair});
   return std::max<int64_t>(columns / TILE_COLUMNS, 1) * TILE_COLUMNS;
 }
 
-template <class Weight>
-void multiply_rows(const Product& product, const void* weights, int num_threads) {
+// Calls act(first, end) for all columns, on so many threads.
+template <class Act>
+void in_panels(const Product& product, int num_threads, const Act& act) {
   const int64_t width = panel_columns(product, num_threads);
   const int64_t num_panels = (product.N + width - 1) / width;
 #pragma omp parallel for schedule(dynamic) num_threads(num_threads)
-  for (int64_t panel = 0; panel < num_panels; ++panel) {
-    const int64_t first = panel * width, end = std::min(product.N, first + width);
-    compute_task(product, static_cast<const Weight*>(weights) + first * product.K, first, end);
-  }
+  for (int64_t panel = 0; panel < num_panels; ++panel)
+    act(panel * width, std::min(product.N, (panel + 1) * width));
+}
+
+template <class Weight>
+void multiply_widened(const Product& product, const Weight* weights, int num_threads) {
+  const int64_t width = whole_steps(product.K);
+  static thread_local Scratch for_rows;
+  Element* const rows = for_rows.of(product.M * width);
+#pragma omp parallel for num_threads(num_threads)
+  for (int64_t row = 0; row < product.M; ++row) widen_row(product.rows + row * product.K, product.K, rows + row * width);
+  in_panels(product, num_threads, [&](int64_t first, int64_t end) {
+    static thread_local Scratch for_columns;
+    Element *const columns = for_columns.of((end - first) * width), *target = columns;
+    for (int64_t column = first; column < end; ++column)
+      target = widen_row(weights + column * product.K, product.K, target);
+    compute_panel(product, Panel<Element, Element>{rows, columns, width, first, end});
+  });
+}
+
+template <class Weight>
+void multiply_rows(const Product& product, const void* start, int num_threads) {
+  const Weight* const weights = static_cast<const Weight*>(start);
+  if (widens_first<Weight>(product)) return multiply_widened(product, weights, num_threads);
+  in_panels(product, num_threads, [&](int64_t first, int64_t end) {
+    compute_panel(product, Panel<Number, Weight>{product.rows, weights + first * product.K, product.K, first, end});
+  });
 }
 
 }  // namespace
