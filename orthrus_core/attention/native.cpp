@@ -5,7 +5,7 @@
 //   BF16        defined: numbers are bfloat16, else float32. Sums and weights are float32 either way.
 //
 // A key is WORDS words of 32 bits, one float32 or two bfloat16 neighbours each. Pages hold keys as
-// (Hkv, WORDS, PAGE_SIZE) words, so that 16 cells are one vector, and values as (Hkv, PAGE_SIZE, Dh) numbers.
+// (Hkv, WORDS, PAGE_SIZE) words, so that neighbouring cells are one vector, and values as (Hkv, PAGE_SIZE, Dh) numbers.
 //
 // Rows of one sequence walk its cells together, a tile of cells at a time: what is read of keys and values serves
 // all of them and all query heads of the K/V head. A query's sums run over its own cells in order of position,
@@ -18,21 +18,25 @@
 #include <memory>
 #include <type_traits>
 #include <vector>
-#if defined(BF16) && defined(__AVX512BF16__)
+#ifdef __x86_64__
 #include <immintrin.h>
 #endif
 
 namespace {
 
-constexpr int LANES = 16;
+#ifdef __AVX512F__
+constexpr int LANES = 16, SUMS = 24;  // vectors of sums in 32 registers
+#else
+constexpr int LANES = 8, SUMS = 12;  // in 16
+#endif
 constexpr int TILE = 128;  // cells
 constexpr int CHUNKS = TILE / LANES;
 constexpr int CHUNKS_PER_PAGE = PAGE_SIZE / LANES;
 constexpr int DIM_VECTORS = HEAD_DIM / LANES;
 constexpr int MOST_ROWS = REPEATS < 96 ? 96 / REPEATS : 1;  // their scores stay in the second-level cache
 constexpr int MOST_QUERIES = MOST_ROWS * REPEATS;
-constexpr int PARTS = DIM_VECTORS < 4 ? DIM_VECTORS : 4;  // vectors of a value, taken at once
-constexpr int WEIGHED_AT_ONCE = 24 / PARTS;               // sums in 24 of 32 vector registers
+constexpr int PARTS = DIM_VECTORS < SUMS / 6 ? DIM_VECTORS : SUMS / 6;  // vectors of a value, taken at once
+constexpr int WEIGHED_AT_ONCE = SUMS / PARTS;
 constexpr int SCORED_AT_ONCE = 8;
 
 typedef float Floats __attribute__((vector_size(LANES * 4), aligned(4)));
@@ -45,7 +49,12 @@ typedef uint16_t Number;
 
 inline Floats load(const Number* source) {
   const Halves halves = *reinterpret_cast<const Halves*>(source);
-  return reinterpret_cast<Floats>(__builtin_convertvector(halves, Words) << 16);
+#if defined(__AVX2__) && !defined(__AVX512F__)  // GCC would take it in two pieces
+  const Words words = reinterpret_cast<Words>(_mm256_cvtepu16_epi32(reinterpret_cast<__m128i>(halves)));
+#else
+  const Words words = __builtin_convertvector(halves, Words);
+#endif
+  return reinterpret_cast<Floats>(words << 16);
 }
 
 inline void store(Number* target, Floats values) {  // to nearest, ties to even
@@ -73,7 +82,11 @@ inline float as_float(uint32_t bits) {
 
 inline Floats all(float value) { return Floats{} + value; }
 
-inline Ints lanes() { return Ints{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}; }
+inline Ints lanes() {
+  Ints result;
+  for (int lane = 0; lane < LANES; ++lane) result[lane] = lane;
+  return result;
+}
 
 inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 
@@ -116,18 +129,36 @@ inline Floats squash(Floats x, float cap) {
   return x < 0.0f ? -result : result;
 }
 
-// dots + query word * key words of 16 cells.
-inline Floats add_products(const Floats& dots, uint32_t query, const Words& keys) {
+// QueryWord: a word of a query, made ready to meet keys. add_products: dots + it * such words of LANES cells.
 #ifndef BF16
-  return dots + as_float(query) * reinterpret_cast<Floats>(keys);
+typedef float QueryWord;
+
+inline QueryWord ready(uint32_t word) { return as_float(word); }
+
+inline Floats add_products(const Floats& dots, QueryWord query, const Words& keys) {
+  return dots + query * reinterpret_cast<Floats>(keys);
+}
 #elif defined(__AVX512BF16__)
+typedef uint32_t QueryWord;
+
+inline QueryWord ready(uint32_t word) { return word; }
+
+inline Floats add_products(const Floats& dots, QueryWord query, const Words& keys) {
   const auto queries = reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int32_t>(query)));
   return _mm512_dpbf16_ps(dots, queries, reinterpret_cast<__m512bh>(keys));
-#else
-  const Floats first = dots + as_float(query << 16) * reinterpret_cast<Floats>(keys << 16);
-  return first + as_float(query & 0xFFFF0000u) * reinterpret_cast<Floats>(keys & 0xFFFF0000u);
-#endif
 }
+#else
+struct QueryWord {
+  float first, second;
+};
+
+inline QueryWord ready(uint32_t word) { return {as_float(word << 16), as_float(word & 0xFFFF0000u)}; }
+
+inline Floats add_products(const Floats& dots, const QueryWord& query, const Words& keys) {
+  const Floats first = dots + query.first * reinterpret_cast<Floats>(keys << 16);
+  return first + query.second * reinterpret_cast<Floats>(keys & 0xFFFF0000u);
+}
+#endif
 
 // Calls act(size, begin) for groups of `begin` to `end`, each as large as can be and MOST at most; a group's
 // size is a constant to the compiler.
@@ -189,12 +220,12 @@ __attribute__((always_inline)) inline void fetch(const Tile& tile) {
 
 struct Workspace {
   Query queries[MOST_QUERIES];
-  uint32_t words[MOST_QUERIES][WORDS];
+  QueryWord words[MOST_QUERIES][WORDS];
   float scores[MOST_QUERIES][TILE];  // later weights
   float sums[MOST_QUERIES][HEAD_DIM];
 };
 
-// Dot products of NUM_QUERIES queries with CHUNKS_AT_ONCE * 16 cells.
+// Dot products of NUM_QUERIES queries with CHUNKS_AT_ONCE * LANES cells.
 template <int NUM_QUERIES, int CHUNKS_AT_ONCE>
 void score(Workspace& work, int query, const uint32_t* const* keys, int chunk) {
   Floats dots[NUM_QUERIES][CHUNKS_AT_ONCE] = {};
@@ -275,9 +306,8 @@ void weigh_together(Workspace& work, int query, const Tile& tile, int part) {
 
 // One tile for all queries.
 void walk(Workspace& work, int num_queries, const Tile& tile, float scaling, float softcap) {
-  // 24 of 32 vector registers hold products, as nearly as 8 chunks divide
   in_groups<SCORED_AT_ONCE>(0, num_queries, [&](auto size, int query) {
-    constexpr int AT_ONCE = size <= 2 ? 8 : size <= 6 ? 4 : 2;
+    constexpr int FITTING = SUMS / size, AT_ONCE = FITTING >= 8 ? 8 : FITTING >= 4 ? 4 : FITTING >= 2 ? 2 : 1;
     in_groups<AT_ONCE>(tile.first, tile.end, [&](auto count, int chunk) {
       score<decltype(size)::value, decltype(count)::value>(work, query, tile.keys, chunk);
     });
@@ -312,6 +342,14 @@ void attend(Workspace& work, int num_queries, const Pages& pages, float scaling,
     }
     walk(work, num_queries, tile, scaling, softcap);
     tile = next;
+  }
+}
+
+void take(const Number* query, QueryWord* words) {
+  for (int word = 0; word < WORDS; ++word) {
+    uint32_t bits;
+    std::memcpy(&bits, query + word * (HEAD_DIM / WORDS), sizeof bits);
+    words[word] = ready(bits);
   }
 }
 
@@ -390,8 +428,7 @@ extern "C" void paged_attend(
         const int64_t row = rows.first_row + i / REPEATS;
         work->queries[i].first = window ? greater(positions[row] - window + 1, 0) : 0;
         work->queries[i].last = limits[row];
-        std::memcpy(work->words[i], q + row * q_row_stride + (head * REPEATS + i % REPEATS) * q_head_stride,
-                    HEAD_DIM * sizeof(Number));
+        take(q + row * q_row_stride + (head * REPEATS + i % REPEATS) * q_head_stride, work->words[i]);
       }
       const Pages pages{page_tables + slots[rows.first_row] * pages_per_slot, words + head * WORDS * PAGE_SIZE,
                         values + head * head_size, page_stride};

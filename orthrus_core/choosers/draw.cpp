@@ -13,7 +13,11 @@
 
 namespace {
 
+#ifdef __AVX512F__
 constexpr int LANES = 16;
+#else
+constexpr int LANES = 8;
+#endif
 constexpr int CHUNK = 256;
 constexpr int64_t SERIAL_SCORES = 1 << 14;  // fewer are not worth waking a thread
 constexpr float LOWEST = std::numeric_limits<float>::lowest();

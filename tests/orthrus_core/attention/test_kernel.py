@@ -140,11 +140,12 @@ def test_the_engine_does_not_run_under_autocast():
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="has no such products to do without")
-def test_a_processor_without_bfloat16_products_gets_as_near_an_answer(monkeypatch):
+@pytest.mark.parametrize("without", ["-mno-avx512bf16", "-mno-avx512f"])
+def test_a_processor_without_wide_vectors_or_bfloat16_products_gets_as_near_an_answer(without, monkeypatch):
     shape = KernelShape(head_dim=16, repeats=2, page_size=16, dtype=torch.bfloat16)
     tensors = {n: x.bfloat16() if x.is_floating_point() else x for n, x in kernel_tensors().items()}
     usual = build_kernel(shape)
-    monkeypatch.setattr(KernelShape, "macros", (*shape.macros, "-mno-avx512bf16"))
+    monkeypatch.setattr(KernelShape, "macros", (*shape.macros, without))
     outs = [
         paged_attend(**tensors, scaling=1.0, window=0, softcap=0.0, kernel=kernel)
         for kernel in (usual, build_kernel(shape))

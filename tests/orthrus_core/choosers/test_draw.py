@@ -14,6 +14,7 @@ from torch import Tensor
 
 import orthrus_core.choosers.draw as draw_module
 from orthrus_core import Engine, EngineConfig, SamplingParams
+from orthrus_core.choosers import native_draw
 from orthrus_core.choosers.choice import choose
 from orthrus_core.choosers.draw import PlainDraw, draw_for, trial_choices, trial_sampling
 from orthrus_core.choosers.masks import RowMasks, bits_of
@@ -23,6 +24,7 @@ from orthrus_core.choosers.sampling import RowSampling, pack
 from orthrus_core.choosers.triton_draw import TritonDraw
 from orthrus_core.models.readout import read_out
 from orthrus_core.native import build_library, load_library
+from tests.orthrus_core.linear.test_native import WITHOUT_AVX512
 from tests.small_models import small_orthrus
 
 CPU = torch.device("cpu")
@@ -89,6 +91,12 @@ def test_the_native_kernel_equals_the_slow_form(seed):
 def test_the_native_kernel_equals_the_slow_form_on_a_large_vocabulary():
     for seed in range(3):
         assert_equals_the_slow_form(NativeDraw(), seed, sizes=[49_152], most_rows=3)
+
+
+def test_on_processors_without_wide_vectors_it_equals_the_slow_form_too(monkeypatch):
+    monkeypatch.setattr(native_draw, "OPTIONS", (*OPTIONS, *WITHOUT_AVX512))
+    for seed in range(10):
+        assert_equals_the_slow_form(NativeDraw(), seed, sizes=SIZES, most_rows=24)
 
 
 @pytest.mark.parametrize("seed", range(12))
