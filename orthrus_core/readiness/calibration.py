@@ -13,6 +13,7 @@ from orthrus_core.cache import PageTables
 from orthrus_core.costs import CellCosts
 from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.models.readout import Hidden
+from orthrus_core.readiness.ladder import spread_out
 
 SHORT_CONTEXT = 256  # cells before each sequence's rows, or half of what it can hold
 LONGER = 4  # times the context before, until a forward takes
@@ -20,10 +21,11 @@ CELLS_SHOW = 1.5  # times as long as with the short one, or no longer context fi
 BLOCK_ROWS = 8  # of a sequence, against one, where cells of rows and of sequences are told apart
 LEAST_SHARE = 0.1  # of a forward that is not owed to cells, however much they seem to take
 REPEATS = 4
-ENOUGH_S = 0.1  # of one rung and view: later repeats are left out, but not the second
+ENOUGH_S = 0.1  # of one rung and view: later repeats are left out,
+LEAST_REPEATS = {"cpu": 1}  # but for so many; elsewhere 2, since the first one captures a graph
 CELL_REPEATS = 3  # at least, where differences of forwards count
 TURNS = 3  # of forwards of both views and of one, whose difference counts
-MEASURED_GROWTH = 1.4  # rungs closer than this to the one measured before are interpolated
+MOST_SEQUENCES = {"cpu": 4}  # whose cells are measured; elsewhere as many as the largest rung has blocks for
 
 
 @dataclass(frozen=True)
@@ -126,15 +128,6 @@ def measure_both(runner: ModelRunner, budgets: Sequence[int]) -> float:
         _clear(tables)
 
 
-def spread_out(budgets: Sequence[int]) -> list[int]:
-    """Return the rungs to measure: the first, the last, and between them steps of MEASURED_GROWTH or more."""
-    chosen = [budgets[0]]
-    for T in budgets[1:-1]:
-        if MEASURED_GROWTH * chosen[-1] <= T:
-            chosen.append(T)
-    return [*chosen, *budgets[-1:]] if len(budgets) > 1 else chosen
-
-
 def _measure_rung(runner: ModelRunner, T: int, cells: CellCosts, view: View) -> float:
     """Return the seconds of a full forward less those of its cells."""
     num_sequences = min(len(runner.tables.num_held), T)
@@ -148,7 +141,8 @@ def _measure_rung(runner: ModelRunner, T: int, cells: CellCosts, view: View) -> 
 
 def _measure_cells(runner: ModelRunner, budgets: Sequence[int], view: View) -> CellCosts:
     """Tell apart what a cell costs once for its sequence and once for every row that sees it."""
-    num_sequences = max(1, min(len(runner.tables.num_held), budgets[-1] // BLOCK_ROWS))
+    most = MOST_SEQUENCES.get(runner.device.type, len(runner.tables.num_held))
+    num_sequences = max(1, min(len(runner.tables.num_held), budgets[-1] // BLOCK_ROWS, most))
     num_rows = min(BLOCK_ROWS, budgets[-1] // num_sequences)
     first = next(T for T in budgets if num_sequences <= T)
     of_one = _cell_s(runner, first, num_sequences, 1, view)
@@ -203,16 +197,17 @@ def _clear(tables: PageTables) -> None:
         tables.clear(slot)
 
 
-def _measure(runner: ModelRunner, spans: Sequence[Span], T: int, view: View, *, at_least: int = 2) -> float:
+def _measure(runner: ModelRunner, spans: Sequence[Span], T: int, view: View, *, at_least: int = 1) -> float:
     def forward() -> Hidden:
         return runner.forward(runner.lay_out(spans, view, token_budget=T), view)
 
     return _least(forward, runner.device, at_least=at_least)
 
 
-def _least(work: Callable[[], object], device: torch.device, *, at_least: int = 2) -> float:
+def _least(work: Callable[[], object], device: torch.device, *, at_least: int = 1) -> float:
     """Return the least seconds of some calls."""
     taken: list[float] = []
+    at_least = max(at_least, LEAST_REPEATS.get(device.type, 2))
     while len(taken) < REPEATS and (len(taken) < at_least or sum(taken) < ENOUGH_S):
         started_at = time.perf_counter()
         _run(work, device)

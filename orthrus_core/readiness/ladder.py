@@ -11,6 +11,7 @@ MULTIPLE = 16
 LARGEST_CHOSEN = {"cpu": 512}  # rows from which a forward's cost only grows in proportion
 LARGEST_ELSEWHERE = 4096  # a card's arithmetic is not full before; beyond MOST_CHOOSING for prompts alone
 MOST_CHOOSING = 1024  # their logits and what is drawn from them are the largest buffers
+SPREAD = 2  # from one rung that is tried to the next, where not all are
 PROMPT_SHARE = 0.5  # rows for prompts, per row of a block
 SMALLEST_CHOSEN = 64  # room for prompts beside few sequences
 
@@ -49,6 +50,20 @@ def candidate_budgets(token_budget: int, device_type: str) -> tuple[int, ...]:
         rungs += range(octave, 2 * octave, octave // per_doubling if octave >= FINE_FROM else octave)
         octave *= 2
     return (*(rung for rung in rungs if rung < token_budget), token_budget)
+
+
+def spread_out(budgets: Sequence[int], *, beyond: int = 0) -> list[int]:
+    """Return the rungs that stand for all: the first, the last, and steps of SPREAD or more between them.
+
+    Args:
+        budgets: ascending.
+        beyond: all up to this one are taken.
+    """
+    chosen = [budgets[0]]
+    for T in budgets[1:]:
+        if T <= beyond or T >= SPREAD * chosen[-1] or T == budgets[-1]:
+            chosen.append(T)
+    return chosen
 
 
 def seconds_per_row(rungs: Sequence[int], seconds: Mapping[int, float], demands: Sequence[int]) -> float:

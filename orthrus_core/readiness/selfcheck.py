@@ -16,7 +16,7 @@ from orthrus_core.attention.rows import Span
 from orthrus_core.choosers.draw import trial_choices
 from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.models.readout import Readout
-from orthrus_core.readiness.ladder import seconds_per_row
+from orthrus_core.readiness.ladder import seconds_per_row, spread_out
 from orthrus_core.transfer import to_device
 
 logger = logging.getLogger(__name__)
@@ -27,6 +27,8 @@ CHECKED_ELSEWHERE = 544  # more than two splits of it on CUDA
 CHECKED_ENDS = (48, 250)  # windows of compared positions end here and at the end of the sequence
 CHECKED_WINDOW = 6  # positions of a window
 LONGEST_ODD_CHUNK = 96
+MOST_PADDED = 192  # rows of forwards that a few fill; larger ones would compute padding
+ALL_TRIED_UP_TO = 32  # rows; of larger rungs some stand for those between them, where products know no rows
 Forward = tuple[int, list[Span]]  # T and what runs in it
 
 
@@ -46,7 +48,12 @@ class Check:
 
 
 def check_exactness(
-    runner: ModelRunner, seconds: Mapping[int, float], *, least: int = 1, most_choosing: int | None = None
+    runner: ModelRunner,
+    seconds: Mapping[int, float],
+    *,
+    least: int = 1,
+    most_choosing: int | None = None,
+    knows_rows: bool = True,
 ) -> Check:
     """Run one random sequence in several arrangements of token rows and compare the logits' bits.
 
@@ -61,11 +68,12 @@ def check_exactness(
         seconds: of a forward of each rung to try.
         least: rows that the largest rung must have.
         most_choosing: R, a rung: larger ones never read out more rows than this; None: all may.
+        knows_rows: whether bits of the linear layers' products may depend on the number of rows.
     """
     budgets = tuple(sorted(seconds))
     checker = _Checker(runner, most_choosing or budgets[-1])
     try:
-        sets = checker.agreeing_budgets(budgets)
+        sets = checker.agreeing_budgets(budgets, knows_rows=knows_rows)
         agreeing = fastest_set(sets, seconds, least=least)
         disagreeing = checker.disagreeing_arrangements(agreeing)
         digest = checker.digest
@@ -131,14 +139,23 @@ class _Checker:
         if self._other:
             self._tables.clear(1)
 
-    def agreeing_budgets(self, budgets: Sequence[int]) -> list[list[int]]:
+    def agreeing_budgets(self, budgets: Sequence[int], *, knows_rows: bool = True) -> list[list[int]]:
         """Return the rungs in sets whose rows have the same bits.
 
-        All rungs run the windows, behind other rows, over the same keys and values, which are written anew.
+        All rungs run the windows, behind other rows, over the same keys and values, which are written anew;
+        without `knows_rows` some do, and where these agree so do all.
         """
         self._references[max(budgets)] = self._logits(self._even_chunks(max(budgets)))
+        if not knows_rows:
+            tried = self._sets(spread_out(budgets, beyond=ALL_TRIED_UP_TO))
+            if len(tried) == 1:
+                return [list(budgets)]
+        return self._sets(budgets)
+
+    def _sets(self, budgets: Sequence[int]) -> list[list[int]]:
+        """Return the rungs, all of which are run, in sets whose rows have the same bits."""
         sets: list[tuple[Tensor, list[int]]] = []
-        for T in sorted(budgets):
+        for T in budgets:
             logits = self._logits(self._windows_behind_others(T))
             for bits, members in sets:
                 if torch.equal(bits, logits):
@@ -166,7 +183,8 @@ class _Checker:
             for name, forwards in arrangements.items()
             if not torch.equal(self._logits(forwards, budgets[0]), reference)
         ]
-        T = max([budget for budget in budgets if budget <= self._most_choosing], default=budgets[0])
+        most = min(self._most_choosing, MOST_PADDED)
+        T = max([budget for budget in budgets if budget <= most], default=budgets[0])
         count = min(CHECKED_WINDOW, T)
         small = next(budget for budget in budgets if budget >= count)
         if self._other and not torch.equal(self._logits_on_shared_pages(T, count), reference[-count:]):
@@ -273,7 +291,8 @@ class _Checker:
         The other sequence runs before or behind it.
         """
         first = 0
-        for T in itertools.cycle(self._random.sample(budgets, len(budgets))):
+        rungs = [T for T in budgets if T <= MOST_PADDED] or budgets[:1]
+        for T in itertools.cycle(self._random.sample(rungs, len(rungs))):
             most = max(1, min(T - 1, LONGEST_ODD_CHUNK))
             size = self._random.randint((most + 1) // 2, most)
             spans = [Span(0, first, self._tokens[first : first + size])]

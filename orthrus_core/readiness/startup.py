@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from orthrus_core.costs import Costs
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.engine.runner import KINDS, ModelRunner
-from orthrus_core.linear.backend import LinearBackend
+from orthrus_core.linear.backend import LinearBackend, PlainLinear
 from orthrus_core.linear.choose import linear_backends
 from orthrus_core.models.model import OrthrusLM
 from orthrus_core.readiness.both_views import any_split, both_views_agree
@@ -169,7 +169,13 @@ def _try(
     logger.info("checking that budgets=%s agree bit for bit", budgets)
     seconds = dict(zip(budgets, costs.rung_s, strict=True))
     R = most_choosing(budgets, max_sequences=config.max_sequences, most_drafts=most_drafts)
-    check = check_exactness(runner, seconds, least=config.max_sequences, most_choosing=R)
+    check = check_exactness(
+        runner,
+        seconds,
+        least=config.max_sequences,
+        most_choosing=R,
+        knows_rows=isinstance(backend, PlainLinear),
+    )
     rung_s = tuple(seconds[T] for T in check.budgets)
     return _Outcome(backend, check.exactness, check.budgets, replace(costs, rung_s=rung_s), check.digest)
 

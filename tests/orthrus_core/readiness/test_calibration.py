@@ -2,12 +2,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.costs import CellCosts
 from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.readiness import calibration
-from orthrus_core.readiness.calibration import ForwardCosts, measure_alike, measure_forwards, spread_out
+from orthrus_core.readiness.calibration import ForwardCosts, measure_alike, measure_forwards
 from tests.benchmarks.simulator import cells_s
 from tests.small_models import small_orthrus
 
@@ -19,7 +20,7 @@ def tables_of(*, num_slots: int, cells: int) -> PageTables:
 
 def seconds_when_forwards_take(monkeypatch, taken: dict[int, float], budgets) -> tuple[float, ...]:
     monkeypatch.setattr(calibration, "_measure", lambda runner, spans, T, view, **_: taken[T])
-    runner = SimpleNamespace(tables=tables_of(num_slots=2, cells=64))
+    runner = SimpleNamespace(device=torch.device("cpu"), tables=tables_of(num_slots=2, cells=64))
     return measure_forwards(runner, budgets, "ar").rung_s
 
 
@@ -39,7 +40,7 @@ def test_rungs_and_cells_are_told_apart(monkeypatch, cells, num_slots, room, num
         calibration, "_measure", lambda runner, spans, T, view, **_: seconds_of(spans, T, cells)
     )
     tables = PageTables(PagePool(num_pages, 16), num_slots=num_slots, pages_per_sequence=room // 16)
-    costs = measure_forwards(SimpleNamespace(tables=tables), (16, 64, 128), "ar")
+    costs = measure_forwards(SimpleNamespace(device=torch.device("cpu"), tables=tables), (16, 64, 128), "ar")
     assert costs.cells == pytest.approx(cells, abs=1e-12)
     assert costs.rung_s == pytest.approx((0.016, 0.064, 0.128))
     assert tables.pool.num_available == num_pages - 1
@@ -53,7 +54,7 @@ def test_contexts_grow_until_their_cells_show(monkeypatch):
         return seconds_of(spans, T, CellCosts(1e-4))
 
     monkeypatch.setattr(calibration, "_measure", measure)
-    runner = SimpleNamespace(tables=tables_of(num_slots=1, cells=2**20))
+    runner = SimpleNamespace(device=torch.device("cpu"), tables=tables_of(num_slots=1, cells=2**20))
     measure_forwards(runner, (16,), "ar")
     assert max(contexts) == 1024
 
@@ -68,9 +69,8 @@ def test_every_rung_gets_its_seconds():
 
 
 def test_close_rungs_are_interpolated(monkeypatch):
-    assert spread_out((8, 10, 12, 14, 16)) == [8, 12, 16]
-    seconds = seconds_when_forwards_take(monkeypatch, {8: 1.0, 12: 3.0, 16: 4.0}, (8, 10, 12, 14, 16))
-    assert seconds == (1.0, 2.0, 3.0, 3.5, 4.0)
+    seconds = seconds_when_forwards_take(monkeypatch, {8: 1.0, 16: 5.0, 20: 9.0}, (8, 10, 12, 14, 16, 18, 20))
+    assert seconds == (1.0, 2.0, 3.0, 4.0, 5.0, 7.0, 9.0)
 
 
 def test_a_rung_that_was_disturbed_costs_no_more_than_a_larger_one(monkeypatch):
@@ -81,7 +81,7 @@ def test_the_least_of_the_repeats_counts(monkeypatch):
     clock = iter([0.0, 0.03, 1.0, 1.01, 2.0, 2.02, 3.0, 3.05])
     monkeypatch.setattr(calibration.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(calibration, "_run", lambda *_: None)
-    assert round(calibration._measure(SimpleNamespace(device=None), [], 8, "ar"), 6) == 0.01
+    assert round(calibration._measure(SimpleNamespace(device=torch.device("cpu")), [], 8, "ar"), 6) == 0.01
 
 
 def test_one_rung_is_measured_once(monkeypatch):
@@ -97,6 +97,6 @@ def test_a_pool_without_room_for_all_slots_is_measured_with_fewer():
 
 def test_a_view_that_does_the_same_work_is_measured_at_one_rung(monkeypatch):
     monkeypatch.setattr(calibration, "_measure", lambda runner, spans, T, view, **_: 0.002 * T)
-    runner = SimpleNamespace(tables=tables_of(num_slots=2, cells=64))
+    runner = SimpleNamespace(device=torch.device("cpu"), tables=tables_of(num_slots=2, cells=64))
     known = ForwardCosts((0.008, 0.016, 0.032), CellCosts())
     assert measure_alike(runner, known, (8, 16, 32), "diffusion").rung_s == (0.016, 0.032, 0.064)

@@ -7,6 +7,7 @@ from orthrus_core.readiness.ladder import (
     choose_token_budget,
     most_choosing,
     seconds_per_row,
+    spread_out,
 )
 from tests.small_models import small_orthrus
 
@@ -46,6 +47,12 @@ def test_rows_that_choose_have_a_rung_of_their_own(max_sequences, block_size, ro
 def test_a_cpu_has_four_rungs_per_doubling_and_begins_with_a_lone_row():
     rungs = candidate_budgets(66, "cpu")
     assert rungs == (1, 2, 4, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 66)
+
+
+def test_some_rungs_stand_for_all():
+    assert spread_out((8, 10, 12, 14, 16, 20, 24)) == [8, 16, 24]
+    assert spread_out((8, 10, 12, 14, 16, 20, 24, 32, 40), beyond=12) == [8, 10, 12, 24, 40]
+    assert spread_out((16,)) == [16]
 
 
 def test_a_gpu_has_one_rung_per_doubling():

@@ -87,6 +87,19 @@ def test_a_rung_that_disagrees_is_left_out(monkeypatch):
     assert fine_rungs(engine) == [rung for rung in FINE_RUNGS if rung not in (14, 28)]
 
 
+@pytest.mark.parametrize(("linear", "left_out"), [("auto", set()), ("plain", {224})])
+def test_of_large_rungs_some_stand_for_all_where_products_know_no_rows(monkeypatch, linear, left_out):
+    plant(monkeypatch, rungs={224})
+    config = CONFIG.model_copy(update={"token_budget": 256, "linear": linear})
+    assert {224} - set(Engine(small_orthrus(), config).report()["budgets"]) == left_out
+
+
+def test_where_those_disagree_all_rungs_are_tried(monkeypatch):
+    plant(monkeypatch, rungs={96, 128})
+    config = CONFIG.model_copy(update={"token_budget": 160, "max_context": 64})
+    assert not {96, 128} & set(Engine(small_orthrus(), config).report()["budgets"])
+
+
 def test_of_sets_that_agree_the_fastest_is_kept():
     flat = dict.fromkeys((16, 32, 64, 128, 256), 1.0)  # a card that reads weights, whatever the rows
     sets = [[16, 32, 64], [128], [256]]
