@@ -17,6 +17,7 @@ from orthrus_core.disk_cache import disk_cache
 logger = logging.getLogger(__name__)
 
 COMPILERS = ("g++", "clang++", "c++")
+HEADER = Path(__file__).with_name("lanes.h")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-shared", "-fPIC")
 COMPILE_TIMEOUT_S = 120
 
@@ -42,11 +43,11 @@ def build_library(name: str, source: Path, options: Sequence[str]) -> str:
     """
     compiler = _find_compiler()
     command = [compiler, *FLAGS, *options]
-    parts = [source.read_bytes(), *map(str.encode, command), _target(compiler)]
+    parts = [source.read_bytes(), HEADER.read_bytes(), *map(str.encode, command), _target(compiler)]
     key = hashlib.sha256(b"\0".join(parts)).hexdigest()
     path = disk_cache("kernels") / f"{name}-{key[:32]}.so"
     if not path.exists():
-        _compile([*command, str(source)], path)
+        _compile([*command, "-I", str(HEADER.parent), str(source)], path)
     return str(path)
 
 

@@ -18,17 +18,12 @@
 #include <memory>
 #include <type_traits>
 #include <vector>
-#ifdef __x86_64__
-#include <immintrin.h>
-#endif
+
+#include "lanes.h"
 
 namespace {
 
-#ifdef __AVX512F__
-constexpr int LANES = 16, SUMS = 24;  // vectors of sums in 32 registers
-#else
-constexpr int LANES = 8, SUMS = 12;  // in 16
-#endif
+constexpr int SUMS = LANES == 16 ? 24 : 12;  // vectors of sums in 32 registers, or 16
 constexpr int TILE = 128;  // cells
 constexpr int CHUNKS = TILE / LANES;
 constexpr int CHUNKS_PER_PAGE = PAGE_SIZE / LANES;
@@ -39,23 +34,8 @@ constexpr int PARTS = DIM_VECTORS < SUMS / 6 ? DIM_VECTORS : SUMS / 6;  // vecto
 constexpr int WEIGHED_AT_ONCE = SUMS / PARTS;
 constexpr int SCORED_AT_ONCE = 8;
 
-typedef float Floats __attribute__((vector_size(LANES * 4), aligned(4)));
-typedef int32_t Ints __attribute__((vector_size(LANES * 4), aligned(4)));
-typedef uint32_t Words __attribute__((vector_size(LANES * 4), aligned(4)));
-typedef uint16_t Halves __attribute__((vector_size(LANES * 2), aligned(2)));
-
 #ifdef BF16
 typedef uint16_t Number;
-
-inline Floats load(const Number* source) {
-  const Halves halves = *reinterpret_cast<const Halves*>(source);
-#if defined(__AVX2__) && !defined(__AVX512F__)  // GCC would take it in two pieces
-  const Words words = reinterpret_cast<Words>(_mm256_cvtepu16_epi32(reinterpret_cast<__m128i>(halves)));
-#else
-  const Words words = __builtin_convertvector(halves, Words);
-#endif
-  return reinterpret_cast<Floats>(words << 16);
-}
 
 inline void store(Number* target, Floats values) {  // to nearest, ties to even
   const Words bits = reinterpret_cast<Words>(values);
@@ -66,8 +46,6 @@ inline void store(Number* target, Floats values) {  // to nearest, ties to even
 }
 #else
 typedef float Number;
-
-inline Floats load(const Number* source) { return *reinterpret_cast<const Floats*>(source); }
 
 inline void store(Number* target, Floats values) { *reinterpret_cast<Floats*>(target) = values; }
 #endif
@@ -80,16 +58,6 @@ inline float as_float(uint32_t bits) {
   return value;
 }
 
-inline Floats all(float value) { return Floats{} + value; }
-
-inline Ints lanes() {
-  Ints result;
-  for (int lane = 0; lane < LANES; ++lane) result[lane] = lane;
-  return result;
-}
-
-inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
-
 inline float largest(Floats values) {
   float result = values[0];
   for (int lane = 1; lane < LANES; ++lane) result = values[lane] > result ? values[lane] : result;
@@ -100,25 +68,6 @@ inline float sum(Floats values) {
   float result = 0;
   for (int lane = 0; lane < LANES; ++lane) result += values[lane];
   return result;
-}
-
-// e^x for x <= 0, relative error about 2e-7; 0 below -87, NaN for NaN.
-// x = n ln 2 + r, |r| <= ln 2 / 2; e^r by its Taylor series.
-inline Floats exp_of(Floats x) {
-  const Floats clamped = x < -87.0f ? all(-87.0f) : x;
-  const Floats shift = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
-  const Floats n = (clamped * 1.44269504f + shift) - shift;
-  const Floats r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
-  Floats e = r * (1.0f / 5040) + 1.0f / 720;
-  e = e * r + 1.0f / 120;
-  e = e * r + 1.0f / 24;
-  e = e * r + 1.0f / 6;
-  e = e * r + 0.5f;
-  e = e * r + 1.0f;
-  e = e * r + 1.0f;
-  const Ints exponent = (__builtin_convertvector(n, Ints) + 127) << 23;
-  const Floats result = e * reinterpret_cast<Floats>(exponent);
-  return x < -87.0f ? Floats{} : result;
 }
 
 // cap * tanh(x / cap), error about 1e-7 * cap.

@@ -11,13 +11,10 @@
 #include <limits>
 #include <vector>
 
+#include "lanes.h"
+
 namespace {
 
-#ifdef __AVX512F__
-constexpr int LANES = 16;
-#else
-constexpr int LANES = 8;
-#endif
 constexpr int CHUNK = 256;
 constexpr int64_t SERIAL_SCORES = 1 << 14;  // fewer are not worth waking a thread
 constexpr float LOWEST = std::numeric_limits<float>::lowest();
@@ -27,37 +24,7 @@ constexpr float WEIGHTLESS = -30.0f;     // a token so far below the likeliest o
 constexpr int BUCKETS_PER_UNIT = 16, BUCKETS = 512;
 constexpr float MARGIN = 1e-3f;          // relative, far above the rounding of `exp_of`
 
-typedef float Floats __attribute__((vector_size(LANES * 4), aligned(4)));
-typedef int32_t Ints __attribute__((vector_size(LANES * 4), aligned(4)));
-typedef uint32_t Words __attribute__((vector_size(LANES * 4), aligned(4)));
-typedef uint16_t Halves __attribute__((vector_size(LANES * 2), aligned(2)));
 typedef int64_t Longs __attribute__((vector_size(LANES * 8), aligned(8)));
-
-inline Floats load(const float* source) { return *reinterpret_cast<const Floats*>(source); }
-
-inline Floats load(const uint16_t* source) {  // bfloat16
-  const Halves halves = *reinterpret_cast<const Halves*>(source);
-  return reinterpret_cast<Floats>(__builtin_convertvector(halves, Words) << 16);
-}
-
-inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
-
-// e^x for x <= 0 as filters.py has it, 0 below -87.
-inline Floats exp_of(Floats x) {
-  const Floats clamped = x < -87.0f ? Floats{} - 87.0f : x;
-  const Floats n = (clamped * 1.44269504f + 12582912.0f) - 12582912.0f;
-  const Floats r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
-  Floats e = r * static_cast<float>(1.0 / 5040) + static_cast<float>(1.0 / 720);
-  e = e * r + static_cast<float>(1.0 / 120);
-  e = e * r + static_cast<float>(1.0 / 24);
-  e = e * r + static_cast<float>(1.0 / 6);
-  e = e * r + 0.5f;
-  e = e * r + 1.0f;
-  e = e * r + 1.0f;
-  const Ints exponent = (__builtin_convertvector(n, Ints) + 127) << 23;
-  const Floats result = e * reinterpret_cast<Floats>(exponent);
-  return x < -87.0f ? Floats{} : result;
-}
 
 // splitmix64 and the noise as noise.py has them.
 constexpr uint64_t STEP = 0x9E3779B97F4A7C15u;
@@ -178,19 +145,19 @@ class Drawer {
     const int64_t whole = size_ / LANES * LANES;
     Number tail[LANES] = {};
     std::copy(logits + whole, logits + size_, tail);
-    Ints lanes, broken = {};
-    for (int lane = 0; lane < LANES; ++lane) lanes[lane] = lane;
-    Floats all_tops = Floats{} + EXCLUDED;
+    const Ints places = lanes();
+    Ints broken = {};
+    Floats all_tops = all(EXCLUDED);
     for (int64_t chunk = 0; chunk < num_chunks_; ++chunk) {
-      Floats tops = Floats{} + EXCLUDED;
+      Floats tops = all(EXCLUDED);
       const int64_t end = std::min<int64_t>((chunk + 1) * CHUNK, size_);
       for (int64_t i = chunk * CHUNK; i < end; i += LANES) {
         Floats score = load(i < whole ? logits + i : tail) / temperature;
         if (mask) {
           const uint32_t allowed = mask[i / 32] >> (i % 32);
-          score = ((Ints{} + static_cast<int32_t>(allowed)) >> lanes & 1) != 0 ? score : Floats{} + EXCLUDED;
+          score = ((Ints{} + static_cast<int32_t>(allowed)) >> places & 1) != 0 ? score : all(EXCLUDED);
         }
-        if (i >= whole) score = lanes < static_cast<int32_t>(size_ - whole) ? score : Floats{} + EXCLUDED;
+        if (i >= whole) score = places < static_cast<int32_t>(size_ - whole) ? score : all(EXCLUDED);
         broken |= score != score;
         *reinterpret_cast<Floats*>(&scores_[i]) = score;
         tops = larger(score, tops);
@@ -218,7 +185,7 @@ class Drawer {
     int64_t total = 0;
     for (size_t first = 0; first < kept_.size(); first += LANES) {
       const int count = static_cast<int>(std::min<size_t>(LANES, kept_.size() - first));
-      Floats scores = Floats{} + top_;
+      Floats scores = all(top_);
       for (int lane = 0; lane < count; ++lane) scores[lane] = kept_[first + lane].score;
       const Longs weights = __builtin_convertvector(exp_of(scores - top_) * ONE, Longs);
       for (int lane = 0; lane < count; ++lane) total += kept_[first + lane].weight = weights[lane];
@@ -324,7 +291,7 @@ class Drawer {
 
   void keep_min_p(float min_p, bool has_kept) {
     if (!has_kept) gather(top_, std::max(std::log(min_p) - MARGIN, LOWEST));
-    keep_if([=](Candidate one) { return exp_of(Floats{} + (one.score - top_))[0] >= min_p; });
+    keep_if([=](Candidate one) { return exp_of(all(one.score - top_))[0] >= min_p; });
   }
 
   // Computes the noise of those tokens alone whose bound reaches the best so far, the likeliest one's first.

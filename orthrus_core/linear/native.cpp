@@ -14,17 +14,11 @@
 #include <type_traits>
 #include <vector>
 
-#ifdef __x86_64__
-#include <immintrin.h>
-#endif
+#include "lanes.h"
 
 namespace {
 
-#ifdef __AVX512F__
-constexpr int LANES = 16, TILE_ROWS = 6;  // 24 sums, 6 rows and a column in 32 vector registers
-#else
-constexpr int LANES = 8, TILE_ROWS = 3;  // 12 sums, 3 rows and a column in 16
-#endif
+constexpr int TILE_ROWS = LANES == 16 ? 6 : 3;  // 24 sums, 6 rows and a column in 32 vector registers, or 12 in 16
 constexpr int TILE_COLUMNS = 4;
 constexpr int64_t MOST_WIDENED_TWICE = 12;  // rows that widen weights for themselves, tile by tile
 constexpr int64_t AHEAD = 8;  // columns between those in work and those that are fetched from memory
@@ -32,25 +26,9 @@ constexpr int64_t PANEL_COLUMNS = 32;       // columns of a task, in the second-
 constexpr int64_t PANEL_BYTES = 256 << 10;  // most of a task's weights
 constexpr int64_t TASKS_PER_THREAD = 8;     // so that threads end together
 
-typedef float Floats __attribute__((vector_size(LANES * 4), aligned(4)));
-typedef uint32_t Words __attribute__((vector_size(LANES * 4), aligned(4)));
-typedef int32_t Integers __attribute__((vector_size(LANES * 4), aligned(4)));
 typedef int8_t Bytes __attribute__((vector_size(LANES), aligned(1)));
 typedef float Four __attribute__((vector_size(TILE_COLUMNS * 4), aligned(4)));
 typedef uint32_t FourWords __attribute__((vector_size(TILE_COLUMNS * 4), aligned(4)));
-
-// At once: a copy of bytes may come in halves by way of the stack, and whoever reads the whole waits for both.
-template <class Vector>
-inline Vector load_as(const void* source) {
-  typedef Vector Anywhere __attribute__((may_alias, aligned(1)));
-  return *static_cast<const Anywhere*>(source);
-}
-
-template <class Vector>
-inline void store_as(void* target, Vector vector) {
-  typedef Vector Anywhere __attribute__((may_alias, aligned(1)));
-  *static_cast<Anywhere*>(target) = vector;
-}
 
 // One rounding or two is said here: where a compiler contracts products and sums as it likes, it does so in one
 // tile and not in another.
@@ -105,7 +83,7 @@ inline void multiply(Floats& sum, Operand row, Operand column) {
   sum = reinterpret_cast<Floats>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum), row, column));
 }
 
-inline Operand load(const Number* source) { return reinterpret_cast<Operand>(load_as<Words>(source)); }
+inline Operand operand_of(const Number* source) { return reinterpret_cast<Operand>(load_as<Words>(source)); }
 
 inline void store(Element* target, Operand operand) { store_as(target, operand); }
 #elif defined(BF16)
@@ -119,7 +97,7 @@ inline void multiply(Floats& sum, const Operand& row, const Operand& column) {
   multiply_add(sum, row.second, column.second);
 }
 
-inline Operand load(const Number* source) {
+inline Operand operand_of(const Number* source) {
   const Words pairs = load_as<Words>(source);
   return {reinterpret_cast<Floats>(pairs << 16), reinterpret_cast<Floats>(pairs & 0xFFFF0000u)};
 }
@@ -129,7 +107,7 @@ constexpr int step_of<Element> = LANES;  // first ones, then second ones: an ope
 
 inline void multiply(Floats& sum, Floats row, Floats column) { multiply_add(sum, row, column); }
 
-inline Floats load(const Element* source) { return load_as<Floats>(source); }
+inline Floats operand_of(const Element* source) { return load_as<Floats>(source); }
 
 inline void store(Element* target, const Operand& operand) {
   store_as(target, operand.first);
@@ -141,7 +119,7 @@ typedef Floats Operand;
 
 inline void multiply(Floats& sum, Operand row, Operand column) { multiply_add(sum, row, column); }
 
-inline Operand load(const Number* source) { return load_as<Floats>(source); }
+inline Operand operand_of(const Number* source) { return load_as<Floats>(source); }
 
 inline void store(Element* target, Operand operand) { store_as(target, operand); }
 #endif
@@ -154,15 +132,15 @@ struct Float8 {  // e4m3fn: a sign, 4 bits of exponent with a bias of 7, 3 bits 
   uint8_t bits;
 };
 
-inline Integers widen_bytes(const void* source) {  // GCC's own conversion goes number by number
+inline Ints widen_bytes(const void* source) {  // GCC's own conversion goes number by number
 #if defined(__AVX512F__)
-  return reinterpret_cast<Integers>(_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(source))));
+  return reinterpret_cast<Ints>(_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(source))));
 #elif defined(__AVX2__)
-  return reinterpret_cast<Integers>(_mm256_cvtepi8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(source))));
+  return reinterpret_cast<Ints>(_mm256_cvtepi8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(source))));
 #else
   Bytes bytes;
   std::memcpy(&bytes, source, sizeof bytes);
-  return __builtin_convertvector(bytes, Integers);
+  return __builtin_convertvector(bytes, Ints);
 #endif
 }
 
@@ -175,7 +153,7 @@ inline Floats load_lanes(const Float8* source) {
 }
 
 template <class Byte>
-inline Operand load(const Byte* source) {
+inline Operand operand_of(const Byte* source) {
 #if defined(BF16) && defined(__AVX512BF16__)
   typedef Number Halves __attribute__((vector_size(LANES * 4), aligned(4)));
   const Halves first = reinterpret_cast<Halves>(load_lanes(source));
@@ -269,12 +247,12 @@ void compute_tile(const Product& product, const Panel<Row, Weight>& panel, int64
       fill_up(columns, K, left, last_columns);
       rows = last_rows[0], columns = last_columns[0], stride = step;
     }
-    decltype(load(rows)) operands[ROWS];
+    decltype(operand_of(rows)) operands[ROWS];
 #pragma GCC unroll 8
-    for (int r = 0; r < ROWS; ++r) operands[r] = load(rows + r * stride);
+    for (int r = 0; r < ROWS; ++r) operands[r] = operand_of(rows + r * stride);
 #pragma GCC unroll 8
     for (int c = 0; c < COLUMNS; ++c) {
-      const auto operand = load(columns + c * stride);
+      const auto operand = operand_of(columns + c * stride);
       if (FIRST) __builtin_prefetch(columns + (c + AHEAD) * stride, 0, 2);  // into the second-level cache
 #pragma GCC unroll 8
       for (int r = 0; r < ROWS; ++r) multiply(sums[r][c], operands[r], operand);
@@ -323,11 +301,11 @@ void compute_panel(const Product& product, const Panel<Row, Weight>& panel) {
 // Widens a row of K, zeros to a whole step behind it; the next one begins there.
 template <class Any>
 Element* widen_row(const Any* source, int64_t K, Element* target) {
-  for (; K >= STEP; K -= STEP, source += STEP, target += STEP) store(target, load(source));
+  for (; K >= STEP; K -= STEP, source += STEP, target += STEP) store(target, operand_of(source));
   if (K == 0) return target;
   Any last[1][STEP];
   fill_up(source, 0, K, last);
-  store(target, load(last[0]));
+  store(target, operand_of(last[0]));
   return target + STEP;
 }
 

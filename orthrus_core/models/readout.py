@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from orthrus_core.models.native_readout import DTYPES, read_rows, readout_kernel
+
 
 class Readout(NamedTuple):
     """What those R rows of a forward say that choose a token, on the device.
@@ -60,7 +62,16 @@ class Hidden(NamedTuple):
 
 
 def read_out(logits: Tensor) -> Readout:
-    """Read logits (R, V) of any float dtype out, in float32."""
+    """Read logits (R, V) of any float dtype out, in float32; a row's bits depend on that row alone."""
+    if logits.device.type == "cpu" and logits.dtype in DTYPES and (kernel := readout_kernel()):
+        if torch.compiler.is_compiling():
+            return Readout(logits, *torch.ops.orthrus.read_rows(logits, kernel))
+        return Readout(logits, *read_rows(logits, kernel))
+    return plain_read_out(logits)
+
+
+def plain_read_out(logits: Tensor) -> Readout:
+    """`read_out` in torch's own operations."""
     exact = logits.float()
     top, ids = exact.max(dim=-1)
     second = exact.scatter(1, ids[:, None], float("-inf")).amax(dim=-1)

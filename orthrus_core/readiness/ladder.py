@@ -60,9 +60,9 @@ def spread_out(budgets: Sequence[int], *, beyond: int = 0) -> list[int]:
         beyond: all up to this one are taken.
     """
     chosen = [budgets[0]]
-    for T in budgets[1:]:
-        if T <= beyond or T >= SPREAD * chosen[-1] or T == budgets[-1]:
-            chosen.append(T)
+    for rung in budgets[1:]:
+        if rung <= beyond or rung >= SPREAD * chosen[-1] or rung == budgets[-1]:
+            chosen.append(rung)
     return chosen
 
 
