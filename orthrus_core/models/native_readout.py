@@ -68,5 +68,5 @@ torch.library.impl(
 
 @torch.library.register_fake("orthrus::read_rows")
 def _(logits: Tensor, kernel: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    one = logits.new_empty(len(logits), dtype=torch.float32)
+    one = logits.new_empty(logits.shape[0], dtype=torch.float32)  # len() would fix R
     return one.to(torch.int64), one, one.clone(), one.clone()
