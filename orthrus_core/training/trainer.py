@@ -16,7 +16,7 @@ from orthrus_core.training.losses import LossSum
 from orthrus_core.training.optimizer import ScheduledOptimizer, lr_factor
 from orthrus_core.training.packing import PADDING_DOCUMENT, PackedBatch
 from orthrus_core.training.parallel import Parallel
-from orthrus_core.training.precision import hold_weights
+from orthrus_core.training.precision import hold_weights, warn_where_emulated
 from orthrus_core.training.progress import Progress, Rhythm
 from orthrus_core.training.sharding import copy_whole, whole_copy
 
@@ -103,6 +103,7 @@ class Trainer:
         self._report = report
         self._clock = clock
         hold_weights(objective.module, frozen=loop.frozen_precision)
+        warn_where_emulated(loop.precision, next(objective.module.parameters()).device)
         self.parallel.prepare(objective.module)
         self._named = dict(objective.named_parameters())
         self.parallel.sum_gradients_of(self._named.values())

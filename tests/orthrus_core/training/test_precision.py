@@ -4,7 +4,7 @@ import torch
 from orthrus_core.training.config import HeadConfig, LoopConfig, OptimizerConfig
 from orthrus_core.training.head import HeadObjective
 from orthrus_core.training.packing import Document, collate
-from orthrus_core.training.precision import hold_weights
+from orthrus_core.training.precision import hold_weights, warn_where_emulated
 from orthrus_core.training.trainer import Trainer
 from tests.small_models import small_orthrus
 
@@ -66,3 +66,15 @@ def test_updates_smaller_than_bfloat16_can_hold_add_up():
 def test_a_bfloat16_backbone_under_fp32_arithmetic_is_refused():
     with pytest.raises(ValueError, match="set both or neither"):
         LoopConfig(max_tokens=1, precision="float32", frozen_precision="bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("precision", "has_products", "warns"),
+    [("bfloat16", False, 1), ("bfloat16", True, 0), ("float32", False, 0)],
+)
+def test_arithmetic_that_the_processor_has_not_is_a_warning(
+    precision, has_products, warns, monkeypatch, caplog
+):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_products)
+    warn_where_emulated(precision, torch.device("cpu"))
+    assert caplog.text.count("set loop.precision=float32") == warns
