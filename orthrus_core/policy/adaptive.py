@@ -80,7 +80,9 @@ class AdaptiveBlocks:
         offer, rests = self._offer(demand), self._may_rest(demand)
         if rests and offer is None and not demand.num_waiting:
             return Deal(np.zeros_like(demand.caps), 0)
-        prospects = Prospects(demand, self._estimates.survival(demand.slots), self._worth(demand))
+        # whoever rests has no block to survive
+        survival = np.zeros((len(demand.slots), 0)) if rests else self._estimates.survival(demand.slots)
+        prospects = Prospects(demand, survival, self._worth(demand))
         best = self._dealer.plain(prospects) if rests else self._draft_or_not(prospects)
         found = best if offer is None else self._with_lookup(best, prospects, offer)
         if rests:
