@@ -4,7 +4,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from orthrus_core.linear.backend import LinearBackend, backed
+from orthrus_core.linear.backend import BackedLinear, LinearBackend, backed
 from orthrus_core.linear.quantised import QuantisedLinear
 from orthrus_core.models.attention import DualViewAttention
 from orthrus_core.twins import sharing
@@ -19,6 +19,16 @@ def with_linear(model: Model, backend: LinearBackend) -> Model:
     as it is, and what is written into its tensors holds for the twin too.
     """
     return _twin(model, backend, {})
+
+
+def knows_rows(model: nn.Module) -> bool:
+    """Whether a matrix is multiplied by other than a backend's kernel, so that bits may depend on T."""
+    return any(
+        parameter.ndim > 1
+        for module in model.modules()
+        if not isinstance(module, BackedLinear | nn.Embedding)
+        for parameter in module.parameters(recurse=False)
+    )
 
 
 def _twin(module, backend: LinearBackend, known: dict[int, nn.Module]):

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from orthrus_core.costs import Costs
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.engine.runner import KINDS, ModelRunner
-from orthrus_core.linear.backend import LinearBackend, PlainLinear
+from orthrus_core.linear.backend import LinearBackend
 from orthrus_core.linear.choose import linear_backends
+from orthrus_core.models.linears import knows_rows
 from orthrus_core.models.model import OrthrusLM
 from orthrus_core.readiness.both_views import any_split, both_views_agree
 from orthrus_core.readiness.calibration import (
@@ -174,7 +175,7 @@ def _try(
         seconds,
         least=config.max_sequences,
         most_choosing=R,
-        knows_rows=isinstance(backend, PlainLinear),
+        knows_rows=knows_rows(runner.model),
     )
     rung_s = tuple(seconds[T] for T in check.budgets)
     return _Outcome(backend, check.exactness, check.budgets, replace(costs, rung_s=rung_s), check.digest)

@@ -7,7 +7,8 @@ from torch import nn
 from orthrus_core import Engine, EngineConfig, SamplingParams
 from orthrus_core.linear.backend import BackedLinear
 from orthrus_core.linear.native import NativeLinear
-from orthrus_core.models.linears import with_linear
+from orthrus_core.models.linears import knows_rows, with_linear
+from tests.orthrus_core.models.backbones import new_backbone
 from tests.small_models import small_orthrus
 
 CONFIG = EngineConfig(max_context=64, max_sequences=2, token_budget=16, self_check=False)
@@ -85,3 +86,10 @@ def test_consensus_is_ar_bit_for_bit_on_every_kind_of_layer(dtype, fields):
 
 PROMPTS = [[1, 2, 3], [40, 41, 42, 43, 44], [7] * 20]
 PARAMS = SamplingParams(max_new_tokens=24)
+
+
+@pytest.mark.parametrize(("name", "knows"), [("llama-3.1", False), ("qwen3-moe", True)])
+def test_products_that_no_kernel_computes_may_know_how_many_rows_there_are(name, knows):
+    model = new_backbone(name)
+    assert knows_rows(model)
+    assert knows_rows(with_linear(model, NativeLinear(torch.float32))) == knows
