@@ -5,14 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch._inductor.config
 from torch import Tensor
 
-OPTIONS: dict[str, Any] = {"size_asserts": False}
-if hasattr(
-    torch._inductor.config, "deterministic"
-):  # else a clock picks how sums are split, in every process
-    OPTIONS["deterministic"] = True
+OPTIONS = {"size_asserts": False, "deterministic": True}  # else a clock picks how sums are split
 
 
 def compiled(function: Any) -> Any:

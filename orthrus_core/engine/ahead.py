@@ -11,25 +11,19 @@ import numpy as np
 import torch
 
 from orthrus_core.attention.rows import Spans
+from orthrus_core.engine.flight import Flight
 from orthrus_core.engine.layout import StepLayout, Work
 from orthrus_core.engine.runner import ModelRunner
-from orthrus_core.engine.step import Chooser, Verdict, verdicts_of
+from orthrus_core.engine.step import Chooser
+from orthrus_core.engine.verdict import Verdict
 from orthrus_core.models.readout import Hidden, Readout
 
 Drafts = dict[int, list[int]]  # of the next step, by the line of their work
 
 
 @torch.inference_mode()
-def verify_and_draft(runner: ModelRunner, step: StepLayout, chooser: Chooser) -> tuple[list[Verdict], Drafts]:
-    """Run both views in one forward: keep the drafts that stand, and draft for the next step.
-
-    Args:
-        runner: runs the model.
-        step: with at least one block.
-        chooser: of this step.
-    Returns:
-        One verdict per work, and drafts where a block stood at the end of acceptance.
-    """
+def launch_both(runner: ModelRunner, step: StepLayout, chooser: Chooser) -> Flight:
+    """Queue both views in one forward, over a step with at least one block: to verify, and to draft."""
     spans, T = step.verify_spans, step.verify_budget
     ar = runner.lay_out(spans, "ar", token_budget=T, choosing=step.choosing)
     own, copies = _block_spans(runner, step)
@@ -40,8 +34,7 @@ def verify_and_draft(runner: ModelRunner, step: StepLayout, chooser: Chooser) ->
     choices = chooser.choose(step, first, ar.chosen(ar.positions), None)
     proposed = chooser.propose_ahead(_drafting(step), rest, blocks.positions)
     own_hidden = Hidden(*(part[:T] for part in hidden))
-    verdicts, proposed_ids = verdicts_of(runner, step, ar, own_hidden, first, choices, proposed)
-    return verdicts, _drafts(step, verdicts, proposed_ids)
+    return Flight.of(step, ar, own_hidden, first, choices, proposed)
 
 
 def _block_spans(runner: ModelRunner, step: StepLayout) -> tuple[Spans, np.ndarray]:
@@ -67,14 +60,16 @@ def _drafting(step: StepLayout) -> StepLayout:
     return StepLayout.of(works)
 
 
-def _drafts(step: StepLayout, verdicts: SequenceOf[Verdict], proposed_ids: SequenceOf[int]) -> Drafts:
+def standing_drafts(step: StepLayout, verdicts: SequenceOf[Verdict], proposed_ids: SequenceOf[int]) -> Drafts:
     """Return what the blocks at the ends of acceptance propose, but for their first rows.
 
     Args:
+        step: with blocks or without.
         proposed_ids: by the rows of all blocks.
     """
-    assert step.blocks is not None
     drafts: Drafts = {}
+    if step.blocks is None:
+        return drafts
     end = 0
     for line, point, count in zip(*(numbers.tolist() for numbers in step.blocks), strict=True):
         end += count

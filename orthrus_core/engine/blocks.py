@@ -139,6 +139,9 @@ class BlockPolicy(Protocol):
     def deal(self, demand: Demand) -> Deal:
         """Share the rows of a step."""
 
+    def rest_on(self) -> bool:
+        """Deal a step to the same sequences, if that needs no demand: nobody drafts, whatever they say."""
+
     def observe(self, slots: np.ndarray, num_drafts: np.ndarray, num_accepted: np.ndarray) -> None:
         """Learn from a step; called after every step, with the sequences that drafted in it, if any.
 
@@ -179,6 +182,10 @@ class FixedBlocks:
         budget = self._costs.verify_budget(num_rows + min(num_waiting, most))
         num_prefill = min(num_waiting, budget - num_rows)
         return Deal(num_drafts, num_prefill, offer, None if offer is None else num_drafts > 0)
+
+    def rest_on(self) -> bool:
+        """Never: a sequence may have room for drafts again."""
+        return False
 
     def observe(self, slots: np.ndarray, num_drafts: np.ndarray, num_accepted: np.ndarray) -> None:
         """Nothing depends on the outcomes."""

@@ -4,18 +4,21 @@ import itertools
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 
-from orthrus_core.engine.ahead import Drafts, verify_and_draft
+from orthrus_core.engine.ahead import launch_both, standing_drafts
+from orthrus_core.engine.flight import Flight, launch
 from orthrus_core.engine.layout import StepLayout, Work
 from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.engine.scheduler import Scheduler
-from orthrus_core.engine.sequence import Completion, Sequence
+from orthrus_core.engine.sequence import NO_SLOT, Completion, Sequence
 from orthrus_core.engine.stats import EngineStats
-from orthrus_core.engine.step import Chooser, DiffusionDrafts, DraftSource, Greedy, Verdict, verify
+from orthrus_core.engine.step import Chooser, DiffusionDrafts, DraftSource, Greedy
 from orthrus_core.engine.stop import cut_at_stop
+from orthrus_core.engine.verdict import Verdict
 from orthrus_core.request import Request
 
 
@@ -47,6 +50,8 @@ class EngineCore:
         scheduler: holds the sequences.
         cache: keys and values.
         stats: counters since the start.
+        runs_ahead: whether a step is launched before the one before it has landed, where it depends on that
+            one's tokens alone; so it is on a device that works while the host does.
     """
 
     def __init__(
@@ -78,6 +83,8 @@ class EngineCore:
         self._drafts = drafts or DiffusionDrafts()
         self._chooser = chooser
         self._observers = tuple(observers)
+        self.runs_ahead = runner.device.type == "cuda"
+        self._flight: Flight | None = None  # launched ahead
         self._ids = itertools.count()
         self._rejected: list[Completion] = []
         self.cache = runner.cache
@@ -120,36 +127,65 @@ class EngineCore:
         """
         started_at = time.perf_counter()
         finished, self._rejected = self._rejected, []
-        step = self.scheduler.plan()
-        if step.works:
-            verdicts, drafts = self._judge(step)
-            for observer in self._observers:
-                observer.saw(step, verdicts)
-            num_accepted = np.array([verdict.num_accepted for verdict in verdicts], dtype=np.int64)
-            self.scheduler.observe(step, num_accepted, seconds=time.perf_counter() - started_at)
-            if step.num_drafts.any():
-                self.stats.count_drafts(step, num_accepted)
-            completions = map(self._commit, step.works, verdicts)
-            finished += [completion for completion in completions if completion is not None]
-            for line, draft_ids in drafts.items():
-                step.works[line].sequence.draft_ids = draft_ids
-            self.scheduler.index_prompts(step.works)
+        flight = self._flight or self._launch(self.scheduler.plan())
+        self._flight = None
+        if flight is not None:
+            following = self._launch_ahead(flight) if self.runs_ahead else None
+            finished += self._land(flight, started_at)
+            self._flight = following
         self.stats.busy_s += time.perf_counter() - started_at
         return finished
 
-    def _judge(self, step: StepLayout) -> tuple[list[Verdict], Drafts]:
-        """Draft where works ask for it and have no drafts yet, verify, and draft for the next step."""
-        started_at = time.perf_counter()
-        chooser, draft_ids, drafts = self._chooser(step.works), None, Drafts()
+    def _launch(self, step: StepLayout) -> Flight | None:
+        """Draft where works ask for it and have no drafts yet, and launch the verify forward."""
+        if not step.works:
+            return None
+        started_at, draft_ids = time.perf_counter(), None
+        chooser = self._chooser(step.works)
         if step.draft_budget:
             draft_ids = self._drafts.propose(self.runner, step, chooser)
         drafted_at = time.perf_counter()
         if step.blocks is not None:
-            verdicts, drafts = verify_and_draft(self.runner, step, chooser)
+            flight = launch_both(self.runner, step, chooser)
         else:
-            verdicts = verify(self.runner, step, chooser, draft_ids)
-        self.stats.count_step(step, drafted_at - started_at, time.perf_counter() - drafted_at)
-        return verdicts, drafts
+            flight = launch(self.runner, step, chooser, draft_ids)
+        launch_s = time.perf_counter() - drafted_at
+        return replace(flight, draft_s=drafted_at - started_at, launch_s=launch_s)
+
+    def _launch_ahead(self, flight: Flight) -> Flight | None:
+        """Launch the step after one that has not landed, if it can be planned by now."""
+        step = self.scheduler.plan_ahead(flight.step)
+        if step is None:
+            return None
+        launched_at = time.perf_counter()
+        following = launch(self.runner, step, self._chooser(step.works), behind=flight)
+        return replace(following, launch_s=time.perf_counter() - launched_at)
+
+    def _land(self, flight: Flight, started_at: float) -> list[Completion]:
+        """Wait for a step's outcome and commit it; return the completions of those that ended."""
+        landing_at, step = time.perf_counter(), flight.step
+        verdicts, proposed_ids = flight.land(self.runner)
+        verify_s = flight.launch_s + time.perf_counter() - landing_at
+        drafts = standing_drafts(step, verdicts, proposed_ids)
+        if any(work.sequence.slot == NO_SLOT for work in step.works):  # it ended while this was in flight
+            pairs = zip(step.works, verdicts, strict=True)
+            pairs = [(work, verdict) for work, verdict in pairs if work.sequence.slot != NO_SLOT]
+            if not pairs:
+                return []
+            step, verdicts = StepLayout.of([work for work, _ in pairs]), [verdict for _, verdict in pairs]
+        for observer in self._observers:
+            observer.saw(step, verdicts)
+        num_accepted = np.array([verdict.num_accepted for verdict in verdicts], dtype=np.int64)
+        self.scheduler.observe(step, num_accepted, seconds=time.perf_counter() - started_at)
+        self.stats.count_step(step, flight.draft_s, verify_s)
+        if step.num_drafts.any():
+            self.stats.count_drafts(step, num_accepted)
+        completions = map(self._commit, step.works, verdicts)
+        finished = [completion for completion in completions if completion is not None]
+        for line, draft_ids in drafts.items():
+            step.works[line].sequence.draft_ids = draft_ids
+        self.scheduler.index_prompts(step.works)
+        return finished
 
     def _commit(self, work: Work, verdict: Verdict) -> Completion | None:
         """Append what the step emitted to its sequence; return the completion if it ended."""

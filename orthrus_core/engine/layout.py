@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -85,6 +85,8 @@ class StepLayout:
         draft_budget: T of the draft forward, 0 when nobody drafts.
         verify_budget: T of the verify forward.
         choice_budget: R, rows of it that are read out, at least C.
+        has_anchor: (S,) bool, see `Work`.
+        is_lookup: (S,) bool, see `Work`.
         num_drafts: (S,) int64, looked up ones among them.
         num_draft_rows: (S,) int64, those that the draft forward makes.
         draft_rows: (S,) int64, first row of each work in the draft forward.
@@ -101,6 +103,8 @@ class StepLayout:
     draft_budget: int
     verify_budget: int
     choice_budget: int
+    has_anchor: np.ndarray
+    is_lookup: np.ndarray
     num_drafts: np.ndarray
     num_draft_rows: np.ndarray
     draft_rows: np.ndarray
@@ -129,14 +133,15 @@ class StepLayout:
                 has_anchor,
                 drafts,
                 ids is None,
+                is_lookup,
                 sequence.slot,
                 sequence.num_committed,
                 sequence.token_ids[-1],
             )
-            for sequence, prefill, has_anchor, drafts, ids, _ in works
+            for sequence, prefill, has_anchor, drafts, ids, is_lookup in works
         ]
-        num_prefill, has_anchor, num_drafts, is_block, slots, starts, last_ids = (
-            np.array(facts, dtype=np.int64).reshape(-1, 7).T
+        num_prefill, has_anchor, num_drafts, is_block, is_lookup, slots, starts, last_ids = (
+            np.array(facts, dtype=np.int64).reshape(-1, 8).T
         )
         counts = num_prefill + has_anchor + num_drafts
         anchor_rows = np.cumsum(counts) - num_drafts - 1
@@ -154,6 +159,8 @@ class StepLayout:
             draft_budget=draft_budget,
             verify_budget=verify_budget,
             choice_budget=verify_budget if choice_budget is None else choice_budget,
+            has_anchor=has_anchor > 0,
+            is_lookup=is_lookup > 0,
             num_drafts=num_drafts,
             num_draft_rows=num_draft_rows,
             draft_rows=np.cumsum(num_draft_rows) - num_draft_rows,
@@ -164,6 +171,11 @@ class StepLayout:
             blocks=blocks,
             block_budget=block_budget,
         )
+
+    def moved_on(self, last_ids: np.ndarray) -> "StepLayout":
+        """Return the same rows a position further on, of a step of anchors alone; `last_ids` are theirs."""
+        spans = replace(self.verify_spans, starts=self.verify_spans.starts + 1, token_ids=last_ids)
+        return replace(self, verify_spans=spans)
 
     @property
     def num_verify_rows(self) -> int:
@@ -176,9 +188,7 @@ class StepLayout:
 
         Rows of prompts choose nothing, so where none runs every row does.
         """
-        counts = self.verify_spans.counts
-        anchors = np.array([work.has_anchor for work in self.works], dtype=np.int64)
-        chosen = anchors + self.num_drafts
+        counts, chosen = self.verify_spans.counts, self.has_anchor + self.num_drafts
         if np.array_equal(counts, chosen):
             return None
         rows = np.zeros(self.choice_budget, dtype=np.int64)

@@ -11,6 +11,7 @@ from orthrus_core.cache import PageTables
 from orthrus_core.costs import Costs
 from orthrus_core.engine.blocks import BlockPolicy, Demand, FixedBlocks, Lookup
 from orthrus_core.engine.config import EngineConfig
+from orthrus_core.engine.course import Course
 from orthrus_core.engine.layout import StepLayout, Work, share_drafts, share_prefill
 from orthrus_core.engine.sequence import NO_SLOT, Sequence
 
@@ -54,12 +55,15 @@ class Scheduler:
         self.running: list[Sequence] = []
         self.num_preemptions = 0
         self.num_prefix_tokens = 0
+        self._course: Course | None = None  # of the last plan, while nobody comes or goes
+        self._last: StepLayout | None = None  # that was observed
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence; one that follows another goes before those that do not."""
         line = self._line(sequence)
         ahead = itertools.takewhile(lambda one: one.follows, line)
         line.insert(sum(1 for _ in ahead) if sequence.follows else len(line), sequence)
+        self._course = None
 
     @property
     def num_waiting(self) -> int:
@@ -73,6 +77,7 @@ class Scheduler:
 
     def finish(self, sequence: Sequence) -> None:
         """Forget a running sequence and give its pages back."""
+        self._course = None
         self.running.remove(sequence)
         self._leave(sequence)
 
@@ -104,6 +109,29 @@ class Scheduler:
 
     def plan(self) -> StepLayout:
         """Decide the next step. Every sequence that gets rows has the pages for them."""
+        if self._last is not None and (step := self._go_on(self._last, is_running=False)) is not None:
+            return step
+        step = self._plan_anew()
+        if len(step.works) == len(self.running):
+            self._course = Course.of(step, self._tables, max_context=self._config.max_context)
+        return step
+
+    def plan_ahead(self, step: StepLayout) -> StepLayout | None:
+        """Plan the step after one that still runs, but for its tokens; None where it depends on the outcome.
+
+        A sequence that ends in the step has a row in the one after it, too, whose outcome is for nobody.
+        """
+        return self._go_on(step, is_running=True)
+
+    def _go_on(self, step: StepLayout, *, is_running: bool) -> StepLayout | None:
+        following = self._course and self._course.after(step, self._tables, is_running=is_running)
+        return following if following and (self._drafts_nothing or self._policy.rest_on()) else None
+
+    @property
+    def _drafts_nothing(self) -> bool:
+        return not self._block_size and self._lookup is None
+
+    def _plan_anew(self) -> StepLayout:
         self._admit()
         decoding = self._secure_anchors()
         prompts = [sequence for sequence in self.running if sequence.is_prefilling]
@@ -169,9 +197,10 @@ class Scheduler:
         Args:
             seconds: that the step took so far; None: not to be learnt from.
         """
-        if not self._block_size and self._lookup is None:
+        self._last = step
+        if self._drafts_nothing:
             return
-        drafts = np.flatnonzero([work.num_drafts > 0 and not work.is_lookup for work in step.works])
+        drafts = np.flatnonzero((step.num_drafts > 0) & ~step.is_lookup)
         slots = np.array([step.works[line].sequence.slot for line in drafts], dtype=np.int64)
         self._policy.observe(slots, step.num_drafts[drafts], num_accepted[drafts])
         if seconds is not None and self._costs.is_measured:

@@ -144,7 +144,7 @@ class EngineStats:
         self.verify_forwards += 1
         self.draft_forwards += step.draft_budget > 0
         self.token_rows += num_draft_rows + step.num_verify_rows
-        num_prefill = sum(work.num_prefill for work in step.works)
+        num_prefill = step.num_verify_rows - int(step.has_anchor.sum() + step.num_drafts.sum())
         prefill_s = verify_s * num_prefill / step.num_verify_rows
         self.draft_s += draft_s
         self.prefill_s += prefill_s
@@ -160,9 +160,8 @@ class EngineStats:
     def count_drafts(self, step: "StepLayout", num_accepted: np.ndarray) -> None:
         """Add the drafts of a step's sequences, and those that stand (S,), by position."""
         num_drafts = step.num_drafts
-        is_lookup = np.array([work.is_lookup for work in step.works])
-        self.lookup_drafted += int(num_drafts[is_lookup].sum())
-        self.lookup_accepted += int(num_accepted[is_lookup].sum())
+        self.lookup_drafted += int(num_drafts[step.is_lookup].sum())
+        self.lookup_accepted += int(num_accepted[step.is_lookup].sum())
         positions = np.arange(max(num_drafts.max(initial=0), len(self.drafted_by_position)))[:, None]
         for counts, ends in (
             (self.drafted_by_position, num_drafts),

@@ -68,17 +68,19 @@ class AdaptiveBlocks:
         self._is_ahead = False  # whether the last step with sequences drafted for the next one
         self._num_ahead = 0  # sequences of the last step, if it did, and not as the first of several
         self._rest: _Rest | None = None
+        self._undealt: Demand | None = None  # of the last step, if it went without drafts and thought
         self._review_at, self._review_steps = 1, REVIEW_STEPS  # number of a step, and steps since the last
 
     def deal(self, demand: Demand) -> Deal:
         """As in `BlockPolicy`."""
         self._num_steps += 1
-        self._predicted, self._searched_s = None, 0.0
+        self._predicted, self._searched_s, self._undealt = None, 0.0, None
         if (going_on := self._go_on(demand)) is not None:
             return self._expect(going_on, demand.slots)
         self._num_ahead = 0
         offer, rests = self._offer(demand), self._may_rest(demand)
         if rests and offer is None and not demand.num_waiting:
+            self._undealt = demand
             return Deal(np.zeros_like(demand.caps), 0)
         # whoever rests has no block to survive
         survival = np.zeros((len(demand.slots), 0)) if rests else self._estimates.survival(demand.slots)
@@ -97,6 +99,16 @@ class AdaptiveBlocks:
         is_idle = demand.caps.any() and not has_block
         self._rest = _Rest(demand.slots, demand.num_waiting > 0, self._num_steps) if is_idle else None
         return self._expect(deal, demand.slots)
+
+    def rest_on(self) -> bool:
+        """As in `BlockPolicy`."""
+        demand, step = self._undealt, self._num_steps + 1
+        if demand is None or (demand.caps.any() and step >= self._review_at):
+            return False
+        if demand.look_up is not None and self._patience.should_look(step):
+            return False
+        self._num_steps = step
+        return True
 
     def _offer(self, demand: Demand) -> Offer | None:
         """Return what lookup has, if it is worth asking; None: nothing."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from orthrus_core.engine.layout import StepLayout
 from orthrus_core.engine.scheduler import Scheduler
-from orthrus_core.engine.step import Verdict
+from orthrus_core.engine.verdict import Verdict
 from orthrus_core.errors import EngineError
 
 logger = logging.getLogger(__name__)

@@ -119,6 +119,7 @@ class _Checker:
         self._random = random.Random(0)
         self.digest = ""
         self._references: dict[int, Tensor] = {}  # logits of even chunks, by their length
+        self._lone: Tensor | None = None  # logits of single rows, once the rung of 1 was tried
         tables.pool.shuffle(self._random)
         num_slots = len(tables.num_held)
         room = (
@@ -157,6 +158,7 @@ class _Checker:
         sets: list[tuple[Tensor, list[int]]] = []
         for T in budgets:
             logits = self._logits(self._windows_behind_others(T))
+            self._lone = logits if T == 1 else self._lone
             for bits, members in sets:
                 if torch.equal(bits, logits):
                     members.append(T)
@@ -173,16 +175,14 @@ class _Checker:
             reference = self._logits(self._even_chunks(T))
         first_window = reference[: self._windows[0][1] - self._windows[0][0]]
         self.digest = hashlib.sha256(first_window.cpu().view(torch.uint8).numpy().tobytes()).hexdigest()[:16]
-        arrangements: dict[str, Iterator[Forward]] = {
-            "single rows": self._windows_in_chunks(1, budgets[0]),
-            "odd chunks beside other traffic": self._odd_chunks(budgets),
-            "single rows after odd chunks": self._windows_in_chunks(1, budgets[0]),
+        least = budgets[0]
+        lone = self._lone if least == 1 and self._lone is not None else self._single_rows(least)
+        arrangements = {
+            "single rows": lone,
+            "odd chunks beside other traffic": self._logits(self._odd_chunks(budgets), least),
+            "single rows after odd chunks": self._single_rows(least),
         }
-        found = [
-            name
-            for name, forwards in arrangements.items()
-            if not torch.equal(self._logits(forwards, budgets[0]), reference)
-        ]
+        found = [name for name, logits in arrangements.items() if not torch.equal(logits, reference)]
         most = min(self._most_choosing, MOST_PADDED)
         T = max([budget for budget in budgets if budget <= most], default=budgets[0])
         count = min(CHECKED_WINDOW, T)
@@ -252,11 +252,10 @@ class _Checker:
         for first in range(0, len(self._tokens), T):
             yield T, [Span(0, first, self._tokens[first : first + T])]
 
-    def _windows_in_chunks(self, size: int, T: int) -> Iterator[Forward]:
-        """Only the windows, over the keys and values that an earlier arrangement left in the cache."""
-        for start, end in self._windows:
-            for first in range(start, end, size):
-                yield T, [Span(0, first, self._tokens[first : min(first + size, end)])]
+    def _single_rows(self, T: int) -> Tensor:
+        """Return the logits of the windows, row by row, over the keys and values that are in the cache."""
+        positions = (position for start, end in self._windows for position in range(start, end))
+        return self._logits((T, [Span(0, one, [self._tokens[one]])]) for one in positions)
 
     def _windows_behind_others(self, T: int) -> Iterator[Forward]:
         """The windows as the last rows of full forwards, as few as hold them."""

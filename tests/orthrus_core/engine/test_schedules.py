@@ -82,12 +82,15 @@ def priced_configs(draw) -> tuple[EngineConfig, Costs]:
     seed=st.integers(0, 99),
     cancelled=st.sets(st.integers(0, 11), max_size=3),
     plain=st.sets(st.integers(0, 11), max_size=6),
+    num_stops=st.sampled_from([0, 0, 8]),
+    runs_ahead=st.booleans(),
 )
 def test_every_schedule_gives_the_ar_text_and_returns_all_pages(
-    model, priced_config, requests, wrong_share, seed, cancelled, plain
+    model, priced_config, requests, wrong_share, seed, cancelled, plain, num_stops, runs_ahead
 ):
     config, costs = priced_config
     engine = fake_engine(model, config, wrong_share=wrong_share, seed=seed, costs=costs)
+    engine.runs_ahead, stops = runs_ahead, range(num_stops)
     pool = engine.runner.tables.pool
     arrivals = sorted(range(len(requests)), key=lambda index: requests[index][2])
     index_of_id: dict[int, int] = {}
@@ -97,7 +100,9 @@ def test_every_schedule_gives_the_ar_text_and_returns_all_pages(
         while arrivals and requests[arrivals[0]][2] <= steps:
             index = arrivals.pop(0)
             prompt, max_new_tokens, _ = requests[index]
-            params = SamplingParams(max_new_tokens=max_new_tokens, ignore_eos=True)
+            params = SamplingParams(
+                max_new_tokens=max_new_tokens, ignore_eos=True, stop_token_ids=list(stops)
+            )
             request = Request(prompt, params, drafts=index not in plain)
             index_of_id[engine.submit(request)] = index
         for completion in engine.step():
@@ -111,21 +116,26 @@ def test_every_schedule_gives_the_ar_text_and_returns_all_pages(
     assert sorted(done) == list(range(len(requests)))
     for index, completion in done.items():
         if completion is not None:
-            check_completion(completion, *requests[index][:2], config.max_context)
+            check_completion(completion, *requests[index][:2], config.max_context, stops)
             assert not (index in plain and completion.stats.drafted)
     assert pool.num_available == pool.num_pages - 1
     assert not any(pool.references)
     assert engine.runner.budgets_seen <= set(costs.budgets)
 
 
-def check_completion(completion, prompt: list[int], max_new_tokens: int, max_context: int) -> None:
+def check_completion(
+    completion, prompt: list[int], max_new_tokens: int, max_context: int, stops: range = range(0)
+) -> None:
     if len(prompt) >= max_context:
         assert completion.finish_reason == "error"
         assert completion.error == f"prompt has {len(prompt)} tokens, max_context is {max_context}"
         return
     count = min(max_new_tokens, max_context - len(prompt))
-    assert completion.token_ids == continuation(prompt, count, V)
-    assert completion.finish_reason == ("length" if count == max_new_tokens else "context")
+    expected = continuation(prompt, count, V)
+    stop = next((place for place, token_id in enumerate(expected) if token_id in stops), None)
+    assert completion.token_ids == expected[: None if stop is None else stop + 1]
+    reason = "length" if count == max_new_tokens else "context"
+    assert completion.finish_reason == (reason if stop is None else "stop")
 
 
 def test_right_drafts_are_all_accepted_and_counted(model):

@@ -24,7 +24,7 @@ class Waits(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         name = getattr(func, "__name__", "")
-        if name in WAITS:
+        if name in WAITS or (name == "to" and "cpu" in args and not (kwargs or {}).get("non_blocking")):
             self.calls[name] += 1
         return func(*args, **(kwargs or {}))
 
@@ -41,12 +41,12 @@ def test_a_step_waits_for_the_device_once(mode, sampling):
         for _ in range(3):
             engine.step()
     assert (engine.stats.draft_forwards > 0) == (mode == "consensus")
-    assert waits.calls == {"cpu": 3, ON_THE_HOST: 3}
+    assert waits.calls == {ON_THE_HOST: 3}
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 0.7, "top_p": 0.95}], ids=["greedy", "sampled"])
-def test_cuda_sees_one_wait_a_step(sampling, recwarn):
+def test_cuda_sees_no_wait_but_that_for_the_outcome(sampling, recwarn):
     engine = Engine(small_orthrus().cuda(), EngineConfig(max_context=64, self_check=False))
     engine.submit(Request([1, 2, 3], SamplingParams(max_new_tokens=40, ignore_eos=True, **sampling)))
     for _ in range(3):
@@ -57,7 +57,7 @@ def test_cuda_sees_one_wait_a_step(sampling, recwarn):
         engine.step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert len([one for one in recwarn if "synchroniz" in str(one.message)]) == 1
+    assert not [one for one in recwarn if "synchroniz" in str(one.message)]
 
 
 def test_only_lines_of_page_tables_that_changed_are_sent():

@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-import orthrus_core.engine.engine as engine_module
 import pipelines.generate.audit.auditor as auditor_module
 from orthrus_core import Completion, Request, SamplingParams
+from orthrus_core.engine.flight import Flight
 from orthrus_core.engine.stats import CompletionStats
-from orthrus_core.engine.step import verify
 from pipelines.generate.audit.auditor import Findings, compare
 from pipelines.generate.audit.plan import HASHES, AuditPlan, plan_audit, row_hash
 from pipelines.generate.audit.speed import LEAST_TOKENS, plain_step_s, time_pairs
@@ -173,16 +172,17 @@ def test_a_real_engine_agrees_with_itself(spec):  # noqa: F811
 
 
 def test_a_verify_that_keeps_a_wrong_draft_is_found(spec, monkeypatch):  # noqa: F811
-    def careless(runner, step, chooser, draft_ids):
-        """Takes the first draft for agreed even where it is not."""
-        verdicts = verify(runner, step, chooser, draft_ids)
-        for line, verdict in enumerate(verdicts):
-            drafts = step.drafts_of(line, draft_ids)
-            if drafts and not verdict.num_accepted:
-                verdict.token_ids[0] = drafts[0]
-        return verdicts
+    land = Flight.land
 
-    monkeypatch.setattr(engine_module, "verify", careless)
+    def careless(flight, runner):
+        """Takes the first draft for agreed even where it is not."""
+        verdicts, proposed_ids = land(flight, runner)
+        for line, verdict in enumerate(verdicts):
+            if flight.step.num_drafts[line] and not verdict.num_accepted:
+                verdict.token_ids[0] = int(flight.rows.token_ids[flight.step.anchor_rows[line] + 1])
+        return verdicts, proposed_ids
+
+    monkeypatch.setattr(Flight, "land", careless)
     actor = GenerateActor(replace(spec, audit=ALL), load_engine)
     [result] = audits(actor, unit([[5, 6, 7], [300], [9] * 40], limits=[20] * 3))
     assert result["identical"] < result["compared"] == 3

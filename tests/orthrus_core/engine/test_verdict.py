@@ -2,7 +2,8 @@ import numpy as np
 import torch
 
 from orthrus_core.choosers.rejection import count_standing
-from orthrus_core.engine.step import NO_TOKEN, longest_agreeing_prefix
+from orthrus_core.engine.step import NO_TOKEN
+from orthrus_core.engine.verdict import longest_agreeing_prefix
 
 ANCHOR, OTHER = 90, 91
 
