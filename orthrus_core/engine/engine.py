@@ -175,7 +175,9 @@ class EngineCore:
             step, verdicts = StepLayout.of([work for work, _ in pairs]), [verdict for _, verdict in pairs]
         for observer in self._observers:
             observer.saw(step, verdicts)
-        num_accepted = np.array([verdict.num_accepted for verdict in verdicts], dtype=np.int64)
+        num_accepted = np.zeros_like(step.num_drafts)
+        if step.num_drafts.any():
+            num_accepted += [verdict.num_accepted for verdict in verdicts]
         self.scheduler.observe(step, num_accepted, seconds=time.perf_counter() - started_at)
         self.stats.count_step(step, flight.draft_s, verify_s)
         if step.num_drafts.any():
@@ -189,22 +191,23 @@ class EngineCore:
 
     def _commit(self, work: Work, verdict: Verdict) -> Completion | None:
         """Append what the step emitted to its sequence; return the completion if it ended."""
-        sequence, num_prefill = work.sequence, work.num_prefill
+        sequence, num_prefill, token_ids = work.sequence, work.num_prefill, verdict.token_ids
+        constraint, broken = sequence.constraint, verdict.broken_row
         first_position = sequence.num_committed
-        if verdict.prompt_logprobs:
-            sequence.score(first_position, verdict.prompt_logprobs)
-        broken = verdict.broken_row
-        sequence.num_committed += num_prefill if broken is None else min(num_prefill, broken)
+        if num_prefill:
+            if verdict.prompt_logprobs:
+                sequence.score(first_position, verdict.prompt_logprobs)
+            sequence.num_committed += num_prefill if broken is None else min(num_prefill, broken)
         if not work.has_anchor and broken is None:
             return None
-        constraint, token_ids = sequence.constraint, verdict.token_ids
         if constraint is not None:
             token_ids = token_ids[: constraint.advance(token_ids)]
+        length = len(sequence.token_ids)
         emitted, reason = cut_at_stop(
             token_ids,
             stop_ids=sequence.stop_ids,
-            length_left=sequence.most_tokens - len(sequence.token_ids),
-            context_left=self._max_context - len(sequence.token_ids),
+            length_left=sequence.most_tokens - length,
+            context_left=self._max_context - length,
             stop_strings=sequence.stop_strings,
         )
         error = constraint.error if constraint is not None and reason is None else None

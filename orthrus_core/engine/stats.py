@@ -47,15 +47,17 @@ class CompletionStats:
 
     def count_block(self, work: "Work", num_accepted: int, num_emitted: int) -> None:
         """Add a step that carried this request: its drafts, those that stand, and the tokens emitted."""
-        num_accepted = min(num_accepted, num_emitted)
         self.steps += 1
         self.forwards += 2 if work.num_draft_rows else 1
+        self.step_tokens += num_emitted
+        if not work.num_drafts:
+            return
+        num_accepted = min(num_accepted, num_emitted)
         self.drafted += work.num_drafts
         self.accepted += num_accepted
         if work.is_lookup:
             self.lookup_drafted += work.num_drafts
             self.lookup_accepted += num_accepted
-        self.step_tokens += num_emitted
 
     @staticmethod
     def total(several: "Sequence[CompletionStats]") -> "CompletionStats":

@@ -41,7 +41,7 @@ def cut_at_stop(
     """
     if not length_left:
         return [], "length"
-    is_short = stop_strings is None and len(new_ids) < min(length_left, context_left)
+    is_short = stop_strings is None and length_left > len(new_ids) < context_left
     if is_short and stop_ids.isdisjoint(new_ids):
         return list(new_ids), None
     for count, token_id in enumerate(new_ids, start=1):

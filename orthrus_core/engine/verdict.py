@@ -72,10 +72,11 @@ def accept(step: StepLayout, ids: np.ndarray, numbers: np.ndarray, sums: np.ndar
     """
     accepted = longest_agreeing_prefix(ids[0], ids[1], step.choices, step.num_drafts)
     choices, (gaps, logprobs) = ids[1].tolist(), [array("f", line.tobytes()) for line in numbers]
-    verdicts = []
-    for work, first, num_accepted in zip(step.works, step.choices.tolist(), accepted.tolist(), strict=True):
-        end = first + num_accepted + 1 if work.has_anchor else first
-        verdicts.append(Verdict(choices[first:end], gaps[first:end], logprobs[first:end]))
+    ends = step.choices + (accepted + 1) * step.has_anchor
+    verdicts = [
+        Verdict(choices[first:end], gaps[first:end], logprobs[first:end])
+        for first, end in zip(step.choices.tolist(), ends.tolist(), strict=True)
+    ]
     chooses, is_sound = np.isfinite(numbers[1]), np.isfinite(sums)
     if chooses.all() and is_sound.all():
         return verdicts
