@@ -178,7 +178,7 @@ class PageTables:
     Attributes:
         pages: (slots and branches, pages per sequence) int64; entries of a slot past `num_held[slot]` are the
             scratch page.
-        num_held: pages of each slot.
+        num_held: (slots,) int64, pages of each slot.
         num_branches: lines behind the slots.
         cells_per_branch: that a branch has of its own, at least.
         num_pages: of the pool and of the branches together.
@@ -195,7 +195,7 @@ class PageTables:
     ):
         self.pool = pool
         self.pages = np.full((num_slots + num_branches, pages_per_sequence), SCRATCH_PAGE, dtype=np.int64)
-        self.num_held = [0] * num_slots
+        self.num_held = np.zeros(num_slots, dtype=np.int64)
         self.num_branches = num_branches
         self.cells_per_branch = cells_per_branch
         each = -(-(pool.page_size - 1 + cells_per_branch) // pool.page_size)  # wherever in a page it begins
@@ -254,14 +254,21 @@ class PageTables:
         Returns:
             Cells the slot has now: at least `num_cells`, or fewer when pages ran out.
         """
-        while self.num_held[slot] * self.pool.page_size < num_cells:
-            page = self.pool.take()
-            if page is None:
-                break
-            self.pages[slot, self.num_held[slot]] = page
-            self.num_held[slot] += 1
-            self._changed.add(slot)
-        return self.num_held[slot] * self.pool.page_size
+        held, page_size = int(self.num_held[slot]), self.pool.page_size
+        while held * page_size < num_cells and (page := self.pool.take()) is not None:
+            self.pages[slot, held] = page
+            held += 1
+        if held != self.num_held[slot]:
+            self.num_held[slot] = held
+            self._changed.add(int(slot))
+        return held * page_size
+
+    def grow_all(self, slots: np.ndarray, num_cells: np.ndarray) -> np.ndarray:
+        """Let slots (S,) grow, the first ones first; see `grow`. Return (S,) int64 cells that each has now."""
+        cells = self.num_held[slots] * self.pool.page_size
+        for line in np.flatnonzero(cells < num_cells).tolist():
+            cells[line] = self.grow(slots[line], num_cells[line])
+        return cells
 
     def held(self, slot: int) -> list[int]:
         """Return the slot's pages in order of position."""

@@ -15,18 +15,16 @@ class Course:
     Attributes:
         works: of every step.
         ends: (S,) int64, tokens that each sequence may have at most.
-        num_cells: (S,) int64, that each has pages for; kept up to date.
         is_free: whether what any of them chooses depends on its text by keys and values alone, and nothing
             else of a step is read once the next one runs.
     """
 
     works: list[Work]
     ends: np.ndarray
-    num_cells: np.ndarray
     is_free: bool
 
     @classmethod
-    def of(cls, step: StepLayout, tables: PageTables, *, max_context: int) -> "Course | None":
+    def of(cls, step: StepLayout, *, max_context: int) -> "Course | None":
         """Return the course that a step begins; None: it has rows of prompts, drafts or blocks."""
         is_plain = step.blocks is None and step.num_verify_rows == len(step.works) == step.has_anchor.sum()
         if not step.works or not is_plain:
@@ -35,7 +33,6 @@ class Course:
         return cls(
             step.works,
             np.minimum([one.most_tokens for one in sequences], max_context),
-            np.array([tables.num_held[one.slot] for one in sequences]) * tables.pool.page_size,
             not any(one.constraint or one.edits or one.params.num_top_logprobs for one in sequences),
         )
 
@@ -52,9 +49,7 @@ class Course:
         starts = step.verify_spans.starts
         if is_running and not (self.is_free and (starts + 2 < self.ends).all()):
             return None
-        for line in np.flatnonzero(self.num_cells < starts + 2).tolist():
-            self.num_cells[line] = tables.grow(self.works[line].sequence.slot, int(starts[line]) + 2)
-            if self.num_cells[line] < starts[line] + 2:
-                return None
+        if (tables.grow_all(step.verify_spans.slots, starts + 2) < starts + 2).any():
+            return None
         last = [0] * len(starts) if is_running else [work.sequence.token_ids[-1] for work in self.works]
         return step.moved_on(np.array(last, dtype=np.int64))

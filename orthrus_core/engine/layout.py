@@ -228,8 +228,8 @@ class StepLayout:
 
 def share_drafts(decoding: list[Sequence], drafts: list[int], deal: Deal) -> list[Work]:
     """Return works that give every decoding sequence its anchor and its drafts."""
-    if deal.blocks is None and not any(drafts):
-        return [Work(sequence, 0, True) for sequence in decoding]
+    if deal.blocks is None and deal.is_lookup is None:
+        return [Work(one, 0, True, count) for one, count in zip(decoding, drafts, strict=True)]
     return [
         Work(one, 0, True, count, deal.known_ids(line, one, count), deal.looks_up(line))
         for line, (one, count) in enumerate(zip(decoding, drafts, strict=True))

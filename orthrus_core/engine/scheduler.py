@@ -113,7 +113,7 @@ class Scheduler:
             return step
         step = self._plan_anew()
         if len(step.works) == len(self.running):
-            self._course = Course.of(step, self._tables, max_context=self._config.max_context)
+            self._course = Course.of(step, max_context=self._config.max_context)
         return step
 
     def plan_ahead(self, step: StepLayout) -> StepLayout | None:
@@ -137,8 +137,9 @@ class Scheduler:
         prompts = [sequence for sequence in self.running if sequence.is_prefilling]
         if not decoding and not prompts:
             return StepLayout.of([])
-        deal = self._policy.deal(self._demand(decoding, prompts))
-        drafts = self._fit_pages(decoding, deal.num_drafts.tolist())
+        demand = self._demand(decoding, prompts)
+        deal = self._policy.deal(demand)
+        drafts = self._fit_pages(demand, deal.num_drafts).tolist()
         works = share_drafts(decoding, drafts, deal)
         num_draft_rows = sum(work.num_draft_rows for work in works) if any(drafts) else 0
         works += (prefills := share_prefill(prompts, deal.num_prefill))
@@ -276,12 +277,12 @@ class Scheduler:
     def _secure_anchors(self) -> list[Sequence]:
         """Give every decoding sequence the cell of its anchor, preempting the youngest where pages lack."""
         secured: list[Sequence] = []
-        num_held, page_size = self._tables.num_held, self._config.page_size
+        cells = (self._tables.num_held * self._config.page_size).tolist()
         for sequence in list(self.running):
             length = len(sequence.token_ids)
             if sequence.slot == NO_SLOT or sequence.num_committed < length - 1:
                 continue
-            if length <= num_held[sequence.slot] * page_size:
+            if length <= cells[sequence.slot]:
                 secured.append(sequence)
                 continue
             while self._tables.grow(sequence.slot, length) < length:
@@ -301,12 +302,7 @@ class Scheduler:
     def _line(self, sequence: Sequence) -> deque[Sequence]:
         return self.waiting if sequence.drafts else self.waiting_plain
 
-    def _fit_pages(self, decoding: list[Sequence], num_drafts: list[int]) -> list[int]:
-        """Take pages for the drafts; return how many drafts of each sequence they hold."""
-        fitting = list(num_drafts)
-        num_held, page_size = self._tables.num_held, self._config.page_size
-        for line, (sequence, count) in enumerate(zip(decoding, num_drafts, strict=True)):
-            length = len(sequence.token_ids)
-            if count and length + count > num_held[sequence.slot] * page_size:
-                fitting[line] = min(count, self._tables.grow(sequence.slot, length + count) - length)
-        return fitting
+    def _fit_pages(self, demand: Demand, num_drafts: np.ndarray) -> np.ndarray:
+        """Take pages for the drafts (S,); return how many drafts of each sequence they hold."""
+        cells = self._tables.grow_all(demand.slots, demand.contexts + num_drafts)
+        return np.minimum(num_drafts, cells - demand.contexts)

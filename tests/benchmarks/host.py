@@ -99,7 +99,7 @@ def main() -> None:
         engine = new_engine(arguments.profile, mode=arguments.mode)
         with cProfile.Profile() as profile:
             step_ms(engine)
-        pstats.Stats(profile).sort_stats("tottime").print_stats(30)
+        pstats.Stats(profile).sort_stats("tottime").print_stats(60)
         return
     print("| sequences | plain step, ms | drafting step, ms | ratio |\n|---|---|---|---|")
     for S in SIZES:
