@@ -264,7 +264,7 @@ class PageTables:
         return held * page_size
 
     def grow_all(self, slots: np.ndarray, num_cells: np.ndarray) -> np.ndarray:
-        """Let slots (S,) grow, the first ones first; see `grow`. Return (S,) int64 cells that each has now."""
+        """Let slots (S,) grow, the first ones first; return (S,) int64 cells of each, see `grow`."""
         cells = self.num_held[slots] * self.pool.page_size
         for line in np.flatnonzero(cells < num_cells).tolist():
             cells[line] = self.grow(slots[line], num_cells[line])

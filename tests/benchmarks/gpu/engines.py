@@ -83,18 +83,24 @@ def prefill_rate(engine: Engine, shape: ModelShape) -> Row:
 
 
 def sampling_rates(engine: Engine, num_sequences: int) -> Row:
-    """Return tokens/s of greedy and of sampled text, in turns, the better of two each."""
-    V = engine.runner.model.config.vocab_size
+    """Return tokens/s of greedy and of sampled text, in turns, the better of two each; greedy also without
+    launching steps ahead.
+    """
+    V, runs_ahead = engine.runner.model.config.vocab_size, engine.runs_ahead
     prompts = random_prompts(num_sequences, 32, vocab_size=V, seed=1)
-    tokens, taken = num_sequences * NEW_TOKENS, {"greedy": [], "sampled": []}
+    tokens, taken = num_sequences * NEW_TOKENS, {"greedy": [], "sampled": [], "one by one": []}
     for _ in range(2):
-        for name, options in (("greedy", {}), ("sampled", SAMPLED)):
+        for name, seconds in taken.items():
+            options = SAMPLED if name == "sampled" else {}
+            engine.runs_ahead = runs_ahead and name != "one by one"
             params = SamplingParams(max_new_tokens=NEW_TOKENS, ignore_eos=True, **options)
-            taken[name].append(run_s(engine, prompts, params))
-    greedy, sampled = (tokens / min(seconds) for seconds in taken.values())
+            seconds.append(run_s(engine, prompts, params))
+    engine.runs_ahead = runs_ahead
+    greedy, sampled, one_by_one = (tokens / min(seconds) for seconds in taken.values())
     return {
         "what": f"AR, {num_sequences} sequences",
         "greedy_per_s": greedy,
+        "one_by_one_per_s": one_by_one,
         "sampled_per_s": sampled,
         "sampled/greedy": sampled / greedy,
         "passed": sampled >= LEAST_SAMPLED_SHARE * greedy,

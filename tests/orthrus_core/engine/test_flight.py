@@ -122,3 +122,17 @@ def test_a_step_behind_one_that_an_observer_refuses_never_lands(model):
     [done] = steps_to_the_end(engine)
     [expected] = new_engine(model, "autoregressive", runs_ahead=False).run([request])
     assert done.token_ids == expected.token_ids
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("sampling", [SAMPLING["greedy"], SAMPLING["sampled"]], ids=["greedy", "sampled"])
+def test_cuda_runs_ahead(sampling, num_ahead):
+    model, config = small_orthrus(eos_token_id=2).cuda(), EngineConfig(mode="autoregressive", max_context=96)
+    ahead, one_by_one = Engine(model, config), Engine(model, config)
+    assert ahead.runs_ahead
+    one_by_one.runs_ahead = False
+    expected = one_by_one.run(requests(**sampling))
+    assert num_ahead == [0]
+    found = ahead.run(requests(**sampling))
+    assert [one.token_ids for one in found] == [one.token_ids for one in expected]
+    assert num_ahead[0] > 10
