@@ -44,8 +44,8 @@ class RandomAhead:
         num_prefill = min(demand.num_waiting, room + reserve)
         return Deal(np.array(drafts, dtype=np.int64), num_prefill, blocks=blocks if is_ahead else None)
 
-    def rest_on(self) -> bool:
-        return False
+    def rest(self, demand: Demand | None) -> Deal | None:
+        return None
 
     def observe(self, slots: np.ndarray, num_drafts: np.ndarray, num_accepted: np.ndarray) -> None:
         assert (num_accepted <= num_drafts).all()

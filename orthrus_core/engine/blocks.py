@@ -139,8 +139,12 @@ class BlockPolicy(Protocol):
     def deal(self, demand: Demand) -> Deal:
         """Share the rows of a step."""
 
-    def rest_on(self) -> bool:
-        """Deal a step to the same sequences, if that needs no demand: nobody drafts, whatever they say."""
+    def rest(self, demand: Demand | None) -> Deal | None:
+        """Deal a step without drafts, if that goes without thought; None: `deal` has to be asked.
+
+        Args:
+            demand: None: that of the last step, which was dealt so and had no rows for prompts.
+        """
 
     def observe(self, slots: np.ndarray, num_drafts: np.ndarray, num_accepted: np.ndarray) -> None:
         """Learn from a step; called after every step, with the sequences that drafted in it, if any.
@@ -183,9 +187,9 @@ class FixedBlocks:
         num_prefill = min(num_waiting, budget - num_rows)
         return Deal(num_drafts, num_prefill, offer, None if offer is None else num_drafts > 0)
 
-    def rest_on(self) -> bool:
-        """Never: a sequence may have room for drafts again."""
-        return False
+    def rest(self, demand: Demand | None) -> Deal | None:
+        """Never: whoever has room for drafts gets some."""
+        return None
 
     def observe(self, slots: np.ndarray, num_drafts: np.ndarray, num_accepted: np.ndarray) -> None:
         """Nothing depends on the outcomes."""

@@ -1,22 +1,51 @@
-"""A course of plain steps: the same sequences take one token each, so the next step follows from the last."""
+"""What follows from a step before it has landed, or without a plan of its own."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
 from orthrus_core.cache import PageTables
 from orthrus_core.engine.layout import StepLayout, Work
+from orthrus_core.engine.sequence import NO_SLOT
+
+
+def is_free(work: Work) -> bool:
+    """Whether the next step may run before this work is on the host.
+
+    What its sequence chooses then depends on the text by keys and values alone, and nothing but tokens and
+    their log-probabilities is read of the step.
+    """
+    sequence, params = work.sequence, work.sequence.params
+    is_bound = sequence.constraint is not None or sequence.edits is not None
+    return not (is_bound or params.num_top_logprobs or params.prompt_logprobs)
+
+
+@contextmanager
+def as_landed(step: StepLayout) -> Iterator[None]:
+    """Let the sequences of a step without drafts be as it will leave them, but for their tokens' ids."""
+    works = [work for work in step.works if work.sequence.slot != NO_SLOT]
+    for work in works:
+        work.sequence.num_committed += work.num_prefill + work.has_anchor
+        work.sequence.token_ids += [0] * work.has_anchor
+    try:
+        yield
+    finally:
+        for work in works:
+            work.sequence.num_committed -= work.num_prefill + work.has_anchor
+            if work.has_anchor:
+                work.sequence.token_ids.pop()
 
 
 @dataclass(frozen=True)
 class Course:
-    """Steps of S sequences, the anchor of each, while nobody comes or goes.
+    """Plain steps of S sequences, the anchor of each, while nobody comes or goes: one follows from the last.
 
     Attributes:
         works: of every step.
         ends: (S,) int64, tokens that each sequence may have at most.
-        is_free: whether what any of them chooses depends on its text by keys and values alone, and nothing
-            else of a step is read once the next one runs.
+        is_free: whether all of them are.
     """
 
     works: list[Work]
@@ -33,7 +62,7 @@ class Course:
         return cls(
             step.works,
             np.minimum([one.most_tokens for one in sequences], max_context),
-            not any(one.constraint or one.edits or one.params.num_top_logprobs for one in sequences),
+            all(map(is_free, step.works)),
         )
 
     def after(self, step: StepLayout, tables: PageTables, *, is_running: bool) -> StepLayout | None:

@@ -155,7 +155,7 @@ class EngineCore:
     def _launch_ahead(self, flight: Flight) -> Flight | None:
         """Launch the step after one that has not landed, if it can be planned by now."""
         step = self.scheduler.plan_ahead(flight.step)
-        if step is None:
+        if step is None or not step.works:
             return None
         launched_at = time.perf_counter()
         following = launch(self.runner, step, self._chooser(step.works), behind=flight)
@@ -167,12 +167,12 @@ class EngineCore:
         verdicts, proposed_ids = flight.land(self.runner)
         verify_s = flight.launch_s + time.perf_counter() - landing_at
         drafts = standing_drafts(step, verdicts, proposed_ids)
-        if any(work.sequence.slot == NO_SLOT for work in step.works):  # it ended while this was in flight
-            pairs = zip(step.works, verdicts, strict=True)
-            pairs = [(work, verdict) for work, verdict in pairs if work.sequence.slot != NO_SLOT]
-            if not pairs:
-                return []
-            step, verdicts = StepLayout.of([work for work, _ in pairs]), [verdict for _, verdict in pairs]
+        is_here = [work.sequence.slot != NO_SLOT for work in step.works]
+        if not all(is_here):  # some ended while this was in flight
+            step = StepLayout.of(list(itertools.compress(step.works, is_here)))
+            verdicts = list(itertools.compress(verdicts, is_here))
+        if not verdicts:
+            return []
         for observer in self._observers:
             observer.saw(step, verdicts)
         num_accepted = np.zeros_like(step.num_drafts)

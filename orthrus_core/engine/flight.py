@@ -95,18 +95,37 @@ def launch(
         step: what runs.
         chooser: of this step.
         draft_ids: (D,) int64; None without a draft forward.
-        behind: the step before, whose choices are this one's tokens; None: they are there already.
+        behind: the step before, whose choices are tokens of this one; None: all are there already.
     """
     rows = runner.lay_out(step.verify_spans, "ar", token_budget=step.verify_budget, choosing=step.choosing)
     if behind is not None:
-        S, V = len(step.works), runner.model.config.vocab_size
-        rows.token_ids[:S] = behind.choices.ids[:S].clamp(0, V - 1)  # a broken row chooses anything
+        own, places = to_device(_taken_over(step, behind.step), runner.device)
+        ids = behind.choices.ids.index_select(0, places)
+        last = runner.model.config.vocab_size - 1
+        rows.token_ids.index_copy_(0, own, ids.clamp(0, last))  # a broken row chooses anything
     if draft_ids is not None:
         rows.token_ids.index_copy_(0, to_device(step.target_rows, runner.device), draft_ids)
     hidden = runner.forward(rows, "ar")
     readout = runner.read(rows, hidden, "ar")
     choices = chooser.choose(step, readout, rows.chosen(rows.positions), draft_ids)
     return Flight.of(step, rows, hidden, readout, choices)
+
+
+def _taken_over(step: StepLayout, before: StepLayout) -> np.ndarray:
+    """Return (2, N) int64: rows of a step, and places of the choices before it that become their tokens."""
+    if step.works is before.works:
+        return np.stack([step.anchor_rows, before.choices])
+    places = {
+        id(work.sequence): place
+        for work, place in zip(before.works, before.choices.tolist(), strict=True)
+        if work.has_anchor
+    }
+    pairs = [
+        (row, places[id(work.sequence)])
+        for work, row in zip(step.works, step.anchor_rows.tolist(), strict=True)
+        if work.has_anchor and id(work.sequence) in places
+    ]
+    return np.array(pairs, dtype=np.int64).reshape(-1, 2).T.copy()
 
 
 def _add_top_logprobs(step: StepLayout, readout: Readout, verdicts: SequenceOf[Verdict]) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 
 from orthrus_core.cache import PageTables
 from orthrus_core.costs import Costs
-from orthrus_core.engine.blocks import BlockPolicy, Demand, FixedBlocks, Lookup
+from orthrus_core.engine.blocks import BlockPolicy, Deal, Demand, FixedBlocks, Lookup
 from orthrus_core.engine.config import EngineConfig
-from orthrus_core.engine.course import Course
+from orthrus_core.engine.course import Course, as_landed, is_free
 from orthrus_core.engine.layout import StepLayout, Work, share_drafts, share_prefill
 from orthrus_core.engine.sequence import NO_SLOT, Sequence
 
@@ -111,34 +111,56 @@ class Scheduler:
         """Decide the next step. Every sequence that gets rows has the pages for them."""
         if self._last is not None and (step := self._go_on(self._last, is_running=False)) is not None:
             return step
-        step = self._plan_anew()
-        if len(step.works) == len(self.running):
-            self._course = Course.of(step, max_context=self._config.max_context)
-        return step
-
-    def plan_ahead(self, step: StepLayout) -> StepLayout | None:
-        """Plan the step after one that still runs, but for its tokens; None where it depends on the outcome.
-
-        A sequence that ends in the step has a row in the one after it, too, whose outcome is for nobody.
-        """
-        return self._go_on(step, is_running=True)
-
-    def _go_on(self, step: StepLayout, *, is_running: bool) -> StepLayout | None:
-        following = self._course and self._course.after(step, self._tables, is_running=is_running)
-        return following if following and (self._drafts_nothing or self._policy.rest_on()) else None
-
-    @property
-    def _drafts_nothing(self) -> bool:
-        return not self._block_size and self._lookup is None
-
-    def _plan_anew(self) -> StepLayout:
         self._admit()
         decoding = self._secure_anchors()
         prompts = [sequence for sequence in self.running if sequence.is_prefilling]
         if not decoding and not prompts:
             return StepLayout.of([])
         demand = self._demand(decoding, prompts)
-        deal = self._policy.deal(demand)
+        return self._lay_out(decoding, prompts, demand, self._policy.deal(demand))
+
+    def plan_ahead(self, step: StepLayout) -> StepLayout | None:
+        """Plan the step after one that still runs, but for its tokens; None where it depends on the outcome.
+
+        A step with drafts has an outcome of unknown length. A sequence that turns out to end in the step has
+        rows in the one after it, too, whose outcome is for nobody.
+        """
+        if (following := self._go_on(step, is_running=True)) is not None:
+            return following
+        if step.blocks is not None or step.num_drafts.any() or not all(map(is_free, step.works)):
+            return None
+        self._admit()  # before: what the step still writes is shared by nobody
+        with as_landed(step):
+            return self._plan_behind()
+
+    def _plan_behind(self) -> StepLayout | None:
+        """Plan a step whose sequences are as the one before it leaves them, without drafts."""
+        prompts = [one for one in self.running if one.is_prefilling]
+        decoding = [one for one in self.running if not one.is_prefilling and not self._is_full(one)]
+        if not decoding and not prompts:
+            return None
+        demand = self._demand(decoding, prompts)
+        if (self._tables.grow_all(demand.slots, demand.contexts) < demand.contexts).any():
+            return None
+        deal = self._policy.deal(demand) if self._drafts_nothing else self._policy.rest(demand)
+        return None if deal is None else self._lay_out(decoding, prompts, demand, deal)
+
+    def _go_on(self, step: StepLayout, *, is_running: bool) -> StepLayout | None:
+        following = self._course and self._course.after(step, self._tables, is_running=is_running)
+        return following if following and (self._drafts_nothing or self._policy.rest(None)) else None
+
+    @property
+    def _drafts_nothing(self) -> bool:
+        return not self._block_size and self._lookup is None
+
+    def _is_full(self, sequence: Sequence) -> bool:
+        """Whether a sequence has all tokens that it may have."""
+        return len(sequence.token_ids) >= min(sequence.most_tokens, self._config.max_context)
+
+    def _lay_out(
+        self, decoding: list[Sequence], prompts: list[Sequence], demand: Demand, deal: Deal
+    ) -> StepLayout:
+        """Return the rows of a deal, and set the course from there."""
         drafts = self._fit_pages(demand, deal.num_drafts).tolist()
         works = share_drafts(decoding, drafts, deal)
         num_draft_rows = sum(work.num_draft_rows for work in works) if any(drafts) else 0
@@ -148,7 +170,7 @@ class Scheduler:
         verify_budget, block_budget = self._costs.both_budgets(num_rows, num_block_rows)
         num_choosing = len(decoding) + sum(drafts) + sum(work.has_anchor for work in prefills)
         choice_budget = self._costs.choice_budget(max(num_choosing, self._num_scored(prefills)))
-        return StepLayout.of(
+        step = StepLayout.of(
             works,
             draft_budget=self._costs.draft_budget(num_draft_rows),
             verify_budget=verify_budget,
@@ -156,6 +178,9 @@ class Scheduler:
             blocks=blocks,
             block_budget=block_budget,
         )
+        is_of_all = len(works) == len(self.running)
+        self._course = Course.of(step, max_context=self._config.max_context) if is_of_all else None
+        return step
 
     def _num_scored(self, works: SequenceOf[Work]) -> int:
         """Return how many prefill rows are to be read out for prompts that are scored; of more, the most."""

@@ -78,13 +78,11 @@ class AdaptiveBlocks:
         if (going_on := self._go_on(demand)) is not None:
             return self._expect(going_on, demand.slots)
         self._num_ahead = 0
-        offer, rests = self._offer(demand), self._may_rest(demand)
-        if rests and offer is None and not demand.num_waiting:
-            self._undealt = demand
-            return Deal(np.zeros_like(demand.caps), 0)
-        # whoever rests has no block to survive
-        survival = np.zeros((len(demand.slots), 0)) if rests else self._estimates.survival(demand.slots)
-        prospects = Prospects(demand, survival, self._worth(demand))
+        offer, rests = self._offer(demand), self._may_rest(demand, self._num_steps)
+        if rests and offer is None:
+            deal = self._at_rest(demand)
+            return deal if self._undealt is demand else self._expect(deal, demand.slots)
+        prospects = self._prospects(demand, rests=rests)
         best = self._dealer.plain(prospects) if rests else self._draft_or_not(prospects)
         found = best if offer is None else self._with_lookup(best, prospects, offer)
         if rests:
@@ -100,15 +98,28 @@ class AdaptiveBlocks:
         self._rest = _Rest(demand.slots, demand.num_waiting > 0, self._num_steps) if is_idle else None
         return self._expect(deal, demand.slots)
 
-    def rest_on(self) -> bool:
+    def rest(self, demand: Demand | None) -> Deal | None:
         """As in `BlockPolicy`."""
-        demand, step = self._undealt, self._num_steps + 1
-        if demand is None or (demand.caps.any() and step >= self._review_at):
-            return False
+        demand, step = demand or self._undealt, self._num_steps + 1
+        if demand is None or not self._may_rest(demand, step):
+            return None
         if demand.look_up is not None and self._patience.should_look(step):
-            return False
+            return None
         self._num_steps = step
-        return True
+        return self._at_rest(demand)
+
+    def _at_rest(self, demand: Demand) -> PricedDeal:
+        """Return a deal without drafts; where no prompt waits there is nothing to weigh."""
+        if not demand.num_waiting:
+            self._undealt = demand
+            return PricedDeal(np.zeros_like(demand.caps), 0, value=0.0, seconds=0.0, plain_rate=0.0)
+        self._undealt = None
+        return self._dealer.plain(self._prospects(demand, rests=True))
+
+    def _prospects(self, demand: Demand, *, rests: bool = False) -> Prospects:
+        """Return what rows may bring; whoever rests has no block to survive."""
+        survival = np.zeros((len(demand.slots), 0)) if rests else self._estimates.survival(demand.slots)
+        return Prospects(demand, survival, self._worth(demand))
 
     def _offer(self, demand: Demand) -> Offer | None:
         """Return what lookup has, if it is worth asking; None: nothing."""
@@ -191,18 +202,17 @@ class AdaptiveBlocks:
             return None
         if self._ahead is None or demand.at_hand is None:
             return None
-        prospects = Prospects(demand, self._estimates.survival(demand.slots), self._worth(demand))
-        return self._ahead.go_on(_at_hand(prospects))
+        return self._ahead.go_on(_at_hand(self._prospects(demand)))
 
-    def _may_rest(self, demand: Demand) -> bool:
+    def _may_rest(self, demand: Demand, step: int) -> bool:
         """Whether nobody drafts without asking again: nothing was learnt since, and no review is due."""
         if not demand.caps.any():
             return True
         rest = self._rest
-        if rest is None or self._num_steps >= self._review_at:
+        if rest is None or step >= self._review_at:
             return False
         if demand.num_waiting:
-            return rest.prompts_wait and self._num_steps - rest.began_at < REST_STEPS
+            return rest.prompts_wait and step - rest.began_at < REST_STEPS
         return not rest.prompts_wait and np.array_equal(demand.slots, rest.slots)
 
     def observe(self, slots: np.ndarray, num_drafts: np.ndarray, num_accepted: np.ndarray) -> None:

@@ -64,6 +64,20 @@ def test_steps_launched_ahead_give_the_same_completions(model, mode, sampling, n
     assert engine.runner.tables.pool.num_available == engine.runner.tables.pool.num_pages - 1
     depends = sampling in (SAMPLING["penalties"], SAMPLING["likeliest"])
     assert (num_ahead[0] > 10) == (not depends)
+    if mode == "autoregressive" and not depends:  # while prompts come in, too
+        assert num_ahead[0] > 0.9 * engine.stats.steps
+
+
+def test_prompts_share_their_beginnings_with_those_in_flight(model):
+    params = SamplingParams(max_new_tokens=12, ignore_eos=True, temperature=1.0)
+    prompts = [[7] * 18 + [tail] * 5 for tail in range(1, 7)] + [[9] * 40] * 3
+    reports, texts = [], []
+    for runs_ahead in (False, True):
+        engine = new_engine(model, "autoregressive", runs_ahead=runs_ahead)
+        texts.append([one.token_ids for one in engine.generate(prompts, params)])
+        reports.append(engine.report()["prefix_tokens"])
+    assert texts[0] == texts[1]
+    assert reports[0] == reports[1] > 100
 
 
 def test_requests_that_come_while_a_step_is_in_flight_start_with_the_next_plan(model, num_ahead):
