@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.host
     python -m tests.benchmarks.host --profile 256    # where the time of plain steps goes
+    python -m tests.benchmarks.host --device-ms 4    # plain steps beside a device that takes so long for each
 
 The model is a stub that answers at once: what is left plans, lays out, accepts and commits. Taken in CPU
 seconds of the thread, so that other work on the machine counts for little.
@@ -13,6 +14,7 @@ import pstats
 import statistics
 import time
 
+import numpy as np
 import torch
 
 from orthrus_core import Engine, EngineConfig, Request, SamplingParams
@@ -20,9 +22,11 @@ from orthrus_core.attention.rows import TokenRows
 from orthrus_core.attention.view import View
 from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.costs import Costs
+from orthrus_core.engine import flight
 from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.models.readout import Hidden, Readout
 from orthrus_core.readiness.startup import Readiness
+from orthrus_core.transfer import HostCopy
 from tests.small_models import small_orthrus
 
 K = 7
@@ -35,8 +39,12 @@ WARM_UP, STEPS = 20, 200
 class StubRunner(ModelRunner):
     """Lays out as the real one does; every row of either view says the same token."""
 
+    device_s = 0.0
+    free_at = 0.0
+
     def forward(self, rows: TokenRows, view: View) -> Hidden:
-        """Answer at once."""
+        """Answer at once; a device would be done at `free_at`."""
+        self.free_at = max(self.free_at, time.perf_counter()) + self.device_s
         T = rows.packed.shape[1]
         return Hidden(torch.zeros(T, 1), torch.zeros(T))
 
@@ -88,18 +96,52 @@ def step_ms(engine: Engine) -> float:
     return 1e3 * statistics.median(taken)
 
 
+def beside_device_ms(engine: Engine, device_s: float, *, runs_ahead: bool) -> float:
+    """Return the milliseconds of a step where every forward takes a device so long."""
+
+    class Copy(HostCopy):
+        """Comes when the device is done with what was queued before it."""
+
+        def __init__(self, tensor: torch.Tensor):
+            super().__init__(tensor)
+            self.done_at = engine.runner.free_at
+
+        def wait(self) -> np.ndarray:
+            """Sleep until then."""
+            time.sleep(max(0.0, self.done_at - time.perf_counter()))
+            return super().wait()
+
+    flight.HostCopy, engine.runs_ahead = Copy, runs_ahead
+    engine.runner.device_s = device_s
+    started_at = time.perf_counter()
+    for _ in range(STEPS):
+        engine.step()
+    return 1e3 * (time.perf_counter() - started_at) / STEPS
+
+
 def main() -> None:
     """Print the table, or the profile of plain steps."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--profile", type=int, help="number of sequences")
     parser.add_argument("--mode", default="autoregressive", help="of the profiled steps")
+    parser.add_argument("--device-ms", type=float, help="that a forward takes")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.profile:
         engine = new_engine(arguments.profile, mode=arguments.mode)
         with cProfile.Profile() as profile:
             step_ms(engine)
-        pstats.Stats(profile).sort_stats("tottime").print_stats(60)
+        pstats.Stats(profile).sort_stats("tottime").print_stats(30)
+        return
+    if arguments.device_ms:
+        print("| sequences | one by one, ms | launched ahead, ms |\n|---|---|---|")
+        for S in SIZES:
+            engine = new_engine(S, mode="autoregressive")
+            took = [
+                beside_device_ms(engine, arguments.device_ms / 1e3, runs_ahead=ahead)
+                for ahead in (False, True)
+            ]
+            print(f"| {S} | {took[0]:.2f} | {took[1]:.2f} |", flush=True)
         return
     print("| sequences | plain step, ms | drafting step, ms | ratio |\n|---|---|---|---|")
     for S in SIZES:

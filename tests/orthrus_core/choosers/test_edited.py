@@ -11,6 +11,7 @@ from orthrus_core.choosers.choose import chooser_by
 from orthrus_core.choosers.edited import Edited
 from tests.drafts import mostly_right, request_of
 from tests.grammars import EOS, GRAMMARS, V, grammar_model, tokenizer
+from tests.seeds import seeds
 
 TOKENIZER = tokenizer()
 
@@ -73,7 +74,7 @@ def outcome(completion):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", seeds(4))
 @pytest.mark.parametrize("drafts", ["own", "oracle"])
 def test_consensus_equals_ar_bit_for_bit_with_any_mix_of_edits(dtype, seed, drafts):
     source = random.Random(seed)
@@ -119,7 +120,7 @@ def by_transformers(model, prompt: list[int], options: dict, count: int) -> list
     return ids[0, len(prompt) :].tolist()
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", seeds(4))
 def test_greedy_text_is_that_of_transformers_processors(seed):
     source = random.Random(seed)
     model, prompt = grammar_model(seed=seed), [source.randrange(95) for _ in range(12)]

@@ -12,6 +12,7 @@ from orthrus_core.choosers.coupled import Coupled
 from orthrus_core.choosers.grammar import UnderGrammar
 from orthrus_core.choosers.masks import RowMasks
 from tests.grammars import EOS, GRAMMARS, MASK, PERSON, V, grammar_model, obeys, slow_decoding, tokenizer
+from tests.seeds import seeds
 
 TOKENIZER = tokenizer()
 BOUND = SamplingParams(json_schema=PERSON, max_new_tokens=60)
@@ -79,7 +80,7 @@ def random_engine(model, source: random.Random, *, token_budget: int, draft=None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", seeds(5))
 def test_consensus_equals_ar_bit_for_bit_under_grammars_in_random_traffic(dtype, seed):
     source = random.Random(seed)
     token_budget = source.choice([16, 24, 64])

@@ -16,6 +16,7 @@ from orthrus_core.engine.sequence import Sequence
 from orthrus_core.engine.step import DiffusionDrafts
 from orthrus_core.models.readout import read_out
 from tests.drafts import mostly_right, request_of
+from tests.seeds import seeds
 from tests.small_models import small_orthrus
 
 V = 97
@@ -69,7 +70,7 @@ def oracle_drafts(requests, references, right_share: float, source: random.Rando
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", seeds(5))
 @pytest.mark.parametrize("drafts", ["own", "oracle"])
 def test_consensus_equals_ar_bit_for_bit_in_random_traffic(dtype, seed, drafts):
     source = random.Random(seed)

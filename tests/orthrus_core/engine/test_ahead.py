@@ -17,6 +17,7 @@ from orthrus_core.readiness.engine import new_runner
 from orthrus_core.readiness.startup import Readiness
 from tests.ahead_policy import RandomAhead
 from tests.fake_runner import FakeRunner, continuation
+from tests.seeds import seeds
 from tests.small_models import small_orthrus
 
 V = 97
@@ -70,7 +71,7 @@ def facts(completions) -> list[tuple]:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", seeds(5))
 def test_text_is_that_of_plain_ar_bit_for_bit_in_random_traffic(dtype, seed):
     source = random.Random(seed)
     model = small_orthrus(seed=seed, dtype=dtype, block_size=8, sameness=source.choice([0.2, 1.0]))

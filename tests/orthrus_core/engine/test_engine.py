@@ -7,6 +7,7 @@ import torch
 
 from orthrus_core import ConfigError, Engine, EngineConfig, Request, SamplingParams
 from tests.drafts import mostly_right
+from tests.seeds import seeds
 from tests.small_models import small_backbone, small_orthrus
 
 V = 97
@@ -44,7 +45,7 @@ def drafts_from(truths: dict[tuple[int, ...], list[int]], right_share: float, se
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", seeds(6))
 def test_consensus_equals_ar_bit_for_bit_in_random_traffic(dtype, seed):
     source = random.Random(seed)
     token_budget = source.choice([16, 24, 64])
@@ -253,7 +254,7 @@ def test_params_must_be_one_or_one_per_prompt():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", seeds(3))
 def test_adaptive_blocks_on_a_ladder_of_budgets_keep_the_bits_of_one_budget(dtype, seed, monkeypatch):
     source = random.Random(seed)
     model = small_orthrus(seed=seed, dtype=dtype)

@@ -8,6 +8,7 @@ import torch
 from orthrus_core import ConfigError, Engine, EngineConfig, Request, SamplingParams
 from orthrus_core.models.readout import read_out
 from tests.drafts import mostly_right, request_of
+from tests.seeds import seeds
 from tests.small_models import small_orthrus
 from tests.tokenizers import ByteTokenizer
 
@@ -64,7 +65,7 @@ def half_right_drafts(requests, references, source):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", seeds(3))
 @pytest.mark.parametrize("num_pages", [None, 26], ids=["room", "preemption"])
 def test_every_request_gets_the_outcome_of_ar_alone(dtype, seed, num_pages):
     source = random.Random(seed)

@@ -8,6 +8,7 @@ import torch
 
 from orthrus_core import Engine, EngineConfig, Request, SamplingParams
 from orthrus_core.engine.sequence import Sequence
+from tests.seeds import seeds
 from tests.small_models import small_orthrus
 
 V = 97
@@ -43,7 +44,7 @@ def outcome(completion):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", seeds(4))
 @pytest.mark.parametrize("num_pages", [None, 34], ids=["room", "preemption"])
 def test_scores_and_text_have_the_same_bits_alone_and_in_traffic(dtype, seed, num_pages):
     source = random.Random(seed)
