@@ -44,7 +44,23 @@ inline Floats load(const uint16_t* source) {  // bfloat16
   return reinterpret_cast<Floats>(words << 16);
 }
 
-inline Floats all(float value) { return Floats{} + value; }
+inline Floats all(float value) { return value - Floats{}; }  // what is added to zeros would lose -0
+
+// One rounding or two is said here: where a compiler contracts products and sums as it likes, it does so in one
+// tile and not in another.
+inline void multiply_add(Floats& sum, Floats a, Floats b) {
+#if defined(__AVX512F__)
+  sum = reinterpret_cast<Floats>(_mm512_fmadd_ps(reinterpret_cast<__m512>(a), reinterpret_cast<__m512>(b),
+                                                 reinterpret_cast<__m512>(sum)));
+#elif defined(__x86_64__) && defined(__FMA__)
+  sum = reinterpret_cast<Floats>(_mm256_fmadd_ps(reinterpret_cast<__m256>(a), reinterpret_cast<__m256>(b),
+                                                 reinterpret_cast<__m256>(sum)));
+#elif defined(__FP_FAST_FMAF) || defined(__ARM_FEATURE_FMA)
+  for (int lane = 0; lane < LANES; ++lane) sum[lane] = __builtin_fmaf(a[lane], b[lane], sum[lane]);
+#else
+  sum += a * b;
+#endif
+}
 
 inline Ints lanes() {
   Ints result;

@@ -15,6 +15,7 @@ from orthrus_core.errors import ConfigError
 from orthrus_core.native import KernelError, build_library, load_library
 
 SOURCE = Path(__file__).with_name("native.cpp")
+OPTIONS = ("-ffp-contract=off",)
 CELLS_PER_VECTOR = 16
 _pointer, _long = ctypes.c_void_p, ctypes.c_int64
 PROTOTYPE = (
@@ -70,7 +71,7 @@ def build_kernel(shape: KernelShape) -> str:
         KernelError: no compiler, a compiler that refuses, or a shape the kernel is not written for.
     """
     shape.check()
-    return build_library("paged_attend", SOURCE, ["-ffp-contract=fast", *shape.macros])
+    return build_library("paged_attend", SOURCE, [*OPTIONS, *shape.macros])
 
 
 @functools.cache

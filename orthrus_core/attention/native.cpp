@@ -78,23 +78,23 @@ inline Floats squash(Floats x, float cap) {
   return x < 0.0f ? -result : result;
 }
 
-// QueryWord: a word of a query, made ready to meet keys. add_products: dots + it * such words of LANES cells.
+// QueryWord: a word of a query, made ready to meet keys. add_products: adds it times such words of LANES cells.
 #ifndef BF16
 typedef float QueryWord;
 
 inline QueryWord ready(uint32_t word) { return as_float(word); }
 
-inline Floats add_products(const Floats& dots, QueryWord query, const Words& keys) {
-  return dots + query * reinterpret_cast<Floats>(keys);
+inline void add_products(Floats& dots, QueryWord query, const Words& keys) {
+  multiply_add(dots, all(query), reinterpret_cast<Floats>(keys));
 }
 #elif defined(__AVX512BF16__)
 typedef uint32_t QueryWord;
 
 inline QueryWord ready(uint32_t word) { return word; }
 
-inline Floats add_products(const Floats& dots, QueryWord query, const Words& keys) {
+inline void add_products(Floats& dots, QueryWord query, const Words& keys) {
   const auto queries = reinterpret_cast<__m512bh>(_mm512_set1_epi32(static_cast<int32_t>(query)));
-  return _mm512_dpbf16_ps(dots, queries, reinterpret_cast<__m512bh>(keys));
+  dots = _mm512_dpbf16_ps(dots, queries, reinterpret_cast<__m512bh>(keys));
 }
 #else
 struct QueryWord {
@@ -103,9 +103,9 @@ struct QueryWord {
 
 inline QueryWord ready(uint32_t word) { return {as_float(word << 16), as_float(word & 0xFFFF0000u)}; }
 
-inline Floats add_products(const Floats& dots, const QueryWord& query, const Words& keys) {
-  const Floats first = dots + query.first * reinterpret_cast<Floats>(keys << 16);
-  return first + query.second * reinterpret_cast<Floats>(keys & 0xFFFF0000u);
+inline void add_products(Floats& dots, const QueryWord& query, const Words& keys) {
+  multiply_add(dots, all(query.first), reinterpret_cast<Floats>(keys << 16));
+  multiply_add(dots, all(query.second), reinterpret_cast<Floats>(keys & 0xFFFF0000u));
 }
 #endif
 
@@ -181,8 +181,7 @@ void score(Workspace& work, int query, const uint32_t* const* keys, int chunk) {
   for (int word = 0; word < WORDS; ++word)
     for (int c = 0; c < CHUNKS_AT_ONCE; ++c) {
       const Words cells = *reinterpret_cast<const Words*>(keys[chunk + c] + word * PAGE_SIZE);
-      for (int i = 0; i < NUM_QUERIES; ++i)
-        dots[i][c] = add_products(dots[i][c], work.words[query + i][word], cells);
+      for (int i = 0; i < NUM_QUERIES; ++i) add_products(dots[i][c], work.words[query + i][word], cells);
     }
   for (int i = 0; i < NUM_QUERIES; ++i)
     for (int c = 0; c < CHUNKS_AT_ONCE; ++c)
@@ -228,7 +227,7 @@ void weigh(Workspace& work, int query, const Tile& tile, int part, int64_t begin
     Floats numbers[NUM_PARTS];
     for (int p = 0; p < NUM_PARTS; ++p) numbers[p] = load(value + p * LANES);
     for (int i = 0; i < NUM_QUERIES; ++i)
-      for (int p = 0; p < NUM_PARTS; ++p) sums[i][p] += work.scores[query + i][cell] * numbers[p];
+      for (int p = 0; p < NUM_PARTS; ++p) multiply_add(sums[i][p], all(work.scores[query + i][cell]), numbers[p]);
   }
   for (int i = 0; i < NUM_QUERIES; ++i)
     for (int p = 0; p < NUM_PARTS; ++p)

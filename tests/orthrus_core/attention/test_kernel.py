@@ -5,12 +5,14 @@ import torch
 
 from orthrus_core import Engine, EngineConfig
 from orthrus_core.attention.choose import choose_backend, spec_of
-from orthrus_core.attention.kernel import KernelShape, build_kernel, paged_attend
+from orthrus_core.attention.kernel import OPTIONS, SOURCE, KernelShape, build_kernel, paged_attend
 from orthrus_core.attention.rows import LINES
 from orthrus_core.errors import ConfigError
-from orthrus_core.native import KernelError
+from orthrus_core.native import KernelError, build_library
 from tests.small_models import small_backbone, small_orthrus
 
+FOR_ZEN_3 = ("-mno-avx512f", "-mtune=znver3")  # left to itself, GCC rounds products apart in some loops there
+PAGES = {"keys": (32, 16), "values": (16, 32)}  # of a head of 32 numbers
 SHAPE = KernelShape(head_dim=16, repeats=2, page_size=16, dtype=torch.float32)
 
 
@@ -137,6 +139,34 @@ def test_the_engine_does_not_run_under_autocast():
     engine = Engine(small_orthrus(), EngineConfig(max_context=32, self_check=False))
     with torch.autocast("cpu", torch.bfloat16), pytest.raises(ConfigError, match=r"leave torch\.autocast"):
         engine.generate([[1, 2, 3]])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("repeats", [1, 3])
+@pytest.mark.parametrize("options", [(), FOR_ZEN_3] if platform.machine() == "x86_64" else [()])
+def test_a_row_has_the_bits_that_it_has_alone_whoever_of_its_sequence_runs_beside_it(options, repeats, dtype):
+    length, page, generator = 160, 16, torch.Generator().manual_seed(0)
+    shape = KernelShape(head_dim=32, repeats=repeats, page_size=page, dtype=dtype)
+    kernel = build_library("paged_attend", SOURCE, [*OPTIONS, *options, *shape.macros])
+    sizes = {"q": repeats, "k": 1, "v": 1}
+    rows = {
+        name: torch.randn(length, count, 32, generator=generator).to(dtype) for name, count in sizes.items()
+    }
+    pages = {name: torch.zeros(12, 1, *size, dtype=dtype) for name, size in PAGES.items()}
+
+    def run(first: int, count: int) -> torch.Tensor:
+        positions = torch.arange(first, first + count)
+        nothing = torch.zeros_like(positions)
+        packed = torch.stack([nothing, page + positions, nothing, positions, positions])
+        own = {name: tensor[positions] for name, tensor in rows.items()}
+        tables = torch.arange(1, 12)[None].contiguous()
+        own |= pages | {"packed": packed, "page_tables": tables}
+        return paged_attend(**own, scaling=0.2, window=0, softcap=0.0, kernel=kernel)
+
+    alone = torch.cat([run(position, 1) for position in range(length)])
+    for count in range(2, 34):
+        for first in range(0, length - count, 7):
+            assert torch.equal(run(first, count), alone[first : first + count]), (first, count)
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="has no such products to do without")
