@@ -1,5 +1,6 @@
 """Which attention runs: the fastest kernel that device and model can have, else the plain one."""
 
+import functools
 import logging
 from dataclasses import replace
 from typing import Literal
@@ -11,7 +12,7 @@ from orthrus_core.attention.kernel import KernelShape, build_kernel
 from orthrus_core.attention.native import NativeAttention
 from orthrus_core.attention.plain import PlainAttention
 from orthrus_core.attention.spec import AttentionSpec
-from orthrus_core.attention.trial import TRIAL_TOLERANCE, trial_error
+from orthrus_core.attention.trial import TRIAL_CELLS, TRIAL_TOLERANCE, keeps_bits, trial_error
 from orthrus_core.attention.triton_paged import TritonBackend
 from orthrus_core.errors import ConfigError, reason_of
 from orthrus_core.native import KernelError, has_triton
@@ -44,7 +45,10 @@ def choose_backend(spec: AttentionSpec, wanted: Choice = "auto") -> AttentionBac
     if choice == "native":
         try:
             shape = KernelShape(spec.head_dim, spec.repeats, spec.page_size, spec.dtype)
-            return NativeAttention(build_kernel(shape), shape, num_kv_heads=spec.num_kv_heads)
+            kernel_path = build_kernel(shape)
+            if not _keeps_bits(kernel_path, shape, spec.has_softcap):
+                raise KernelError("what this machine's compiler made of it rounds a row by its neighbours")
+            return NativeAttention(kernel_path, shape, num_kv_heads=spec.num_kv_heads)
         except KernelError as error:
             if wanted == "native":
                 raise ConfigError(f"attention: native cannot be had: {error}") from error
@@ -52,6 +56,21 @@ def choose_backend(spec: AttentionSpec, wanted: Choice = "auto") -> AttentionBac
     if wanted == "auto":
         logger.warning("attention=plain, exact but slower than a compiled kernel, because %s", reason)
     return PlainAttention(num_kv_heads=spec.num_kv_heads, head_dim=spec.head_dim, dtype=spec.dtype)
+
+
+@functools.cache
+def _keeps_bits(kernel: str, shape: KernelShape, has_softcap: bool) -> bool:
+    spec = AttentionSpec(
+        num_heads=shape.repeats,
+        num_kv_heads=1,
+        head_dim=shape.head_dim,
+        page_size=shape.page_size,
+        max_context=TRIAL_CELLS,
+        dtype=shape.dtype,
+        device=torch.device("cpu"),
+        has_softcap=has_softcap,
+    )
+    return keeps_bits(NativeAttention(kernel, shape, num_kv_heads=1), spec)
 
 
 def _triton_or_repair(spec: AttentionSpec) -> TritonBackend:

@@ -13,6 +13,7 @@ from orthrus_core.attention.spec import AttentionSpec
 from orthrus_core.attention.view import AttentionLayer, View
 
 TRIAL_CELLS = 300  # two splits of the Triton kernel
+TRIAL_ROWS = (1, 2, 3, 5, 8, 21)  # of a sequence, side by side
 TRIAL_TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 
 
@@ -142,3 +143,41 @@ def trial_error(backend: AttentionBackend, spec: AttentionSpec) -> float:
         difference = trial.run(backend, scaling=scaling, softcap=softcap)[:4].float() - answer
         errors.append(difference.abs().nan_to_num(float("inf")).max())
     return float(max(errors))
+
+
+def keeps_bits(backend: AttentionBackend, spec: AttentionSpec) -> bool:
+    """Whether a row has the same bits alone and beside any others of its sequence, in the AR view.
+
+    A compiler may round products and sums otherwise in the loop for few rows than in that for many.
+    """
+    num_pages, page_size = -(-TRIAL_CELLS // spec.page_size), spec.page_size
+    device, generator = spec.device, torch.Generator().manual_seed(0)
+    cache = backend.new_cache(num_layers=1, num_pages=1 + num_pages, page_size=page_size, device=device)
+    tables = torch.arange(1, 1 + num_pages)[None]
+    heads = (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads)
+    q, k, v = (
+        torch.randn(TRIAL_CELLS, H, spec.head_dim, generator=generator).to(device, spec.dtype) for H in heads
+    )
+    layer = AttentionLayer(0, spec.head_dim**-0.5, softcap=2.0 if spec.has_softcap else None)
+
+    def run(first: int, count: int) -> Tensor:
+        rows = span_rows(
+            [Span(0, first, [0] * count)], view="ar", page_tables=tables.numpy(), page_size=page_size
+        )
+        buffer, own = RowBuffer(count, device), slice(first, first + count)
+        fill(buffer, rows)
+        return backend.attend(
+            q[own],
+            k[own],
+            v[own],
+            layer,
+            keys=cache.keys[0],
+            values=cache.values[0],
+            packed=buffer.to_device(),
+            page_tables=tables.to(device),
+            arrangement=backend.arrange(rows, count, device),
+        )
+
+    together = run(0, TRIAL_CELLS)
+    parts = [(first, size) for size in TRIAL_ROWS for first in range(0, TRIAL_CELLS - size, 7 * size)]
+    return all(torch.equal(run(first, size), together[first : first + size]) for first, size in parts)

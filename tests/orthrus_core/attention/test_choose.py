@@ -1,12 +1,16 @@
 """Which backend is taken, and why the others are not."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from orthrus_core.attention import choose
 from orthrus_core.attention.choose import choose_backend, triton_backend
+from orthrus_core.attention.native import NativeAttention
+from orthrus_core.attention.plain import PlainAttention
 from orthrus_core.attention.spec import AttentionSpec
-from orthrus_core.attention.trial import trial_error
+from orthrus_core.attention.trial import keeps_bits, trial_error
 from orthrus_core.attention.triton_paged import TritonBackend
 from orthrus_core.errors import ConfigError
 
@@ -54,6 +58,28 @@ def test_the_trial_call_notices_output_that_is_no_number(spec):
             return super().attend(*args, **kwargs) * float("nan")
 
     assert trial_error(Broken(spec), spec) == float("inf")
+
+
+def test_the_trial_finds_backends_that_keep_the_bits_of_a_row(spec):
+    plain = PlainAttention(num_kv_heads=2, head_dim=16, dtype=torch.float32)
+    assert keeps_bits(plain, replace(spec, device=torch.device("cpu")))
+
+
+def test_a_kernel_that_rounds_a_row_by_its_neighbours_is_not_taken(monkeypatch, caplog):
+    def attend(self, q, *arguments, **options):
+        return honest(self, q, *arguments, **options) * (1 + 1e-7 * (len(q) == 5))
+
+    honest = NativeAttention.attend
+    spec = AttentionSpec(**HEADS, dtype=torch.float32, device=torch.device("cpu"))
+    assert choose_backend(spec).name == "native"
+    monkeypatch.setattr(NativeAttention, "attend", attend)
+    choose._keeps_bits.cache_clear()
+    assert choose_backend(spec).name == "plain"
+    assert "attention=plain, exact but slower" in caplog.text
+    assert "rounds a row by its neighbours" in caplog.text
+    with pytest.raises(ConfigError, match="native cannot be had: .* rounds a row by its neighbours"):
+        choose_backend(spec, "native")
+    choose._keeps_bits.cache_clear()
 
 
 def test_kernels_that_fail_on_cuda_are_an_error_with_the_reason_and_the_repair(monkeypatch):
