@@ -74,19 +74,7 @@ def run_report(
         "fingerprint": job.fingerprint,
         "created": manifest.get("created"),
         "ended": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "rows_in": counts.get("rows_in", 0),
-        "rows": counts.get("rows", 0),
-        "rows_planned": job.plan.num_rows,
-        "units": sums.units,
-        "units_planned": len(job.plan.units),
-        "dropped": counts.get("dropped", 0),
-        "deduplicated": counts.get("deduplicated", 0),
-        "errors": counts.get("errors", 0),
-        "duplicate_ids": count_repeats(sums.ids, kept_share(job.plan.num_rows)),
-        "finish_reasons": {k[7:]: v for k, v in sorted(counts.items()) if k.startswith("finish_")},
-        "prompt_tokens": counts.get("prompt_tokens", 0),
-        "cached_tokens": counts.get("cached_tokens", 0),
-        "completion_tokens": counts.get("completion_tokens", 0),
+        **_counted(job, sums),
         **_ratios(counts),
         "drafting": _drafting(job, sums),
         "exactness": (engine or {}).get("exactness") if _has_completions(counts) else None,
@@ -106,6 +94,26 @@ def run_report(
         "inputs": _inputs(job),
         "versions": manifest.get("versions", {}),
         "this_run": _this_run(times),
+    }
+
+
+def _counted(job: "Job", sums: RunSums) -> dict[str, Any]:
+    """Rows, units and tokens."""
+    counts = sums.counts
+    return {
+        "rows_in": counts.get("rows_in", 0),
+        "rows": counts.get("rows", 0),
+        "rows_planned": job.plan.num_rows,
+        "units": sums.units,
+        "units_planned": len(job.plan.units),
+        "dropped": counts.get("dropped", 0),
+        "deduplicated": counts.get("deduplicated", 0),
+        "errors": counts.get("errors", 0),
+        "duplicate_ids": count_repeats(sums.ids, kept_share(job.plan.num_rows)),
+        "finish_reasons": {k[7:]: v for k, v in sorted(counts.items()) if k.startswith("finish_")},
+        "prompt_tokens": counts.get("prompt_tokens", 0),
+        "cached_tokens": counts.get("cached_tokens", 0),
+        "completion_tokens": counts.get("completion_tokens", 0),
     }
 
 
