@@ -44,6 +44,15 @@ inline Floats load(const uint16_t* source) {  // bfloat16
   return reinterpret_cast<Floats>(words << 16);
 }
 
+inline void store(float* target, Floats values) { store_as(target, values); }
+
+inline void store(uint16_t* target, Floats values) {  // bfloat16, to nearest, ties to even
+  const Words bits = reinterpret_cast<Words>(values);
+  const Words rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
+  const Words is_nan = reinterpret_cast<Words>(values != values);  // and stays NaN
+  store_as(target, __builtin_convertvector((rounded & ~is_nan) | (is_nan & 0x7FC0u), Halves));
+}
+
 inline Floats all(float value) { return value - Floats{}; }  // what is added to zeros would lose -0
 
 // One rounding or two is said here: where a compiler contracts products and sums as it likes, it does so in one

@@ -36,18 +36,8 @@ constexpr int SCORED_AT_ONCE = 8;
 
 #ifdef BF16
 typedef uint16_t Number;
-
-inline void store(Number* target, Floats values) {  // to nearest, ties to even
-  const Words bits = reinterpret_cast<Words>(values);
-  const Words rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
-  const Words quiet = reinterpret_cast<Words>(values != values) & 0x7FC0u;  // NaN stays NaN
-  const Words keep = ~reinterpret_cast<Words>(values != values);
-  *reinterpret_cast<Halves*>(target) = __builtin_convertvector((rounded & keep) | quiet, Halves);
-}
 #else
 typedef float Number;
-
-inline void store(Number* target, Floats values) { *reinterpret_cast<Floats*>(target) = values; }
 #endif
 
 constexpr int WORDS = HEAD_DIM * sizeof(Number) / sizeof(uint32_t);

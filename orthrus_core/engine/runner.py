@@ -19,7 +19,7 @@ from orthrus_core.compilation.graphs import ForwardGraphs
 from orthrus_core.errors import ConfigError
 from orthrus_core.linear.backend import LinearBackend, PlainLinear
 from orthrus_core.models.experts import make_experts_row_wise
-from orthrus_core.models.linears import with_linear
+from orthrus_core.models.linears import with_kernels
 from orthrus_core.models.model import OrthrusLM
 from orthrus_core.models.readout import Hidden, Readout, read_out
 from orthrus_core.transfer import stage, to_device
@@ -99,8 +99,9 @@ class ModelRunner:
             linear: what its linear layers go through; None: they stay as they are, as for torch's own.
         """
         self.model, self.is_compiled = model, False
-        if linear is not None and linear.name != PlainLinear.name:
-            self.model = with_linear(model, linear)
+        linear = linear or PlainLinear()
+        if linear.name != PlainLinear.name or self.device.type == "cpu":
+            self.model = with_kernels(model, linear)
         self._forwards: dict[Kind, Forward] = {kind: self._new_forward(kind, self.model) for kind in KINDS}
         self._head: Forward = self._new_head()
         self._graphs.clear()  # they hold the forwards of before

@@ -104,8 +104,6 @@ typedef Floats Operand;
 inline void multiply(Floats& sum, Operand row, Operand column) { multiply_add(sum, row, column); }
 
 inline Operand operand_of(const Number* source) { return load_as<Floats>(source); }
-
-inline void store(Element* target, Operand operand) { store_as(target, operand); }
 #endif
 
 struct Int8 {

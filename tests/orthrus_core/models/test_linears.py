@@ -7,7 +7,7 @@ from torch import nn
 from orthrus_core import Engine, EngineConfig, SamplingParams
 from orthrus_core.linear.backend import BackedLinear
 from orthrus_core.linear.native import NativeLinear
-from orthrus_core.models.linears import knows_rows, with_linear
+from orthrus_core.models.linears import knows_rows, with_kernels
 from tests.orthrus_core.models.backbones import new_backbone
 from tests.small_models import small_orthrus
 
@@ -15,7 +15,7 @@ CONFIG = EngineConfig(max_context=64, max_sequences=2, token_budget=16, self_che
 
 
 def twin_of(model, dtype: torch.dtype = torch.float32):
-    return with_linear(model, NativeLinear(dtype))
+    return with_kernels(model, NativeLinear(dtype))
 
 
 def linears(model) -> list[nn.Module]:
@@ -92,4 +92,4 @@ PARAMS = SamplingParams(max_new_tokens=24)
 def test_products_that_no_kernel_computes_may_know_how_many_rows_there_are(name, knows):
     model = new_backbone(name)
     assert knows_rows(model)
-    assert knows_rows(with_linear(model, NativeLinear(torch.float32))) == knows
+    assert knows_rows(with_kernels(model, NativeLinear(torch.float32))) == knows
