@@ -22,20 +22,18 @@ logger = logging.getLogger(__name__)
 
 
 class RowWiseActivation(nn.Module):
-    """An activation through the compiled kernel `activation.cpp`.
+    """An activation through the compiled kernel `activation.cpp`, with the hooks of the model's own.
 
     In a compiled forward it is torch's own: what Inductor makes of it takes all numbers alike.
     """
 
-    def __init__(self, own: nn.Module, kind: int):
-        """Args: own is the model's; kind is its place in `NAMES`."""
-        super().__init__()
-        self._own, self._kind = own, kind
+    _own: nn.Module
+    _kind: int
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return a tensor of the same shape."""
         if torch.compiler.is_compiling() or rows.dtype not in DTYPES:
-            return self._own(rows)
+            return self._own.forward(rows)
         rows, count = rows.contiguous(), rows.numel()
         out = torch.empty_like(rows)
         num_threads = torch.get_num_threads() if count > SERIAL else 1
@@ -55,7 +53,9 @@ def row_wise(module: nn.Module) -> nn.Module:
     except KernelError as error:
         logger.info("activation=torch because %s", error)
         return module
-    return RowWiseActivation(module, kind)
+    twin = RowWiseActivation.__new__(RowWiseActivation)
+    twin.__dict__.update(module.__dict__, _kind=kind, _modules={"_own": module})
+    return twin
 
 
 @functools.cache

@@ -52,6 +52,14 @@ def test_rows_need_not_be_contiguous():
     assert torch.equal(act(rows[:, 3:20]), act(rows)[:, 3:20])
 
 
+def test_hooks_of_the_model_s_own_run_once():
+    own, seen = nn.SiLU(), []
+    act = row_wise(own)
+    own.register_forward_hook(lambda _, __, out: seen.append(out) or out * 0)
+    assert not act(torch.randn(3, 5)).any()
+    assert len(seen) == 1
+
+
 def test_others_stay_and_without_a_compiler_all_do(monkeypatch):
     relu = nn.ReLU()
     assert row_wise(relu) is relu
