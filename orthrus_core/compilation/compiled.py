@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-OPTIONS = {"size_asserts": False, "deterministic": True}  # else a clock picks how sums are split
+OPTIONS = {"size_asserts": False, "deterministic": True}  # or a clock would pick how sums are split
 
 
 def compiled(function: Any) -> Any:
