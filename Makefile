@@ -40,7 +40,7 @@ help:
 	@echo "make local-head  a Ray head on loopback with token auth, for ray job submit (docs/cluster.md); Ctrl-C ends it"
 	@echo "make real-model  build/smollm2-135m, a small model that answers in English (a minute, 100 MB to download)"
 	@echo "make real-demo   64 grade-school questions through it (GSM8K=DIRECTORY: questions of yours, MODEL=DIRECTORY: with a head)"
-	@echo "make test        run the tests (about 7 minutes on 2 cores)"
+	@echo "make test        run the tests (7 to 15 minutes on 2 cores)"
 	@echo "make test-slow   the long ones: compiled forwards, the block policy over many seeds, runs and trainings killed and resumed (25 minutes)"
 	@echo "make test-runs   of these, runs on Ray that end badly, are resumed or have damaged files (3 minutes)"
 	@echo "make test-faults kill, break and starve runs, compare what comes out (half an hour), table in build/faults.md"
