@@ -100,7 +100,7 @@ def finish(process: subprocess.Popen) -> tuple[int, str]:
 
 
 @contextmanager
-def local_head(directory: Path, *, num_cpus: int = 4, life_s: float = 400.0) -> Iterator[Head]:
+def local_head(directory: Path, *, num_cpus: int = 4, life_s: float = 1200.0) -> Iterator[Head]:
     """Start a head; it ends with the block."""
     file = directory / "head.env"
     command = [sys.executable, str(ROOT / "infra/local_head.py"), "--env-file", str(file)]

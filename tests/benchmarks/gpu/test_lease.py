@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 
@@ -44,7 +45,7 @@ def test_parts_that_fail_leave_a_table_and_an_exit_code(tmp_path, monkeypatch, c
     monkeypatch.setattr(lease, "PARTS", parts)
     assert main(["--out", str(tmp_path)]) == 1
     assert [one["part"] for one in json.loads((tmp_path / "lease.json").read_text())] == ["good", "bad"]
-    assert "| good | 0 | passed |" in capsys.readouterr().out
+    assert re.search(r"\| good \| \d+ \| passed \|", capsys.readouterr().out)
     assert main(["--out", str(tmp_path), "--only", "good"]) == 0
 
 
