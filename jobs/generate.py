@@ -57,7 +57,7 @@ def _run_job(config: "GenerateConfig", options, console: Console, stop: StopSign
     """Prepare and run; Ray starts meanwhile."""
     from pipelines.generate.job.job import prepare
     from pipelines.generate.job.preview import check_preview, preview
-    from pipelines.generate.report import render_plan, render_report
+    from pipelines.generate.report.terminal import render_plan, render_report
 
     job = prepare(config, only_failed=options.only_failed)
     if options.dry_run:

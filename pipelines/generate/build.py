@@ -23,8 +23,8 @@ from pipelines.generate.job.job import Job
 from pipelines.generate.job.manifest import note_engine, open_manifest
 from pipelines.generate.ledger.accounts import settle
 from pipelines.generate.prompt.unit import render_unit
-from pipelines.generate.report import RunTimes, finish_run, run_report, store_failure, store_report
-from pipelines.generate.report.interruption import interrupted
+from pipelines.generate.report.figures import RunTimes, run_report
+from pipelines.generate.report.store import finish_run, interrupted, store_failure, store_report
 from pipelines.generate.watch.drain import Drain, summaries
 from pipelines.generate.watch.progress import Progress
 from pipelines.generate.watch.run_log import RunLog

@@ -5,6 +5,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from orthrus_core.errors import ConfigError, OrthrusError
+from pipelines.command.signals import INTERRUPTED, Interrupted
 from pipelines.generate.report.card import data_card
 from pipelines.generate.report.figures import RunTimes, run_report
 from pipelines.generate.report.html import html_report
@@ -125,6 +126,25 @@ def store_failure(job: "Job", times: RunTimes, error: Exception) -> OrthrusError
     except Exception as fault:
         logger.warning("no report of the failure: %s: %s", type(fault).__name__, fault)
     return error
+
+
+def interrupted(job: "Job", times: RunTimes, cause: KeyboardInterrupt) -> Interrupted:
+    """Store the report of a run that was stopped, drained or at once.
+
+    Returns:
+        What to raise, with the line for its operator.
+    """
+    try:
+        rows = job.plan.num_rows - sum(unit.num_rows for unit in job.ledger.remaining(job.plan))
+        reason = str(cause) or "stopped by Ctrl-C"
+        report = partial_report(job, times, "interrupted", reason, exit_code=INTERRUPTED)
+        store_report(job, report | {"rows_done": rows})
+    except Exception as error:  # storage that fails as well: what is committed stays all the same
+        return Interrupted(f"what is finished is kept, the same command goes on; no report: {error}")
+    return Interrupted(
+        f"{rows} of {job.plan.num_rows} rows are finished and kept in {job.ledger.url}; "
+        "the same command goes on from there"
+    )
 
 
 def _put_page(job: "Job", report: dict[str, Any]) -> None:

@@ -24,7 +24,8 @@ from pipelines.generate.build import default_calls_in_flight
 from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.decode.spec import decode_options, sized_options
 from pipelines.generate.job.job import prepare
-from pipelines.generate.report import data_card, render_report
+from pipelines.generate.report.card import data_card
+from pipelines.generate.report.terminal import render_report
 from pipelines.storage.files import join, list_directory
 from tests.fakes import broken_engine, disagreeing_engine, refused_engine
 from tests.pipelines.conftest import run_tree

@@ -12,7 +12,7 @@ from orthrus_core import ConfigError
 from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.job.job import prepare
 from pipelines.generate.job.preview import preview
-from pipelines.generate.report import render_plan
+from pipelines.generate.report.terminal import render_plan
 from tests.faults.runs import texts_of
 from tests.pipelines.conftest import generate_tree, run_tree
 from tests.processes import descendants, kill

@@ -5,7 +5,8 @@ from rich.console import Console
 
 from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.job.job import prepare
-from pipelines.generate.report import RunSums, RunTimes, run_report
+from pipelines.generate.report.figures import RunTimes, run_report
+from pipelines.generate.write.sums import RunSums
 
 UNIT = {
     "rows": 4,

@@ -7,11 +7,13 @@ import pytest
 
 from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.job.job import prepare
-from pipelines.generate.report import RunSums, RunTimes, finish_run, run_report
+from pipelines.generate.report.figures import RunTimes, run_report
 from pipelines.generate.report.html import html_report
+from pipelines.generate.report.store import finish_run
 from pipelines.generate.report.terminal import figures_table
 from pipelines.generate.report.verdict import drafting_note, is_mismatch, mismatch_reason, prompt_note
 from pipelines.generate.write.id_hashes import hash_ids
+from pipelines.generate.write.sums import RunSums
 from tests.pipelines.generate.report.conftest import facts, shown, summary, sums_of
 
 WRONG = {"id": "r7", "sample": 0, "shard": 0, "unit": 1, "first_token": 3, "written": 5, "plain_ar": 6}

@@ -14,10 +14,12 @@ from rich.console import Console
 from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.job.job import prepare
 from pipelines.generate.ledger.ledger import Ledger
-from pipelines.generate.report import RunTimes, data_card, partial_report, render_report, run_report
+from pipelines.generate.report.card import data_card
+from pipelines.generate.report.figures import RunTimes, run_report
 from pipelines.generate.report.html import html_report
 from pipelines.generate.report.samples import first_completions
-from pipelines.generate.report.terminal import audit_line, figures_table
+from pipelines.generate.report.store import partial_report
+from pipelines.generate.report.terminal import audit_line, figures_table, render_report
 from pipelines.generate.write.unit_file import write_unit_file
 from tests.pipelines.generate.report.conftest import NASTY, facts, shown, summary, sums_of
 
