@@ -4,15 +4,17 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from orthrus_core.training.packing import Document
-from pipelines.demo.answers import share_of_right_answers
 from pipelines.demo.rows import render_task
-from pipelines.demo.tasks import generate_tasks
+from pipelines.demo.tasks import Task, generate_tasks, is_right
 from pipelines.demo.tasks.generator import Split
 
 HELD_OUT_SEED = 7
+MAX_NEW_TOKENS = 256
+ANSWERS_AT_ONCE = 50
 TASKS_PER_CHUNK = 1000
 CHUNKS_PER_SEED = 1_000_000
 
@@ -23,8 +25,23 @@ def held_out_documents(tokenizer: PreTrainedTokenizerBase, count: int) -> list[D
 
 
 def right_answers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, count: int) -> float:
-    """Share of held-out tasks, others than those, that a model answers right."""
-    return share_of_right_answers(model, tokenizer, seed=HELD_OUT_SEED + 1, num_tasks=count)
+    """Share of held-out tasks, others than those, that a model answers right, greedily by `generate`."""
+    tasks = list(generate_tasks(HELD_OUT_SEED + 1, count, "heldout"))
+    num_right = 0
+    for start in range(0, len(tasks), ANSWERS_AT_ONCE):
+        batch = tasks[start : start + ANSWERS_AT_ONCE]
+        texts = _answer(model, tokenizer, batch)
+        num_right += sum(is_right(task, text) for task, text in zip(batch, texts, strict=True))
+    return num_right / len(tasks)
+
+
+@torch.no_grad()
+def _answer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: list[Task]) -> list[str]:
+    prompts = {"input_ids": [render_task(tokenizer, task)[0] for task in tasks]}
+    batch = tokenizer.pad(prompts, padding_side="left", return_tensors="pt")
+    output_ids = model.generate(**batch, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)  # type: ignore[operator]
+    answers = output_ids[:, batch["input_ids"].shape[1] :]
+    return tokenizer.batch_decode(answers, skip_special_tokens=True)
 
 
 def task_documents(
