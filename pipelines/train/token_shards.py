@@ -6,7 +6,6 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 from orthrus_core.errors import ConfigError
 from orthrus_core.training.packing import Document
 from pipelines.storage.files import join, open_file, put, read_bytes
-from pipelines.train.rows import COMPLETION, PROMPT, SHARD_SCHEMA, RowCounts
+from pipelines.train.rows import SHARD_SCHEMA, RowCounts
 
 INDEX = "index.json"
 HELD_OUT = "held-out.parquet"
@@ -52,11 +51,6 @@ class TokenIndex:
     shards: tuple[TokenShard, ...]
     counts: RowCounts
 
-    @property
-    def num_held_out(self) -> int:
-        """Documents that are not trained on."""
-        return sum(len(shard.held_out) for shard in self.shards)
-
     def to_json(self) -> bytes:
         """The index as a file."""
         return json.dumps(asdict(self)).encode()
@@ -83,18 +77,17 @@ def write_table(url: str, table: pa.Table) -> None:
 
 
 class DocumentTable:
-    """Documents of one or more files, kept as flat arrays: 4 bytes a token."""
+    """Documents of one or more files, 4 bytes a token."""
 
     def __init__(self, table: pa.Table) -> None:
         """Args: table of SHARD_SCHEMA."""
-        self._prompts, self._completions = _flat(table[PROMPT]), _flat(table[COMPLETION])
-        self._num_documents = table.num_rows
+        self._columns = table.combine_chunks().columns
 
     def __len__(self) -> int:
-        return self._num_documents
+        return len(self._columns[0])
 
     def __getitem__(self, row: int) -> Document:
-        return Document(_row(self._prompts, row), _row(self._completions, row))
+        return Document(*(column[row].values.to_numpy().tolist() for column in self._columns))
 
 
 def read_shards(url: str, names: Sequence[str]) -> DocumentTable:
@@ -153,16 +146,3 @@ def _by_shard(shards: Sequence[TokenShard], chosen: Sequence[int]) -> Iterator[t
         index = int(np.searchsorted(starts, number, side="right")) - 1
         places[index].append(int(number - starts[index]))
     yield from places.items()
-
-
-def _flat(column: pa.ChunkedArray) -> tuple[Any, Any]:
-    """(offsets, values) of a column of lists."""
-    lists = column.combine_chunks()
-    if isinstance(lists, pa.ChunkedArray):  # of a table without rows
-        lists = pa.concat_arrays(lists.chunks) if lists.chunks else pa.array([], column.type)
-    return lists.offsets.to_numpy(), lists.values.to_numpy(zero_copy_only=False)
-
-
-def _row(lists: tuple[Any, Any], row: int) -> list[int]:
-    offsets, values = lists
-    return values[offsets[row] : offsets[row + 1]].tolist()

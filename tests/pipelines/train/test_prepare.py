@@ -44,7 +44,7 @@ def test_rows_are_prepared_in_the_order_of_their_files(data, tmp_path):
     index = prepare(data, tmp_path / "out")
     found = documents(tmp_path / "out", index)
     assert found == [([1], [9, 2]), ([5], [6, 7, 2]), ([6], [8, 2]), ([3], [4, 2])]
-    assert (index.counts.used, index.counts.tokens, index.num_held_out) == (4, 13, 1)
+    assert (index.counts.used, index.counts.tokens, sum(len(s.held_out) for s in index.shards)) == (4, 13, 1)
 
 
 def test_files_are_cut_into_shards_of_unit_rows(data, tmp_path):
