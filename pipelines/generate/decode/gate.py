@@ -2,18 +2,10 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
 
-from pipelines.cluster.board import UnitKey
+from pipelines.cluster.board import Board, UnitKey
 
 LOOK_S = 0.05  # between two looks of a unit at the engine that it waits for
-
-
-class AsksBoard(Protocol):
-    """What a gate needs of the board."""
-
-    async def begin(self, unit: UnitKey) -> bool:
-        """Ask whether a unit may begin."""
 
 
 class UnitGate:
@@ -23,7 +15,7 @@ class UnitGate:
     `room` are left of the units before it. Those keep the engine full until it is there.
     """
 
-    def __init__(self, board: AsksBoard, num_unfinished: Callable[[], int], room: int):
+    def __init__(self, board: Board, num_unfinished: Callable[[], int], room: int):
         """Set up.
 
         Args:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 
@@ -10,6 +10,7 @@ from orthrus_core.engine.sequence import Completion
 from orthrus_core.request import SamplingParams
 from orthrus_core.text.stop_strings import cut_text
 from pipelines.generate.decode.requests import SampleRow
+from pipelines.generate.decode.texts import TextDecoder
 from pipelines.generate.engine.conversation import Conversation, Turn
 from pipelines.read.arrow_types import bring_to
 from pipelines.read.columns import (
@@ -25,13 +26,6 @@ from pipelines.read.columns import (
 )
 
 
-class Decoder(Protocol):
-    """What turns tokens into the text that is written."""
-
-    def decode(self, token_ids: list[int]) -> str:
-        """Text of tokens."""
-
-
 class ResultWriter:
     """Makes the table of a unit's results.
 
@@ -40,7 +34,7 @@ class ResultWriter:
         sampled_level: of rows with a temperature.
     """
 
-    def __init__(self, layout: TableLayout, decoder: Decoder, *, level: str, sampled_level: str):
+    def __init__(self, layout: TableLayout, decoder: TextDecoder, *, level: str, sampled_level: str):
         self._layout = layout
         self._decoder = decoder
         self.level = level

@@ -3,22 +3,17 @@
 import contextlib
 import logging
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
+
+from pipelines.cluster.failures import FailureNotes
 
 logger = logging.getLogger(__name__)
-
-
-class KnowsReasons(Protocol):
-    """What is needed of `FailureNotes`."""
-
-    def last_reason(self) -> str | None:
-        """Why an engine broke last."""
 
 
 class RunWarnings:
     """Looks at units as they are committed."""
 
-    def __init__(self, notes: KnowsReasons, num_actors: int):
+    def __init__(self, notes: FailureNotes, num_actors: int):
         """Args: num_actors are expected; one more was started in the place of one that died."""
         self._notes = notes
         self._num_actors = num_actors
