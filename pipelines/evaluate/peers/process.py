@@ -7,7 +7,6 @@ import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from orthrus_core.errors import OrthrusError
@@ -24,9 +23,6 @@ class PeerProcess:
 
     Attributes:
         version: of the engine.
-        load_s: seconds that loading took.
-        idle_s: seconds at rest so far.
-        idle_cpu_s: CPU seconds that it used in them; near 0 when nothing spins.
     """
 
     def __init__(
@@ -54,7 +50,6 @@ class PeerProcess:
             OrthrusError: it ended or did not answer.
         """
         self.name, self._log, self._timeout_s = name, log, timeout_s
-        self.idle_s = self.idle_cpu_s = 0.0
         log.parent.mkdir(parents=True, exist_ok=True)
         logger.info("starting peer=%s log=%s", name, log)
         with log.open("w", encoding="utf-8") as printed:
@@ -71,14 +66,12 @@ class PeerProcess:
         except BaseException:
             self.close()
             raise
-        self.version, self.load_s = ready["version"], ready["load_s"]
+        self.version = ready["version"]
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def system(self, *, in_flight: int, max_new_tokens: int, eos_ids: Sequence[int]) -> System:
@@ -88,8 +81,6 @@ class PeerProcess:
         def prepare(prompts: Prompts) -> Work:
             def work() -> Measured:
                 answer = self._ask({"prompts": [list(prompt) for prompt in prompts], **limits})
-                self.idle_s += answer["idle_s"]
-                self.idle_cpu_s += answer["idle_cpu_s"]
                 return Measured(answer["outputs"], answer["seconds"])
 
             return work

@@ -45,25 +45,17 @@ def serve(
 ) -> None:
     """Load, say so, and answer requests until there are no more.
 
-    An answer holds `outputs`, `seconds` of the work alone, and what the process did since its last answer,
-    when it should have been at rest: `idle_s` and `idle_cpu_s`, CPU time of all its threads.
+    An answer holds `outputs` and `seconds`, of the work alone.
     """
-    started_at = time.perf_counter()
     peer = load(options)
-    _write(answers, {"version": peer.version, "load_s": time.perf_counter() - started_at})
-    idle_since = time.perf_counter(), time.process_time()
+    _write(answers, {"version": peer.version})
     for line in requests:
-        idle_s, idle_cpu_s = time.perf_counter() - idle_since[0], time.process_time() - idle_since[1]
         request = json.loads(line)
         peer.reset()
         started_at = time.perf_counter()
         outputs = peer.complete(**request)
         seconds = time.perf_counter() - started_at
-        _write(
-            answers,
-            {"outputs": outputs, "seconds": seconds, "idle_s": idle_s, "idle_cpu_s": idle_cpu_s},
-        )
-        idle_since = time.perf_counter(), time.process_time()
+        _write(answers, {"outputs": outputs, "seconds": seconds})
 
 
 def _write(answers: TextIO, message: Mapping[str, Any]) -> None:

@@ -1,5 +1,4 @@
 import sys
-import time
 
 import pytest
 
@@ -66,16 +65,6 @@ def test_the_time_is_the_one_that_the_peer_measured(start):
         measured = peer.system(in_flight=1, max_new_tokens=1, eos_ids=[])([[1]])()
     assert isinstance(measured, Measured)
     assert 0.2 <= measured.seconds < 10
-
-
-def test_a_peer_at_rest_uses_no_cpu(start):
-    with start() as peer:
-        work = peer.system(in_flight=1, max_new_tokens=1, eos_ids=[])([[1]])
-        work()
-        time.sleep(0.5)
-        work()
-    assert peer.idle_s >= 0.5
-    assert peer.idle_cpu_s < 0.1
 
 
 def test_a_peer_that_cannot_load_is_named_with_its_last_lines(start):
