@@ -1,8 +1,12 @@
 """A part of a config."""
 
+from pathlib import PurePath
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+# Of a tuple: one text stands for a list of one.
+ONE_OR_MORE = BeforeValidator(lambda value: (str(value),) if isinstance(value, str | PurePath) else value)
 
 
 class Section(BaseModel):

@@ -1,10 +1,10 @@
 """Which rows a job reads."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from pipelines.config.section import Section
+from pipelines.config.section import ONE_OR_MORE, Section
 from pipelines.config.urls import Given, Url
 
 
@@ -23,7 +23,7 @@ class DatasetConfig(Section):
 class FilesConfig(Section):
     """Which files, or which data set in their place."""
 
-    paths: tuple[Url, ...] = Field(
+    paths: Annotated[tuple[Url, ...], ONE_OR_MORE] = Field(
         (),
         description="Files, globs or directories; local (from the working directory) or any fsspec URL; "
         "hf://datasets/owner/name[@revision][/path]. A file named twice is read once.",
@@ -44,8 +44,3 @@ class FilesConfig(Section):
             found = "both" if self.paths else "neither"
             raise ValueError(f"must have either paths or dataset, got {found}")
         return self
-
-    @field_validator("paths", mode="before")
-    @classmethod
-    def _one_path_is_a_list_of_one(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
@@ -15,6 +15,7 @@ from orthrus_core.training.config import (
     StrictConfig,
 )
 from pipelines.command.config_file import load_config
+from pipelines.config.section import ONE_OR_MORE
 from pipelines.config.urls import Url
 from pipelines.storage.config import StorageConfig
 
@@ -47,7 +48,7 @@ class SourceDataConfig(StrictConfig):
 class RowDataConfig(StrictConfig):
     """Prompts and completions as token ids, as the generate job writes them."""
 
-    path: tuple[Url, ...] = Field(
+    path: Annotated[tuple[Url, ...], ONE_OR_MORE] = Field(
         description="The output of a generate job, or files, globs or directories (Parquet, JSONL); local or "
         "any fsspec URL; hf://datasets/owner/name[@revision][/path]."
     )
@@ -75,11 +76,6 @@ class RowDataConfig(StrictConfig):
     shuffle_documents: int = Field(
         32768, ge=1024, description="Documents that are shuffled together, and held in memory, at a time."
     )
-
-    @field_validator("path", mode="before")
-    @classmethod
-    def _one_path_is_a_list_of_one(cls, value: Any) -> Any:
-        return (str(value),) if isinstance(value, str | Path) else value
 
     @field_validator("path")
     @classmethod

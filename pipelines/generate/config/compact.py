@@ -1,11 +1,11 @@
 """How files are compressed, and what becomes of a finished run's files."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import pyarrow as pa
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from pipelines.config.section import Section
+from pipelines.config.section import ONE_OR_MORE, Section
 from pipelines.config.urls import Url
 
 
@@ -34,17 +34,12 @@ class CompactConfig(Section):
 
     path: Url | None = Field(None, description="Where the files go; none: compacted/ below output.path.")
     file_mib: float = Field(512.0, gt=0, description="Size of a file, about; the last ones are smaller.")
-    partition_by: tuple[str, ...] = Field(
+    partition_by: Annotated[tuple[str, ...], ONE_OR_MORE] = Field(
         (), description="Columns by whose values rows go to directories COLUMN=VALUE; the files lack them."
     )
     delta: Url | None = Field(
         None, description="Delta table that the rows are appended to, once, instead of files at path."
     )
-
-    @field_validator("partition_by", mode="before")
-    @classmethod
-    def _one_column_is_a_list_of_one(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one_target(self) -> Self:

@@ -1,13 +1,13 @@
 """Options of the generate job: the only place where they live."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from orthrus_core.engine.config import EngineConfig
 from pipelines.cluster.config import RunConfig
 from pipelines.config.model import ModelConfig
-from pipelines.config.section import Section
+from pipelines.config.section import ONE_OR_MORE, Section
 from pipelines.config.urls import Url
 from pipelines.generate.config.mapped import MappedSection
 from pipelines.generate.config.output import OutputConfig
@@ -101,7 +101,7 @@ class AuditConfig(Section):
 class ReportConfig(Section):
     """What the report says beyond its figures. Changes no row."""
 
-    group_by: tuple[str, ...] = Field(
+    group_by: Annotated[tuple[str, ...], ONE_OR_MORE] = Field(
         (), description="Carried input columns by whose values the report breaks figures down."
     )
     gpu_hour_price: float | None = Field(
@@ -110,11 +110,6 @@ class ReportConfig(Section):
         description="Price of an hour of one actor's device or devices, for cost per million tokens.",
     )
     currency: str = Field("USD", description="Currency of the price.")
-
-    @field_validator("group_by", mode="before")
-    @classmethod
-    def _one_column_is_a_list_of_one(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
 
 
 class GenerateConfig(Section):
