@@ -67,27 +67,15 @@ def read_prompt_sets(
     absent: dict[str, str] = {}
     for name in config.prompt_sets:
         try:
-            found[name] = read_prompt_set(config, name, checkpoint)
+            found[name] = _read(config, name, checkpoint)
         except ConfigError as error:
-            absent[name] = str(error)
+            absent[name] = f"prompt_sets.{name}: {error}"
     mistakes = [why for name, why in absent.items() if config.prompt_sets[name].required or not found]
     if mistakes:
         raise ConfigError("; ".join(mistakes))
     for why in absent.values():
         logger.warning("left out: %s", why)
     return found, absent
-
-
-def read_prompt_set(config: EvaluateConfig, name: str, checkpoint: Checkpoint) -> PromptSet:
-    """Read a set and turn its prompts into token ids.
-
-    Raises:
-        ConfigError: no such files or columns, or no usable row; names the set.
-    """
-    try:
-        return _read(config, name, checkpoint)
-    except ConfigError as error:
-        raise ConfigError(f"prompt_sets.{name}: {error}") from error
 
 
 def _read(config: EvaluateConfig, name: str, checkpoint: Checkpoint) -> PromptSet:

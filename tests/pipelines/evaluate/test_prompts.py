@@ -5,7 +5,7 @@ import pytest
 from orthrus_core.errors import ConfigError
 from pipelines.checkpoint.directory import load_tokenizer, locate
 from pipelines.evaluate.config import EvaluateConfig
-from pipelines.evaluate.prompts import describe, lengthened, read_prompt_set, read_prompt_sets
+from pipelines.evaluate.prompts import describe, lengthened, read_prompt_sets
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def read(model_dir, tmp_path):
             "output": str(tmp_path / "report.json"),
         }
         config = EvaluateConfig.model_validate(tree)
-        return read_prompt_set(config, "mine", locate(config.model))
+        return read_prompt_sets(config, locate(config.model))[0]["mine"]
 
     return write_and_read
 
