@@ -1,7 +1,7 @@
 """What an evaluation shows in a terminal."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
@@ -9,7 +9,6 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.evaluate.rows import Rows, acceptance_rows, answer_rows, exactness_rows, speed_rows
-from pipelines.evaluate.tables import new_table
 
 
 def render_evaluation(report: Mapping[str, Any], path: str) -> RenderableType:
@@ -39,7 +38,7 @@ def render_evaluation(report: Mapping[str, Any], path: str) -> RenderableType:
 def _filled(title: str, rows: Rows) -> list[Table]:
     """A table of lines; none where there is only the head."""
     head, *lines = rows
-    table = new_table(title, *head)
+    table = _new_table(title, *head)
     for line in lines:
         table.add_row(*map(escape, line))
     return [table] if lines else []
@@ -80,7 +79,7 @@ def _replay(replay: Mapping[str, Any]) -> list[Table]:
 
 
 def _memory(memory: Mapping[str, Any]) -> Table:
-    table = new_table(
+    table = _new_table(
         f"Memory, {memory['batch']} sequences, {memory['rows']} rows, each mode in a process of its own",
         *("mode", ">peak RSS", ">of it loading", ">cache", ">cache bytes/token"),
     )
@@ -88,4 +87,13 @@ def _memory(memory: Mapping[str, Any]) -> Table:
         sizes = (mode["peak_bytes"], mode["loaded_bytes"], mode["cache_bytes"])
         mib = [f"{size / 2**20:.1f} MiB" for size in sizes]
         table.add_row(mode["mode"], *mib, f"{mode['cache_bytes_per_token']:,}")
+    return table
+
+
+def _new_table(title: str, *columns: str) -> Table:
+    """An empty table; a name that begins with > is right-aligned."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1))
+    for name in columns:
+        justify: Literal["left", "right"] = "right" if name.startswith(">") else "left"
+        table.add_column(escape(name.removeprefix(">")), justify=justify, no_wrap=True)
     return table

@@ -6,8 +6,6 @@ The first line has the names of the columns; one that begins with > holds number
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipelines.evaluate.tables import show_number, show_spread
-
 Report = Mapping[str, Any]
 Rows = list[list[str]]
 
@@ -34,8 +32,8 @@ def _compared(what: str, run: Report, batch: str, found: Report) -> list[str]:
         *(what, run["prompt_set"], run["dtype"], f"{run['temperature']:g}", batch),
         f"{found['identical_tokens']} of {found['rows']}",
         f"{100 * share['low']:.1f}-{100 * share['high']:.1f}",
-        "-" if position is None else show_spread(position, 0),
-        "-" if gap is None else show_spread(gap, 2),
+        "-" if position is None else _spread(position, 0),
+        "-" if gap is None else _spread(gap, 2),
     ]
 
 
@@ -74,7 +72,7 @@ def _run(text: Report) -> list[str]:
 
 
 def _ratios(found: Report) -> list[str]:
-    return [show_number(found["acceptance_length"]), show_number(found["tokens_per_forward"])]
+    return [_number(found["acceptance_length"]), _number(found["tokens_per_forward"])]
 
 
 def speed_rows(loads: Sequence[Report]) -> Rows:
@@ -88,11 +86,11 @@ def speed_rows(loads: Sequence[Report]) -> Rows:
                 [
                     *((_load(load), _batch(load)) if own else ("", "")),
                     system["name"],
-                    show_spread(system["tokens_per_s"], 0),
-                    "" if own else show_spread(system["consensus_ratio"], 2),
-                    "" if own else show_number(system["ar_ratio"]["median"]),
-                    show_number(load["per_question_ratio"]) if system["name"] == "AR" else "",
-                    show_number(load["acceptance_length"]) if own else "",
+                    _spread(system["tokens_per_s"], 0),
+                    "" if own else _spread(system["consensus_ratio"], 2),
+                    "" if own else _number(system["ar_ratio"]["median"]),
+                    _number(load["per_question_ratio"]) if system["name"] == "AR" else "",
+                    _number(load["acceptance_length"]) if own else "",
                     "" if own else f"{system['rows_as_consensus']} of {load['rows']}",
                 ]
             )
@@ -106,3 +104,14 @@ def _batch(load: Report) -> str:
 def _load(load: Report) -> str:
     left_out = f", {load['rows_without_room']} too long" if load["rows_without_room"] else ""
     return f"{load['prompt_set']}, {load['rows']} rows{left_out}"
+
+
+def _spread(values: Mapping[str, float], digits: int) -> str:
+    """Median, lowest and highest as text."""
+    low, high = (f"{values[name]:.{digits}f}" for name in ("lowest", "highest"))
+    return f"{values['median']:.{digits}f} ({low}-{high})"
+
+
+def _number(value: float | None) -> str:
+    """A number as text, - for none."""
+    return "-" if value is None else f"{value:.2f}"
