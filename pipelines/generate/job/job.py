@@ -19,7 +19,7 @@ from pipelines.generate.job.checks import check_group_by, check_keep, check_mode
 from pipelines.generate.job.generation_config import resolve
 from pipelines.generate.job.params_trial import check_params
 from pipelines.generate.job.sizes import with_lengths
-from pipelines.generate.ledger.failed_units import failed_units
+from pipelines.generate.ledger.damage import failed_units
 from pipelines.generate.ledger.ledger import Ledger, differences, fingerprint
 from pipelines.generate.prompt.renderer import PromptRenderer
 from pipelines.generate.prompt.unit import needed_columns, read_columns

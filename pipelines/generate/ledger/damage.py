@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from orthrus_core.errors import OrthrusError
 from pipelines.generate.ledger.ledger import Ledger, check_counts
 from pipelines.generate.write.unit_file import FOOTER_KEY, facts_of
-from pipelines.read.units import Unit
+from pipelines.read.units import Plan, Unit
 from pipelines.storage.files import join, map_files, open_file, read_bytes, remove
 
 ResultT = TypeVar("ResultT")
@@ -129,3 +129,19 @@ def checked_footers(ledger: Ledger, units: Sequence[Unit], fingerprints: Collect
             "the same command makes them again"
         )
     return [found for _, found in looked if isinstance(found, dict)]
+
+
+def failed_units(ledger: Ledger, plan: Plan, remaining: Sequence[Unit]) -> list[Unit]:
+    """Finished units with error rows, by their footers.
+
+    Args:
+        remaining: units that are not finished.
+    Raises:
+        DamagedUnitError: a file that cannot be read.
+    """
+    undone = {unit.file_name for unit in remaining}
+    finished = [unit for unit in plan.units if unit.file_name not in undone]
+    looked = map_files(read_unit_footer, [ledger.unit_url(unit) for unit in finished])
+    return [
+        u for u, (footer, _) in zip(finished, looked, strict=True) if footer.get("counts", {}).get("errors")
+    ]
