@@ -28,6 +28,8 @@ from pipelines.evaluate.prompts import PromptSet, describe, read_prompt_sets
 from pipelines.evaluate.replay import time_replay
 from pipelines.evaluate.speed import Peers, check_room, time_load
 from pipelines.evaluate.texts import ITSELF_DTYPE, Texts
+from pipelines.generate.job.sizes import device_here
+from pipelines.storage.files import put
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -56,7 +58,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "ended": None,
         "model": {"path": config.model.path, "hash": checkpoint.model_hash, "revision": checkpoint.revision},
         "machine": {
-            "device": device_of(config),
+            "device": device_here(config.model.device),
             "processor": processor_name(),
             "cpus": os.cpu_count(),
             "threads": torch.get_num_threads(),
@@ -73,9 +75,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     }
     for name, value in _measured(config, checkpoint, tokenizer, prompt_sets):
         report[name] = [*report[name], value] if isinstance(report[name], list) else value
-        write_report(config.output, report)
+        _write(config.output, report)
     report["ended"] = _now()
-    write_report(config.output, report)
+    _write(config.output, report)
     config.output.with_suffix(".html").write_text(evaluation_page(report), encoding="utf-8")
     return report
 
@@ -103,9 +105,9 @@ def _measured(
                 for one in speed.loads:
                     yield "speed", time_load(config, model, prompt_set, one, peers)
     if config.replay:
-        yield "replay", time_replay(config, device_of(config))
+        yield "replay", time_replay(config, device_here(config.model.device))
     if config.memory:
-        yield "memory", weigh_modes(config, checkpoint, prompt_sets, device_of(config))
+        yield "memory", weigh_modes(config, checkpoint, prompt_sets, device_here(config.model.device))
 
 
 def _check(config: EvaluateConfig, prompt_sets: Mapping[str, PromptSet], absent: Mapping[str, str]) -> None:
@@ -171,13 +173,6 @@ def broken_promises(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def device_of(config: EvaluateConfig) -> str:
-    """Where the model runs."""
-    if config.model.device != "auto":
-        return config.model.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def _with_context(config: EvaluateConfig, checkpoint: Checkpoint) -> EvaluateConfig:
     """Resolve max_context where the config leaves it open: the model's."""
     most = load_config(checkpoint.path, needs_head=False).max_position_embeddings
@@ -192,15 +187,13 @@ def _with_context(config: EvaluateConfig, checkpoint: Checkpoint) -> EvaluateCon
 def load(config: EvaluateConfig, checkpoint: Checkpoint, dtype: str) -> OrthrusLM:
     """Load the model in a dtype, "auto" for the checkpoint's, on the config's device."""
     kind = dtype if dtype == "auto" else getattr(torch, dtype)
-    return orthrus_core.load_model(fetch(checkpoint), dtype=kind, device=device_of(config), needs_head=False)
+    return orthrus_core.load_model(
+        fetch(checkpoint), dtype=kind, device=device_here(config.model.device), needs_head=False
+    )
 
 
-def write_report(path: Path, report: Mapping[str, Any]) -> None:
-    """Write in one atomic step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+def _write(path: Path, report: Mapping[str, Any]) -> None:
+    put(str(path), (json.dumps(report, indent=2) + "\n").encode())
 
 
 def processor_name() -> str:
