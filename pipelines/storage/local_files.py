@@ -1,10 +1,12 @@
 """Files on a local file system: sizes, content, atomic writes."""
 
+import contextlib
 import hashlib
 import os
 import shutil
 import stat
 import uuid
+from collections.abc import Iterator
 
 
 def list_directory(path: str) -> dict[str, int]:
@@ -36,19 +38,12 @@ def content_tag(path: str) -> str:
 
 def put(path: str, data: bytes) -> None:
     """Write a file by way of a hidden temporary one beside it, synced, then renamed."""
-    directory, name = os.path.split(path)
-    os.makedirs(directory, exist_ok=True)
-    temporary = _temporary(directory, name)
-    try:
+    with _beside(path) as temporary:
         with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
 
 
 def move(source: str, path: str) -> None:
@@ -56,10 +51,7 @@ def move(source: str, path: str) -> None:
 
     It is open to whom any new file there is open; safetensors, for one, writes files for their owner alone.
     """
-    directory, name = os.path.split(path)
-    os.makedirs(directory, exist_ok=True)
-    temporary = _temporary(directory, name)
-    try:
+    with _beside(path) as temporary:
         with open(temporary, "wb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
         shutil.move(source, temporary)
@@ -67,32 +59,33 @@ def move(source: str, path: str) -> None:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
 
 
 def create(path: str, data: bytes) -> bool:
     """Write a file that must not exist, by linking a hidden one to the name; whether it was written."""
-    directory, name = os.path.split(path)
-    os.makedirs(directory, exist_ok=True)
-    temporary = _temporary(directory, name)
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without links: the name is taken in one step all the same
-        return _create_directly(path, data)
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
+    with _beside(path) as temporary:
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links: the name is taken in one step all the same
+            return _create_directly(path, data)
     return True
 
 
-def _temporary(directory: str, name: str) -> str:
-    return os.path.join(directory, f".{name}.{uuid.uuid4().hex}.tmp")
+@contextlib.contextmanager
+def _beside(path: str) -> Iterator[str]:
+    """A hidden temporary name beside a file, whose directory is made; nothing is left under it."""
+    directory, name = os.path.split(path)
+    os.makedirs(directory, exist_ok=True)
+    temporary = os.path.join(directory, f".{name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
 
 
 def _create_directly(path: str, data: bytes) -> bool:
