@@ -2,7 +2,6 @@
 
 import os
 import threading
-from types import TracebackType
 
 from pipelines.cluster.config import RunConfig
 from pipelines.cluster.resources import ENVIRONMENT, start_cluster
@@ -53,9 +52,7 @@ class RaySession:
             raise self._fault
         return self._is_local
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
