@@ -11,6 +11,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any
 
 from orthrus_core.engine.config import EngineConfig
@@ -246,10 +247,8 @@ def describe(first: Completion, again: Completion) -> dict[str, Any]:
 
 def first_difference(one: Sequence[Any], other: Sequence[Any]) -> int | None:
     """The first place where two lists differ; the end of the shorter one counts. None: they are the same."""
-    for place, (a, b) in enumerate(zip(one, other, strict=False)):
-        if a != b:
-            return place
-    return None if len(one) == len(other) else min(len(one), len(other))
+    pairs = enumerate(zip_longest(one, other, fillvalue=object()))
+    return next((place for place, (a, b) in pairs if a != b), None)
 
 
 def _with_logprobs(request: Request) -> Request:

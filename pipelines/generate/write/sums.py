@@ -1,8 +1,9 @@
 """What the driver keeps of all units: sums, whose size does not grow with the rows."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 from pipelines.generate.write.unit_facts import OTHER, add_into, keep_largest, merge_errors
@@ -61,8 +62,8 @@ class RunSums:
                 self.groups[name] = keep_largest(known, MOST_VALUES)
         merge_errors(self.errors, facts.get("errors", {}), MOST_KINDS)
         positions = facts.get("positions", {})
-        self.drafted = _add_lists(self.drafted, positions.get("drafted", []))
-        self.accepted = _add_lists(self.accepted, positions.get("accepted", []))
+        self.drafted = [*map(sum, zip_longest(self.drafted, positions.get("drafted", []), fillvalue=0))]
+        self.accepted = [*map(sum, zip_longest(self.accepted, positions.get("accepted", []), fillvalue=0))]
         self._add_audit(facts.get("audit") or {})
         self.ids += base64.b64decode(facts.get("ids", ""))
         if "at" in facts:
@@ -97,8 +98,3 @@ def largest(groups: Mapping[str, dict[str, int]], most: int) -> list[tuple[str, 
 def _merge(sums: dict[str, dict[str, int]], more: Mapping[str, Mapping[str, int]]) -> None:
     for key, values in more.items():
         add_into(sums.setdefault(key, {}), values)
-
-
-def _add_lists(one: Sequence[int], other: Sequence[int]) -> list[int]:
-    longer, shorter = (one, other) if len(one) >= len(other) else (other, one)
-    return [value + (shorter[i] if i < len(shorter) else 0) for i, value in enumerate(longer)]
