@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -239,18 +239,17 @@ def _this_run(times: RunTimes) -> dict[str, Any]:
     }
 
 
-def _time_split(times: RunTimes, engines: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+def _time_split(times: RunTimes, engines: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Seconds by what they were for, of an actor on average; together the wall time.
 
     An engine that does not count its seconds by kind has them as `engine`.
     """
-    engines = list(engines)
     if not engines:
         return {}
-    parts = {"Ray start": times.ray_s, "model load": _mean(engine["load_s"] for engine in engines)}
-    busy_s = _mean(engine["busy_s"] for engine in engines)
+    parts = {"Ray start": times.ray_s, "model load": statistics.fmean(engine["load_s"] for engine in engines)}
+    busy_s = statistics.fmean(engine["busy_s"] for engine in engines)
     kinds = {
-        name: _mean(engine["seconds"][name] for engine in engines)
+        name: statistics.fmean(engine["seconds"][name] for engine in engines)
         for name in ENGINE_SECONDS
         if all(name in engine.get("seconds", {}) for engine in engines)
     }
@@ -259,10 +258,6 @@ def _time_split(times: RunTimes, engines: Iterable[Mapping[str, Any]]) -> dict[s
     parts["audit"] = times.sums.audit_s / len(engines)
     parts["idle or outside"] = max(0.0, times.wall_s - sum(parts.values()))
     return parts
-
-
-def _mean(values: Iterable[float]) -> float:
-    return statistics.fmean(values)
 
 
 def ratio(count: float, of: float) -> float | None:
