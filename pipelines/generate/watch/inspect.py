@@ -16,6 +16,7 @@ from pipelines.generate.ledger.damage import (
     verify_unit,
 )
 from pipelines.generate.ledger.ledger import SUCCESS, Ledger
+from pipelines.generate.write.unit_facts import add_into
 from pipelines.read.units import Plan, Unit
 from pipelines.storage.file_info import FileInfo
 from pipelines.storage.files import absolute, join, list_directory, map_files, open_file, read_bytes
@@ -100,6 +101,9 @@ def inspect_run(path: str, *, watch_s: float = 0.0, verify: bool = False) -> Run
     report = read_bytes(join(ledger.run_url, "report.json"))
     parsed = None if report is None else json.loads(report)
     rows_of = {unit.file_name: unit.num_rows for unit in plan.units}
+    counts: dict[str, int] = {}
+    for footer in footers.values():
+        add_into(counts, footer["counts"])
     rows_per_s, tokens_per_s = _speed(files, footers, rows_of)
     return RunState(
         url=ledger.url,
@@ -110,7 +114,7 @@ def inspect_run(path: str, *, watch_s: float = 0.0, verify: bool = False) -> Run
         units_done=len(files),
         rows=plan.num_rows,
         rows_done=sum(rows_of[name] for name in files),
-        counts=_sums([footer["counts"] for footer in footers.values()]),
+        counts=counts,
         rows_per_s=rows_per_s,
         tokens_per_s=tokens_per_s,
         failed_units={
@@ -189,11 +193,3 @@ def _speed(
     rows = sum(rows_of[name] for name in counted)
     tokens = sum(footers[name]["counts"].get("completion_tokens", 0) for name in counted)
     return rows / seconds, tokens / seconds
-
-
-def _sums(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
-    sums: dict[str, int] = {}
-    for one in counts:
-        for name, value in one.items():
-            sums[name] = sums.get(name, 0) + value
-    return sums

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from pipelines.command.wording import count_of, show_duration
 from pipelines.generate.watch.speed import SpeedWindow
+from pipelines.generate.write.unit_facts import add_into
 
 logger = logging.getLogger(__name__)
 
@@ -120,8 +121,7 @@ class Progress:
         self._rows += rows
         self._rows_of[actor] = self._rows_of.get(actor, 0) + rows
         self._units += 1
-        for name, value in summary["counts"].items():
-            self._counts[name] = self._counts.get(name, 0) + value
+        add_into(self._counts, summary["counts"])
         self._show_bar()
 
     def note(self, text: str) -> None:
