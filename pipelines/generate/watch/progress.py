@@ -4,6 +4,7 @@ import logging
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Self
 
@@ -13,12 +14,12 @@ from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from pipelines.command.wording import count_of, show_duration
-from pipelines.generate.watch.speed import SpeedWindow
 from pipelines.generate.write.unit_facts import add_into
 
 logger = logging.getLogger(__name__)
 
 LOOK_S = 1.0  # between two looks at the engines
+WINDOW_S = 60.0  # of the speed
 FIRST_LINE_S = 2.0  # so soon after the start comes the first line
 
 # How a bar says what a line says as key=value: noun of a count, and what follows it.
@@ -223,3 +224,31 @@ def _words(name: str, value: str) -> str:
         return WORDS[name].format(value)
     noun, what = COUNTS[name]
     return count_of(int(value), noun) + what
+
+
+class SpeedWindow:
+    """A count that grows, and how fast it did lately."""
+
+    def __init__(self, window_s: float = WINDOW_S):
+        self._window_s = window_s
+        self._samples: deque[tuple[float, float]] = deque()  # (clock, count), oldest first
+
+    def add(self, count: float, at_s: float | None = None) -> None:
+        """Take the count as it stands; zeros before it begins to grow are no part of the speed.
+
+        Args:
+            at_s: on a clock that only goes forward; None: now.
+        """
+        now = time.monotonic() if at_s is None else at_s
+        if count == 0:
+            self._samples.clear()
+        self._samples.append((now, count))
+        while len(self._samples) > 2 and self._samples[1][0] <= now - self._window_s:
+            self._samples.popleft()
+
+    def per_s(self) -> float | None:
+        """Growth per second within the window; None while there is none."""
+        if len(self._samples) < 2:
+            return None
+        (first_at, first), (last_at, last) = self._samples[0], self._samples[-1]
+        return (last - first) / (last_at - first_at) if last_at > first_at else None

@@ -8,8 +8,7 @@ import pytest
 from rich.console import Console
 
 from pipelines.command.wording import show_duration
-from pipelines.generate.watch.progress import Progress
-from pipelines.generate.watch.speed import SpeedWindow
+from pipelines.generate.watch.progress import Progress, SpeedWindow
 
 UNIT = {"rows": 4, "counts": {"completion_tokens": 40, "steps": 10, "step_tokens": 38, "errors": 1}}
 READY = {"state": "ready", "tokens": 30.0}
