@@ -122,13 +122,9 @@ def _read(url: str) -> tuple[pa.Table, dict[str, Any]]:
 
 def _interleave(kept: pa.Table, dropped: pa.Table, dropped_at: Sequence[int]) -> pa.Table:
     """Rows of both, the dropped ones at their places in the whole."""
-    order: list[int] = []
-    next_kept, taken = 0, {place: kept.num_rows + i for i, place in enumerate(dropped_at)}
-    for place in range(kept.num_rows + dropped.num_rows):
-        if place in taken:
-            order.append(taken[place])
-        else:
-            order.append(next_kept)
-            next_kept += 1
+    taken = {place: kept.num_rows + i for i, place in enumerate(dropped_at)}
+    rest = iter(range(kept.num_rows))
+    places = range(kept.num_rows + dropped.num_rows)
+    order = [taken[place] if place in taken else next(rest) for place in places]
     both = pa.concat_tables([kept.replace_schema_metadata(), dropped.replace_schema_metadata()])
     return both.unify_dictionaries().take(pa.array(order, pa.int64()))
