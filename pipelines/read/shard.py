@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,9 +20,10 @@ from pipelines.read.jsonl import (
     describe_line,
     split_lines,
 )
-from pipelines.read.partitions import path_columns
 from pipelines.storage.errors import reason
 from pipelines.storage.file_info import FileInfo
+
+NULL = "__HIVE_DEFAULT_PARTITION__"  # what Hive, Spark and pyarrow write for null
 
 
 @dataclass(frozen=True)
@@ -130,3 +132,13 @@ def _inspect_array(job: Look, content: bytes) -> tuple[Shard, JsonColumns]:
         raise BadFileError("no element of the array is an object")
     offsets = [first for first, _ in spans[:: job.unit_rows]] + [last for _, last in spans[-1:]]
     return Shard(job.index, job.file, "json", len(spans), offsets=tuple(offsets)), columns
+
+
+def path_columns(url: str) -> dict[str, str | None]:
+    """Columns by name, in the order of the path; values are text."""
+    pairs = [folder.partition("=") for folder in url.split("/")[:-1]]
+    return {
+        unquote(name): None if value == NULL else unquote(value)
+        for name, mark, value in pairs
+        if name and mark
+    }

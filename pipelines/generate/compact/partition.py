@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 
 from orthrus_core.errors import ConfigError
 from pipelines.generate.config.compact import Compression
+from pipelines.read.shard import NULL
 from pipelines.storage.files import join, upload
 
 GROUP_BYTES = 64 * 2**20  # of a row group in memory
 WAITING_BYTES = 512 * 2**20  # of all rows that wait for their row group to be full
 MOST_PARTITIONS = 1000  # each has a file open
 LONGEST_VALUE = 200  # as part of a path, where file systems take 255 with the column's name
-NULL = "__HIVE_DEFAULT_PARTITION__"  # what readers of such directories take for null
 
 
 class Partition:

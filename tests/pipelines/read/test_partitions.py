@@ -8,7 +8,7 @@ import pytest
 
 from pipelines.read.columns import TableLayout
 from pipelines.read.own_rows import own_rows
-from pipelines.read.partitions import path_columns
+from pipelines.read.shard import path_columns
 from pipelines.read.shards import inspect_shards, list_shards
 from pipelines.read.source import column_types, read_unit
 from pipelines.read.units import Plan, plan_units
