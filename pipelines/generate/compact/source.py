@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from orthrus_core.errors import ConfigError, OrthrusError
 from pipelines.generate.ledger.ledger import SUCCESS, Ledger
-from pipelines.generate.write.unit_file import FOOTER_KEY
+from pipelines.generate.write.unit_file import read_unit_file
 from pipelines.read.arrow_types import bring_all_to
 from pipelines.read.units import Plan, Unit
 from pipelines.storage.files import join, map_files, open_file, read_bytes
@@ -50,11 +50,9 @@ class Source:
     def _read(self, unit: Unit) -> pa.Table:
         url = self.ledger.unit_url(unit)
         try:
-            with open_file(url) as handle:
-                table = pq.ParquetFile(handle, page_checksum_verification=True).read()
+            table, footer = read_unit_file(url)
         except (pa.ArrowException, FileNotFoundError) as error:
             raise OrthrusError(f"{url}: {' '.join(str(error).split())}") from None
-        footer = json.loads((table.schema.metadata or {}).get(FOOTER_KEY, b"{}"))
         said = [footer.get("shard"), footer.get("unit"), footer.get("counts", {}).get("rows")]
         if said != [unit.shard, unit.index, table.num_rows]:
             raise OrthrusError(f"{url} says shard, unit and rows {said}, and has {table.num_rows} rows")

@@ -96,11 +96,11 @@ def read_unit_rows(data_url: str, dropped_url: str, name: str, layout: TableLayo
     Returns:
         None where data/ and dropped/ do not belong together: a run was killed between the two.
     """
-    table, stored = _read(join(data_url, name))
+    table, stored = read_unit_file(join(data_url, name))
     dropped_at = stored.get("dropped_at", [])
     if dropped_at:
         try:
-            side, side_stored = _read(join(dropped_url, name))
+            side, side_stored = read_unit_file(join(dropped_url, name))
         except FileNotFoundError:
             return None
         if side_stored.get("dropped_at") != dropped_at or side.num_rows != len(dropped_at):
@@ -114,7 +114,8 @@ def read_unit_rows(data_url: str, dropped_url: str, name: str, layout: TableLayo
     return UnitRows(table, tuple(places), facts_of(stored))
 
 
-def _read(url: str) -> tuple[pa.Table, dict[str, Any]]:
+def read_unit_file(url: str) -> tuple[pa.Table, dict[str, Any]]:
+    """All rows of a file, checked against their checksums, and its footer."""
     with open_file(url) as handle:
         table = pq.ParquetFile(handle, page_checksum_verification=True).read()
     return table, json.loads((table.schema.metadata or {}).get(FOOTER_KEY, b"{}"))
