@@ -52,12 +52,11 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     facts = [
         *(("model " + name, value) for name, value in report["model"].items()),
         *machine.items(),
-        *((f"{name}: rows", f"{one['rows']} of {one['available_rows']}") for name, one in _sets(report)),
+        *(
+            (f"{name}: rows", f"{one['rows']} of {one['available_rows']}")
+            for name, one in report["prompt_sets"].items()
+        ),
         ("max_new_tokens", config["sampling"]["max_new_tokens"]),
         *report["versions"].items(),
     ]
     return [(name, escape(str(value))) for name, value in facts if value is not None]
-
-
-def _sets(report: Report) -> Any:
-    return report["prompt_sets"].items()

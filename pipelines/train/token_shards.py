@@ -4,7 +4,7 @@ import io
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -126,7 +126,7 @@ def hold_out(url: str, shards: Sequence[TokenShard], *, count: int, seed: int) -
     total = sum(shard.num_documents for shard in shards)
     check_held_out(count, total)
     chosen = sorted(random.Random(seed).sample(range(total), count))
-    by_shard = dict(_by_shard(shards, chosen))
+    by_shard = _by_shard(shards, chosen)
     tables = []
     for index, rows in by_shard.items():
         with open_file(join(url, shards[index].name)) as handle:
@@ -138,11 +138,11 @@ def hold_out(url: str, shards: Sequence[TokenShard], *, count: int, seed: int) -
     ]
 
 
-def _by_shard(shards: Sequence[TokenShard], chosen: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
+def _by_shard(shards: Sequence[TokenShard], chosen: Sequence[int]) -> dict[int, list[int]]:
     """Shard number and rows within it, of ascending numbers over all shards."""
     starts = np.cumsum([0, *(shard.num_documents for shard in shards)])
     places: dict[int, list[int]] = defaultdict(list)
     for number in chosen:
         index = int(np.searchsorted(starts, number, side="right")) - 1
         places[index].append(int(number - starts[index]))
-    yield from places.items()
+    return places
