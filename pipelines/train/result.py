@@ -4,7 +4,6 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,10 @@ from orthrus_core.training.parallel import Parallel
 from pipelines.checkpoint.directory import TOKENIZER_FILES
 from pipelines.storage.files import join, remove, upload
 from pipelines.train.backbone import load_tokenizer
-from pipelines.train.config import BackboneTrainConfig
+from pipelines.train.config import BackboneTrainConfig, TrainConfig
 from pipelines.train.document_source import document_source
 from pipelines.train.model_card import CardFacts, model_card
+from pipelines.train.recipe import Output, public_config
 from pipelines.train.snapshots import scratch
 
 logger = logging.getLogger(__name__)
@@ -30,51 +30,36 @@ CARD_FILE = "README.md"
 LAST_FILES = (CONFIG_FILE, STATE_FILE)  # without the first it is no model, without the second unfinished
 
 
-@dataclass(frozen=True)
-class ModelFiles:
-    """What goes into the model directory beside the weights.
-
-    Attributes:
-        url: `output.path`. run_url: its `_run`.
-        tokenizer: directory whose tokenizer files are copied as they are.
-        config: as it is stored, without credentials.
-        card: the model card for a state of progress.
-    """
-
-    url: str
-    run_url: str
-    tokenizer: str
-    config: Mapping[str, Any]
-    card: Callable[[Mapping[str, Any]], CardFacts]
-
-
 def write_model(
     model: PreTrainedModel,
     parallel: Parallel,
-    files: ModelFiles,
     progress: dict[str, Any],
     *,
-    config: BackboneTrainConfig | None,
+    output: Output,
+    tokenizer: str,
+    config: TrainConfig,
+    card: Callable[[Mapping[str, Any]], CardFacts],
 ) -> None:
     """Write the trained model; called by every process, rank 0 writes.
 
     Args:
         progress: last state; gets the share of right answers, where they are asked for.
-        config: of a backbone, whose answers can be checked.
+        tokenizer: directory whose tokenizer files are copied as they are.
+        card: the model card for a state of progress.
     """
     weights = parallel.whole_state(model, dtype=torch.bfloat16)
     if parallel.rank:
         return
-    with scratch(files.run_url) as directory:
+    with scratch(output.run_url) as directory:
         save_model(model, directory, state=progress, weights=weights)
-        copy_tokenizer(files.tokenizer, directory)
-        if config is not None and config.data.held_out_answers:
+        copy_tokenizer(tokenizer, directory)
+        if isinstance(config, BackboneTrainConfig) and config.data.held_out_answers:
             progress["history"].append(_answers(directory, config, progress))
         (directory / STATE_FILE).write_text(json.dumps(progress, indent=1) + "\n")
-        (directory / RECIPE_FILE).write_text(yaml.safe_dump(dict(files.config), sort_keys=False))
-        (directory / CARD_FILE).write_text(model_card(files.card(progress)))
-        publish(directory, files.url)
-    logger.info("model_written path=%s step=%d tokens=%d", files.url, progress["step"], progress["tokens"])
+        (directory / RECIPE_FILE).write_text(yaml.safe_dump(public_config(config), sort_keys=False))
+        (directory / CARD_FILE).write_text(model_card(card(progress)))
+        publish(directory, output.url)
+    logger.info("model_written path=%s step=%d tokens=%d", output.url, progress["step"], progress["tokens"])
 
 
 def copy_tokenizer(source: str, directory: Path) -> None:

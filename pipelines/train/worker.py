@@ -27,7 +27,7 @@ from pipelines.train.document_source import document_source
 from pipelines.train.documents import ShardDocuments
 from pipelines.train.model_card import CardFacts
 from pipelines.train.recipe import Output, public_config
-from pipelines.train.result import ModelFiles, write_model
+from pipelines.train.result import write_model
 from pipelines.train.scalars import Scalars
 from pipelines.train.snapshots import RunState, Snapshots, scratch
 from pipelines.train.stream import Documents, PackedStream
@@ -114,13 +114,14 @@ class WorkerRun:
         progress = self._trainer.run(self._stream).state()
         if self._scalars is not None:
             self._scalars.close()
-        is_backbone = isinstance(self._config, BackboneTrainConfig)
         write_model(
             self._model,
             self._parallel,
-            self._model_files(),
             progress,
-            config=self._config if is_backbone else None,  # type: ignore[arg-type]
+            output=self._work.output,
+            tokenizer=self._tokenizer_path(),
+            config=self._config,
+            card=partial(card_facts, self._work),
         )
         return progress
 
@@ -204,15 +205,11 @@ class WorkerRun:
             )
         )
 
-    def _model_files(self) -> ModelFiles:
-        output, backbone = self._work.output, self._work.backbone
-        if isinstance(self._config, HeadTrainConfig):
-            assert backbone is not None
-            tokenizer = fetch(backbone.checkpoint)
-        else:
-            tokenizer = str(self._config.tokenizer)
-        config = public_config(self._config)
-        return ModelFiles(output.url, output.run_url, tokenizer, config, partial(card_facts, self._work))
+    def _tokenizer_path(self) -> str:
+        if isinstance(self._config, BackboneTrainConfig):
+            return str(self._config.tokenizer)
+        assert self._work.backbone is not None
+        return fetch(self._work.backbone.checkpoint)
 
 
 def build_objective(work: Work, device: torch.device, *, rank: int) -> tuple[Any, Any]:
