@@ -4,7 +4,7 @@ from pathlib import Path
 
 from orthrus_core.errors import ConfigError
 from pipelines.checkpoint.cache import list_model, listing_key, local_copy
-from pipelines.checkpoint.directory import Checkpoint, hash_files, may_be_hub_id
+from pipelines.checkpoint.directory import Checkpoint, hash_files, hub_snapshot, may_be_hub_id
 from pipelines.storage.files import is_local
 from pipelines.storage.working_dir import portable
 
@@ -27,9 +27,10 @@ def locate_adapter(path: str) -> Checkpoint:
     directory = str(Path(path).expanduser().resolve())
     if Path(directory).is_dir():
         return Checkpoint(portable(directory), None, None, _hash(path, directory), "")
+    missing = f"model.lora: no directory {path}"
     if not may_be_hub_id(path):
-        raise ConfigError(f"model.lora: no directory {path}")
-    directory = _snapshot(path)
+        raise ConfigError(missing)
+    directory = hub_snapshot(path, FILES, missing)
     return Checkpoint(directory, path, Path(directory).name, _hash(path, directory), "")
 
 
@@ -40,15 +41,3 @@ def _hash(path: str, directory: str) -> str:
             f"model.lora: {path} has no {', '.join(missing)}, so it is no adapter as peft saves it"
         )
     return hash_files([Path(directory) / name for name in FILES])
-
-
-def _snapshot(path: str) -> str:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return snapshot_download(path, allow_patterns=list(FILES))
-    except Exception as error:  # offline, unknown, gated: all the user's to repair
-        reason = " ".join(str(error).split())
-        raise ConfigError(
-            f"model.lora: no directory {path}, and the hub says {type(error).__name__}: {reason:.300}"
-        ) from error

@@ -69,13 +69,14 @@ def locate(model: ModelConfig) -> Checkpoint:
     if not is_local(model.path):
         return _locate_remote(model.path.rstrip("/"))
     directory = Path(model.path).expanduser()
+    missing = f"model.path: no directory {model.path} (looked in {os.getcwd()})"
     if directory.is_dir():
         path, hub_id, revision = portable(str(directory.resolve())), None, None
     elif may_be_hub_id(model.path):
-        path, revision = hub_snapshot(model)
-        hub_id = model.path
+        path = hub_snapshot(model.path, SMALL_FILES, missing, model.revision)
+        hub_id, revision = model.path, Path(path).name
     else:
-        raise ConfigError(f"model.path: no directory {model.path} (looked in {os.getcwd()})")
+        raise ConfigError(missing)
     if not (Path(path) / "config.json").is_file():
         raise ConfigError(f"model.path: {model.path} has no config.json, so it is no model directory")
     if hub_id is None:
@@ -156,19 +157,19 @@ def may_be_hub_id(path: str) -> bool:
     return bool(slash and owner and name) and "/" not in name and owner not in (".", "..", "~")
 
 
-def hub_snapshot(model: ModelConfig) -> tuple[str, str]:
-    """Directory of a hub model without its weights, and the commit it is of."""
+def hub_snapshot(path: str, files: Iterable[str], missing: str, revision: str | None = None) -> str:
+    """Directory of a hub repository with some of its files.
+
+    Args:
+        missing: what to say where it is not on the hub either.
+    """
     from huggingface_hub import snapshot_download
 
     try:
-        path = snapshot_download(model.path, revision=model.revision, allow_patterns=list(SMALL_FILES))
+        return snapshot_download(path, revision=revision, allow_patterns=list(files))
     except Exception as error:  # offline, unknown, gated: all the user's to repair
         reason = " ".join(str(error).split())
-        raise ConfigError(
-            f"model.path: no directory {model.path} (looked in {os.getcwd()}), "
-            f"and the hub says {type(error).__name__}: {reason:.300}"
-        ) from error
-    return path, Path(path).name
+        raise ConfigError(f"{missing}, and the hub says {type(error).__name__}: {reason:.300}") from error
 
 
 def _model_files(path: Path) -> list[Path]:
