@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import io
 import lzma
 import os
 from collections.abc import Callable, Iterator
@@ -28,13 +29,12 @@ class ChangedFileError(BadFileError):
     """A file that is not what it was when it was listed."""
 
 
-class WatchedFile:
+class WatchedFile(io.RawIOBase):
     """Passes reads on to a file and remembers the error that one of them raised."""
 
     def __init__(self, handle: IO[bytes]):
         self._handle = handle
         self.fault: Exception | None = None
-        self.closed = False
 
     def read(self, size: int = -1) -> bytes:
         """Bytes from the current place."""
@@ -60,16 +60,9 @@ class WatchedFile:
         """Always."""
         return True
 
-    def writable(self) -> bool:
-        """Never."""
-        return False
-
-    def flush(self) -> None:
-        """Nothing to do."""
-
     def close(self) -> None:
         """Close what is below."""
-        self.closed = True
+        super().close()
         self._handle.close()
 
 
