@@ -29,14 +29,13 @@ from orthrus_core.models.cost import ModelShape, forward_bytes, forward_flops
 from orthrus_core.models.loading import load_config
 from orthrus_core.readiness.device_memory import DeviceMemory
 from orthrus_core.request import Request
-from pipelines.cluster.failures import FailureNotes
 from pipelines.cluster.resources import gpus_per_actor
 from pipelines.config.section import Section
 from pipelines.config.urls import Url
 from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.decode.actor import load_engine
 from pipelines.generate.decode.requests import RequestBuilder
-from pipelines.generate.decode.spec import ActorSpec, decode_options, sized_options
+from pipelines.generate.decode.spec import actor_spec, decode_options, sized_options
 from pipelines.generate.job.job import Job, prepare
 from pipelines.generate.job.preview import first_rows
 from pipelines.generate.job.sizes import choose_sizes, device_here, memory_here
@@ -220,20 +219,7 @@ def trial_speed(job: Job, sample: Sample, seconds: float) -> Speed:
     config, device = job.config, device_here(job.config.model.device)
     decode = decode_options(config, {}, num_rows=sum(unit.num_rows for unit in job.units))
     decode = sized_options(job, decode, device, memory_here(device))
-    spec = ActorSpec(
-        checkpoint=job.checkpoint,
-        dtype=config.model.dtype,
-        device=device,
-        threads=config.run.threads_per_actor or max(1, int(config.run.cpus_per_actor)),
-        decode=decode,
-        sampling=config.sampling,
-        layout=job.layout,
-        failures=FailureNotes(job.ledger.run_url, job.ledger.data_url),
-        retries=0,
-        tensor_parallel=config.model.tensor_parallel,
-        weights=config.model.weights,
-        quantise_output_head=config.model.quantise_output_head,
-    )
+    spec = actor_spec(job, device, decode)
     memory = memory_here(device)
     speed = run_trial(load_engine(spec), sample, seconds, in_flight=2 * decode.max_sequences)
     return replace(speed, device=device, memory=memory)

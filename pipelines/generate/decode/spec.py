@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from orthrus_core.engine.config import EngineConfig
@@ -99,31 +99,39 @@ def new_actor_spec(job: Job, *, is_local: bool) -> ActorSpec:
         )
     facts = stored | manifest.get("engine_sizes", {})
     decode = decode_options(config, facts, num_rows=sum(unit.num_rows for unit in job.units))
-    threads = config.run.threads_per_actor or max(1, int(config.run.cpus_per_actor))
+    decode = sized_options(job, decode, device, memory_here(device) if is_local else None)
+    notes = join(job.ledger.run_url, "failures", time.strftime("%Y%m%dT%H%M%S"))
+    return replace(
+        actor_spec(job, device, decode),
+        failures=FailureNotes(notes, job.ledger.data_url),
+        audit=plan_audit(job),
+        session=time.time(),
+        trial_prompts=trial_prompts(job),
+    )
+
+
+def actor_spec(job: Job, device: str, decode: EngineConfig) -> ActorSpec:
+    """What the config alone says to an actor."""
+    config = job.config
     return ActorSpec(
         checkpoint=job.checkpoint,
         dtype=config.model.dtype,
         device=device,
-        threads=threads,
-        decode=sized_options(job, decode, device, memory_here(device) if is_local else None),
+        threads=config.run.threads_per_actor or max(1, int(config.run.cpus_per_actor)),
+        decode=decode,
         sampling=config.sampling,
         layout=job.layout,
-        failures=FailureNotes(
-            join(job.ledger.run_url, "failures", time.strftime("%Y%m%dT%H%M%S")), job.ledger.data_url
-        ),
+        failures=FailureNotes(job.ledger.run_url, job.ledger.data_url),
         retries=config.run.retries,
         storage=config.storage,
         dedup_tokens=config.run.dedup_tokens if config.run.dedup else None,
         group_prefixes=config.run.group_prefixes,
-        audit=plan_audit(job),
-        session=time.time(),
         step_timeout_s=config.run.step_timeout_s,
         adapter=job.adapter,
         prompt=config.input.prompt if config.input.prompt.turns else None,
         tensor_parallel=config.model.tensor_parallel,
         weights=config.model.weights,
         quantise_output_head=config.model.quantise_output_head,
-        trial_prompts=trial_prompts(job),
     )
 
 
