@@ -208,7 +208,7 @@ def watch_owner(run_url: str, *, watch_s: float) -> str:
     seen = read_bytes(url)
     if seen is None:
         return "none"
-    owner = json.loads(seen)
+    owner = _parse(seen)
     if _is_of_here(owner):
         return "dead" if _has_died_here(owner) else "alive"
     while time.monotonic() < deadline:

@@ -145,6 +145,12 @@ def lock_of_another_machine(run: Path, beats: int) -> None:
     (run / "lock").write_text(json.dumps(owner))
 
 
+def test_a_lock_that_is_not_written_yet_tells_nothing_of_its_owner(tmp_path):
+    (tmp_path / "_run").mkdir()
+    (tmp_path / "_run/lock").touch()
+    assert watch_owner(f"{tmp_path}/_run", watch_s=0.0) == "unknown"
+
+
 def test_a_driver_on_another_machine_is_known_by_its_heartbeat(tmp_path, monkeypatch):
     lock_of_another_machine(tmp_path / "_run", 1)
     assert watch_owner(f"{tmp_path}/_run", watch_s=0.0) == "unknown"
