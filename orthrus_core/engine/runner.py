@@ -64,6 +64,7 @@ class ModelRunner:
         assert model.config.mask_token_id is not None, "DualViewConfig.check_head sees to it"
         self.mask_token_id = model.config.mask_token_id
         self.device = model.device
+        self._refuse_other_device()
         pool = tables.pool
         self.backend = backend or choose_backend(
             spec_of(
@@ -84,7 +85,8 @@ class ModelRunner:
         self.tables = tables
         self._page_tables = torch.from_numpy(tables.pages).to(self.device)
         self._buffers: dict[tuple[View, int], RowBuffer] = {}
-        self._copies = torch.zeros(2, tables.num_branches, dtype=torch.int64, device=self.device)
+        most_copies = max(tables.num_branches, FIRST_COPIES)
+        self._copies = torch.zeros(2, most_copies, dtype=torch.int64, device=self.device)
         self._graphs = ForwardGraphs(self.device)
         self._states: dict[
             tuple[str, tuple[int, ...]], Tensor
@@ -168,6 +170,13 @@ class ModelRunner:
         self._copies[:, num_copies:] = SCRATCH_PAGE
         self._copies[:, :num_copies].copy_(stage(copies, self.device), non_blocking=True)
         return self.run_layers("both", [ar, blocks], self._copies)
+
+    def _refuse_other_device(self) -> None:
+        if self.device.type == "cuda" and self.device.index != torch.cuda.current_device():
+            raise ConfigError(
+                f"the engine runs on the current CUDA device, cuda:{torch.cuda.current_device()}, and the "
+                f"model is on {self.device}: call torch.cuda.set_device({self.device.index}) first"
+            )
 
     def _refuse_autocast(self) -> None:
         if torch.is_autocast_enabled(self.device.type):

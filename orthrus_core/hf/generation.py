@@ -147,6 +147,7 @@ def _plan(
                 "max_sequences": num_sequences,
                 "max_context": min(longest + params.max_new_tokens, model.config.max_position_embeddings),
                 "self_check": False,
+                "compile": "off",  # for one call it would cost more than it brings
             }
         )
     except ValidationError as error:

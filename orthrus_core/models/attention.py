@@ -101,7 +101,8 @@ def _rows_of(arguments: Mapping[str, Any], rows: slice) -> dict[str, Any]:
     for name in BY_ROW:
         value = own.get(name)
         if isinstance(value, tuple):
-            own[name] = tuple(part[:, rows] for part in value)
+            cos, sin = value  # no generator: torch 2.11 would fix the slice that it closes over
+            own[name] = cos[:, rows], sin[:, rows]
         elif value is not None:
             own[name] = value[:, rows]
     return own

@@ -56,6 +56,18 @@ def run_both(runner, blocks, *, num_ar=16, num_block_rows=32):
     return logits[: 2 * ROWS].clone(), logits[num_ar : num_ar + sum(counts)].clone()
 
 
+def test_a_graph_of_both_views_has_room_for_the_copies_of_the_first_forward(monkeypatch):
+    tables = PageTables(
+        PagePool(9, 16), num_slots=1, pages_per_sequence=4, num_branches=1, cells_per_branch=8
+    )
+    runner = ModelRunner(small_orthrus(), tables)
+    monkeypatch.setattr(ModelRunner, "_has_graphs", property(lambda runner: True))
+    monkeypatch.setattr(runner._graphs, "replay", lambda kind, shape, forward: forward())
+    monkeypatch.setattr("orthrus_core.engine.runner.compiled", lambda forward: forward)
+    runner.compile(["both"], by_layer=False)
+    assert runner.is_compiled
+
+
 def draft_forward(model, slot: int, point: int, count: int, **options) -> torch.Tensor:
     """Logits of the same block in a forward of its own, behind AR rows up to its anchor."""
     runner = new_runner(model, **options)
