@@ -112,6 +112,12 @@ class Costs:
         rung = rungs[np.minimum(np.searchsorted(rungs, num_rows), len(rungs) - 1)]
         return (num_rows > 0) * np.where(num_rows <= part, np.minimum(rung, part), np.maximum(rung, num_rows))
 
+    def most_block_rows(self, num_rows: int) -> int:
+        """Return how many rows of blocks fit beside so many others in the largest forward of both views."""
+        T = self.budgets[-1]
+        sizes = (T - num_rows,) if self.any_split else (*self.budgets[:-1], T - T // 4)
+        return max((size for size in sizes if num_rows + size <= T), default=0)
+
     def both_budgets(self, num_rows: int, num_block_rows: int) -> tuple[int, int]:
         """Return the rows of each view in the cheapest forward with this many of each."""
         if not num_block_rows:

@@ -162,12 +162,14 @@ class AheadDealer:
         if S + num_drafts.sum() > most:
             num_drafts = share_evenly(num_drafts, most - S)
         num_rows = S + int(num_drafts.sum())
-        blocks = self._blocks(prospects, stride.habits[demand.slots], num_drafts, most - num_rows)
+        others = num_rows + min(demand.num_waiting, 1)
+        room = min(most - num_rows, self._costs.most_block_rows(others))
+        blocks = self._blocks(prospects, stride.habits[demand.slots], num_drafts, room)
         num_block_rows = int(blocks.counts.sum())
         most_prefill = min(demand.num_waiting, int(self._budgets[-1]) - num_rows - num_block_rows)
         budget = self._budgets[stride.rung]
-        room = int(budget - num_rows - self._costs.block_rows(np.array(num_block_rows), budget))
-        num_prefill = min(max(room, 1), most_prefill)
+        free = int(budget - num_rows - self._costs.block_rows(np.array(num_block_rows), budget))
+        num_prefill = min(max(free, 1), most_prefill)
         place = int(
             np.searchsorted(
                 self._budgets, sum(self._costs.both_budgets(num_rows + num_prefill, num_block_rows))

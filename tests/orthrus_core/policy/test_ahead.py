@@ -121,6 +121,20 @@ def test_a_step_is_priced_at_the_forward_that_its_rows_of_both_views_come_to():
     assert found.seconds == pytest.approx(3.1 + by_row[BUDGETS.index(T)])
 
 
+@pytest.mark.parametrize("at_hand", [[0] * 4, [7, 0, 7, 3], [7] * 4])
+@pytest.mark.parametrize("waiting", [0, 1, 40])
+@pytest.mark.parametrize("survival", [SURE, [0.9**depth for depth in range(1, 9)]], ids=["sure", "fading"])
+def test_where_splits_are_few_no_step_asks_for_another(survival, waiting, at_hand):
+    for num_budgets in range(1, len(BUDGETS)):
+        budgets = BUDGETS[1 : 1 + num_budgets]
+        flat = (1.0,) * num_budgets
+        own = Costs(budgets, flat, flat, both_s=0.1, any_split=False)
+        found = deal(survival, at_hand, own, num_waiting=waiting, num_prompts=min(waiting, 1))
+        num_rows = 4 + int(found.num_drafts.sum()) + found.num_prefill
+        _, num_block_rows = own.both_budgets(num_rows, int(found.blocks.counts.sum()))
+        assert num_block_rows in (0, *budgets, *(T - T // 4 for T in budgets))
+
+
 @pytest.mark.parametrize(
     ("num_rows", "num_block_rows", "expected"),
     [(8, 16, (16, 16)), (8, 40, (16, 48)), (20, 40, (64, 64)), (8, 72, (32, 96)), (100, 28, (100, 28))],
