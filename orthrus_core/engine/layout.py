@@ -186,10 +186,10 @@ class StepLayout:
     def choosing(self) -> np.ndarray | None:
         """(R,) int64, the rows of the verify forward to read out, the C that choose first; None: all of it.
 
-        Rows of prompts choose nothing, so where none runs every row does.
+        Rows of prompts choose nothing, so where none runs every row does, if so many may.
         """
         counts, chosen = self.verify_spans.counts, self.has_anchor + self.num_drafts
-        if np.array_equal(counts, chosen):
+        if self.choice_budget == self.verify_budget and np.array_equal(counts, chosen):
             return None
         rows = np.zeros(self.choice_budget, dtype=np.int64)
         rows[: chosen.sum()] = np.repeat(self.anchor_rows, chosen) + count_up(chosen)

@@ -5,6 +5,8 @@ bits of every row, depend on which other rows are there. Here every expert runs 
 T alone decides, and each row takes the results of its own experts.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -20,12 +22,22 @@ def make_experts_row_wise(model: PreTrainedModel) -> bool:
         Whether every layer of experts does; True too where there are none. False: a build that this module
         does not know, which keeps transformers' own computation.
     """
-    layers = [module for module in model.modules() if hasattr(module, "_is_expert_parallel")]
+    layers = _layers(model)
     known = all(_is_known(layer) for layer in layers)
     if layers and known:
         ALL_EXPERTS_FUNCTIONS.register(EXPERTS_NAME, row_wise_experts)
         model.config._experts_implementation = EXPERTS_NAME
     return known
+
+
+def experts_width(model: PreTrainedModel) -> int:
+    """Return how many numbers a row takes in a layer of experts, every one of which computes it.
+
+    That is 3 I + D of each expert; 0 without any.
+    """
+    D = model.config.hidden_size
+    sizes = [(one.num_experts, sum(map(Tensor.numel, one.parameters()))) for one in _layers(model)]
+    return max((E * D + numel // D for E, numel in sizes), default=0)
 
 
 def row_wise_experts(experts: nn.Module, rows: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
@@ -52,6 +64,10 @@ def row_wise_experts(experts: nn.Module, rows: Tensor, top_k_index: Tensor, top_
 def _each(rows: Tensor, weights: Tensor, experts: nn.Module) -> Tensor:
     """(E, T, in) times every expert's own matrix."""
     return torch.bmm(rows, weights if experts.is_transposed else weights.transpose(1, 2))
+
+
+def _layers(model: nn.Module) -> list[Any]:
+    return [module for module in model.modules() if hasattr(module, "_is_expert_parallel")]
 
 
 def _is_known(experts: nn.Module) -> bool:

@@ -10,6 +10,7 @@ from orthrus_core.attention.triton_paged import partial_bytes
 from orthrus_core.attention.view import VIEWS
 from orthrus_core.engine.config import EngineConfig
 from orthrus_core.models.config import DIFFUSION_SUFFIX, DualViewConfig
+from orthrus_core.models.experts import experts_width
 from orthrus_core.models.slices import new_slice, new_whole
 from orthrus_core.readiness.ladder import (
     MOST_CHOOSING,
@@ -24,6 +25,7 @@ SAMPLING_BYTES = {  # of a logit, by the rule for sampled text; drawing itself t
     "rejection": 24,  # scores and probabilities of both views, and what is left of them (measured: 21.6)
 }
 GRAPH_LAYER_BYTES = 2**18  # of a layer in a CUDA graph: assumed, not measured
+GRAPH_LOGITS = 2  # of a graph of both views: what its head returns lives beside the pool
 ACTIVATIONS = 6  # of hidden size that live at once beside the MLP's two and attention's q, k, v and output
 
 
@@ -92,7 +94,8 @@ def plan_memory(model: Any, config: EngineConfig, *, device_type: str) -> Memory
     has_parts = model.lm_head.out_features < V  # of several ranks, before they lie side by side
     attention = 2 * (spec.num_heads + spec.num_kv_heads) * spec.head_dim
     width = ACTIVATIONS * shape.hidden_size + 2 * (shape.intermediate_size or 0) + attention
-    graphs = views * len(budgets) * L * GRAPH_LAYER_BYTES
+    shapes = views * len(budgets) + (views - 1) * len(budgets) * (len(budgets) + 1) // 2  # and of both views
+    copies = views + has_parts + GRAPH_LOGITS * on_cuda * (views - 1)
     (head, weights), page = model_bytes(model), page_bytes(model, config.page_size)
     num_branches, most_rows = branches_of(model, config, device_type)
     return MemoryPlan(
@@ -100,11 +103,11 @@ def plan_memory(model: Any, config: EngineConfig, *, device_type: str) -> Memory
         head=head,
         cache=config.total_pages * page,
         partials=partial_bytes(spec, T) if on_cuda else 0,
-        logits=R * V * (size * (views + has_parts) + READOUT_BYTES),
+        logits=R * V * (size * copies + READOUT_BYTES),
         sampling=R * V * SAMPLING_BYTES[config.consensus],
         branches=num_branches * -(-(config.page_size - 1 + most_rows) // config.page_size) * page,
-        activations=T * width * size,
-        graphs=graphs if on_cuda else 0,
+        activations=T * (width + experts_width(model)) * size,
+        graphs=on_cuda * shapes * L * GRAPH_LAYER_BYTES,
     )
 
 

@@ -23,4 +23,10 @@ def test_anchors_and_drafts_are_read_out_and_rows_of_prompts_are_not():
 
 def test_where_no_prompt_runs_every_row_is_read_out():
     decoding = Work(sequence(9, 8), 0, has_anchor=True, num_drafts=2)
-    assert StepLayout.of([decoding, decoding], verify_budget=16, choice_budget=8).choosing is None
+    assert StepLayout.of([decoding, decoding], verify_budget=8, choice_budget=8).choosing is None
+
+
+def test_no_more_rows_are_read_out_than_the_head_has_room_for():
+    decoding = Work(sequence(9, 8), 0, has_anchor=True, num_drafts=2)
+    step = StepLayout.of([decoding, decoding], verify_budget=16, choice_budget=8)
+    assert step.choosing.tolist() == [0, 1, 2, 3, 4, 5, 0, 0]

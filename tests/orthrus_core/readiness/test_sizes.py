@@ -9,6 +9,7 @@ from orthrus_core.readiness import engine as engine_module
 from orthrus_core.readiness.device_memory import DeviceMemory
 from orthrus_core.readiness.memory import page_bytes, plan_memory, skeleton
 from orthrus_core.readiness.sizes import MOST_ELSEWHERE, MOST_SEQUENCES, TYPICAL_TOKENS, fit
+from tests.orthrus_core.models.backbones import with_head
 from tests.small_models import small_orthrus
 
 QUICK = {"self_check": False, "compile": "off"}
@@ -108,6 +109,19 @@ def test_logits_are_planned_for_the_rows_that_may_choose(model):
     assert plan.logits == 10 * 97 * (2 * 4 + 8)  # the rung that holds 9 rows, V, FP32 of two views and copies
     plain = plan_memory(model, fitted(model, 2**40, mode="autoregressive", **of_one), device_type="cpu")
     assert plain.logits == 1 * 97 * (4 + 8)
+
+
+def test_on_cuda_what_the_head_of_both_views_returns_is_planned_too(model):
+    config = fitted(model, 2**40, max_sequences=1, max_context=64, token_budget=64, block_size=8)
+    on_cuda, on_cpu = (plan_memory(model, config, device_type=kind).logits for kind in ("cuda", "cpu"))
+    assert on_cuda == 16 * 97 * (4 * 4 + 8) > on_cpu
+
+
+def test_activations_are_planned_for_all_experts_of_every_row():
+    model = with_head("qwen3-moe")
+    config = fitted(model, 2**40, max_sequences=1, max_context=64, token_budget=64)
+    plan = plan_memory(model, config, device_type="cpu")
+    assert plan.activations >= 64 * 6 * (3 * 24 + model.config.hidden_size) * 4  # T, E, 3 I + D, FP32
 
 
 def test_a_plan_from_the_config_alone_is_that_of_the_model_and_of_its_cache(model):
