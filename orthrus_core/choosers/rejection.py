@@ -11,6 +11,7 @@ from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import Protocol, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -21,6 +22,7 @@ from orthrus_core.engine.layout import ChoosingRows, StepLayout
 from orthrus_core.engine.sequence import Sequence
 from orthrus_core.engine.step import NO_TOKEN, Choices
 from orthrus_core.models.readout import Readout
+from orthrus_core.transfer import to_device
 
 
 class Rejection:
@@ -57,7 +59,8 @@ class Rejection:
             ids = self._judged(step, ids, self._blocks, drafts, self._q)
         if looked_up := _looked_up(step):
             known = [step.drafts_of(rows.line, None) for rows in looked_up]
-            drafts = pad_sequence([torch.tensor(one) for one in known], batch_first=True).to(ids.device)
+            padded = pad_sequence([torch.tensor(one) for one in known], batch_first=True)
+            drafts = to_device(padded.numpy(), ids.device)
             ids = self._judged(step, ids, looked_up, drafts, Certain(drafts, readout.logits.shape[1]))
         return own if ids is own.ids else Choices(ids, readout.logprobs_of(ids))
 
@@ -85,23 +88,24 @@ class Rejection:
         assert self._inner.scores is not None
         device, K = choice_ids.device, drafts.shape[1]
         p = Distributions.of(self._inner.scores, _first_scores(step, blocks), K + 1)
-        counts, slots = torch.tensor([rows.count for rows in blocks]), torch.arange(K + 1)
-        rows = torch.from_numpy(step.choices[[rows.line for rows in blocks]])[:, None] + slots
-        line, slot = torch.nonzero(slots <= counts[:, None], as_tuple=True)
+        counts, slots = np.array([rows.count for rows in blocks]), np.arange(K + 1)
+        rows = step.choices[[rows.line for rows in blocks]][:, None] + slots
+        line, slot = np.nonzero(slots <= counts[:, None])
         # rows past a block's last draft are another sequence's: read here for their shape, never written
-        own = choice_ids[rows.clamp(max=len(choice_ids) - 1).to(device)]
-        targets, num_drafts = rows[line, slot].to(device), counts.to(device)
+        own = choice_ids[to_device(rows.clip(max=len(choice_ids) - 1), device)]
+        targets, lines, places = to_device(np.stack([rows[line, slot], line, slot]), device)
+        num_drafts = to_device(counts, device)
         keys = NoiseKeys.of([rows.sequence for rows in blocks], device)
         num_accepted, replacements = judge(drafts, num_drafts, p, q, keys)
         ids = emitted_ids(own, drafts, num_drafts, num_accepted, replacements)
-        return choice_ids.index_copy(0, targets, ids[line.to(device), slot.to(device)])
+        return choice_ids.index_copy(0, targets, ids[lines, places])
 
 
 def _drafts_of(blocks: SequenceOf[ChoosingRows], draft_ids: Tensor) -> Tensor:
     """Return the drafts (L, K) of blocks from those of all (D,)."""
     width = max(rows.count for rows in blocks)
-    places = torch.tensor([rows.first for rows in blocks])[:, None] + torch.arange(width)
-    return draft_ids[places.clamp_(max=len(draft_ids) - 1).to(draft_ids.device)]
+    places = np.array([rows.first for rows in blocks])[:, None] + np.arange(width)
+    return draft_ids[to_device(places.clip(max=len(draft_ids) - 1), draft_ids.device)]
 
 
 def _looked_up(step: StepLayout) -> list[ChoosingRows]:
@@ -178,8 +182,8 @@ class Distributions:
             first_places: row of each block's first slot.
             width: N, slots of the longest block; a shorter one's last slots mean nothing.
         """
-        places = torch.tensor(first_places)[:, None] + torch.arange(width)
-        return cls(scores.softmax(dim=-1), places.clamp_(max=len(scores) - 1).to(scores.device))
+        places = np.array(first_places)[:, None] + np.arange(width)
+        return cls(scores.softmax(dim=-1), to_device(places.clip(max=len(scores) - 1), scores.device))
 
     def of_tokens(self, ids: Tensor) -> Tensor:
         """Return the probability (L, K) of each of ids (L, K), K <= N, in its slot."""
@@ -202,7 +206,7 @@ class NoiseKeys:
     def of(cls, sequences: SequenceOf[Sequence], device: torch.device) -> Self:
         """Collect the keys of the sequences whose blocks these are."""
         keys = [(one.params.seed, one.sample, one.anchor_position) for one in sequences]
-        return cls(*torch.tensor(keys).to(device).unbind(dim=1))
+        return cls(*to_device(np.array(keys, dtype=np.int64), device).unbind(dim=1))
 
 
 def stands(p: Tensor, q: Tensor, uniforms: Tensor) -> Tensor:
