@@ -2,17 +2,20 @@
 
 Every part runs in a process of its own under a limit of its own, so that one that hangs or breaks the device
 costs its own time alone. What each prints goes to a file as it comes; the table of parts is written after
-every part. Needs torch, transformers, triton and pydantic; pytest where it is there. Exit codes: 0 every part
-reached its targets, 1 not all, 2 a mistake on the command line.
+every part, and with --pack an archive of it all: a machine that is lent may give few files back, and be gone
+before another command. Needs torch, transformers, triton and pydantic; pytest where it is there. Exit codes:
+0 every part reached its targets, 1 not all, 2 a mistake on the command line.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,7 +23,17 @@ from pathlib import Path
 
 WORKSPACE = {"CUBLAS_WORKSPACE_CONFIG": ":16:8", "CUBLASLT_WORKSPACE_SIZE": "1"}  # as in jobs: no split-K
 SECTIONS = "tests.benchmarks.gpu"
+TESTS = (  # all that need a device, by name: others import what a bare machine lacks
+    "compilation/test_graphs.py",
+    "engine/test_flight.py",
+    "engine/test_runner_cuda.py",
+    "engine/test_waiting.py",
+    "models/test_head.py",
+    "training/test_flex.py",
+)
+PYTEST = ("-m", "pytest", "-v", "--tb=short", "-m", "gpu", *(f"tests/orthrus_core/{name}" for name in TESTS))
 OWN_SHARE = 0.8  # of its limit after which a part starts no further line by itself
+LAST_WORDS_S = 3.0  # a part that is interrupted may say where it was
 FAILED, TIMED_OUT, SKIPPED = "failed", "over its limit", "skipped"
 
 
@@ -51,8 +64,8 @@ def sections(names: str, *options: str) -> tuple[str, ...]:
 
 
 PARTS = (
-    Part("versions", 20, 15, sections("versions,bandwidth")),
-    Part("tests", 60, 0, ("-m", "pytest", "-q", "-m", "gpu", "tests/orthrus_core"), needs="pytest"),
+    Part("versions", 30, 20, sections("versions,bandwidth")),  # the first import of torch is a slow one
+    Part("tests", 60, 0, PYTEST, needs="pytest"),
     Part("products", 35, 25, sections("products", "--shape", "8b")),
     Part("products-workspace", 35, 0, sections("products", "--shape", "8b"), WORKSPACE),
     Part("ladder", 60, 40, sections("ladder", "--shape", "1.7b", "--no-compiled")),
@@ -91,17 +104,34 @@ def run_part(part: Part, limit_s: float, directory: Path, options: Sequence[str]
             [sys.executable, *arguments],
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=os.environ | part.environment,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"} | part.environment,
             start_new_session=True,
         )
         try:
             code = process.wait(timeout=limit_s)
             result = "passed" if code == 0 else f"{FAILED}, exit code {code}"
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            _end(process)
             result = TIMED_OUT
     return Outcome(part.name, time.monotonic() - started_at, result)
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End a process and all that it started."""
+    os.killpg(process.pid, signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(LAST_WORDS_S)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def pack(directory: Path, archive: Path) -> None:
+    """Put a directory into an archive, whole or not at all."""
+    partial = archive.with_name(f".{archive.name}")
+    with tarfile.open(partial, "w:gz") as packed:
+        packed.add(directory, directory.name)
+    os.replace(partial, archive)
 
 
 def write_summary(outcomes: Sequence[Outcome], out: Path) -> str:
@@ -122,6 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, default=Path("outputs/bench-gpu"), help="directory of the results"
     )
+    parser.add_argument("--pack", type=Path, metavar="FILE.tgz", help="archive of that directory")
     options, others = parser.parse_known_args(arguments)
     names = [part.name for part in PARTS]
     if unknown := set(options.only or ()) - set(names):
@@ -134,6 +165,8 @@ def main(arguments: list[str] | None = None) -> int:
         outcomes.append(run_part(part, limit_s, options.out / part.name, others))
         print(f"{part.name}: {outcomes[-1].result}, {outcomes[-1].seconds:.0f} s", flush=True)
         summary = write_summary(outcomes, options.out)
+        if options.pack:
+            pack(options.out, options.pack)
     print(summary, f"\ntables in {options.out / 'lease.md'}")
     return int(not all(one.is_fine for one in outcomes))
 

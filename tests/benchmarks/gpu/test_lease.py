@@ -2,6 +2,8 @@ import json
 import re
 import subprocess
 import sys
+import tarfile
+from pathlib import Path
 
 from tests.benchmarks.gpu import lease
 from tests.benchmarks.gpu.lease import FAILED, SKIPPED, TIMED_OUT, Part, main, run_part
@@ -47,6 +49,27 @@ def test_parts_that_fail_leave_a_table_and_an_exit_code(tmp_path, monkeypatch, c
     assert [one["part"] for one in json.loads((tmp_path / "lease.json").read_text())] == ["good", "bad"]
     assert re.search(r"\| good \| \d+ \| passed \|", capsys.readouterr().out)
     assert main(["--out", str(tmp_path), "--only", "good"]) == 0
+
+
+def test_all_results_so_far_are_in_one_archive_after_every_part(tmp_path, monkeypatch):
+    archive = tmp_path / "bench.tgz"
+    look = f"import tarfile; assert 'bench/lease.md' in tarfile.open({str(archive)!r}).getnames()"
+    parts = (Part("first", 60, 60, ("-c", "")), Part("second", 60, 60, ("-c", look)))
+    monkeypatch.setattr(lease, "PARTS", parts)
+    assert main(["--out", str(tmp_path / "bench"), "--pack", str(archive)]) == 0
+    with tarfile.open(archive) as packed:
+        assert {"bench/second/output.txt", "bench/lease.json"} <= set(packed.getnames())
+
+
+def test_all_tests_that_need_a_device_run():
+    root = Path("tests/orthrus_core")
+    needing = [path for path in root.rglob("test_*.py") if "pytest.mark.gpu" in path.read_text()]
+    assert sorted(str(path.relative_to(root)) for path in needing) == list(lease.TESTS)
+
+
+def test_a_part_that_is_interrupted_says_where_it_was(tmp_path):
+    assert result_of(tmp_path, "import time; time.sleep(60)", limit_s=1) == TIMED_OUT
+    assert "KeyboardInterrupt" in (tmp_path / "one/output.txt").read_text()
 
 
 def test_an_unknown_part_is_a_mistake():

@@ -134,7 +134,7 @@ def test_an_engine_that_checked_itself_drafts_ahead_where_that_pays_and_keeps_th
     engine = Engine(model, config)
     assert engine.exactness == "exact"
     dear, free = ((seconds,) * len(engine.costs.budgets) for seconds in (1.0, 1e-3))
-    costs = replace(engine.costs, both_s=0.0, draft_s=dear, verify_s=free, head_s=())
+    costs = replace(engine.costs, both_s=0.0, draft_s=dear, verify_s=free, head_s=(), is_measured=False)
     engine = Engine(model, config, ready=replace(engine._ready, costs=costs))
     engine.runner.use(model, NativeLinear(dtype))
     requests = [Request([n, 5, 6], SamplingParams(max_new_tokens=80, logprobs=True)) for n in range(3)]

@@ -141,7 +141,10 @@ def test_a_step_behind_one_that_an_observer_refuses_never_lands(model):
 @pytest.mark.gpu
 @pytest.mark.parametrize("sampling", [SAMPLING["greedy"], SAMPLING["sampled"]], ids=["greedy", "sampled"])
 def test_cuda_runs_ahead(sampling, num_ahead):
-    model, config = small_orthrus(eos_token_id=2).cuda(), EngineConfig(mode="autoregressive", max_context=96)
+    model, config = (
+        small_orthrus(eos_token_id=2).cuda(),
+        EngineConfig(mode="autoregressive", max_context=96, compile="off"),
+    )
     ahead, one_by_one = Engine(model, config), Engine(model, config)
     assert ahead.runs_ahead
     one_by_one.runs_ahead = False
