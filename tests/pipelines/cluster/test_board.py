@@ -1,7 +1,6 @@
 """What driver and engines tell each other."""
 
 import asyncio
-import time
 from dataclasses import replace
 
 import pytest
@@ -13,6 +12,7 @@ from pipelines.generate.decode.spec import new_actor_spec
 from pipelines.generate.job.job import prepare
 from tests.fakes import fake_engine
 from tests.pipelines.conftest import generate_tree
+from tests.processes import wait_until
 
 
 def test_after_a_stop_no_further_unit_begins():
@@ -72,10 +72,7 @@ def test_an_engine_ends_with_its_run_though_somebody_still_holds_it(
     engine = ray.remote(GenerateActor).options(num_cpus=0, max_restarts=3).remote(spec, fake_engine)
     ray.get(engine.__ray_ready__.remote())
     board.close()
-    deadline = time.monotonic() + 60
-    while answers(engine) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not answers(engine)
+    wait_until(lambda: not answers(engine), 60, look_s=0.2)
 
 
 @pytest.mark.ray
