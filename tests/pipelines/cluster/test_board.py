@@ -6,12 +6,10 @@ from dataclasses import replace
 import pytest
 
 from pipelines.cluster.board import Board, BoardState, open_board
-from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.decode.actor import GenerateActor
 from pipelines.generate.decode.spec import new_actor_spec
-from pipelines.generate.job.job import prepare
 from tests.fakes import fake_engine
-from tests.pipelines.conftest import generate_tree
+from tests.pipelines.conftest import generate_tree, job_of
 from tests.processes import wait_until
 
 
@@ -66,7 +64,7 @@ def test_an_engine_ends_with_its_run_though_somebody_still_holds_it(
     import ray
 
     tree = generate_tree(model_dir, many_prompts, tmp_path / "out", unit_rows=64)
-    job = prepare(GenerateConfig.model_validate(tree))
+    job = job_of(tree)
     board = open_board()
     spec = replace(new_actor_spec(job, is_local=True), board=board)
     engine = ray.remote(GenerateActor).options(num_cpus=0, max_restarts=3).remote(spec, fake_engine)

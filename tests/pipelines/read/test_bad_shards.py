@@ -13,13 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from orthrus_core.errors import ConfigError
-from pipelines.generate.config.job import GenerateConfig
-from pipelines.generate.job.job import prepare
 from pipelines.generate.job.preview import preview
 from pipelines.generate.write.sink import SUMMARY, commit_unit
 from pipelines.read.columns import ENGINE, ROW_ERROR, SHARD, UNIT, TableLayout
 from pipelines.read.units import Plan
 from pipelines.storage.files import list_directory
+from tests.pipelines.conftest import job_of
 from tests.pipelines.read.plans import planned, read_all
 
 
@@ -181,19 +180,19 @@ def test_what_is_written_of_a_damaged_unit(tmp_path, error, mode, is_written):
 
 def test_a_dry_run_names_damaged_pages(tree, prompts_dir):
     damage_pages(prompts_dir / "a.parquet", 0)
-    job = prepare(GenerateConfig.model_validate(tree))
+    job = job_of(tree)
     with pytest.raises(ConfigError, match="1 bad input file.*a.parquet, unit 0"):
         preview(job)
     tree["input"]["on_bad_shard"] = "skip"
-    rows = preview(prepare(GenerateConfig.model_validate(tree))).rows
+    rows = preview(job_of(tree)).rows
     assert [row.id for _, row in rows] == ["row-7", "row-8", "row-9"]  # of the next shard with rows
 
 
 def test_manifest_and_plan_of_a_run_with_skipped_shards_agree_on_resume(tree, prompts_dir):
     (prompts_dir / "b.parquet").write_bytes(b"PAR1 and then nothing")
     tree["input"]["on_bad_shard"] = "skip"
-    job = prepare(GenerateConfig.model_validate(tree))
+    job = job_of(tree)
     assert [entry["url"] for entry in job.manifest()["skipped_inputs"]] == [f"{prompts_dir}/b.parquet"]
     job.ledger.start(job.plan, job.manifest())
-    again = prepare(GenerateConfig.model_validate(tree))
+    again = job_of(tree)
     assert (again.is_new, again.plan) == (False, job.plan)

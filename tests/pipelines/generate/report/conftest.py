@@ -3,9 +3,8 @@
 import pytest
 from rich.console import Console
 
-from pipelines.generate.config.job import GenerateConfig
-from pipelines.generate.job.job import prepare
 from pipelines.generate.report import RunSums, RunTimes, run_report
+from tests.pipelines.conftest import job_of
 
 UNIT = {
     "rows": 4,
@@ -63,7 +62,7 @@ def shown(renderable) -> str:
 
 @pytest.fixture
 def job(tree):
-    return prepare(GenerateConfig.model_validate(tree))
+    return job_of(tree)
 
 
 @pytest.fixture

@@ -11,14 +11,13 @@ import pytest
 import yaml
 from rich.console import Console
 
-from pipelines.generate.config.job import GenerateConfig
-from pipelines.generate.job.job import prepare
 from pipelines.generate.ledger.ledger import Ledger
 from pipelines.generate.report import RunTimes, data_card, partial_report, render_report, run_report
 from pipelines.generate.report.html import html_report
 from pipelines.generate.report.samples import first_completions
 from pipelines.generate.report.terminal import audit_line, figures_table
 from pipelines.generate.write.unit_file import write_unit_file
+from tests.pipelines.conftest import job_of
 from tests.pipelines.generate.report.conftest import NASTY, facts, shown, summary, sums_of
 
 VOID = {"meta", "br", "img"}
@@ -96,7 +95,7 @@ def test_a_failed_run_shows_its_status_and_reason(ugly):
 
 
 def test_a_run_without_steps_or_units_has_a_page(tree):
-    job = prepare(GenerateConfig.model_validate(tree))
+    job = job_of(tree)
     page = html_report(run_report(job, sums_of(), RunTimes()))
     assert "Nothing was drafted" in page
     parsed(page)
@@ -104,7 +103,7 @@ def test_a_run_without_steps_or_units_has_a_page(tree):
 
 def test_an_ar_run_has_a_page(tree):
     tree["decode"]["mode"] = "autoregressive"
-    job = prepare(GenerateConfig.model_validate(tree))
+    job = job_of(tree)
     one = facts() | {"positions": {"drafted": [], "accepted": []}}
     page = html_report(run_report(job, sums_of(one), RunTimes()))
     assert "nothing to audit" in page
