@@ -1,11 +1,12 @@
 """Sources of drafts for tests: the diffusion view runs, K/V included, and then other tokens are proposed."""
 
 import random
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
 
+from orthrus_core import Completion, Request
 from orthrus_core.engine.layout import StepLayout, Work
 from orthrus_core.engine.runner import ModelRunner
 from orthrus_core.engine.step import Chooser, DiffusionDrafts
@@ -28,15 +29,19 @@ class ChangedDrafts:
 
 
 def mostly_right(
-    truths: Mapping[Hashable, Sequence[int]],
+    requests: Sequence[Request],
+    references: Sequence[Completion],
     right_share: float,
     source: random.Random,
-    key: Callable[[Work], Hashable] = lambda work: prompt_of(work),
 ) -> ChangedDrafts:
-    """Drafts that are known completions' tokens, this share of them; `key` finds a work's own."""
+    """Drafts that are the tokens of the requests' known completions, this share of them."""
+    truths = {
+        (tuple(request.prompt_ids), request.params, request.sample): reference.token_ids
+        for request, reference in zip(requests, references, strict=True)
+    }
 
     def change(work: Work, drafts: list[int]) -> list[int]:
-        truth = truths[key(work)][work.sequence.num_emitted :][: len(drafts)]
+        truth = truths[_request_of(work)][work.sequence.num_emitted :][: len(drafts)]
         right = [
             token if source.random() < right_share else own for token, own in zip(truth, drafts, strict=False)
         ]
@@ -45,11 +50,7 @@ def mostly_right(
     return ChangedDrafts(change)
 
 
-def prompt_of(work: Work) -> tuple[int, ...]:
-    """The prompt of a work's sequence."""
-    return tuple(work.sequence.token_ids[: work.sequence.num_prompt])
-
-
-def request_of(work: Work) -> Hashable:
+def _request_of(work: Work) -> Hashable:
     """What tells a work's request from others: prompt, params and sample."""
-    return prompt_of(work), work.sequence.params, work.sequence.sample
+    sequence = work.sequence
+    return tuple(sequence.token_ids[: sequence.num_prompt]), sequence.params, sequence.sample

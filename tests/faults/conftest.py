@@ -1,6 +1,6 @@
 """Jobs of 2,400 rows, undisturbed ones to compare with, and the table of what was done to the others."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,8 @@ import pytest
 
 import tests.faults.engines
 from tests.fakes import fake_engine
-from tests.faults.runs import Driver, Outcome, Texts, texts_of
+from tests.faults.engines import Stub
+from tests.faults.runs import Driver, Texts, texts_of
 from tests.faults.table import FaultTable
 from tests.pipelines.conftest import (  # noqa: F401  fixtures
     ROOT,
@@ -80,11 +81,16 @@ def few_tree(few_prompts, tmp_path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def drivers(tmp_path) -> Iterator[list[Driver]]:
-    """Drivers that a test starts; they are ended after it."""
-    started: list[Driver] = []
-    yield started
-    for driver in started:
+def new_driver(tmp_path) -> Iterator[Callable[..., Driver]]:
+    """Make drivers, which are ended after the test."""
+    made: list[Driver] = []
+
+    def make(tree: dict[str, Any], engine: Stub | None = None, directory: Path = tmp_path, **options):
+        made.append(Driver(tree, directory, engine, **options))
+        return made[-1]
+
+    yield make
+    for driver in made:
         driver.close()
 
 
@@ -107,8 +113,3 @@ def undisturbed(prompts: Path, output: Path) -> Texts:
     keys, texts = texts_of(job.ledger.url)
     assert len(keys) == len(texts) == job.plan.num_rows
     return texts
-
-
-def assert_whole(outcome: Outcome) -> None:
-    """Rows in = rows out, no row twice, every text the undisturbed run's."""
-    assert outcome.is_whole, outcome

@@ -1,21 +1,18 @@
 """Clusters of simulated nodes as tests see them, and what their nodes did."""
 
 import json
-import os
 import re
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.faults.runs import PATIENCE_S, Driver
-from tests.pipelines.conftest import ROOT
-from tests.processes import descendants, end_leftovers
+from tests.faults.runs import Driver
+from tests.processes import ROOT, JobProcess
 
 
 @dataclass(frozen=True)
@@ -51,25 +48,16 @@ def simulated_nodes(directory: Path, layout: Mapping[str, Any] | None = None) ->
     directory.mkdir()
     command = [sys.executable, str(ROOT / "tests/faults/cluster.py"), str(directory)]
     command += [] if layout is None else [json.dumps(layout)]
-    with open(directory / "log", "wb") as log:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT, env=environment)
+    cluster = JobProcess(command, directory, {"PYTHONPATH": str(ROOT)}).start()
     try:
-        deadline = time.monotonic() + PATIENCE_S
-        while not (directory / "cluster.json").exists():
-            assert process.poll() is None, (directory / "log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        assert cluster.wait_until((directory / "cluster.json").exists), cluster.log
         yield Nodes(directory)
     finally:
-        below = descendants(process.pid)
+        cluster.below()
         (directory / "stop").touch()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        end_leftovers(below, patience_s=5)
+        with suppress(subprocess.TimeoutExpired):
+            cluster.process.wait(30)
+        cluster.close()
 
 
 def rows_by_actor(driver: Driver) -> Counter[int]:

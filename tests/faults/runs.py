@@ -1,11 +1,8 @@
 """Drivers as processes of their own, which tests disturb, and what their output must be afterwards."""
 
 import json
-import os
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +12,7 @@ import yaml
 
 from pipelines.storage.files import list_directory
 from tests.faults.engines import Stub
-from tests.pipelines.conftest import ROOT
-from tests.processes import descendants, end_leftovers, is_living
-
-PATIENCE_S = 300.0  # for anything a driver does; its start takes 15 s on a quiet machine of 2 cores
+from tests.processes import ROOT, JobProcess, descendants, is_living
 
 
 @dataclass(frozen=True)
@@ -63,7 +57,7 @@ def compare(url: str, expected: Texts, filesystem: Any = None) -> Outcome:
     return Outcome(len(expected), len(keys), len(keys) - len(set(keys)), differing)
 
 
-class Driver:
+class Driver(JobProcess):
     """Drivers of one job, one after the other, each with a Ray of its own unless the config says else."""
 
     def __init__(
@@ -80,72 +74,20 @@ class Driver:
             engine: a stub, run by tests/faults/driver.py; None: jobs/generate.py with the real engine.
         """
         directory.mkdir(parents=True, exist_ok=True)
-        self.tree, self.directory, self.output = tree, directory, tree["output"]["path"]
+        self.output = tree["output"]["path"]
         config = directory / "config.yaml"
         config.write_text(yaml.safe_dump(dict(tree)))
-        script, more = ("tests/faults/driver.py", [json.dumps(asdict(engine))]) if engine else (None, [])
-        self._command = [sys.executable, str(ROOT / (script or "jobs/generate.py"))]
-        self._command += [str(config), *more] if engine else ["--config", str(config)]
-        self._starts, self._environment = 0, dict(environment or {})
-        self._below: set[tuple[int, str]] = set()
-        self.process: subprocess.Popen | None = None
-
-    def start(self) -> None:
-        """Start a driver; what it prints goes to a log of its own."""
-        self._starts += 1
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), **self._environment}
-        with open(self.log_path, "wb") as log:
-            self.process = subprocess.Popen(self._command, stdout=log, stderr=log, cwd=ROOT, env=environment)
-
-    @property
-    def log_path(self) -> Path:
-        """The newest driver's log."""
-        return self.directory / f"log-{self._starts}"
-
-    @property
-    def log(self) -> str:
-        """What the newest driver printed."""
-        return self.log_path.read_text(errors="replace")
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the newest driver has not ended."""
-        return self.process.poll() is None
+        script = ["jobs/generate.py", "--config", str(config)]
+        if engine:
+            script = ["tests/faults/driver.py", str(config), json.dumps(asdict(engine))]
+        variables = {"PYTHONPATH": str(ROOT), **(environment or {})}
+        super().__init__([sys.executable, *script], directory, variables)
 
     def committed(self) -> set[str]:
         """Names of the files in data/."""
         return {name for name in list_directory(f"{self.output}/data") if not name.startswith(".")}
 
-    def wait_until(self, is_so: Callable[[], bool], *, patience_s: float = PATIENCE_S, look_s: float = 0.02):
-        """Wait for something while the driver runs; whether it came to pass before the driver ended."""
-        deadline = time.monotonic() + patience_s
-        while self.is_running:
-            if is_so():
-                return True
-            assert time.monotonic() < deadline, f"nothing happened in {patience_s} s: {self.log[-3000:]}"
-            time.sleep(look_s)
-        return is_so()
-
-    def signal(self, number: int) -> None:
-        """Send the driver a signal, after a look at what is below it."""
-        self._below |= descendants(self.process.pid)
-        self.process.send_signal(number)
-
-    def wait(self, patience_s: float = PATIENCE_S) -> int:
-        """The exit code of the newest driver."""
-        try:
-            return self.process.wait(patience_s)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"still running after {patience_s} s: {self.log[-3000:]}") from None
-
     def actors(self, marks: Path) -> list[int]:
         """Processes of stub engines that run."""
         below = {pid for pid, start in descendants(self.process.pid) if is_living(pid, start)}
         return [int(mark.name) for mark in marks.glob("*") if int(mark.name) in below]
-
-    def close(self) -> None:
-        """End the driver and all that it left behind."""
-        if self.process is not None and self.is_running:
-            self.signal(9)
-            self.process.wait()
-        end_leftovers(self._below, patience_s=4)

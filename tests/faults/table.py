@@ -1,9 +1,10 @@
 """The table of faults: what was done to how many runs, and what their output was afterwards."""
 
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from tests.faults.runs import Outcome
+from tests.faults.runs import Outcome, Texts, compare
 
 HEAD = (
     "scenario",
@@ -28,24 +29,40 @@ class FaultTable:
     path: Path
     rows: list[tuple[str, ...]] = field(default_factory=list)
 
-    def add(self, scenario: str, *outcomes: Outcome, faults: int, runs: int = 1, said: str = "done") -> None:
+    def add(
+        self,
+        scenario: str,
+        outcome: Outcome | None = None,
+        *,
+        faults: int,
+        runs: int = 1,
+        said: str = "done",
+    ) -> None:
         """Note a scenario.
 
         Args:
-            outcomes: of each output at the end, summed here; none where nothing was to be written.
+            outcome: of the output at the end; None where nothing was to be written.
             faults: how many kills, broken requests or damaged files there were.
             runs: how many drivers were started for it.
             said: how the disturbed driver ended.
         """
-        sums = (
-            [sum(getattr(one, name) for one in outcomes) for name in Outcome.__dataclass_fields__]
-            if outcomes
-            else ["-"] * 4
-        )
+        found = astuple(outcome) if outcome else ["-"] * 4
         name, end = (text.replace("|", "/").replace("\n", " ") for text in (scenario, said))
-        self.rows.append((name, *map(str, (runs, faults, *sums)), end))
+        self.rows.append((name, *map(str, (runs, faults, *found)), end))
         self.path.parent.mkdir(exist_ok=True)
         self.path.write_text(self.to_markdown())
+
+    def assert_whole(
+        self, scenario: str, output: Path | str, expected: Texts, filesystem: Any = None, **details
+    ) -> None:
+        """Note a scenario; its output must hold every row once, every text the undisturbed run's.
+
+        Args:
+            details: faults, runs and said of `add`.
+        """
+        outcome = compare(str(output), expected, filesystem)
+        self.add(scenario, outcome, **details)
+        assert outcome.is_whole, outcome
 
     def to_markdown(self) -> str:
         """The table as markdown."""

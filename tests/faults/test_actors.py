@@ -11,9 +11,8 @@ import torch
 from orthrus_core.errors import OrthrusError
 from orthrus_core.models.loading import load_model
 from pipelines.checkpoint.directory import load_tokenizer
-from tests.faults.conftest import assert_whole
 from tests.faults.engines import Stub
-from tests.faults.runs import Driver, Outcome, compare, texts_of
+from tests.faults.runs import Outcome, texts_of
 from tests.pipelines.conftest import TOKENIZER_FILES, generate_tree, run_tree
 from tests.processes import kill
 from tests.small_models import small_orthrus
@@ -21,29 +20,25 @@ from tests.small_models import small_orthrus
 pytestmark = [pytest.mark.fault, pytest.mark.ray, pytest.mark.timeout(400)]
 
 
-def test_a_killed_actor_is_replaced_and_its_units_done_again(few_tree, few_texts, tmp_path, drivers, table):
+def test_a_killed_actor_is_replaced_and_its_units_done_again(
+    few_tree, few_texts, tmp_path, new_driver, table
+):
     marks = tmp_path / "marks"
-    driver = Driver(few_tree, tmp_path, Stub(str(marks), step_s=0.05))
-    drivers.append(driver)
-    driver.start()
+    driver = new_driver(few_tree, Stub(str(marks), step_s=0.05)).start()
     assert driver.wait_until(lambda: len(driver.committed()) >= 3)
     [actor] = driver.actors(marks)
     assert kill(actor)
     assert driver.wait() == 0, driver.log[-3000:]
-    outcome = compare(driver.output, few_texts)
-    table.add("SIGKILL of a generate actor, once", outcome, faults=1)
-    assert_whole(outcome)
+    table.assert_whole("SIGKILL of a generate actor, once", driver.output, few_texts, faults=1)
     assert len(list(marks.iterdir())) == 2
 
 
 def test_an_actor_killed_again_and_again_ends_the_run_clearly_and_a_resume_finishes_it(
-    few_tree, few_texts, tmp_path, drivers, table
+    few_tree, few_texts, tmp_path, new_driver, table
 ):
     marks = tmp_path / "marks"
     few_tree["run"]["retries"] = 1
-    driver = Driver(few_tree, tmp_path, Stub(str(marks), step_s=0.05))
-    drivers.append(driver)
-    driver.start()
+    driver = new_driver(few_tree, Stub(str(marks), step_s=0.05)).start()
     assert driver.wait_until(lambda: len(driver.committed()) >= 2)
     killed: set[int] = set()
 
@@ -60,21 +55,17 @@ def test_an_actor_killed_again_and_again_ends_the_run_clearly_and_a_resume_finis
     assert not Path(driver.output, "_run/_SUCCESS").exists()
     driver.start()
     assert driver.wait() == 0, driver.log[-3000:]
-    outcome = compare(driver.output, few_texts)
-    table.add(
-        "SIGKILL of every generate actor, then a resume", outcome, faults=len(killed), runs=2, said=last[:110]
-    )
-    assert_whole(outcome)
+    scenario = "SIGKILL of every generate actor, then a resume"
+    table.assert_whole(scenario, driver.output, few_texts, faults=len(killed), runs=2, said=last[:110])
 
 
 @pytest.mark.parametrize("fault", ["raise", "hang"])
 def test_an_engine_that_breaks_once_is_replaced(stub_ray, few_tree, few_texts, tmp_path, table, fault):
     few_tree["run"]["step_timeout_s"] = 3.0
     run_tree(few_tree, Stub(str(tmp_path / "marks"), step_s=0.01, fault=fault, faults=1))
-    outcome = compare(few_tree["output"]["path"], few_texts)
-    table.add(f"an engine's step {fault}s, once", outcome, faults=1)
-    assert_whole(outcome)
-    [note] = Path(few_tree["output"]["path"], "_run/failures").rglob("*-engine.txt")
+    output = few_tree["output"]["path"]
+    table.assert_whole(f"an engine's step {fault}s, once", output, few_texts, faults=1)
+    [note] = Path(output, "_run/failures").rglob("*-engine.txt")
     assert {"raise": "device-side assert", "hang": "in _break"}[fault] in note.read_text()
 
 
@@ -88,9 +79,8 @@ def test_engines_that_all_hang_end_the_run_clearly_and_a_resume_finishes_it(
     ) as caught:
         run_tree(few_tree, hanging)
     run_tree(few_tree, Stub(str(tmp_path / "sound"), step_s=0.0))
-    outcome = compare(few_tree["output"]["path"], few_texts)
-    table.add("every engine hangs, then a resume", outcome, faults=2, runs=2, said=str(caught.value)[:110])
-    assert_whole(outcome)
+    output, said = few_tree["output"]["path"], str(caught.value)[:110]
+    table.assert_whole("every engine hangs, then a resume", output, few_texts, faults=2, runs=2, said=said)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 from orthrus_core.errors import ConfigError, OrthrusError
 from tests.fakes import fake_engine
-from tests.faults.conftest import assert_whole, stub_tree
+from tests.faults.conftest import stub_tree
 from tests.faults.damage import spoil_footer, truncate
 from tests.faults.runs import compare
 from tests.pipelines.conftest import run_tree
@@ -40,10 +40,9 @@ def test_a_bad_shard_fails_the_run_before_it_begins_or_is_skipped_and_reported(
     tree["input"]["on_bad_shard"] = "skip"
     _, report = run_tree(tree, fake_engine)
     good = {key: text for key, text in few_texts.items() if not 160 <= int(key[0][4:]) < 240}
-    outcome = compare(str(tmp_path / "out"), good)
+    scenario = f"a shard of four is bad ({damage.__name__})"
     said = f"fail: {str(caught.value)[:60]}; skip: done"
-    table.add(f"a shard of four is bad ({damage.__name__})", outcome, faults=1, runs=2, said=said)
-    assert_whole(outcome)
+    table.assert_whole(scenario, tmp_path / "out", good, faults=1, runs=2, said=said)
     assert "2.parquet" in json.dumps(report)
 
 

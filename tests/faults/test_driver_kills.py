@@ -13,9 +13,9 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from tests.faults.conftest import DEMO_MODEL, assert_whole, stub_tree
+from tests.faults.conftest import DEMO_MODEL, stub_tree
 from tests.faults.engines import Stub
-from tests.faults.runs import Driver, compare, texts_of
+from tests.faults.runs import Driver, texts_of
 from tests.pipelines.conftest import ROOT, generate_tree, run_tree
 
 pytestmark = [pytest.mark.fault, pytest.mark.ray, pytest.mark.timeout(900)]
@@ -91,36 +91,31 @@ def finish(driver: Driver) -> None:
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_driver_killed_nine_times_leaves_every_row_once(
-    many_prompts, many_texts, tmp_path, drivers, table, seed
+    many_prompts, many_texts, tmp_path, new_driver, table, seed
 ):
-    driver = Driver(
-        stub_tree(many_prompts, tmp_path / "out"), tmp_path, Stub(str(tmp_path / "marks"), step_s=0.02)
-    )
-    drivers.append(driver)
+    tree = stub_tree(many_prompts, tmp_path / "out")
+    driver = new_driver(tree, Stub(str(tmp_path / "marks"), step_s=0.02))
     killer = Killer(driver, seed, num_units=8 * 19)
     for moment in (*killer.shuffled(MOMENTS), "end"):
         assert killer.kill(signal.SIGKILL, moment), driver.log[-3000:]
     finish(driver)
 
-    outcome = compare(driver.output, many_texts)
     kinds = ", ".join(f"{killer.moments.count(m)} {m}" for m in ("start", "work", "commit", "end"))
-    table.add(
+    table.assert_whole(
         f"SIGKILL of the driver, seed {seed} ({kinds})",
-        outcome,
+        driver.output,
+        many_texts,
         faults=len(killer.moments),
         runs=len(killer.codes) + 1,
     )
-    assert_whole(outcome)
     assert set(killer.codes) == {-signal.SIGKILL}
 
 
 def test_a_driver_drained_three_times_by_sigterm_goes_on_each_time(
-    many_prompts, many_texts, tmp_path, drivers, table
+    many_prompts, many_texts, tmp_path, new_driver, table
 ):
-    driver = Driver(
-        stub_tree(many_prompts, tmp_path / "out"), tmp_path, Stub(str(tmp_path / "marks"), step_s=0.02)
-    )
-    drivers.append(driver)
+    tree = stub_tree(many_prompts, tmp_path / "out")
+    driver = new_driver(tree, Stub(str(tmp_path / "marks"), step_s=0.02))
     killer = Killer(driver, seed=4, num_units=8 * 19)
     for moment in ("work", "commit", "work"):
         assert killer.kill(signal.SIGTERM, moment), driver.log[-3000:]
@@ -132,41 +127,35 @@ def test_a_driver_drained_three_times_by_sigterm_goes_on_each_time(
     said = driver.log.strip().split("\n")[-1]
     finish(driver)
 
-    outcome = compare(driver.output, many_texts)
-    table.add("SIGTERM of the driver at work", outcome, faults=3, runs=4, said=f"exit code 3: {said}"[:110])
-    assert_whole(outcome)
+    scenario, said = "SIGTERM of the driver at work", f"exit code 3: {said}"[:110]
+    table.assert_whole(scenario, driver.output, many_texts, faults=3, runs=4, said=said)
     assert killer.codes == [3] * 3
 
 
-def test_sigterm_while_the_driver_starts_harms_nothing(few_prompts, few_texts, tmp_path, drivers, table):
-    driver = Driver(
-        stub_tree(few_prompts, tmp_path / "out"), tmp_path, Stub(str(tmp_path / "marks"), step_s=0.01)
-    )
-    drivers.append(driver)
+def test_sigterm_while_the_driver_starts_harms_nothing(few_prompts, few_texts, tmp_path, new_driver, table):
+    tree = stub_tree(few_prompts, tmp_path / "out")
+    driver = new_driver(tree, Stub(str(tmp_path / "marks"), step_s=0.01))
     killer = Killer(driver, seed=5, num_units=20)
     for _ in range(3):
         killer.kill(signal.SIGTERM, "start")
     finish(driver)
-    outcome = compare(driver.output, few_texts)
-    table.add("SIGTERM of the driver while it starts", outcome, faults=len(killer.moments), runs=4)
-    assert_whole(outcome)
+    scenario = "SIGTERM of the driver while it starts"
+    table.assert_whole(scenario, driver.output, few_texts, faults=len(killer.moments), runs=4)
     # before Python runs our first line, the signal ends it as it ends any process
     assert set(killer.codes) <= {3, 0, -signal.SIGTERM}
 
 
-def test_the_demo_job_killed_three_times_writes_the_undisturbed_text(stub_ray, tmp_path, drivers, table):
+def test_the_demo_job_killed_three_times_writes_the_undisturbed_text(stub_ray, tmp_path, new_driver, table):
     tree = demo_tree(tmp_path / "prompts.parquet", tmp_path / "out")
     undisturbed, _ = run_tree(demo_tree(tmp_path / "prompts.parquet", tmp_path / "undisturbed"))
     _, expected = texts_of(undisturbed.ledger.url)
-    driver = Driver(tree, tmp_path)
-    drivers.append(driver)
+    driver = new_driver(tree)
     killer = Killer(driver, seed=6, num_units=24)
     for moment in ("work", "commit", "work"):
         assert killer.kill(signal.SIGKILL, moment), driver.log[-3000:]
     finish(driver)
-    outcome = compare(driver.output, expected)
-    table.add("SIGKILL of jobs/generate.py with the demo's model", outcome, faults=3, runs=4)
-    assert_whole(outcome)
+    scenario = "SIGKILL of jobs/generate.py with the demo's model"
+    table.assert_whole(scenario, driver.output, expected, faults=3, runs=4)
     assert len(expected) == 192
 
 

@@ -11,13 +11,13 @@ import pytest
 
 from pipelines.storage import files as storage
 from pipelines.storage.config import StorageConfig, use_storage
-from tests.faults.conftest import assert_whole, prompts_in, stub_tree
+from tests.faults.conftest import prompts_in, stub_tree
 from tests.faults.engines import Stub
 from tests.faults.nodes import Nodes, farthest_from_even, rows_by_node, simulated_nodes
-from tests.faults.runs import PATIENCE_S, Driver, compare, texts_of
+from tests.faults.runs import Driver, texts_of
 from tests.faults.test_nodes import kill_node
-from tests.pipelines.conftest import ROOT, TOKENIZER_FILES, s3, write_prompts  # noqa: F401  fixture
-from tests.processes import is_living
+from tests.pipelines.conftest import TOKENIZER_FILES, s3, write_prompts  # noqa: F401  fixture
+from tests.processes import PATIENCE_S, ROOT, is_living
 
 pytestmark = [pytest.mark.fault, pytest.mark.ray, pytest.mark.timeout(900)]
 NODE = {"num_cpus": 1, "num_gpus": 1}
@@ -40,17 +40,14 @@ def two_nodes(tmp_path) -> Iterator[Nodes]:
 
 
 @pytest.fixture
-def start(tmp_path, drivers):
+def start(tmp_path, new_driver):
     """Start a driver on a cluster, with options of its section run."""
 
     def start_on(nodes: Nodes, prompts: Path, *, step_s: float = 0.05, together: int = 1, **run) -> Driver:
         tree = stub_tree(prompts, tmp_path / "out")
         tree["run"] |= POOL | {"ray_address": nodes.known["address"]} | run
         engine = Stub(str(tmp_path / "marks"), step_s=step_s, together=together)
-        driver = Driver(tree, tmp_path, engine, nodes.environment)
-        drivers.append(driver)
-        driver.start()
-        return driver
+        return new_driver(tree, engine, environment=nodes.environment).start()
 
     return start_on
 
@@ -104,9 +101,7 @@ def test_a_lost_node_of_four_costs_no_row(nodes, prompts, start, tmp_path, few_t
     assert driver.wait_until(lambda: len(driver.committed()) >= 3 and len(list(marks.glob("*"))) == 4)
     kill_node(nodes.known["nodes"]["node2"]["raylet"])
     assert driver.wait() == 0, driver.log[-3000:]
-    outcome = compare(driver.output, few_texts)
-    table.add("SIGKILL of one node of four", outcome, faults=1)
-    assert_whole(outcome)
+    table.assert_whole("SIGKILL of one node of four", driver.output, few_texts, faults=1)
 
 
 def test_a_pool_grows_from_actors_to_max_actors_and_no_further(nodes, prompts, start, tmp_path):
@@ -136,7 +131,7 @@ def test_engines_without_work_are_given_back_in_the_tail(nodes, start, tmp_path)
     assert len(driver.committed()) == 25
 
 
-def test_weights_are_fetched_once_by_a_node_with_two_engines(s3, model_dir, tmp_path, drivers):  # noqa: F811
+def test_weights_are_fetched_once_by_a_node_with_two_engines(s3, model_dir, tmp_path, new_driver):  # noqa: F811
     use_storage(StorageConfig(**s3.storage()))
     bucket = s3.new_bucket()
     for file in model_dir.iterdir():
@@ -147,8 +142,7 @@ def test_weights_are_fetched_once_by_a_node_with_two_engines(s3, model_dir, tmp_
     with simulated_nodes(tmp_path / "cluster", layout) as nodes:
         tree["run"] |= POOL | {"ray_address": nodes.known["address"], "actors": 4}
         engine = Stub(str(tmp_path / "marks"), step_s=0.05, fetches=True)
-        drivers.append(driver := Driver(tree, tmp_path, engine, nodes.environment))
-        driver.start()
+        driver = new_driver(tree, engine, environment=nodes.environment).start()
         assert driver.wait() == 0, driver.log[-3000:]
     assert len(list((tmp_path / "marks").iterdir())) == 4
     weights = f"{bucket.removeprefix('s3:/')}/model/model.safetensors"

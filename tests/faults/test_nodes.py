@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import assert_whole
 from tests.faults.engines import Stub
 from tests.faults.nodes import Nodes, simulated_nodes
-from tests.faults.runs import Driver, compare
 from tests.processes import descendants, kill
 
 pytestmark = [pytest.mark.fault, pytest.mark.ray, pytest.mark.timeout(900)]
@@ -30,14 +28,12 @@ def kill_node(raylet: int) -> int:
 
 @pytest.mark.parametrize("is_replaced", [True, False])
 def test_the_units_of_a_lost_node_are_done_elsewhere(
-    cluster, few_tree, few_texts, tmp_path, drivers, table, is_replaced
+    cluster, few_tree, few_texts, tmp_path, new_driver, table, is_replaced
 ):
     known = cluster.known
     few_tree["run"] |= {"ray_address": known["address"], "actors": 2, "cpus_per_actor": 2.0}
     marks = tmp_path / "marks"
-    driver = Driver(few_tree, tmp_path, Stub(str(marks), step_s=0.1), cluster.environment)
-    drivers.append(driver)
-    driver.start()
+    driver = new_driver(few_tree, Stub(str(marks), step_s=0.1), environment=cluster.environment).start()
     assert driver.wait_until(lambda: len(driver.committed()) >= 3 and len(list(marks.glob("*"))) == 2)
     before = len(driver.committed())
     victims = [raylet for raylet in known["raylets"] if _hosts_actor(raylet, marks)]
@@ -46,10 +42,9 @@ def test_the_units_of_a_lost_node_are_done_elsewhere(
         time.sleep(2)
         cluster.add()
     assert driver.wait() == 0, driver.log[-3000:]
-    outcome = compare(driver.output, few_texts)
     how = "replaced 2 s later" if is_replaced else "not replaced"
-    table.add(f"SIGKILL of a worker node ({processes} processes), {how}", outcome, faults=1)
-    assert_whole(outcome)
+    scenario = f"SIGKILL of a worker node ({processes} processes), {how}"
+    table.assert_whole(scenario, driver.output, few_texts, faults=1)
     assert before < 20
 
 

@@ -12,12 +12,12 @@ from orthrus_core.errors import ConfigError, OrthrusError
 from pipelines.cluster.lock import RunLock
 from pipelines.storage.config import StorageConfig, use_storage
 from pipelines.storage.files import join, put, read_bytes
-from tests.faults.conftest import assert_whole, stub_tree
+from tests.faults.conftest import stub_tree
 from tests.faults.engines import Stub
 from tests.faults.proxy import Rule, fault_proxy
-from tests.faults.runs import compare
 from tests.pipelines.conftest import run_tree
 from tests.pipelines.s3 import s3_server
+from tests.processes import wait_until
 
 pytestmark = [pytest.mark.fault, pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -74,12 +74,9 @@ def after_units(server, url: str, count: int, act) -> threading.Thread:
     client = server.client()
 
     def watch() -> None:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            if client.exists(f"{url}/data") and len(client.ls(f"{url}/data")) >= count:
-                act()
-                return
-            time.sleep(0.1)
+        data = f"{url}/data"
+        wait_until(lambda: client.exists(data) and len(client.ls(data)) >= count, 120, look_s=0.1)
+        act()
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -112,9 +109,8 @@ def test_a_store_that_fails_at_times_changes_nothing(
     run_tree(s3_tree, stub(tmp_path))
     hits, faults = said(proxy), sum(proxy.hits.values())
     proxy.clear()
-    outcome = compare(s3_tree["output"]["path"], few_texts, server.client())
-    table.add(f"S3: {name} ({hits})", outcome, faults=faults)
-    assert_whole(outcome)
+    output, client = s3_tree["output"]["path"], server.client()
+    table.assert_whole(f"S3: {name} ({hits})", output, few_texts, client, faults=faults)
     assert faults >= least
 
 
@@ -131,9 +127,8 @@ def test_a_store_that_is_away_for_eight_seconds_is_waited_for(
     watcher = after_units(server, s3_tree["output"]["path"], 3, outage)
     run_tree(s3_tree, stub(tmp_path))
     watcher.join(60)
-    outcome = compare(s3_tree["output"]["path"], few_texts, server.client())
-    table.add("S3: every request refused (503) for 8 s", outcome, faults=hits[0])
-    assert_whole(outcome)
+    output, client = s3_tree["output"]["path"], server.client()
+    table.assert_whole("S3: every request refused (503) for 8 s", output, few_texts, client, faults=hits[0])
     assert hits[0] > 0
 
 
@@ -157,15 +152,15 @@ def test_a_permission_lost_in_the_middle_fails_clearly_and_the_rest_is_done_once
     now = {info["name"]: info["ETag"] for info in server.client().ls(f"{output}/data", detail=True)}
     assert {name: now[name] for name in kept} == kept
     assert len(job.units) == len(job.plan.units) - len(kept)
-    outcome = compare(output, few_texts, server.client())
-    table.add(
+    table.assert_whole(
         "S3: PUT refused (403) from some moment, then allowed",
-        outcome,
+        output,
+        few_texts,
+        server.client(),
         faults=faults,
         runs=2,
         said=short(caught),
     )
-    assert_whole(outcome)
 
 
 def test_a_lock_whose_answer_was_lost_is_known_to_be_ones_own(storage, proxy, bucket, table):
@@ -202,10 +197,7 @@ def test_a_heartbeat_outlives_a_store_that_fails_for_a_while(storage, proxy, buc
     run_url = f"{bucket}/locks/_run"
     with RunLock(run_url, **QUICK) as lock:
         proxy.add(Rule("status", status=503, count=6))
-        deadline = time.monotonic() + 60
-        while (beats := json.loads(read_bytes(join(run_url, "lock")))["beats"]) < 2:
-            assert time.monotonic() < deadline, beats
-            time.sleep(0.2)
+        wait_until(lambda: json.loads(read_bytes(join(run_url, "lock")))["beats"] >= 2, 60, look_s=0.2)
         lock.check()
     assert proxy.hits["status 503"] == 6
 

@@ -10,10 +10,9 @@ import pytest
 
 from orthrus_core.errors import ConfigError, OrthrusError
 from tests.fakes import fake_engine
-from tests.faults.conftest import assert_whole, stub_tree
+from tests.faults.conftest import stub_tree
 from tests.faults.damage import empty, spoil_footer, truncate
 from tests.faults.engines import Stub
-from tests.faults.runs import compare
 from tests.pipelines.conftest import run_tree
 
 pytestmark = [pytest.mark.fault, pytest.mark.ray, pytest.mark.timeout(300)]
@@ -45,10 +44,8 @@ def test_a_full_disk_fails_clearly_and_the_rest_is_done_once_there_is_room(
     assert not (small_disk / "out/_run/_SUCCESS").exists()
     ballast.unlink()
     job, _ = run_tree(tree, Stub(str(tmp_path / "marks"), step_s=0.0))
-    outcome = compare(str(small_disk / "out"), few_texts)
-    said = str(caught.value)[:110]
-    table.add(f"disk full after {len(kept)} of 20 units, then room", outcome, faults=1, runs=2, said=said)
-    assert_whole(outcome)
+    scenario, said = f"disk full after {len(kept)} of 20 units, then room", str(caught.value)[:110]
+    table.assert_whole(scenario, small_disk / "out", few_texts, faults=1, runs=2, said=said)
     assert len(job.units) == 20 - len(kept)
     assert {
         p.name: p.stat().st_mtime_ns for p in small_disk.glob("out/data/part-*") if p.name in kept
@@ -89,10 +86,8 @@ def test_damaged_unit_files_are_found_and_made_again(stub_ray, output, few_promp
     assert json.loads((output / "_run/report.json").read_text())["status"] == "failed"
     assert not (output / "_run/_SUCCESS").exists()
     job, _ = run_tree(tree, fake_engine)
-    outcome = compare(str(output), few_texts)
-    said = str(caught.value)[:110]
-    table.add("unit files truncated, bit-flipped, swapped, gone, empty", outcome, faults=5, runs=2, said=said)
-    assert_whole(outcome)
+    scenario, said = "unit files truncated, bit-flipped, swapped, gone, empty", str(caught.value)[:110]
+    table.assert_whole(scenario, output, few_texts, faults=5, runs=2, said=said)
     assert len(job.units) == 3
 
 
@@ -120,9 +115,7 @@ def test_a_damaged_plan_is_made_again_the_same(stub_ray, output, few_prompts, fe
     (output / "data/part-00002-00003.parquet").unlink()
     job, _ = run_tree(stub_tree(few_prompts, output), fake_engine)
     assert (output / "_run/plan.json").read_bytes() == plan
-    outcome = compare(str(output), few_texts)
-    table.add(f"plan.json damaged ({damage.__name__})", outcome, faults=1)
-    assert_whole(outcome)
+    table.assert_whole(f"plan.json damaged ({damage.__name__})", output, few_texts, faults=1)
     assert len(job.units) == 1
 
 

@@ -10,38 +10,30 @@ import pytest
 
 from orthrus_core.errors import ConfigError
 from pipelines.cluster.lock import RunLock
-from tests.faults.conftest import assert_whole
 from tests.faults.engines import Stub
-from tests.faults.runs import Driver, compare
 
 pytestmark = [pytest.mark.fault, pytest.mark.ray, pytest.mark.timeout(600)]
 
 
 def test_of_two_drivers_at_once_the_second_is_refused_and_the_first_finishes(
-    few_tree, few_texts, tmp_path, drivers, table
+    few_tree, few_texts, tmp_path, new_driver, table
 ):
-    first, second = (
-        Driver(few_tree, tmp_path / name, Stub(str(tmp_path / "marks"), step_s=0.1)) for name in ("a", "b")
-    )
-    drivers += [first, second]
-    first.start()
-    second.start()
+    stub = Stub(str(tmp_path / "marks"), step_s=0.1)
+    first, second = (new_driver(few_tree, stub, tmp_path / name).start() for name in ("a", "b"))
     codes = sorted((first.wait(), second.wait()))
     refused = first if first.process.returncode else second
     last = refused.log.strip().split("\n")[-1]
-    outcome = compare(str(few_tree["output"]["path"]), few_texts)
-    table.add("two drivers started at once", outcome, faults=1, runs=2, said=last[:110])
-    assert_whole(outcome)
+    table.assert_whole(
+        "two drivers started at once", first.output, few_texts, faults=1, runs=2, said=last[:110]
+    )
     assert codes == [0, 2]
     assert "another run is at work there" in last
 
 
 def test_a_driver_whose_lock_is_taken_over_stops_and_the_other_finishes(
-    few_tree, few_texts, tmp_path, drivers, table
+    few_tree, few_texts, tmp_path, new_driver, table
 ):
-    driver = Driver(few_tree, tmp_path, Stub(str(tmp_path / "marks"), step_s=0.15))
-    drivers.append(driver)
-    driver.start()
+    driver = new_driver(few_tree, Stub(str(tmp_path / "marks"), step_s=0.15)).start()
     assert driver.wait_until(lambda: len(driver.committed()) >= 1)
     lock = Path(few_tree["output"]["path"], "_run/lock")
     lock.write_text(json.dumps(json.loads(lock.read_text()) | {"id": "another", "host": "elsewhere"}))
@@ -51,9 +43,8 @@ def test_a_driver_whose_lock_is_taken_over_stops_and_the_other_finishes(
     lock.unlink()
     driver.start()
     assert driver.wait() == 0, driver.log[-3000:]
-    outcome = compare(driver.output, few_texts)
-    table.add("a driver's lock is taken over while it works", outcome, faults=1, runs=2, said=last[:110])
-    assert_whole(outcome)
+    scenario = "a driver's lock is taken over while it works"
+    table.assert_whole(scenario, driver.output, few_texts, faults=1, runs=2, said=last[:110])
 
 
 @pytest.mark.parametrize("hours", [-30, 30])

@@ -89,14 +89,20 @@ def finished(local_ray, model_dir, many_prompts, tmp_path_factory):
     )
 
 
+def job_of(tree: dict[str, Any], **options):
+    """The job of a generate config, checked and planned."""
+    from pipelines.generate.config.job import GenerateConfig
+    from pipelines.generate.job.job import prepare
+
+    return prepare(GenerateConfig.model_validate(tree), **options)
+
+
 def run_tree(tree: dict[str, Any], *engine_factory):
     """Prepare and run a config; returns (job, report)."""
     from pipelines.generate.build import run_job
-    from pipelines.generate.config.job import GenerateConfig
-    from pipelines.generate.job.job import prepare
     from pipelines.generate.watch.progress import Progress
 
-    job = prepare(GenerateConfig.model_validate(tree))
+    job = job_of(tree)
     return job, run_job(job, Progress(total_rows=job.plan.num_rows, done_rows=0, every_s=60), *engine_factory)
 
 

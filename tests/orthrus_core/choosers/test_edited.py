@@ -9,8 +9,9 @@ from transformers import GenerationConfig, LogitsProcessorList
 from orthrus_core import Engine, EngineConfig, Request, SamplingParams
 from orthrus_core.choosers.choose import chooser_by
 from orthrus_core.choosers.edited import Edited
-from tests.drafts import mostly_right, request_of
+from tests.drafts import mostly_right
 from tests.grammars import EOS, GRAMMARS, V, grammar_model, tokenizer
+from tests.plain_ar import alone, numbers_of, outcomes
 from tests.seeds import seeds
 
 TOKENIZER = tokenizer()
@@ -54,25 +55,6 @@ def random_requests(source: random.Random, count: int, *, with_grammars: bool) -
     ]
 
 
-def alone(model, requests, *, token_budget: int):
-    """Plain AR decoding, each request with an engine of its own."""
-    config = EngineConfig(
-        mode="autoregressive", token_budget=token_budget, max_sequences=1, max_context=128, self_check=False
-    )
-    return [Engine(model, config, TOKENIZER).run([request])[0] for request in requests]
-
-
-def outcome(completion):
-    return (
-        completion.token_ids,
-        completion.finish_reason,
-        completion.error,
-        completion.logprobs,
-        completion.top_logprobs,
-        completion.stats.min_logit_gap,
-    )
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("seed", seeds(4))
 @pytest.mark.parametrize("drafts", ["own", "oracle"])
@@ -81,11 +63,7 @@ def test_consensus_equals_ar_bit_for_bit_with_any_mix_of_edits(dtype, seed, draf
     model = grammar_model(seed=seed, dtype=dtype)
     token_budget = source.choice([16, 32, 64])
     requests = random_requests(source, 10, with_grammars=drafts == "own")  # which want drafts that obey
-    references = alone(model, requests, token_budget=token_budget)
-    truths = {
-        (tuple(request.prompt_ids), request.params, request.sample): reference.token_ids
-        for request, reference in zip(requests, references, strict=True)
-    }
+    references = alone(model, requests, TOKENIZER, token_budget=token_budget)
     engine = Engine(
         model,
         EngineConfig(
@@ -98,10 +76,10 @@ def test_consensus_equals_ar_bit_for_bit_with_any_mix_of_edits(dtype, seed, draf
             self_check=False,
         ),
         TOKENIZER,
-        draft=mostly_right(truths, 0.7, source, request_of) if drafts == "oracle" else None,
+        draft=mostly_right(requests, references, 0.7, source) if drafts == "oracle" else None,
     )
     completions = engine.run(requests)
-    assert [outcome(c) for c in completions] == [outcome(r) for r in references]
+    assert outcomes(completions) == outcomes(references)
     assert sum(c.stats.accepted for c in completions) > 0
 
 
@@ -151,10 +129,9 @@ def test_log_probabilities_and_gaps_are_those_before_edits():
     params = SamplingParams(max_new_tokens=9, logit_bias={7: 50.0}, logprobs=True)
     [completion] = engine.generate([[1, 2, 3]], params)
     assert completion.token_ids == [7] * 9
-    logits = model(torch.tensor([[1, 2, 3] + [7] * 8])).logits.detach()[0, 2:]
-    assert completion.logprobs == pytest.approx(logits.log_softmax(-1)[:, 7].tolist(), abs=1e-4)
-    top = logits.topk(2).values
-    assert completion.stats.min_logit_gap == pytest.approx(float((top[:, 0] - top[:, 1]).min()), abs=1e-4)
+    logprobs, gap = numbers_of(model, [1, 2, 3], completion.token_ids)
+    assert completion.logprobs == pytest.approx(logprobs, abs=1e-4)
+    assert completion.stats.min_logit_gap == pytest.approx(gap, abs=1e-4)
 
 
 def test_a_step_without_edits_takes_another_chooser():

@@ -12,6 +12,7 @@ from orthrus_core.choosers.coupled import Coupled
 from orthrus_core.choosers.grammar import UnderGrammar
 from orthrus_core.choosers.masks import RowMasks
 from tests.grammars import EOS, GRAMMARS, MASK, PERSON, V, grammar_model, obeys, slow_decoding, tokenizer
+from tests.plain_ar import alone, numbers_of, outcomes
 from tests.seeds import seeds
 
 TOKENIZER = tokenizer()
@@ -47,25 +48,6 @@ def random_requests(source: random.Random, count: int, **fields) -> list[Request
     ]
 
 
-def alone(model, requests, *, token_budget: int):
-    """Plain AR decoding, each request with an engine of its own."""
-    config = EngineConfig(
-        mode="autoregressive", token_budget=token_budget, max_sequences=1, max_context=128, self_check=False
-    )
-    return [Engine(model, config, TOKENIZER).run([request])[0] for request in requests]
-
-
-def outcome(completion):
-    return (
-        completion.token_ids,
-        completion.finish_reason,
-        completion.error,
-        completion.stop_string,
-        completion.logprobs,
-        completion.stats.min_logit_gap,
-    )
-
-
 def random_engine(model, source: random.Random, *, token_budget: int, draft=None, **fields) -> Engine:
     options = {
         "token_budget": token_budget,
@@ -88,9 +70,8 @@ def test_consensus_equals_ar_bit_for_bit_under_grammars_in_random_traffic(dtype,
     requests = random_requests(source, source.choice([4, 9, 16]))
     engine = random_engine(model, source, token_budget=token_budget)
     completions = engine.run(requests)
-    assert [outcome(c) for c in completions] == [
-        outcome(r) for r in alone(model, requests, token_budget=token_budget)
-    ]
+    references = alone(model, requests, TOKENIZER, token_budget=token_budget)
+    assert outcomes(completions) == outcomes(references)
     if engine.config.block_policy == "fixed":
         assert sum(c.stats.accepted for c in completions) > 0
     for request, completion in zip(requests, completions, strict=True):
@@ -115,8 +96,8 @@ def test_all_samples_of_a_prompt_obey_and_equal_ar():
     engine = Engine(model, EngineConfig(max_context=128, block_policy="fixed"), TOKENIZER)
     completions = engine.generate([prompt], params, num_samples=6)
     requests = [Request(prompt, params, sample=sample) for sample in range(6)]
-    references = alone(model, requests, token_budget=engine.costs.budgets[-1])
-    assert [outcome(c) for c in completions] == [outcome(r) for r in references]
+    references = alone(model, requests, TOKENIZER, token_budget=engine.costs.budgets[-1])
+    assert outcomes(completions) == outcomes(references)
     finished = [c for c in completions if c.finish_reason == "stop"]
     assert len(finished) >= 3
     assert all(obeys(TOKENIZER.decode(c.token_ids[:-1]), params) for c in finished)
@@ -133,7 +114,7 @@ def test_preempted_sequences_go_on_where_their_grammar_stood():
     engine = Engine(model, config, TOKENIZER)
     completions = engine.run(requests)
     assert engine.report()["preemptions"] > 0
-    assert [outcome(c) for c in completions] == [outcome(r) for r in alone(model, requests, token_budget=64)]
+    assert outcomes(completions) == outcomes(alone(model, requests, TOKENIZER, token_budget=64))
 
 
 def test_ordinary_neighbours_are_unchanged_bit_for_bit():
@@ -148,7 +129,7 @@ def test_ordinary_neighbours_are_unchanged_bit_for_bit():
     bound = [Request(r.prompt_ids, BOUND) for r in ordinary]
     mixed = [r for pair in zip(ordinary, bound, strict=True) for r in pair]
     together = Engine(model, config, TOKENIZER).run(mixed)
-    assert [outcome(c) for c in together[::2]] == [outcome(c) for c in without]
+    assert outcomes(together[::2]) == outcomes(without)
 
 
 def test_runs_without_a_grammar_do_no_work_for_grammars(monkeypatch):
@@ -179,11 +160,9 @@ row_masks = UnderGrammar._row_masks
 def test_a_verify_row_left_without_its_mask_would_be_seen(monkeypatch):
     model = grammar_model(1, sameness=1.0)
     requests = [Request([n], BOUND) for n in range(6)]
-    references = alone(model, requests, token_budget=64)
+    references = alone(model, requests, TOKENIZER, token_budget=64)
     config = EngineConfig(max_context=128, token_budget=64, block_policy="fixed", self_check=False)
-    assert [outcome(c) for c in Engine(model, config, TOKENIZER).run(requests)] == [
-        outcome(r) for r in references
-    ]
+    assert outcomes(Engine(model, config, TOKENIZER).run(requests)) == outcomes(references)
     monkeypatch.setattr(UnderGrammar, "_row_masks", anchor_masks_only)
     broken = Engine(model, config, TOKENIZER).run(requests)
     assert [c.token_ids for c in broken] != [r.token_ids for r in references]
@@ -204,11 +183,11 @@ def test_drafts_that_know_no_grammar_change_nothing():
     model = grammar_model(5)
     source = random.Random(5)
     requests = random_requests(source, 8)
-    references = alone(model, requests, token_budget=64)
+    references = alone(model, requests, TOKENIZER, token_budget=64)
     engine = random_engine(
         model, source, draft=JunkDrafts(source), token_budget=64, block_policy="fixed", block_size=8
     )
-    assert [outcome(c) for c in engine.run(requests)] == [outcome(r) for r in references]
+    assert outcomes(engine.run(requests)) == outcomes(references)
 
 
 def test_drafts_under_the_masks_of_their_places_stand_more_often(monkeypatch):
@@ -278,11 +257,8 @@ def test_log_probabilities_are_those_of_the_model_without_the_grammar():
     [completion] = Engine(model, EngineConfig(max_context=128), TOKENIZER).generate(
         [[4, 5]], SamplingParams(regex="ab[.]", max_new_tokens=9, logprobs=True)
     )
-    tokens = torch.tensor([[4, 5, *completion.token_ids]])
-    with torch.inference_mode():
-        logits = model(input_ids=tokens, use_cache=False).logits[0, 1:-1]
-    expected = logits.log_softmax(-1).gather(1, tokens[0, 2:, None])[:, 0]
-    assert completion.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
+    logprobs, _ = numbers_of(model, [4, 5], completion.token_ids)
+    assert completion.logprobs == pytest.approx(logprobs, abs=1e-4)
 
 
 def test_a_completion_cut_by_its_length_says_so():

@@ -15,7 +15,8 @@ from orthrus_core.engine.layout import ChoosingRows
 from orthrus_core.engine.sequence import Sequence
 from orthrus_core.engine.step import DiffusionDrafts
 from orthrus_core.models.readout import read_out
-from tests.drafts import mostly_right, request_of
+from tests.drafts import mostly_right
+from tests.plain_ar import alone, logits_before, numbers_of, outcomes, run_with_arrivals
 from tests.seeds import seeds
 from tests.small_models import small_orthrus
 
@@ -48,27 +49,6 @@ def random_requests(source: random.Random, count: int, *, longest: int, **fields
     ]
 
 
-def alone(model, requests, *, token_budget: int):
-    """Plain AR decoding, each request with an engine of its own."""
-    config = EngineConfig(
-        mode="autoregressive", token_budget=token_budget, max_sequences=1, max_context=640, self_check=False
-    )
-    return [Engine(model, config).run([request])[0] for request in requests]
-
-
-def outcome(completion):
-    stats = completion.stats
-    return completion.token_ids, completion.finish_reason, stats.logprob, stats.min_logit_gap
-
-
-def oracle_drafts(requests, references, right_share: float, source: random.Random):
-    truths = {
-        (tuple(request.prompt_ids), request.params, request.sample): reference.token_ids
-        for request, reference in zip(requests, references, strict=True)
-    }
-    return mostly_right(truths, right_share, source, request_of)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("seed", seeds(5))
 @pytest.mark.parametrize("drafts", ["own", "oracle"])
@@ -78,10 +58,10 @@ def test_consensus_equals_ar_bit_for_bit_in_random_traffic(dtype, seed, drafts):
     model = small_orthrus(seed=seed, dtype=dtype, block_size=16, sameness=0.2)
     longest = source.choice([20, 120, 300])
     requests = random_requests(source, source.choice([2, 5, 9, 16]), longest=longest, max_new_tokens=24)
-    references = alone(model, requests, token_budget=token_budget)
+    references = alone(model, requests, token_budget=token_budget, max_context=640)
     oracle = None
     if drafts == "oracle":
-        oracle = oracle_drafts(requests, references, source.choice([0.5, 0.9]), source)
+        oracle = mostly_right(requests, references, source.choice([0.5, 0.9]), source)
     engine = Engine(
         model,
         EngineConfig(
@@ -96,21 +76,8 @@ def test_consensus_equals_ar_bit_for_bit_in_random_traffic(dtype, seed, drafts):
         draft=oracle,
     )
     completions = run_with_arrivals(engine, requests, source)
-    assert [outcome(c) for c in completions] == [outcome(r) for r in references]
+    assert outcomes(completions) == outcomes(references)
     assert sum(c.stats.accepted for c in completions) > 0
-
-
-def run_with_arrivals(engine, requests, source):
-    """Submit requests in random order between steps; completions in the order of `requests`."""
-    order = list(range(len(requests)))
-    source.shuffle(order)
-    index_of_id, done = {}, {}
-    while order or engine.has_work:
-        while order and source.random() < 0.6:
-            index = order.pop()
-            index_of_id[engine.submit(requests[index])] = index
-        done.update((index_of_id[c.request_id], c) for c in engine.step())
-    return [done[index] for index in range(len(requests))]
 
 
 class DraftsOfOtherNoise:
@@ -198,13 +165,10 @@ def test_logprob_and_gap_stay_those_of_the_ar_logits():
     model = small_orthrus()
     params = SamplingParams(max_new_tokens=9, temperature=1.5, top_k=30, seed=1)
     [completion] = Engine(model, EngineConfig(max_context=64)).generate([[5, 6, 7]], params)
-    ids = torch.tensor([[5, 6, 7] + completion.token_ids])
-    logits = model(ids).logits.detach()[0, 2:-1]
-    expected = logits.log_softmax(-1).gather(1, ids[0, 3:, None]).sum()
-    top = logits.topk(2).values
-    assert completion.token_ids != logits.argmax(-1).tolist()
-    assert completion.stats.logprob == pytest.approx(float(expected), abs=1e-4)
-    assert completion.stats.min_logit_gap == pytest.approx(float((top[:, 0] - top[:, 1]).min()), abs=1e-4)
+    logprobs, gap = numbers_of(model, [5, 6, 7], completion.token_ids)
+    assert completion.token_ids != logits_before(model, [5, 6, 7], completion.token_ids).argmax(-1).tolist()
+    assert completion.stats.logprob == pytest.approx(sum(logprobs), abs=1e-4)
+    assert completion.stats.min_logit_gap == pytest.approx(gap, abs=1e-4)
 
 
 def text(model, prompt, *, sample=0, **params) -> list[int]:

@@ -17,6 +17,7 @@ from orthrus_core.readiness.engine import new_runner
 from orthrus_core.readiness.startup import Readiness
 from tests.ahead_policy import RandomAhead
 from tests.fake_runner import FakeRunner, continuation
+from tests.plain_ar import alone, outcomes, run_with_arrivals
 from tests.seeds import seeds
 from tests.small_models import small_orthrus
 
@@ -37,37 +38,6 @@ def ahead_engine(
     policy = RandomAhead(random.Random(seed), token_budget=T, block_size=K)
     scheduler = Scheduler(config, runner.tables, block_size=K, costs=costs, policy=policy)
     return Engine(runner, config, scheduler=scheduler, ready=Readiness("exact", costs)), policy
-
-
-def ar_alone(model, requests, *, token_budget: int, max_context: int):
-    config = EngineConfig(
-        mode="autoregressive",
-        token_budget=token_budget,
-        max_sequences=1,
-        max_context=max_context,
-        self_check=False,
-    )
-    engine = Engine(model, config)
-    return [engine.run([request])[0] for request in requests]
-
-
-def run_with_arrivals(engine, requests, source):
-    order = list(range(len(requests)))
-    source.shuffle(order)
-    index_of_id, done = {}, {}
-    while order or engine.has_work:
-        while order and source.random() < 0.6:
-            index = order.pop()
-            index_of_id[engine.submit(requests[index])] = index
-        done.update((index_of_id[c.request_id], c) for c in engine.step())
-    return [done[index] for index in range(len(requests))]
-
-
-def facts(completions) -> list[tuple]:
-    return [
-        (one.error, one.token_ids, one.finish_reason, one.logprobs, one.stats.min_logit_gap)
-        for one in completions
-    ]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -98,7 +68,7 @@ def test_text_is_that_of_plain_ar_bit_for_bit_in_random_traffic(dtype, seed):
         num_pages=source.choice([None, 17]),
     )
     completions = run_with_arrivals(engine, requests, source)
-    assert facts(completions) == facts(ar_alone(model, requests, token_budget=T, max_context=112))
+    assert outcomes(completions) == outcomes(alone(model, requests, token_budget=T, max_context=112))
     assert policy.num_ahead > 5
     assert sum(one.stats.accepted for one in completions) > 10
     pool = engine.runner.tables.pool
@@ -139,7 +109,7 @@ def test_an_engine_that_checked_itself_drafts_ahead_where_that_pays_and_keeps_th
     engine.runner.use(model, NativeLinear(dtype))
     requests = [Request([n, 5, 6], SamplingParams(max_new_tokens=80, logprobs=True)) for n in range(3)]
     completions = engine.run(requests)
-    assert facts(completions) == facts(ar_alone(model, requests, token_budget=64, max_context=112))
+    assert outcomes(completions) == outcomes(alone(model, requests, token_budget=64, max_context=112))
     assert engine.report()["draft_forwards"] < engine.report()["steps"] / 4
     assert completions[-1].stats.tokens_per_forward > 1.2
 

@@ -7,6 +7,7 @@ import torch
 
 from orthrus_core import ConfigError, Engine, EngineConfig, Request, SamplingParams
 from tests.drafts import mostly_right
+from tests.plain_ar import alone, numbers_of, outcomes, run_with_arrivals
 from tests.seeds import seeds
 from tests.small_models import small_backbone, small_orthrus
 
@@ -20,30 +21,6 @@ def random_prompts(seed: int, count: int, longest: int) -> list[list[int]]:
     return [[source.randrange(V) for _ in range(length)] for length in lengths]
 
 
-def ar_alone(model, prompts, params, *, token_budget: int, max_context: int = 640):
-    """Plain AR decoding, one sequence at a time, no traffic, no shared prefixes."""
-    config = EngineConfig(
-        mode="autoregressive",
-        token_budget=token_budget,
-        max_sequences=1,
-        max_context=max_context,
-        self_check=False,
-    )
-    return [Engine(model, config).generate([prompt], params)[0] for prompt in prompts]
-
-
-def assert_same_bits(completions, references):
-    for got, expected in zip(completions, references, strict=True):
-        assert got.token_ids == expected.token_ids
-        assert got.finish_reason == expected.finish_reason
-        assert got.stats.logprob == expected.stats.logprob
-        assert got.stats.min_logit_gap == expected.stats.min_logit_gap
-
-
-def drafts_from(truths: dict[tuple[int, ...], list[int]], right_share: float, seed: int):
-    return mostly_right(truths, right_share, random.Random(seed))
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("seed", seeds(6))
 def test_consensus_equals_ar_bit_for_bit_in_random_traffic(dtype, seed):
@@ -51,10 +28,9 @@ def test_consensus_equals_ar_bit_for_bit_in_random_traffic(dtype, seed):
     token_budget = source.choice([16, 24, 64])
     model = small_orthrus(seed=seed, dtype=dtype, block_size=16, head_dim=source.choice([12, 16]))
     prompts = random_prompts(seed, source.choice([1, 2, 5, 9, 16]), longest=source.choice([20, 120, 500]))
-    params = SamplingParams(max_new_tokens=24)
-    references = ar_alone(model, prompts, params, token_budget=token_budget)
-    truths = {tuple(p): r.token_ids for p, r in zip(prompts, references, strict=True)}
-    drafts = drafts_from(truths, source.choice([0.5, 0.9]), seed)
+    requests = [Request(prompt, SamplingParams(max_new_tokens=24)) for prompt in prompts]
+    references = alone(model, requests, token_budget=token_budget, max_context=640)
+    drafts = mostly_right(requests, references, source.choice([0.5, 0.9]), random.Random(seed))
     pages = source.choice([None, 42])
     engine = Engine(
         model,
@@ -69,34 +45,20 @@ def test_consensus_equals_ar_bit_for_bit_in_random_traffic(dtype, seed):
         ),
         draft=drafts,
     )
-    completions = run_with_arrivals(engine, prompts, params, source)
-    assert_same_bits(completions, references)
+    completions = run_with_arrivals(engine, requests, source)
+    assert outcomes(completions) == outcomes(references)
     assert sum(c.stats.accepted for c in completions) > 0
-
-
-def run_with_arrivals(engine, prompts, params, source):
-    """Submit prompts in random order between steps; completions in the order of `prompts`."""
-    order = list(range(len(prompts)))
-    source.shuffle(order)
-    index_of_id, done = {}, {}
-    while order or engine.has_work:
-        while order and source.random() < 0.6:
-            index = order.pop()
-            index_of_id[engine.submit(Request(prompts[index], params))] = index
-        done.update((index_of_id[c.request_id], c) for c in engine.step())
-    return [done[index] for index in range(len(prompts))]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_pool_too_small_for_all_preempts_and_keeps_the_bits(dtype):
     model = small_orthrus(dtype=dtype)
-    prompts = random_prompts(1, 6, longest=30)
     params = SamplingParams(max_new_tokens=40)
-    references = ar_alone(model, prompts, params, token_budget=32, max_context=80)
-    truths = {tuple(p): r.token_ids for p, r in zip(prompts, references, strict=True)}
+    requests = [Request(prompt, params) for prompt in random_prompts(1, 6, longest=30)]
+    references = alone(model, requests, token_budget=32, max_context=80)
     config = EngineConfig(token_budget=32, max_sequences=6, max_context=80, num_pages=7, self_check=False)
-    engine = Engine(model, config, draft=drafts_from(truths, 0.8, 0))
-    assert_same_bits(engine.generate(prompts, params), references)
+    engine = Engine(model, config, draft=mostly_right(requests, references, 0.8, random.Random(0)))
+    assert outcomes(engine.run(requests)) == outcomes(references)
     assert engine.report()["preemptions"] > 0
 
 
@@ -104,12 +66,11 @@ def test_a_pool_too_small_for_all_preempts_and_keeps_the_bits(dtype):
 def test_a_shared_beginning_keeps_the_bits(dtype):
     model = small_orthrus(dtype=dtype)
     [beginning] = random_prompts(3, 1, longest=90)
-    prompts = [beginning + tail for tail in random_prompts(4, 5, longest=20)]
     params = SamplingParams(max_new_tokens=12)
+    requests = [Request(beginning + tail, params) for tail in random_prompts(4, 5, longest=20)]
     engine = Engine(model, EngineConfig(max_sequences=2, max_context=160, self_check=False))
-    assert_same_bits(
-        engine.generate(prompts, params), ar_alone(model, prompts, params, token_budget=64, max_context=160)
-    )
+    references = alone(model, requests, token_budget=64, max_context=160)
+    assert outcomes(engine.run(requests)) == outcomes(references)
     assert engine.report()["prefix_tokens"] > 0
 
 
@@ -133,12 +94,9 @@ def test_logprob_and_gap_are_those_of_the_ar_view():
     [completion] = Engine(model, EngineConfig(max_context=64)).generate(
         [[5, 6, 7]], SamplingParams(max_new_tokens=9)
     )
-    ids = torch.tensor([[5, 6, 7] + completion.token_ids])
-    logits = model(ids).logits.detach()[0, 2:-1]
-    expected = logits.log_softmax(-1).gather(1, ids[0, 3:, None]).sum()
-    top = logits.topk(2).values
-    assert completion.stats.logprob == pytest.approx(float(expected), abs=1e-4)
-    assert completion.stats.min_logit_gap == pytest.approx(float((top[:, 0] - top[:, 1]).min()), abs=1e-4)
+    logprobs, gap = numbers_of(model, [5, 6, 7], completion.token_ids)
+    assert completion.stats.logprob == pytest.approx(sum(logprobs), abs=1e-4)
+    assert completion.stats.min_logit_gap == pytest.approx(gap, abs=1e-4)
 
 
 def test_bad_requests_come_back_as_errors_and_the_others_go_on():
@@ -258,12 +216,11 @@ def test_params_must_be_one_or_one_per_prompt():
 def test_adaptive_blocks_on_a_ladder_of_budgets_keep_the_bits_of_one_budget(dtype, seed, monkeypatch):
     source = random.Random(seed)
     model = small_orthrus(seed=seed, dtype=dtype)
-    prompts = random_prompts(seed, 12, longest=120)
     params = SamplingParams(max_new_tokens=24)
+    requests = [Request(prompt, params) for prompt in random_prompts(seed, 12, longest=120)]
+    references = alone(model, requests, token_budget=64, max_context=640)
     config = EngineConfig(token_budget=64, max_sequences=6, max_context=640)
-    references = ar_alone(model, prompts, params, token_budget=64)
-    truths = {tuple(p): r.token_ids for p, r in zip(prompts, references, strict=True)}
-    engine = Engine(model, config, draft=drafts_from(truths, 0.8, seed))
+    engine = Engine(model, config, draft=mostly_right(requests, references, 0.8, random.Random(seed)))
     budgets = set()
     lay_out = engine.runner.lay_out
 
@@ -272,7 +229,7 @@ def test_adaptive_blocks_on_a_ladder_of_budgets_keep_the_bits_of_one_budget(dtyp
         return lay_out(spans, view, token_budget=token_budget, **options)
 
     monkeypatch.setattr(engine.runner, "lay_out", counted)
-    assert_same_bits(run_with_arrivals(engine, prompts, params, source), references)
+    assert outcomes(run_with_arrivals(engine, requests, source)) == outcomes(references)
     assert len(budgets) > 2, "the load moved along the ladder"
 
 

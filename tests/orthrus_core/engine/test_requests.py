@@ -7,7 +7,8 @@ import torch
 
 from orthrus_core import ConfigError, Engine, EngineConfig, Request, SamplingParams
 from orthrus_core.models.readout import read_out
-from tests.drafts import mostly_right, request_of
+from tests.drafts import mostly_right
+from tests.plain_ar import alone, logits_before, numbers_of, outcomes
 from tests.seeds import seeds
 from tests.small_models import small_orthrus
 from tests.tokenizers import ByteTokenizer
@@ -30,40 +31,6 @@ def random_params(source: random.Random, texts: list[str]) -> SamplingParams:
     )
 
 
-def outcome(completion):
-    stats = completion.stats
-    return (
-        completion.token_ids,
-        completion.finish_reason,
-        completion.stop_string,
-        completion.logprobs,
-        completion.top_logprobs,
-        stats.logprob,
-        stats.min_logit_gap,
-    )
-
-
-def alone(model, requests, **options):
-    """Plain AR decoding, each request with an engine of its own."""
-    config = EngineConfig(
-        mode="autoregressive",
-        token_budget=32,
-        max_sequences=1,
-        max_context=128,
-        self_check=False,
-        **options,
-    )
-    return [Engine(model, config, LETTERS).run([request])[0] for request in requests]
-
-
-def half_right_drafts(requests, references, source):
-    truths = {
-        (tuple(request.prompt_ids), request.params, request.sample): reference.token_ids
-        for request, reference in zip(requests, references, strict=True)
-    }
-    return mostly_right(truths, 0.5, source, request_of)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("seed", seeds(3))
 @pytest.mark.parametrize("num_pages", [None, 26], ids=["room", "preemption"])
@@ -78,13 +45,13 @@ def test_every_request_gets_the_outcome_of_ar_alone(dtype, seed, num_pages):
         for params in [random_params(source, texts)]
         for sample in range(3)
     ]
-    references = alone(model, requests, page_size=4)
+    references = alone(model, requests, LETTERS, page_size=4)
     config = EngineConfig(
         token_budget=32, max_sequences=5, max_context=80, num_pages=num_pages, page_size=4, self_check=False
     )
-    engine = Engine(model, config, LETTERS, draft=half_right_drafts(requests, references, source))
+    engine = Engine(model, config, LETTERS, draft=mostly_right(requests, references, 0.5, source))
     completions = engine.run(requests)
-    assert [outcome(c) for c in completions] == [outcome(r) for r in references]
+    assert outcomes(completions) == outcomes(references)
     assert sum(c.stats.accepted for c in completions) > 0
     if num_pages:
         assert engine.report()["preemptions"] > 0
@@ -156,10 +123,8 @@ def test_logprobs_are_given_per_token_when_asked_for_and_sum_to_the_counter():
     engine = Engine(small_orthrus(), EngineConfig(max_context=64, self_check=False))
     params = SamplingParams(max_new_tokens=12, temperature=1.5, top_k=30, logprobs=True)
     asked, not_asked = engine.generate([[5, 6, 7]] * 2, [params, SamplingParams(max_new_tokens=12)])
-    ids = torch.tensor([[5, 6, 7] + asked.token_ids])
-    logits = small_orthrus()(ids).logits.detach()[0, 2:-1]  # neither tempered nor filtered
-    expected = logits.log_softmax(-1).gather(1, ids[0, 3:, None])[:, 0]
-    assert asked.logprobs == pytest.approx(expected.tolist(), abs=1e-4)
+    logprobs, _ = numbers_of(small_orthrus(), [5, 6, 7], asked.token_ids)  # neither tempered nor filtered
+    assert asked.logprobs == pytest.approx(logprobs, abs=1e-4)
     assert sum(asked.logprobs) == pytest.approx(asked.stats.logprob)
     assert not_asked.logprobs is None
 
@@ -167,8 +132,7 @@ def test_logprobs_are_given_per_token_when_asked_for_and_sum_to_the_counter():
 def test_the_likeliest_tokens_are_those_of_the_logits_and_the_first_is_the_greedy_choice():
     engine = Engine(small_orthrus(), EngineConfig(max_context=64, self_check=False))
     [completion] = engine.generate([[5, 6, 7]], SamplingParams(max_new_tokens=12, logprobs=5))
-    ids = torch.tensor([[5, 6, 7] + completion.token_ids])
-    expected = small_orthrus()(ids).logits.detach()[0, 2:-1].log_softmax(-1).topk(5)
+    expected = logits_before(small_orthrus(), [5, 6, 7], completion.token_ids).log_softmax(-1).topk(5)
     assert [[token_id for token_id, _ in place] for place in completion.top_logprobs] == (
         expected.indices.tolist()
     )

@@ -8,6 +8,7 @@ import torch
 
 from orthrus_core import Engine, EngineConfig, Request, SamplingParams
 from orthrus_core.engine.sequence import Sequence
+from tests.plain_ar import alone, outcomes
 from tests.seeds import seeds
 from tests.small_models import small_orthrus
 
@@ -33,16 +34,6 @@ def random_requests(source: random.Random, count: int) -> list[Request]:
     ]
 
 
-def outcome(completion):
-    return (
-        completion.token_ids,
-        completion.finish_reason,
-        completion.prompt_logprobs,
-        completion.logprobs,
-        completion.top_logprobs,
-    )
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("seed", seeds(4))
 @pytest.mark.parametrize("num_pages", [None, 34], ids=["room", "preemption"])
@@ -50,13 +41,10 @@ def test_scores_and_text_have_the_same_bits_alone_and_in_traffic(dtype, seed, nu
     source = random.Random(seed)
     model = small_orthrus(seed=seed, dtype=dtype, sameness=0.2)
     requests = random_requests(source, 12)
-    sizes = {"token_budget": 32, "max_context": 128, "page_size": 4, "self_check": False}
-    references = [
-        Engine(model, EngineConfig(mode="autoregressive", max_sequences=1, **sizes)).run([request])[0]
-        for request in requests
-    ]
-    engine = Engine(model, EngineConfig(max_sequences=5, num_pages=num_pages, **sizes))
-    assert [outcome(c) for c in engine.run(requests)] == [outcome(r) for r in references]
+    sizes = {"token_budget": 32, "max_context": 128, "page_size": 4}
+    references = alone(model, requests, **sizes)
+    engine = Engine(model, EngineConfig(max_sequences=5, num_pages=num_pages, self_check=False, **sizes))
+    assert outcomes(engine.run(requests)) == outcomes(references)
 
 
 @pytest.mark.parametrize("length", [1, 2, 33, 90])

@@ -7,6 +7,7 @@ import torch
 
 from orthrus_core import ConfigError, Engine, EngineConfig, Request, SamplingParams
 from tests.grammars import GRAMMARS, grammar_model, tokenizer
+from tests.plain_ar import alone, outcomes
 from tests.small_models import small_orthrus
 
 TOKENIZER = tokenizer()
@@ -18,26 +19,6 @@ WAYS = [
     {"temperature": 0.9, **GRAMMARS[1]},
     {"stop": ("ab", "c")},
 ]
-
-
-def outcome(completion):
-    stats = completion.stats
-    return (
-        completion.token_ids,
-        completion.finish_reason,
-        completion.stop_string,
-        completion.logprobs,
-        stats.logprob,
-        stats.min_logit_gap,
-    )
-
-
-def alone(model, requests):
-    """Plain AR decoding, each request with an engine of its own."""
-    config = EngineConfig(
-        mode="autoregressive", token_budget=32, max_sequences=1, max_context=128, self_check=False
-    )
-    return [Engine(model, config, TOKENIZER).run([request])[0] for request in requests]
 
 
 def repetitive_prompts(source: random.Random, count: int) -> list[list[int]]:
@@ -65,7 +46,7 @@ def test_every_request_gets_the_outcome_of_ar_alone(dtype, has_head, num_pages):
         for prompt, way in zip(repetitive_prompts(source, len(WAYS)), WAYS, strict=True)
         for sample in range(2)
     ]
-    references = alone(model, requests)
+    references = alone(model, requests, TOKENIZER)
     source.shuffle(order := list(range(len(requests))))
     config = EngineConfig(
         token_budget=32,
@@ -77,7 +58,7 @@ def test_every_request_gets_the_outcome_of_ar_alone(dtype, has_head, num_pages):
     )
     engine = Engine(model, config, TOKENIZER)
     completions = engine.run([requests[index] for index in order])
-    assert [outcome(c) for c in completions] == [outcome(references[index]) for index in order]
+    assert outcomes(completions) == outcomes(references[index] for index in order)
     report = engine.report()
     assert 0 < report["lookup_accepted"] <= report["lookup_drafted"]
     assert sum(c.stats.lookup_drafted for c in completions) == report["lookup_drafted"]

@@ -16,6 +16,7 @@ from pipelines.generate.job.job import prepare
 from pipelines.storage import files as storage
 from pipelines.storage.config import StorageConfig, use_storage
 from tests.orthrus_core.models.adapters import save_adapter
+from tests.pipelines.conftest import job_of
 from tests.small_models import small_backbone
 
 
@@ -46,7 +47,7 @@ def test_a_begun_run_is_refused_without_it(tree, adapter):
     job = prepare(with_lora(tree, adapter))
     job.ledger.start(job.plan, job.manifest())
     with pytest.raises(ConfigError, match=r"belongs to another run: model\.lora was \"[0-9a-f]+\", is null"):
-        prepare(GenerateConfig.model_validate(tree))
+        job_of(tree)
 
 
 @pytest.mark.ray

@@ -1,18 +1,16 @@
 """What driver and engines tell each other."""
 
 import asyncio
-import time
 from dataclasses import replace
 
 import pytest
 
 from pipelines.cluster.board import Board, BoardState, open_board
-from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.decode.actor import GenerateActor
 from pipelines.generate.decode.spec import new_actor_spec
-from pipelines.generate.job.job import prepare
 from tests.fakes import fake_engine
-from tests.pipelines.conftest import generate_tree
+from tests.pipelines.conftest import generate_tree, job_of
+from tests.processes import wait_until
 
 
 def test_after_a_stop_no_further_unit_begins():
@@ -66,16 +64,13 @@ def test_an_engine_ends_with_its_run_though_somebody_still_holds_it(
     import ray
 
     tree = generate_tree(model_dir, many_prompts, tmp_path / "out", unit_rows=64)
-    job = prepare(GenerateConfig.model_validate(tree))
+    job = job_of(tree)
     board = open_board()
     spec = replace(new_actor_spec(job, is_local=True), board=board)
     engine = ray.remote(GenerateActor).options(num_cpus=0, max_restarts=3).remote(spec, fake_engine)
     ray.get(engine.__ray_ready__.remote())
     board.close()
-    deadline = time.monotonic() + 60
-    while answers(engine) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert not answers(engine)
+    wait_until(lambda: not answers(engine), 60, look_s=0.2)
 
 
 @pytest.mark.ray

@@ -6,10 +6,11 @@ import secrets
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+
+from tests.processes import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -84,8 +85,10 @@ def test_a_head_that_ends_lets_its_job_drain_and_be_tried_again(head, tmp_path):
     runtime = '{"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60"}}'
     command = [RAY, "job", "submit", "--address", dashboard, "--no-wait", "--submission-id", "one"]
     command += ["--runtime-env-json", runtime, "--", sys.executable, str(tmp_path / "job.py"), str(mark)]
-    wait_for(lambda: subprocess.run(command, env=environment, capture_output=True).returncode == 0)
-    wait_for(mark.exists)
+    wait_until(
+        lambda: subprocess.run(command, env=environment, capture_output=True).returncode == 0, 90, look_s=1
+    )
+    wait_until(mark.exists, 90)
     stop = [sys.executable, "-m", "pipelines.cluster.pod_stop", "head", "--limit-s", "60"]
     told = [*stop, "--dashboard", dashboard]
     done = subprocess.run(told, env=environment, capture_output=True, text=True, cwd=ROOT)
@@ -98,10 +101,3 @@ def test_a_head_that_ends_lets_its_job_drain_and_be_tried_again(head, tmp_path):
     stop[3:] = ["worker", "--limit-s", "30"]  # it finds the head's note, and no engines at work
     done = subprocess.run(stop, env=environment, capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, "may be lost" in done.stderr) == (0, False), done.stderr
-
-
-def wait_for(condition, timeout_s=90):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(1)

@@ -23,12 +23,11 @@ from pipelines.cluster.ray_data import set_options
 from pipelines.generate.build import default_calls_in_flight
 from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.decode.spec import decode_options, sized_options
-from pipelines.generate.job.job import prepare
 from pipelines.generate.report.card import data_card
 from pipelines.generate.report.terminal import render_report
 from pipelines.storage.files import join, list_directory
 from tests.fakes import broken_engine, disagreeing_engine, refused_engine
-from tests.pipelines.conftest import run_tree
+from tests.pipelines.conftest import job_of, run_tree
 
 pytestmark = pytest.mark.ray
 
@@ -216,7 +215,7 @@ def test_a_resumed_run_goes_on_with_as_many_sequences_as_it_had(tree):
 def test_all_actors_get_the_drivers_sizes_and_their_part_of_the_memory(tree):
     tree["decode"] = {"max_context": 256}
     tree["run"] |= {"actors": 2, "cpus_per_actor": os.cpu_count() / 2}
-    job = prepare(GenerateConfig.model_validate(tree))
+    job = job_of(tree)
     options = sized_options(job, job.config.decode, "cpu", DeviceMemory(10**9, 10**9))
     assert (options.max_sequences, options.num_pages) == (17, None)
     assert options.memory == 0.45
@@ -225,7 +224,7 @@ def test_all_actors_get_the_drivers_sizes_and_their_part_of_the_memory(tree):
 def test_sequences_of_a_device_that_the_driver_does_not_see_are_those_that_it_is_good_for(tree):
     tree["decode"] = {"max_context": 256}
     tree["sampling"]["n"] = 100
-    job = prepare(GenerateConfig.model_validate(tree))
+    job = job_of(tree)
     assert sized_options(job, job.config.decode, "cuda", None).max_sequences == 256
 
 

@@ -1,28 +1,24 @@
 """A run whose driver is killed half-way and started again."""
 
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pyarrow.dataset as ds
 import pytest
 import yaml
 
-from tests.pipelines.conftest import ROOT, generate_tree, run_tree
-from tests.processes import descendants, end_leftovers
+from tests.pipelines.conftest import generate_tree, run_tree
+from tests.processes import ROOT, JobProcess
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
 
 
-def start_job(tree: dict, directory: Path) -> subprocess.Popen:
-    """Start `jobs/generate.py` as a process with a Ray of its own; what it prints goes to a file `log`."""
+def generate_job(tree: dict, directory: Path, *before: str) -> JobProcess:
+    """`jobs/generate.py` as a process with a Ray of its own; `before` stands before its command."""
     config = directory / "c.yaml"
     config.write_text(yaml.safe_dump(tree))
     command = [sys.executable, str(ROOT / "jobs/generate.py"), "--config", str(config)]
-    with open(directory / "log", "wb") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
+    return JobProcess([*before, *command], directory)
 
 
 def committed(path: Path) -> list[str]:
@@ -35,14 +31,9 @@ def test_a_killed_run_started_again_gives_the_rows_of_an_undisturbed_run(
 ):
     output = tmp_path / "out"
     tree = generate_tree(model_dir, many_prompts, output, unit_rows=16)
-    process = start_job(tree, tmp_path)
-    while len(committed(output)) < 3:
-        assert process.poll() is None, (tmp_path / "log").read_text()
-        time.sleep(0.02)
-    below = descendants(process.pid)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    end_leftovers(below, patience_s=6)  # all but Ray's monitors are gone after 3
+    process = generate_job(tree, tmp_path).start()
+    assert process.wait_until(lambda: len(committed(output)) >= 3), process.log
+    process.close(patience_s=6)  # all but Ray's monitors are gone after 3
     kept = {name: (output / "data" / name).stat().st_mtime_ns for name in committed(output)}
     assert 3 <= len(kept) < len(finished[0].plan.units)
     assert not (output / "_run/_SUCCESS").exists()

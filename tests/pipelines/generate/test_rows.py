@@ -12,11 +12,9 @@ import torch
 from orthrus_core import Engine, EngineConfig, SamplingParams, load_model
 from pipelines.checkpoint.directory import load_tokenizer
 from pipelines.generate.build import run_job
-from pipelines.generate.config.job import GenerateConfig
-from pipelines.generate.job.job import prepare
 from pipelines.generate.watch.progress import Progress
 from tests.fakes import FakeEngine
-from tests.pipelines.conftest import generate_tree, run_tree
+from tests.pipelines.conftest import generate_tree, job_of, run_tree
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(480)]
 
@@ -118,7 +116,7 @@ def test_only_failed_completes_a_run_whose_engine_was_poisoned(local_ray, tree, 
     token = load_tokenizer(str(model_dir)).encode("3", add_special_tokens=False)[0]
     job, report = run_tree(tree, partial(poisoned_engine, token))
     assert 0 < report["errors"] < 17
-    again = prepare(GenerateConfig.model_validate(tree), only_failed=True)
+    again = job_of(tree, only_failed=True)
     progress = Progress(total_rows=17, done_rows=0, every_s=60)
     repaired = run_job(again, progress, partial(poisoned_engine, -1))
     assert (repaired["status"], repaired["errors"], repaired["rows"]) == ("done", 0, 17)

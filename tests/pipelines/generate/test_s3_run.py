@@ -13,12 +13,10 @@ from orthrus_core.errors import ConfigError, OrthrusError
 from pipelines.checkpoint.cache import list_model, listing_key, local_copy
 from pipelines.checkpoint.directory import fetch, load_tokenizer, locate
 from pipelines.config.model import ModelConfig
-from pipelines.generate.config.job import GenerateConfig
-from pipelines.generate.job.job import prepare
 from pipelines.storage import files as storage
 from pipelines.storage.config import StorageConfig, use_storage
 from tests.fakes import fake_engine
-from tests.pipelines.conftest import ROOT, generate_tree, run_tree
+from tests.pipelines.conftest import ROOT, generate_tree, job_of, run_tree
 from tests.pipelines.read.test_bad_shards import damage_pages
 from tests.pipelines.read.test_types import COLUMNS
 from tests.pipelines.s3 import KEY, SECRET
@@ -153,7 +151,7 @@ def test_refusals_come_before_anything_is_written(tree, bucket, s3):
         ({"storage": s3.storage(key=None, secret=None, profile="nobody")}, "ProfileNotFound"),
     ):
         with pytest.raises(ConfigError, match=fault):
-            prepare(GenerateConfig.model_validate({**tree, **change}))
+            job_of({**tree, **change})
     use_storage(StorageConfig(**s3.storage()))
     assert storage.list_directory(f"{bucket}/out/_run") == {}
 

@@ -9,12 +9,10 @@ from pathlib import Path
 import pytest
 
 from orthrus_core import ConfigError
-from pipelines.generate.config.job import GenerateConfig
-from pipelines.generate.job.job import prepare
 from pipelines.generate.job.preview import preview
 from pipelines.generate.report.terminal import render_plan
 from tests.faults.runs import texts_of
-from tests.pipelines.conftest import generate_tree, run_tree
+from tests.pipelines.conftest import generate_tree, job_of, run_tree
 from tests.processes import descendants, kill
 
 RANK = b"pipelines.generate.engine.ranks"
@@ -73,7 +71,7 @@ def test_a_dry_run_shows_the_memory_of_each_rank(tree):
     from rich.console import Console
 
     def shown(tree) -> str:
-        job = prepare(GenerateConfig.model_validate(tree))
+        job = job_of(tree)
         console = Console(width=250, file=io.StringIO())
         console.print(render_plan(job, preview(job)))
         return console.file.getvalue()
@@ -96,4 +94,4 @@ def test_a_dry_run_shows_the_memory_of_each_rank(tree):
 def test_what_ranks_cannot_share_is_refused_before_anything_starts(tree, section, values, said):
     tree[section] |= values
     with pytest.raises(ConfigError, match=said):
-        prepare(GenerateConfig.model_validate(tree))
+        job_of(tree)

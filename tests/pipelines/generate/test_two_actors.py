@@ -16,13 +16,12 @@ import pytest
 
 from pipelines.command.signals import Interrupted, StopSignals
 from pipelines.generate.build import run_job
-from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.decode.actor import GenerateActor
 from pipelines.generate.job.job import prepare
 from pipelines.generate.watch.progress import Progress
 from pipelines.generate.write.unit_file import read_footer
 from tests.fakes import FakeEngine
-from tests.pipelines.conftest import generate_tree
+from tests.pipelines.conftest import generate_tree, job_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -65,7 +64,7 @@ def job(model_dir, many_prompts, tmp_path):
     tree["run"] |= {"actors": 2, "cpus_per_actor": 0.5, "calls_in_flight": 8}
     tree["audit"] = {"enabled": False}
     tree["sampling"]["seed"] = 4711  # a fingerprint of its own: metrics of other tests' runs are still there
-    return prepare(GenerateConfig.model_validate(tree))
+    return job_of(tree)
 
 
 def progress_of(job) -> Progress:

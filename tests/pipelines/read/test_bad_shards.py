@@ -13,15 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from orthrus_core.errors import ConfigError
-from pipelines.generate.config.job import GenerateConfig
-from pipelines.generate.job.job import prepare
 from pipelines.generate.job.preview import preview
 from pipelines.generate.write.sink import SUMMARY, commit_unit
 from pipelines.read.columns import ENGINE, ROW_ERROR, SHARD, UNIT, TableLayout
-from pipelines.read.shards import inspect_shards, list_shards
-from pipelines.read.source import column_types, read_unit
-from pipelines.read.units import Plan, plan_units
+from pipelines.read.units import Plan
 from pipelines.storage.files import list_directory
+from tests.pipelines.conftest import job_of
+from tests.pipelines.read.plans import planned, read_all
 
 
 def write(path: Path, rows: int) -> Path:
@@ -38,16 +36,6 @@ def damage_pages(path: Path, group: int) -> None:
     content = bytearray(path.read_bytes())
     content[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
     path.write_bytes(content)
-
-
-def planned(*paths: Path, **options) -> Plan:
-    files = list_shards([str(path) for path in paths], "auto")
-    return plan_units(inspect_shards(files, needed={"q": "text"}, unit_rows=10, **options), 10)
-
-
-def read(plan: Plan, unit: int) -> pa.Table:
-    types = column_types(plan, TableLayout(pa.schema([]), ("q", "n")))
-    return read_unit(plan.shards_of(plan.units[unit]), plan.units[unit], types)
 
 
 @pytest.fixture
@@ -89,10 +77,11 @@ def test_bad_shards_fail_by_default(mixed):
 def test_only_the_unit_with_damaged_pages_has_errors(tmp_path):
     path = write(tmp_path / "a.parquet", 30)
     damage_pages(path, 1)
-    plan = planned(path)
-    errors = [read(plan, unit).column(ROW_ERROR).to_pylist() for unit in range(3)]
-    assert errors[0] == errors[2] == [None] * 10
-    [text] = set(errors[1])
+    first, second, third = (
+        table.column(ROW_ERROR).to_pylist() for table in read_all(planned(path), ["q", "n"])
+    )
+    assert first == third == [None] * 10
+    [text] = set(second)
     assert text.startswith(f"input is damaged: {path}, unit 1 (rows 10 to 19): unreadable: ")
 
 
@@ -115,7 +104,7 @@ def test_a_store_that_fails_is_no_damage(tmp_path, monkeypatch):
         lambda *args, **more: Failing(io.BytesIO(path.read_bytes())),
     )
     with pytest.raises(OSError, match="connection reset"):
-        read(plan, 0)
+        read_all(plan, ["q", "n"])
 
 
 PACKERS = {
@@ -132,8 +121,8 @@ def test_compressed_lines_are_read_unit_by_unit(tmp_path, ending):
     content = "".join(json.dumps(row) + "\n" for row in rows).encode()
     path = tmp_path / f"a.jsonl.{ending}"
     path.write_bytes(PACKERS[ending](content[:99]) + PACKERS[ending](content[99:]))  # as cat joins them
-    plan = planned(path)
-    tables = [read(plan, unit) for unit in range(3)]
+    tables = read_all(planned(path), ["q", "n"])
+    assert len(tables) == 3
     assert pa.concat_tables(tables).select(["q", "n"]).to_pylist() == rows
 
 
@@ -158,7 +147,8 @@ def test_a_flipped_bit_in_a_page_with_a_checksum_makes_its_unit_unreadable(tmp_p
     pq.write_table(table, path, write_page_checksum=True, **plain)
     path.write_bytes(path.read_bytes().replace(b"two", b"twx", 1))
     assert pq.read_table(path).column("q").to_pylist() == ["one", "twx"]  # it decodes all the same
-    error = read(planned(path), 0).column(ROW_ERROR)[0].as_py()
+    [table] = read_all(planned(path), ["q", "n"])
+    error = table.column(ROW_ERROR)[0].as_py()
     assert error.startswith("input is damaged: ")
     assert "CRC" in error
 
@@ -190,19 +180,19 @@ def test_what_is_written_of_a_damaged_unit(tmp_path, error, mode, is_written):
 
 def test_a_dry_run_names_damaged_pages(tree, prompts_dir):
     damage_pages(prompts_dir / "a.parquet", 0)
-    job = prepare(GenerateConfig.model_validate(tree))
+    job = job_of(tree)
     with pytest.raises(ConfigError, match="1 bad input file.*a.parquet, unit 0"):
         preview(job)
     tree["input"]["on_bad_shard"] = "skip"
-    rows = preview(prepare(GenerateConfig.model_validate(tree))).rows
+    rows = preview(job_of(tree)).rows
     assert [row.id for _, row in rows] == ["row-7", "row-8", "row-9"]  # of the next shard with rows
 
 
 def test_manifest_and_plan_of_a_run_with_skipped_shards_agree_on_resume(tree, prompts_dir):
     (prompts_dir / "b.parquet").write_bytes(b"PAR1 and then nothing")
     tree["input"]["on_bad_shard"] = "skip"
-    job = prepare(GenerateConfig.model_validate(tree))
+    job = job_of(tree)
     assert [entry["url"] for entry in job.manifest()["skipped_inputs"]] == [f"{prompts_dir}/b.parquet"]
     job.ledger.start(job.plan, job.manifest())
-    again = prepare(GenerateConfig.model_validate(tree))
+    again = job_of(tree)
     assert (again.is_new, again.plan) == (False, job.plan)

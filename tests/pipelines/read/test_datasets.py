@@ -16,6 +16,7 @@ from pipelines.generate.job.job import prepare
 from pipelines.read import datasets as exports
 from pipelines.read.config import DatasetConfig
 from pipelines.storage.files import list_directory
+from tests.pipelines.conftest import job_of
 
 ROWS = {"prompt": [f"Add {n} and {n}." for n in range(25)], "n": list(range(25))}
 
@@ -156,7 +157,7 @@ def dataset_tree(tree, saved):
 
 
 def test_a_run_over_a_data_set_has_its_rows_and_its_fingerprint(dataset_tree):
-    job = prepare(GenerateConfig.model_validate(dataset_tree))
+    job = job_of(dataset_tree)
     assert job.plan.num_rows == 25
     assert job.layout.carried.names == ["prompt", "n"]
     [stated] = job.identity["input.datasets"]
@@ -185,7 +186,7 @@ def test_a_data_set_that_was_copied_with_new_times_is_the_same(dataset_tree, sav
 def test_an_output_in_the_data_set_is_refused(dataset_tree, saved):
     dataset_tree["output"]["path"] = f"{saved}/out"
     with pytest.raises(ConfigError, match="lies in the input"):
-        prepare(GenerateConfig.model_validate(dataset_tree))
+        job_of(dataset_tree)
 
 
 def test_a_run_without_the_data_set_is_left_alone(dataset_tree, prompts_dir):
@@ -193,8 +194,8 @@ def test_a_run_without_the_data_set_is_left_alone(dataset_tree, prompts_dir):
         **dataset_tree,
         "input": {**dataset_tree["input"], "dataset": None, "paths": [str(prompts_dir)], "id_column": "id"},
     }
-    job = prepare(GenerateConfig.model_validate(plain))
+    job = job_of(plain)
     job.ledger.start(job.plan, job.manifest())
     with pytest.raises(ConfigError, match="is no part of the run in output.path"):
-        prepare(GenerateConfig.model_validate(dataset_tree))
+        job_of(dataset_tree)
     assert "input" not in list_directory(job.ledger.run_url)

@@ -7,20 +7,11 @@ import pyarrow as pa
 import pytest
 
 from orthrus_core.errors import ConfigError
-from pipelines.read.columns import LINE, ROW_ERROR, TableLayout
+from pipelines.read.columns import LINE, ROW_ERROR
 from pipelines.read.jsonl import array_spans
 from pipelines.read.own_rows import own_rows
-from pipelines.read.shards import inspect_shards, list_shards
-from pipelines.read.source import column_types, read_unit
-from pipelines.read.units import plan_units
-
-
-def read(path, names, unit_rows=2):
-    plan = plan_units(
-        inspect_shards(list_shards([str(path)], "auto"), needed={"q": "text"}, unit_rows=unit_rows), unit_rows
-    )
-    types = column_types(plan, TableLayout(pa.schema([]), tuple(names)))
-    return pa.concat_tables([read_unit(plan.shards_of(unit), unit, types) for unit in plan.units])
+from pipelines.read.shards import list_shards
+from tests.pipelines.read.plans import planned, read_all
 
 
 @pytest.mark.parametrize(
@@ -52,7 +43,7 @@ def test_what_is_no_array_is_named(text, reason):
 def test_elements_that_are_no_objects_are_error_rows(tmp_path):
     path = tmp_path / "a.json"
     path.write_text('[{"q": "x"}, [1, 2], {"q": "y"}, 5]')
-    table = read(path, ["q"])
+    table = pa.concat_tables(read_all(planned(path, unit_rows=2), ["q"]))
     assert table.column("q").to_pylist() == ["x", None, "y", None]
     assert [error and error[:14] for error in table.column(ROW_ERROR).to_pylist()] == [
         None,
@@ -65,7 +56,7 @@ def test_elements_that_are_no_objects_are_error_rows(tmp_path):
 def test_a_row_is_what_its_element_says(tmp_path):
     path = tmp_path / "a.json"
     path.write_text('[{"q": "x",\n "n": 1.0}, {"q": "y", "n": 2}]')
-    table = read(path, ["q"])
+    table = pa.concat_tables(read_all(planned(path, unit_rows=2), ["q"]))
     assert table.column(LINE)[0].as_py() == b'{"q": "x",\n "n": 1.0}'
     rows = own_rows(table, ["q", "n"], [None, None])
     assert rows == [{"q": "x", "n": 1.0}, {"q": "y", "n": 2}]
@@ -75,7 +66,7 @@ def test_it_is_said_what_the_files_are(tmp_path, caplog):
     (tmp_path / "a.json").write_text('[{"q": "x"}]')
     (tmp_path / "b.json").write_text('{"q": "y"}\n')
     with caplog.at_level(logging.INFO):
-        inspect_shards(list_shards([str(tmp_path / "*.json")], "auto"), needed={}, unit_rows=2)
+        planned(tmp_path / "*.json")
     assert caplog.messages == ["json_files arrays=1 one_object_a_line=1"]
 
 
@@ -90,7 +81,7 @@ def test_it_is_said_what_the_files_are(tmp_path, caplog):
 def test_a_file_without_rows_is_a_bad_one(tmp_path, content, reason):
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(ConfigError, match=reason):
-        read(tmp_path / "a.json", ["q"])
+        planned(tmp_path / "a.json")
 
 
 def test_below_a_directory_they_are_read_on_request_alone(tmp_path):

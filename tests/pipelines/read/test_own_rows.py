@@ -10,9 +10,8 @@ import pytest
 from pipelines.read.choose_columns import choose_layout
 from pipelines.read.columns import ROW_ERROR
 from pipelines.read.own_rows import own_rows
-from pipelines.read.shards import inspect_shards, list_shards
 from pipelines.read.source import column_types, read_unit
-from pipelines.read.units import plan_units
+from tests.pipelines.read.plans import planned
 
 CALLS = [{"city": "Oslo"}, {"a": 1, "b": {"deep": None}}, "text", {}]
 
@@ -24,8 +23,7 @@ def message(arguments) -> dict:
 
 def read(folder, names, *, needed=None, **options) -> tuple[list[dict], list[str | None]]:
     """Rows and errors of all files of a folder."""
-    needed = needed or dict.fromkeys(names, "any")
-    plan = plan_units(inspect_shards(list_shards([str(folder)], "auto"), needed=needed, unit_rows=3), 3)
+    plan = planned(folder, unit_rows=3, needed=needed or dict.fromkeys(names, "any"))
     types = column_types(plan, choose_layout(plan.schema, needed=names, carry=None, id_column=None))
     rows, errors = [], []
     for unit in plan.units:

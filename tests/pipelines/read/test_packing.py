@@ -6,11 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.read.columns import FILE, ROW, ROW_ERROR, SHARD, UNIT, TableLayout
+from pipelines.read.columns import FILE, ROW, ROW_ERROR, SHARD, UNIT
 from pipelines.read.own_rows import own_rows
-from pipelines.read.shards import inspect_shards, list_shards
-from pipelines.read.source import column_types, read_unit
-from pipelines.read.units import Plan, plan_units
+from pipelines.read.units import Plan
+from tests.pipelines.read.plans import planned, read_all
 
 
 def write(path, rows) -> None:
@@ -23,19 +22,8 @@ def write(path, rows) -> None:
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def packed(path, unit_rows=4) -> Plan:
-    files = list_shards([str(path)], "auto")
-    inspection = inspect_shards(files, needed={"q": "text"}, unit_rows=unit_rows)
-    return plan_units(inspection, unit_rows, pack=True)
-
-
 def units(plan) -> list[tuple[int, int, int]]:
     return [(unit.shard, unit.num_shards, unit.num_rows) for unit in plan.units]
-
-
-def tables(plan, names=("q",)) -> list[pa.Table]:
-    types = column_types(plan, TableLayout(pa.schema([]), tuple(names)))
-    return [read_unit(plan.shards_of(unit), unit, types) for unit in plan.units]
 
 
 def texts(name, count) -> dict:
@@ -51,10 +39,10 @@ def test_small_files_fill_units_and_keep_their_order(tmp_path, ending):
             tmp_path / f"{number}.{ending}",
             rows if ending == "jsonl" else {"q": pa.array(rows["q"], pa.string())},
         )
-    plan = packed(tmp_path)
+    plan = planned(tmp_path, unit_rows=4, pack=True)
     pieces = [(5, 1, 3), (5, 1, 3), (5, 1, 3)] if ending == "parquet" else [(5, 1, 4), (5, 1, 4), (5, 1, 1)]
     assert units(plan) == [(0, 4, 4), (4, 1, 2), *pieces, (6, 1, 3), (7, 1, 3)]
-    found = pa.concat_tables(tables(plan))
+    found = pa.concat_tables(read_all(plan, ["q"]))
     assert found.column("q").to_pylist() == [
         f"{n}.{i}" for n, count in enumerate(counts) for i in range(count)
     ]
@@ -66,23 +54,23 @@ def test_small_files_fill_units_and_keep_their_order(tmp_path, ending):
 def test_every_row_of_a_unit_has_its_one_key(tmp_path):
     for number in range(3):
         write(tmp_path / f"{number}.parquet", texts(number, 1))
-    [table] = tables(packed(tmp_path))
+    [table] = read_all(planned(tmp_path, unit_rows=4, pack=True), ["q"])
     assert [set(table.column(name).to_pylist()) for name in (SHARD, UNIT)] == [{0}, {0}]
 
 
 def test_files_with_other_columns_are_units_of_their_own(tmp_path):
     for number, kind in enumerate((pa.int32(), pa.int32(), pa.float64())):
         write(tmp_path / f"{number}.parquet", {**texts(number, 1), "n": pa.array([1], kind)})
-    plan = packed(tmp_path)
+    plan = planned(tmp_path, unit_rows=4, pack=True)
     assert units(plan) == [(0, 2, 2), (2, 1, 1)]
-    rows = [row for table in tables(plan, ["n"]) for row in own_rows(table, ["n"], [None] * table.num_rows)]
+    rows = [row for table in read_all(plan, ["n"]) for row in own_rows(table, ["n"], [None] * table.num_rows)]
     assert [repr(row["n"]) for row in rows] == ["1", "1", "1.0"]  # as each file says it
 
 
 def test_partitions_of_packed_files_are_their_own(tmp_path):
     for lang in ("de", "en"):
         write(tmp_path / f"lang={lang}" / "a.parquet", texts(lang, 1))
-    [table] = tables(packed(tmp_path), ["q", "lang"])
+    [table] = read_all(planned(tmp_path, unit_rows=4, pack=True), ["q", "lang"])
     assert table.select(["q", "lang"]).to_pylist() == [{"q": "de0", "lang": "de"}, {"q": "en0", "lang": "en"}]
 
 
@@ -93,9 +81,9 @@ def test_a_file_that_is_gone_costs_its_own_rows(tmp_path, ending):
             tmp_path / f"{number}.{ending}",
             texts(number, 1) if ending == "parquet" else {"q": [f"{number}0"]},
         )
-    plan = packed(tmp_path)
+    plan = planned(tmp_path, unit_rows=4, pack=True)
     (tmp_path / f"1.{ending}").unlink()
-    [table] = tables(plan)
+    [table] = read_all(plan, ["q"])
     assert table.column("q").to_pylist() == ["00", None, "20"]
     assert [error is None for error in table.column(ROW_ERROR).to_pylist()] == [True, False, True]
 
@@ -103,5 +91,5 @@ def test_a_file_that_is_gone_costs_its_own_rows(tmp_path, ending):
 def test_a_plan_that_is_stored_keeps_its_units(tmp_path):
     for number in range(3):
         write(tmp_path / f"{number}.parquet", texts(number, 1))
-    plan = packed(tmp_path)
+    plan = planned(tmp_path, unit_rows=4, pack=True)
     assert Plan.from_json(plan.to_json()) == plan

@@ -6,22 +6,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.read.columns import TableLayout
 from pipelines.read.own_rows import own_rows
 from pipelines.read.shard import path_columns
-from pipelines.read.shards import inspect_shards, list_shards
-from pipelines.read.source import column_types, read_unit
-from pipelines.read.units import Plan, plan_units
-
-
-def planned(path, **options) -> Plan:
-    files = list_shards([str(path)], "auto")
-    return plan_units(inspect_shards(files, needed={"q": "text"}, unit_rows=9, **options), 9)
+from pipelines.read.units import Plan
+from tests.pipelines.read.plans import planned, read_all
 
 
 def rows_of(plan: Plan, names, *, own=False) -> list[dict]:
-    types = column_types(plan, TableLayout(pa.schema([]), tuple(names)))
-    tables = [read_unit(plan.shards_of(unit), unit, types) for unit in plan.units]
+    tables = read_all(plan, names)
     if own:
         return [row for table in tables for row in own_rows(table, names, [None] * table.num_rows)]
     return [row for table in tables for row in table.select(names).to_pylist()]

@@ -12,9 +12,9 @@ import pytest
 from pipelines.generate.write.sink import commit_unit
 from pipelines.read.choose_columns import choose_layout
 from pipelines.read.columns import ENGINE, ROW_ERROR
-from pipelines.read.shards import inspect_shards, list_shards
 from pipelines.read.source import column_types, read_unit
-from pipelines.read.units import Plan, plan_units
+from pipelines.read.units import Plan
+from tests.pipelines.read import plans
 
 DAY = datetime.datetime(2024, 5, 6, 7, 8, 9, 123456)
 TREE = [{"a": [1, None], "b": {"c": "x"}}, None, {"a": [], "b": {"c": None}}]
@@ -50,9 +50,7 @@ VIEWS = {"text_view": pa.large_string(), "binary_view": pa.large_binary()}
 def planned(*tables: pa.Table, folder) -> Plan:
     for number, table in enumerate(tables):
         pq.write_table(table, folder / f"{number}.parquet")
-    return plan_units(
-        inspect_shards(list_shards([str(folder)], "auto"), needed={"q": "text"}, unit_rows=2), 2
-    )
+    return plans.planned(folder, unit_rows=2)
 
 
 def through(plan: Plan, folder, samples: int = 1) -> list[pa.Table]:

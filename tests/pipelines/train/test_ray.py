@@ -3,10 +3,7 @@
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -20,13 +17,12 @@ from orthrus_core.errors import ConfigError
 from orthrus_core.models.attention import DIFFUSION_SUFFIX
 from pipelines.train.job import train
 from pipelines.train.snapshots import Snapshots
-from tests.pipelines.conftest import ROOT, generate_tree, run_tree
+from tests.pipelines.conftest import generate_tree, run_tree
 from tests.pipelines.train.conftest import QUICK
-from tests.processes import descendants, end_leftovers
+from tests.processes import ROOT, JobProcess
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
-WAIT_S = 300.0
 LONG = ["scaling.workers=1", "loop.max_tokens=40000", "loop.save_every_steps=5"]
 
 
@@ -77,60 +73,27 @@ def test_generate_runs_with_the_result(make_config, tmp_path, local_ray, prompts
     assert all(row["completion_tokens"] > 0 for row in rows)
 
 
-class Job:
-    """jobs/train.py as a process of its own."""
+class Job(JobProcess):
+    """jobs/train.py as a process of its own, whose output is `path`."""
 
     def __init__(self, path: Path, settings: list[str]):
-        self.path, self._settings = path, settings
-        self.process: subprocess.Popen | None = None
-        self.log = path.parent / "job.log"
-        self._below: set[tuple[int, str]] = set()
-
-    def start(self) -> None:
-        """Start the same command."""
+        self.path = path
         command = [sys.executable, "jobs/train.py", "--config", "configs/train/demo-head.yaml"]
-        for setting in self._settings:
-            command += ["--set", setting]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=_environment())
+        command += [part for setting in settings for part in ("--set", setting)]
+        super().__init__(command, path.parent, {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
 
-    def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Wait for a condition while the job runs."""
-        deadline = time.monotonic() + WAIT_S
-        while not condition():
-            assert self.process.poll() is None, self.log.read_text()[-3000:]
-            assert time.monotonic() < deadline, self.log.read_text()[-3000:]
-            time.sleep(0.02)
-
-    def wait(self) -> int:
-        """Wait for its end; the exit code."""
-        return self.process.wait(WAIT_S)
+    def wait_for_checkpoint(self) -> None:
+        """Wait for the first complete one."""
+        assert self.wait_until(lambda: bool(self.checkpoints())), self.log[-3000:]
 
     def workers(self) -> list[int]:
         """Processes of Ray Train's workers."""
-        self._below |= descendants(self.process.pid)
-        return [pid for pid, _ in self._below if b"RayTrainWorker" in _file(pid, "cmdline")]
+        return [pid for pid, _ in self.below() if b"RayTrainWorker" in _file(pid, "cmdline")]
 
     def checkpoints(self) -> list[int]:
         """Steps of complete checkpoints."""
         marks = self.path.glob("_run/checkpoints/*/manifest.json")
         return sorted(int(mark.parent.name.removeprefix("step-")) for mark in marks)
-
-    def kill(self) -> None:
-        """SIGKILL for the driver; waits for what it leaves to end."""
-        self._below |= descendants(self.process.pid)
-        self.process.kill()
-        self.process.wait()
-        end_leftovers(self._below, patience_s=30)
-
-    def end(self) -> None:
-        """End it, should it still run."""
-        if self.process is not None and self.process.poll() is None:
-            self.kill()
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
 def _file(pid: int, name: str) -> bytes:
@@ -150,7 +113,7 @@ def job(make_config, tmp_path, request):
     ]
     started = Job(tmp_path / "head", [*QUICK, *fixed, *LONG, *getattr(request, "param", [])])
     yield started
-    started.end()
+    started.close()
 
 
 @pytest.fixture(scope="module")
@@ -170,25 +133,25 @@ def assert_same(path: Path, expected: dict[str, torch.Tensor]) -> None:
 @pytest.mark.slow
 def test_a_killed_worker_goes_on_by_itself_to_the_same_weights(job, undisturbed):
     job.start()
-    job.wait_until(lambda: bool(job.checkpoints()))
+    job.wait_for_checkpoint()
     (worker,) = job.workers()
     environment = _file(worker, "environ").split(b"\0")
     assert b"OMP_NUM_THREADS=1" in environment
     assert b"MALLOC_TRIM_THRESHOLD_=4294967296" in environment
     os.kill(worker, signal.SIGKILL)
-    assert job.wait() == 0, job.log.read_text()[-3000:]
+    assert job.wait() == 0, job.log[-3000:]
     assert_same(job.path, undisturbed)
 
 
 @pytest.mark.slow
 def test_a_killed_driver_s_run_goes_on_with_the_same_command_to_the_same_weights(job, undisturbed):
     job.start()
-    job.wait_until(lambda: bool(job.checkpoints()))
-    job.kill()
+    job.wait_for_checkpoint()
+    job.close(patience_s=30)
     assert not (job.path / "config.json").exists()
     steps = job.checkpoints()
     job.start()
-    assert job.wait() == 0, job.log.read_text()[-3000:]
+    assert job.wait() == 0, job.log[-3000:]
     assert steps
     assert_same(job.path, undisturbed)
     assert json.loads((job.path / "training.json").read_text())["finished"]
@@ -199,11 +162,11 @@ def test_a_killed_driver_s_run_goes_on_with_the_same_command_to_the_same_weights
 @pytest.mark.parametrize("job", [["scaling.max_failures=0"]], indirect=True)
 def test_a_worker_lost_once_too_often_names_the_last_checkpoint(job):
     job.start()
-    job.wait_until(lambda: bool(job.checkpoints()))
+    job.wait_for_checkpoint()
     (worker,) = job.workers()
     os.kill(worker, signal.SIGKILL)
     assert job.wait() == 1
-    last = job.log.read_text().strip().splitlines()[-1]
+    last = job.log.strip().splitlines()[-1]
     assert last.startswith("failed: workers failed or were lost more than scaling.max_failures=0 times")
     assert f"last good checkpoint: {job.path}/_run/checkpoints/step-{job.checkpoints()[-1]:08}" in last
 
@@ -211,10 +174,10 @@ def test_a_worker_lost_once_too_often_names_the_last_checkpoint(job):
 @pytest.mark.slow
 def test_a_job_that_is_told_to_stop_goes_on_later(job, undisturbed):
     job.start()
-    job.wait_until(lambda: bool(job.checkpoints()))
-    job.process.send_signal(signal.SIGTERM)
+    job.wait_for_checkpoint()
+    job.signal(signal.SIGTERM)
     assert job.wait() == 3
-    assert "interrupted: stopped by SIGTERM" in job.log.read_text()
+    assert "interrupted: stopped by SIGTERM" in job.log
     job.start()
-    assert job.wait() == 0, job.log.read_text()[-3000:]
+    assert job.wait() == 0, job.log[-3000:]
     assert_same(job.path, undisturbed)

@@ -13,12 +13,11 @@ from orthrus_core.engine.stats import CompletionStats
 from pipelines.generate.audit.auditor import Findings, compare
 from pipelines.generate.audit.plan import HASHES, AuditPlan, plan_audit, row_hash
 from pipelines.generate.audit.speed import LEAST_TOKENS, plain_step_s, time_pairs
-from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.decode.actor import GenerateActor, load_engine
 from pipelines.generate.engine.thread import EngineThread
-from pipelines.generate.job.job import prepare
 from pipelines.read.columns import ENGINE
 from tests.fakes import FakeEngine, disagreeing_engine, fake_engine, unverified_engine
+from tests.pipelines.conftest import job_of
 from tests.pipelines.generate.decode.test_actor import call, spec, unit  # noqa: F401
 
 ALL = AuditPlan("f00", HASHES)
@@ -26,11 +25,11 @@ ALL = AuditPlan("f00", HASHES)
 
 def plan_of(tree, **audit) -> AuditPlan:
     tree["audit"] = audit
-    return plan_audit(prepare(GenerateConfig.model_validate(tree)))
+    return plan_audit(job_of(tree))
 
 
 def chosen(tree, plan) -> list:
-    units = prepare(GenerateConfig.model_validate(tree)).plan.units
+    units = job_of(tree).plan.units
     places = [(one.shard, one.index, place) for one in units for place in range(one.num_rows)]
     return [place for place in places if plan.chooses(*place)]
 
@@ -78,7 +77,7 @@ def test_the_same_run_chooses_the_same_rows_again(tree):
 )
 def test_nothing_is_chosen_where_it_is_switched_off_or_ar_anyway(tree, section, key, value):
     tree[section] = tree.get(section, {}) | {key: value}
-    assert plan_audit(prepare(GenerateConfig.model_validate(tree))) == AuditPlan()
+    assert plan_audit(job_of(tree)) == AuditPlan()
 
 
 def test_the_same_text_and_bits_are_identical():

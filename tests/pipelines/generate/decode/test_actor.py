@@ -16,9 +16,9 @@ from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.config.sampling import SamplingColumns
 from pipelines.generate.decode.actor import GenerateActor, load_engine
 from pipelines.generate.decode.spec import ActorSpec, trial_prompts
-from pipelines.generate.job.job import prepare
 from pipelines.read.columns import ENGINE, PLACE, PROMPT_TOKENS, SHARD, UNIT, TableLayout
 from tests.fakes import FakeEngine, fake_completion, fake_engine
+from tests.pipelines.conftest import job_of
 from tests.pipelines.unit_tables import unit
 
 
@@ -347,7 +347,7 @@ def test_a_row_without_a_completion_claims_no_exactness_and_tells_the_tokens_tha
 def test_the_engine_of_weights_in_bytes_runs_them_and_says_how_its_drafts_stand(spec, tree, caplog):
     caplog.set_level("INFO", logger="orthrus_core.readiness.drafter")
     tree["model"]["weights"] = "int8"
-    prompts = trial_prompts(prepare(GenerateConfig.model_validate(tree)))
+    prompts = trial_prompts(job_of(tree))
     assert len(prompts) == 4  # rows of the first file
     assert all(prompts)
     spec = replace(spec, weights="int8", quantise_output_head=True, trial_prompts=prompts)
@@ -358,7 +358,7 @@ def test_the_engine_of_weights_in_bytes_runs_them_and_says_how_its_drafts_stand(
 
 
 def test_prompts_for_a_trial_are_not_rendered_where_nothing_drafts_or_nothing_changes(tree):
-    assert trial_prompts(prepare(GenerateConfig.model_validate(tree))) == []
+    assert trial_prompts(job_of(tree)) == []
     tree["model"]["weights"] = "int8"
     tree["decode"]["mode"] = "autoregressive"
-    assert trial_prompts(prepare(GenerateConfig.model_validate(tree))) == []
+    assert trial_prompts(job_of(tree)) == []

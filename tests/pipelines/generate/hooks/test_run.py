@@ -9,12 +9,11 @@ import pytest
 from orthrus_core.errors import ConfigError
 from pipelines.generate.build import run_job
 from pipelines.generate.config.job import GenerateConfig
-from pipelines.generate.job.job import prepare
 from pipelines.generate.job.preview import preview
 from pipelines.generate.watch.inspect import inspect_run
 from pipelines.generate.watch.progress import Progress
 from tests.fakes import fake_engine
-from tests.pipelines.conftest import generate_tree, run_tree
+from tests.pipelines.conftest import generate_tree, job_of, run_tree
 
 CODE = """
 def prepare(rows):
@@ -94,8 +93,8 @@ def test_other_code_is_refused_and_repairs_error_rows(hooked, local_ray, tmp_pat
     before = rows_of(job.ledger.data_url)
     write_code(tmp_path, bad=-1)
     with pytest.raises(ConfigError, match=r"another run: input\.map_code was .*, output\.map_code was "):
-        prepare(GenerateConfig.model_validate(hooked))
-    again = prepare(GenerateConfig.model_validate(hooked), only_failed=True)
+        job_of(hooked)
+    again = job_of(hooked, only_failed=True)
     report = run_job(again, Progress(total_rows=10, done_rows=0, every_s=60), fake_engine)
     after = rows_of(job.ledger.data_url)
     assert (report["rows"], report["dropped"], report["errors"]) == (9, 1, 1)
@@ -106,7 +105,7 @@ def test_other_code_is_refused_and_repairs_error_rows(hooked, local_ray, tmp_pat
 
 
 def test_a_dry_run_shows_prompts_as_the_function_makes_them(hooked):
-    found = preview(prepare(GenerateConfig.model_validate(hooked)))
+    found = preview(job_of(hooked))
     assert [row.id for _, row in found.rows] == ["k0", "k1", "k2"]
     assert "Add 1 and 1." in found.rows[1][0]
 
@@ -145,4 +144,4 @@ def test_options_that_do_not_fit_are_refused(hooked, section, options, fault):
 def test_columns_that_do_not_fit_the_others_are_refused(hooked, columns, keep, fault):
     hooked["output"] |= {"map_columns": columns, "filters": {"keep": keep}}
     with pytest.raises(ConfigError, match=fault):
-        prepare(GenerateConfig.model_validate(hooked))
+        job_of(hooked)

@@ -10,7 +10,7 @@ from transformers import GenerationConfig
 from orthrus_core.errors import ConfigError
 from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.job.generation_config import NO_EFFECT, OPTIONS, resolve
-from pipelines.generate.job.job import prepare
+from tests.pipelines.conftest import job_of
 
 QWEN = {
     "do_sample": True,
@@ -127,10 +127,10 @@ def test_the_resolved_options_are_the_runs_identity(tree, tmp_path):
     (model / "generation_config.json").write_text(json.dumps(QWEN))
     tree["model"]["path"] = str(model)
     tree["sampling"]["generation_config"] = "use"
-    job = prepare(GenerateConfig.model_validate(tree))
+    job = job_of(tree)
     assert job.identity["sampling.temperature"] == job.manifest()["config"]["sampling"]["temperature"] == 0.6
     assert job.config.sampling.params.eos_token_id == (2, 5)
     assert job.identity["sampling.repetition_penalty"] == 1.05
     tree["sampling"] |= {"generation_config": "ignore", "temperature": 0.6, "top_k": 20, "top_p": 0.95}
     tree["sampling"] |= {"eos_token_id": [2, 5], "repetition_penalty": 1.05}
-    assert prepare(GenerateConfig.model_validate(tree)).fingerprint == job.fingerprint
+    assert job_of(tree).fingerprint == job.fingerprint

@@ -12,19 +12,14 @@ from rich.console import Console
 
 from orthrus_core.errors import ConfigError
 from orthrus_core.readiness.device_memory import DeviceMemory
-from pipelines.generate.config.job import GenerateConfig
 from pipelines.generate.job import sizes
-from pipelines.generate.job.job import prepare
 from pipelines.generate.job.preview import preview
 from pipelines.generate.ledger.ledger import fingerprint
 from pipelines.generate.report.terminal import render_plan
 from pipelines.storage.files import list_directory
+from tests.pipelines.conftest import job_of
 
 NEW_OPTIONS = ("model.weights", "model.quantise_output_head")
-
-
-def job_of(tree):
-    return prepare(GenerateConfig.model_validate(tree))
 
 
 def refusal(tree) -> str:

@@ -6,16 +6,15 @@ import os
 import pytest
 
 from orthrus_core.errors import ConfigError
-from pipelines.generate.config.job import GenerateConfig
-from pipelines.generate.job.job import prepare
 from pipelines.generate.job.manifest import ENGINE_FACTS, note_engine, open_manifest
+from tests.pipelines.conftest import job_of
 
 FIRST = dict.fromkeys(ENGINE_FACTS, "same") | {"exactness": "exact", "budgets": (8, 16)}
 
 
 @pytest.fixture
 def job(tree):
-    return prepare(GenerateConfig.model_validate(tree))
+    return job_of(tree)
 
 
 def test_the_first_engine_stands_in_the_manifest(job):
@@ -41,7 +40,7 @@ def begin(job) -> dict:
 def test_a_run_goes_on_with_inputs_that_were_copied_and_knows_their_new_times(job, tree, prompts_dir):
     before = begin(job)["inputs"]
     os.utime(prompts_dir / "a.parquet", (5.0, 5.0))
-    again = open_manifest(prepare(GenerateConfig.model_validate(tree)))
+    again = open_manifest(job_of(tree))
     assert again["inputs"][0] == before[0] | {"mtime": 5.0}
     assert again["inputs"][1:] == before[1:]
     assert "accepted_inputs" not in again
@@ -53,12 +52,12 @@ def test_inputs_that_were_accepted_are_named_and_known_from_then_on(job, tree, p
     path.write_bytes(path.read_bytes().replace(b"row-0", b"row-x"))
     os.utime(path, (5.0, 5.0))
     with pytest.raises(ConfigError, match=f"input {path} has another content; .*input.on_changed: accept"):
-        prepare(GenerateConfig.model_validate(tree))
+        job_of(tree)
     tree["input"]["on_changed"] = "accept"
-    accepted = begin(prepare(GenerateConfig.model_validate(tree)))
+    accepted = begin(job_of(tree))
     assert accepted["accepted_inputs"] == [f"input {path} has another content"]
     tree["input"]["on_changed"] = "fail"
-    assert prepare(GenerateConfig.model_validate(tree)).plan.num_rows == 17
+    assert job_of(tree).plan.num_rows == 17
 
 
 def test_engines_that_differ_are_warned_of_once_for_each_kind_and_kept(job, caplog):

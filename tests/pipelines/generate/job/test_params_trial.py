@@ -20,9 +20,9 @@ from pipelines.generate.config.sampling import SamplingConfig
 from pipelines.generate.decode.actor import GenerateActor
 from pipelines.generate.decode.spec import ActorSpec
 from pipelines.generate.decode.texts import needs_text
-from pipelines.generate.job.job import prepare
 from pipelines.generate.job.preview import preview
 from pipelines.read.columns import TableLayout
+from tests.pipelines.conftest import job_of
 from tests.pipelines.unit_tables import unit
 
 DEMO_MODEL = Path(__file__).parents[4] / "pipelines/demo/model"
@@ -43,7 +43,7 @@ def with_sampling(tree, **options):
 
 def refusal(tree, **options) -> str:
     with pytest.raises(ConfigError) as caught:
-        prepare(GenerateConfig.model_validate(with_sampling(tree, **options)))
+        job_of(with_sampling(tree, **options))
     return str(caught.value)
 
 
@@ -73,7 +73,7 @@ def test_a_dry_run_tries_the_rows_own_grammars_and_edits(tree, tmp_path):
     pq.write_table(pa.table(columns), tmp_path / "own.parquet")
     tree["input"] |= {"paths": str(tmp_path / "own.parquet"), "id_column": None}
     tree = with_sampling(tree, columns={"regex": "re", "logit_bias": "bias"})
-    job = prepare(GenerateConfig.model_validate(tree))
+    job = job_of(tree)
     errors = [row.error for _, row in preview(job).rows]
     assert errors[0] is None
     assert errors[1].startswith('regex is refused: invalid regex "[x"')
@@ -98,14 +98,14 @@ def test_the_engine_gets_a_tokenizer_where_an_option_is_about_text(sampling, nee
 @pytest.mark.parametrize(("asked", "longest"), [({}, 0), ({"max_new_tokens": 7}, 7)])
 def test_prompts_are_scored_without_a_completion_unless_one_is_asked_for(tree, asked, longest):
     tree["sampling"] = {"prompt_logprobs": True} | asked
-    job = prepare(GenerateConfig.model_validate(tree))
+    job = job_of(tree)
     assert job.config.sampling.params.max_new_tokens == longest
     assert {"prompt_logprobs", "prompt_perplexity"} <= {*job.layout.output.names}
 
 
 def test_good_grammars_are_let_through(tree):
     for options in ({"json_schema": SCHEMA}, {"regex": "a+"}, {"choices": ["a", "b"]}, {"choices": "a"}):
-        assert prepare(GenerateConfig.model_validate(with_sampling(tree, **options))).units
+        assert job_of(with_sampling(tree, **options)).units
 
 
 def test_a_schema_may_lie_in_a_file(tree, tmp_path):
@@ -133,8 +133,7 @@ def test_two_grammars_in_a_config_are_refused(tree, tmp_path):
 
 def test_the_schema_and_its_order_are_in_the_fingerprint(tree):
     def fingerprint_of(schema):
-        config = GenerateConfig.model_validate(with_sampling(tree, json_schema=schema))
-        return prepare(config).fingerprint
+        return job_of(with_sampling(tree, json_schema=schema)).fingerprint
 
     turned = SCHEMA | {"properties": dict(reversed(SCHEMA["properties"].items()))}
     assert turned == SCHEMA

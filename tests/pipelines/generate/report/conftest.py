@@ -3,10 +3,9 @@
 import pytest
 from rich.console import Console
 
-from pipelines.generate.config.job import GenerateConfig
-from pipelines.generate.job.job import prepare
 from pipelines.generate.report.figures import RunTimes, run_report
 from pipelines.generate.write.sums import RunSums
+from tests.pipelines.conftest import job_of
 
 UNIT = {
     "rows": 4,
@@ -64,7 +63,7 @@ def shown(renderable) -> str:
 
 @pytest.fixture
 def job(tree):
-    return prepare(GenerateConfig.model_validate(tree))
+    return job_of(tree)
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.generate.config.job import GenerateConfig
-from pipelines.generate.job.job import prepare
 from pipelines.generate.report.figures import RunTimes, run_report
 from pipelines.generate.report.html import html_report
 from pipelines.generate.report.store import finish_run
@@ -14,6 +12,7 @@ from pipelines.generate.report.terminal import figures_table
 from pipelines.generate.report.verdict import drafting_note, is_mismatch, mismatch_reason, prompt_note
 from pipelines.generate.write.id_hashes import hash_ids
 from pipelines.generate.write.sums import RunSums
+from tests.pipelines.conftest import job_of
 from tests.pipelines.generate.report.conftest import facts, shown, summary, sums_of
 
 WRONG = {"id": "r7", "sample": 0, "shard": 0, "unit": 1, "first_token": 3, "written": 5, "plain_ar": 6}
@@ -21,7 +20,7 @@ WRONG |= {"reason": "token"}
 
 
 def report_of(tree, *units, manifest=None, times=None):
-    job = prepare(GenerateConfig.model_validate(tree))
+    job = job_of(tree)
     return job, run_report(job, sums_of(*units), times or RunTimes(), manifest)
 
 
@@ -190,7 +189,7 @@ def test_sums_do_not_grow_with_the_values_of_a_column():
 @pytest.mark.parametrize(("share", "code"), [(0.25, 0), (0.24, 1), (1.0, 0)])
 def test_more_error_rows_than_allowed_fail_the_run_with_their_reasons(tree, share, code, caplog):
     tree["run"]["max_error_share"] = share
-    job = prepare(GenerateConfig.model_validate(tree))
+    job = job_of(tree)
     report = finish_run(job, sums_of(facts(0), facts(1)), RunTimes())
     assert report["exit_code"] == code
     assert (job.ledger.finished_report() is None) == bool(code)
@@ -205,14 +204,14 @@ def test_more_error_rows_than_allowed_fail_the_run_with_their_reasons(tree, shar
 def test_a_run_that_lost_its_success_to_error_rows_has_it_again_when_they_are_allowed(tree):
     for share, is_done in ((1.0, True), (0.0, False), (0.5, True)):
         tree["run"]["max_error_share"] = share
-        job = prepare(GenerateConfig.model_validate(tree))
+        job = job_of(tree)
         finish_run(job, sums_of(facts()), RunTimes())
         assert (job.ledger.finished_report() is not None) == is_done
 
 
 def test_rows_that_share_an_id_are_counted_over_all_units_and_warned_of(tree, caplog):
     units = [facts(n) | {"ids": hash_ids(["a", f"b{n}"], 1.0)} for n in range(3)]
-    job = prepare(GenerateConfig.model_validate(tree))
+    job = job_of(tree)
     assert finish_run(job, sums_of(*units), RunTimes())["duplicate_ids"] == 2
     assert "2 rows with an id (input.id_column) that an earlier row has" in caplog.text
 

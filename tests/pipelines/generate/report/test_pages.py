@@ -11,8 +11,6 @@ import pytest
 import yaml
 from rich.console import Console
 
-from pipelines.generate.config.job import GenerateConfig
-from pipelines.generate.job.job import prepare
 from pipelines.generate.ledger.ledger import Ledger
 from pipelines.generate.report.card import data_card
 from pipelines.generate.report.figures import RunTimes, run_report
@@ -21,6 +19,7 @@ from pipelines.generate.report.samples import first_completions
 from pipelines.generate.report.store import partial_report
 from pipelines.generate.report.terminal import audit_line, figures_table, render_report
 from pipelines.generate.write.unit_file import write_unit_file
+from tests.pipelines.conftest import job_of
 from tests.pipelines.generate.report.conftest import NASTY, facts, shown, summary, sums_of
 
 VOID = {"meta", "br", "img"}
@@ -98,7 +97,7 @@ def test_a_failed_run_shows_its_status_and_reason(ugly):
 
 
 def test_a_run_without_steps_or_units_has_a_page(tree):
-    job = prepare(GenerateConfig.model_validate(tree))
+    job = job_of(tree)
     page = html_report(run_report(job, sums_of(), RunTimes()))
     assert "Nothing was drafted" in page
     parsed(page)
@@ -106,7 +105,7 @@ def test_a_run_without_steps_or_units_has_a_page(tree):
 
 def test_an_ar_run_has_a_page(tree):
     tree["decode"]["mode"] = "autoregressive"
-    job = prepare(GenerateConfig.model_validate(tree))
+    job = job_of(tree)
     one = facts() | {"positions": {"drafted": [], "accepted": []}}
     page = html_report(run_report(job, sums_of(one), RunTimes()))
     assert "nothing to audit" in page

@@ -6,7 +6,6 @@ import os
 import pty
 import select
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -14,7 +13,6 @@ from pathlib import Path
 
 import pyarrow.dataset as ds
 import pytest
-import yaml
 
 from pipelines.cluster.board import BoardState
 from pipelines.cluster.ray_data import Executions
@@ -22,8 +20,9 @@ from pipelines.command.signals import Interrupted
 from pipelines.generate.decode.gate import UnitGate
 from pipelines.generate.watch.drain import Drain, summaries
 from pipelines.generate.write.sink import SUMMARY
-from tests.pipelines.conftest import ROOT, generate_tree, run_tree
-from tests.pipelines.generate.test_resume import committed, descendants, end_leftovers, start_job
+from tests.pipelines.conftest import generate_tree, run_tree
+from tests.pipelines.generate.test_resume import committed, generate_job
+from tests.processes import JobProcess
 
 
 class FakeBoard(BoardState):
@@ -177,39 +176,25 @@ def test_a_unit_that_may_not_begin_is_held_for_good():
     asyncio.run(scenario())
 
 
-def wait_for(condition, process, log: Path, patience_s=120):
-    deadline = time.monotonic() + patience_s
-    while not condition():
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.02)
-
-
-def ended(process, below, patience_s=60) -> int:
+def ended(process: JobProcess) -> int:
     """Exit code of a job that was told to stop, whose processes are gone."""
     try:
-        code = process.wait(patience_s)
+        return process.wait(60)
     finally:
-        process.kill()
-        end_leftovers(below, patience_s=10)
-    return code
+        process.close(patience_s=10)
 
 
 def report_of(output: Path) -> dict:
     return json.loads((output / "_run/report.json").read_text())
 
 
-def start_on_terminal(tree: dict, directory: Path) -> tuple[subprocess.Popen, int]:
+def start_on_terminal(tree: dict, directory: Path) -> tuple[JobProcess, int]:
     """Start the job as the foreground process group of a terminal of its own."""
-    config = directory / "c.yaml"
-    config.write_text(yaml.safe_dump(tree))
-    command = [sys.executable, str(ROOT / "jobs/generate.py"), "--config", str(config)]
     ours, its = pty.openpty()
     program = "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
     program += "os.execv(sys.argv[1], sys.argv[1:])"
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, *command], stdin=its, stdout=its, stderr=its, cwd=ROOT
-    )
+    process = generate_job(tree, directory, sys.executable, "-c", program)
+    process.start(stdin=its, stdout=its, stderr=its)
     os.close(its)
     return process, ours
 
@@ -234,11 +219,10 @@ def test_ctrl_c_on_a_terminal_finishes_units_in_progress_and_the_same_command_go
     screen: list[bytes] = []
     reader = threading.Thread(target=read_terminal, args=(terminal, screen), daemon=True)
     reader.start()
-    (tmp_path / "log").write_text("see the terminal")
-    wait_for(lambda: len(committed(output)) >= 3, process, tmp_path / "log")
-    below = descendants(process.pid)
+    assert process.wait_until(lambda: len(committed(output)) >= 3), b"".join(screen).decode()
+    process.below()
     os.write(terminal, b"\x03")
-    assert ended(process, below) == 3
+    assert ended(process) == 3
     reader.join(10)
     os.close(terminal)
     text = b"".join(screen).decode()
@@ -271,21 +255,19 @@ def test_ctrl_c_on_a_terminal_finishes_units_in_progress_and_the_same_command_go
 def test_a_sigterm_ends_the_job_well_whenever_it_comes(model_dir, many_prompts, tmp_path, moment):
     output = tmp_path / "out"
     tree = generate_tree(model_dir, many_prompts, output, unit_rows=8)
-    process = start_job(tree, tmp_path)
+    process = generate_job(tree, tmp_path).start()
     if moment == "imports":
         time.sleep(1.0)
     else:
         marks = {"lock": "_run/lock", "plan": "_run/plan.json", "engine": "data/part-00000-00002.parquet"}
-        wait_for((output / marks[moment]).exists, process, tmp_path / "log")
-    below = descendants(process.pid)
-    process.send_signal(signal.SIGTERM)
+        assert process.wait_until((output / marks[moment]).exists), process.log
+    process.signal(signal.SIGTERM)
     if moment == "engine":
         time.sleep(0.6)
-        process.send_signal(signal.SIGTERM)
-    assert ended(process, below) == 3
-    text = (tmp_path / "log").read_text()
-    assert "interrupted: " in text
-    assert "Traceback" not in text
+        process.signal(signal.SIGTERM)
+    assert ended(process) == 3
+    assert "interrupted: " in process.log
+    assert "Traceback" not in process.log
     assert not (output / "_run/lock").exists()
     if moment != "imports":
         assert report_of(output)["status"] == "interrupted"

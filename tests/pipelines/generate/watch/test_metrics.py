@@ -1,7 +1,6 @@
 """Figures of a running engine, and how Prometheus sees them."""
 
 import re
-import time
 import urllib.request
 
 import pytest
@@ -16,6 +15,7 @@ from pipelines.generate.watch.metrics import (
     readings,
     time_split,
 )
+from tests.processes import wait_until
 
 REPORT = {
     "emitted_tokens": 900,
@@ -137,10 +137,7 @@ def test_prometheus_reads_the_figures_of_an_actor_without_a_dashboard(local_ray)
     expected = now()
     ray.get(actor.run.remote(expected))
     port = ray.nodes()[0]["MetricsExportPort"]
-    deadline = time.monotonic() + 60
-    while (seen := scrape(port)) != by_exported_name(expected):
-        assert time.monotonic() < deadline, seen
-        time.sleep(0.5)
+    wait_until(lambda: scrape(port) == by_exported_name(expected), 60, said=lambda: scrape(port), look_s=0.5)
     ray.kill(actor)
 
 

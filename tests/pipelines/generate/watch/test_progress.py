@@ -2,23 +2,16 @@
 
 import io
 import logging
-import time
 
 import pytest
 from rich.console import Console
 
 from pipelines.command.wording import show_duration
 from pipelines.generate.watch.progress import Progress, SpeedWindow
+from tests.processes import wait_until
 
 UNIT = {"rows": 4, "counts": {"completion_tokens": 40, "steps": 10, "step_tokens": 38, "errors": 1}}
 READY = {"state": "ready", "tokens": 30.0}
-
-
-def wait_until(condition, patience_s=10.0):
-    deadline = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_line_says_rows_tokens_errors_and_acceptance_length():
@@ -34,7 +27,7 @@ def test_tokens_of_units_in_progress_count_and_engines_are_told_apart_by_state(c
     progress = Progress(total_rows=10, done_rows=0, every_s=0.01)
     progress.watch(lambda: {"begun": 3, "actors": {"a": READY, "b": READY, "c": {"state": "loading"}}})
     with caplog.at_level(logging.INFO), progress:
-        wait_until(lambda: "units_in_flight" in caplog.text)
+        wait_until(lambda: "units_in_flight" in caplog.text, 10)
     line = next(record.message for record in caplog.records if "units_in_flight" in record.message)
     assert " tokens=60 " in line
     assert " units_in_flight=3 engines_ready=2 engines_loading=1 " in line

@@ -2,7 +2,6 @@
 
 import logging
 import re
-import time
 
 import fsspec
 import pytest
@@ -11,6 +10,7 @@ from orthrus_core.errors import ConfigError
 from pipelines.generate.watch import run_log
 from pipelines.generate.watch.run_log import RunLog
 from pipelines.storage.errors import StorageError
+from tests.processes import wait_until
 
 logger = logging.getLogger("a.module")
 
@@ -87,10 +87,7 @@ def test_credentials_are_blotted_out(tmp_path, monkeypatch):
 def test_a_log_is_stored_while_the_run_goes_on(tmp_path):
     with RunLog(store_s=0.01).kept(str(tmp_path)):
         logger.info("begun")
-        deadline = time.monotonic() + 30
-        while not any("begun" in file.read_text() for file in tmp_path.glob("logs/driver-*")):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: any("begun" in log.read_text() for log in tmp_path.glob("logs/driver-*")), 30)
 
 
 def test_storage_that_refuses_the_log_costs_a_warning_and_no_run(tmp_path, monkeypatch, caplog):
