@@ -14,16 +14,15 @@ from torch import Tensor
 
 import orthrus_core.choosers.draw as draw_module
 from orthrus_core import Engine, EngineConfig, SamplingParams
-from orthrus_core.choosers import native_draw
 from orthrus_core.choosers.choice import choose
 from orthrus_core.choosers.draw import PlainDraw, draw_for, trial_choices, trial_sampling
 from orthrus_core.choosers.masks import RowMasks, bits_of
-from orthrus_core.choosers.native_draw import OPTIONS, SOURCE, NativeDraw
+from orthrus_core.choosers.native_draw import SOURCE, NativeDraw
 from orthrus_core.choosers.noise import gumbel_noise
 from orthrus_core.choosers.sampling import RowSampling, pack
 from orthrus_core.choosers.triton_draw import TritonDraw
 from orthrus_core.models.readout import read_out
-from orthrus_core.native import build_library, load_library
+from orthrus_core.native import FLAGS, build_library, load_library
 from tests.orthrus_core.linear.test_native import WITHOUT_AVX512
 from tests.small_models import small_orthrus
 
@@ -94,7 +93,7 @@ def test_the_native_kernel_equals_the_slow_form_on_a_large_vocabulary():
 
 
 def test_on_processors_without_wide_vectors_it_equals_the_slow_form_too(monkeypatch):
-    monkeypatch.setattr(native_draw, "OPTIONS", (*OPTIONS, *WITHOUT_AVX512))
+    monkeypatch.setattr("orthrus_core.native.FLAGS", (*FLAGS, *WITHOUT_AVX512))
     for seed in range(10):
         assert_equals_the_slow_form(NativeDraw(), seed, sizes=SIZES, most_rows=24)
 
@@ -131,7 +130,7 @@ def test_a_row_draws_the_same_in_forwards_of_any_length():
 def test_the_kernels_noise_has_the_bits_of_the_slow_form(key):
     noise = torch.empty(20_000)
     address = ctypes.c_void_p(noise.data_ptr())
-    load_library(build_library("draw", SOURCE, OPTIONS)).noise(*map(ctypes.c_int64, (*key, 20_000)), address)
+    load_library(build_library("draw", SOURCE)).noise(*map(ctypes.c_int64, (*key, 20_000)), address)
     assert torch.equal(noise, gumbel_noise(*torch.tensor(key)[:, None], 20_000)[0])
 
 
