@@ -116,7 +116,7 @@ def test_tiles_walked_whole_have_the_bits_of_tiles_that_are_spread(kernel_device
     trial = random_trial(spec, spans, token_budget=19)
     spread, whole = backend_for(spec), backend_for(spec)
     whole.tiling = replace(whole.tiling, max_partials=0)
-    merges = [int(backend.arrange(trial.spans, 19, spec.device)[1]) for backend in (spread, whole)]
+    merges = [int(backend.arrange(trial.spans, 19)[1]) for backend in (spread, whole)]
     assert merges[0] > 0 == merges[1]
     outs = [trial.run(backend, scaling=SCALING, window=window) for backend in (spread, whole)]
     assert torch.equal(*outs)
@@ -218,9 +218,9 @@ def test_a_view_s_plans_of_as_many_rows_share_an_address(causal):
     first, second = (
         random_trial(SPEC, [Span(0, start, [0] * 3)], token_budget=8, causal=causal) for start in (5, 150)
     )
-    plan = backend.arrange(first.spans, 8, SPEC.device)
+    plan = backend.arrange(first.spans, 8)
     items_before = int(plan[0])
-    assert backend.arrange(second.spans, 8, SPEC.device).data_ptr() == plan.data_ptr()
+    assert backend.arrange(second.spans, 8).data_ptr() == plan.data_ptr()
     assert (items_before, int(plan[0])) == (1, 3)
 
 
@@ -229,7 +229,7 @@ def test_the_views_do_not_overwrite_each_other_s_plans():
     trials = [
         random_trial(SPEC, [Span(0, 5, [0] * 3)], token_budget=8, causal=causal) for causal in (True, False)
     ]
-    plans = [backend.arrange(trial.spans, 8, SPEC.device) for trial in trials]
+    plans = [backend.arrange(trial.spans, 8) for trial in trials]
     assert plans[0].data_ptr() != plans[1].data_ptr()
 
 
