@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from orthrus_core.native import INT, LONG, POINTER, KernelError, build_library, load_function
+from orthrus_core.twins import sharing
 
 SOURCE = Path(__file__).with_name("activation.cpp")
 DTYPES = (torch.float32, torch.bfloat16)
@@ -50,9 +51,7 @@ def row_wise(module: nn.Module) -> nn.Module:
     except KernelError as error:
         logger.info("activation=torch because %s", error)
         return module
-    twin = RowWiseActivation.__new__(RowWiseActivation)
-    twin.__dict__.update(module.__dict__, _kind=kind, _modules={"_own": module})
-    return twin
+    return sharing(module, RowWiseActivation, _kind=kind, _modules={"_own": module})
 
 
 @functools.cache
