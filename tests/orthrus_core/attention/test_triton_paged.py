@@ -1,9 +1,5 @@
 """The Triton kernels against plain attention, and their bits against themselves."""
 
-import importlib.util
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -291,17 +287,8 @@ print(row["instruction"], row["spilled bytes"], row["programs per processor"])
 """
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-def test_compiles_for_hopper_onto_tensor_cores_with_two_programs_per_processor(tmp_path):
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment |= {
-        "TRITON_CACHE_DIR": str(tmp_path),
-        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-    }
-    result = subprocess.run(
-        [sys.executable, "-c", REPORT], env=environment, capture_output=True, text=True, check=True
-    )
-    instruction, spilled, programs = result.stdout.split()
+def test_compiles_for_hopper_onto_tensor_cores_with_two_programs_per_processor(output_for_hopper):
+    instruction, spilled, programs = output_for_hopper(REPORT).split()
     assert instruction == "wgmma"
     assert int(spilled) <= 64
     assert programs == "2"

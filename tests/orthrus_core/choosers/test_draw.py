@@ -1,12 +1,8 @@
 """The kernels that draw tokens against the slow form, bit for bit, and against themselves."""
 
 import ctypes
-import importlib.util
-import os
 import random
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -200,37 +196,21 @@ def test_a_kernel_that_draws_otherwise_is_not_trusted(fresh_choice, monkeypatch,
 
 
 COMPILE = """
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from orthrus_core.choosers.triton_kernels import draw_rows as kernel
+from orthrus_core.choosers.triton_kernels import draw_rows
+from tests.benchmarks.kernel_report import compile_for_hopper
 
-signature = dict.fromkeys(("positions", "packed", "mask_lines", "ids"), "*i64")
-signature |= {"logits": "*bf16", "mask_bits": "*i32", "filtered": "*fp32"}
-signature |= dict.fromkeys(("row_stride", "num_rows", "num_words"), "i32")
+types = dict.fromkeys(("positions", "packed", "mask_lines", "ids"), "*i64")
+types |= {"logits": "*bf16", "mask_bits": "*i32", "filtered": "*fp32"}
+types |= dict.fromkeys(("row_stride", "num_rows", "num_words"), "i32")
 constants = dict(V=151936, HAS_MASKS=False, KEEP_SCORES=False, BLOCK=1024)
-signature |= dict.fromkeys(constants, "constexpr")
-source = ASTSource(
-    kernel,
-    signature={name: signature[name] for name in kernel.arg_names},
-    constexprs={(kernel.arg_names.index(name),): value for name, value in constants.items()},
-)
-options = {"num_warps": 8, "enable_fp_fusion": False}
-print(triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"])
+compiled = compile_for_hopper(draw_rows, types, constants, num_warps=8, enable_fp_fusion=False)
+print(compiled.asm["ptx"])
 """
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-def test_compiles_for_hopper_without_spills_and_without_fusing_what_the_noise_is_made_of(tmp_path):
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment |= {
-        "TRITON_CACHE_DIR": str(tmp_path),
-        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-    }
-    result = subprocess.run(
-        [sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True, check=True
-    )
-    assert ".local" not in result.stdout
-    assert not re.findall(r"fma\S*\.f64", result.stdout)
-    assert not re.findall(r"fma\.rn\.f32", result.stdout)  # those of the logarithm that only bounds are .ftz
+def test_compiles_for_hopper_without_spills_and_without_fusing_what_the_noise_is_made_of(output_for_hopper):
+    ptx = output_for_hopper(COMPILE)
+    assert ".local" not in ptx
+    assert not re.findall(r"fma\S*\.f64", ptx)
+    assert not re.findall(r"fma\.rn\.f32", ptx)  # those of the logarithm that only bounds are .ftz
