@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from orthrus_core.disk_cache import disk_cache
 
@@ -18,7 +19,9 @@ logger = logging.getLogger(__name__)
 
 COMPILERS = ("g++", "clang++", "c++")
 HEADER = Path(__file__).with_name("lanes.h")
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-shared", "-fPIC")
+# left to themselves, compilers fuse products and sums where they like, and bits depend on it
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-shared", "-fPIC", "-ffp-contract=off")
+POINTER, LONG, INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 COMPILE_TIMEOUT_S = 120
 
 
@@ -31,7 +34,7 @@ def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def build_library(name: str, source: Path, options: Sequence[str]) -> str:
+def build_library(name: str, source: Path, options: Sequence[str] = ()) -> str:
     """Return the path of the compiled library, compiling it where the cache has none (about a second).
 
     Args:
@@ -62,6 +65,13 @@ def load_library(path: str) -> ctypes.CDLL:
         return ctypes.CDLL(path)
     except OSError as error:
         raise KernelError(f"cannot load {path}: {error}") from error
+
+
+def load_function(path: str, name: str, arguments: Sequence[Any]) -> Any:
+    """Return a function without a result of a compiled library; `arguments` are its ctypes."""
+    function = getattr(load_library(path), name)
+    function.argtypes, function.restype = arguments, None
+    return function
 
 
 def _find_compiler() -> str:

@@ -20,7 +20,7 @@ from torch import Tensor
 from orthrus_core.errors import EngineError, reason_of
 
 ORDER_BYTES = 4096  # of an order without its tensors
-ANSWER_S = 600.0  # in which ranks must answer each other; a kernel may be compiled meanwhile
+ANSWER = timedelta(minutes=10)  # in which ranks must answer each other; a kernel may be compiled meanwhile
 LAST_WORDS_S = 2.0  # in which a rank that failed is seen to have ended
 IDLE = timedelta(days=365)  # between two orders
 
@@ -53,15 +53,11 @@ class Ranks:
 
     leader: object = None
 
-    def __init__(self, device: torch.device, answer: timedelta):
-        """Take the default process group, which is there.
-
-        Args:
-            answer: time after which rank 0 takes a rank for lost that does not hear it.
-        """
+    def __init__(self, device: torch.device):
+        """Take the default process group, which is there."""
         self.rank, self.size, self.device = dist.get_rank(), dist.get_world_size(), device
         self.last_words: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._orders = dist.new_group(backend="gloo", timeout=IDLE if self.rank else answer)
+        self._orders = dist.new_group(backend="gloo", timeout=IDLE if self.rank else ANSWER)
         dist.barrier()  # from here on nobody needs the place where they met
 
     def sum(self, part: Tensor) -> Tensor:
@@ -140,7 +136,6 @@ def join_ranks(
     rank: int = -1,
     size: int = -1,
     meeting: str = "env://",
-    answer_s: float = ANSWER_S,
 ) -> Ranks:
     """Meet the other ranks, on the same machine; waits until all are there.
 
@@ -149,9 +144,8 @@ def join_ranks(
         rank: from 0; where it is not given, the environment's, as torchrun sets it.
         size: how many there are; likewise.
         meeting: where they meet, an `init_method` of torch.distributed.
-        answer_s: seconds after which a rank that does not answer is lost.
     """
-    device, answer = torch.device(device), timedelta(seconds=answer_s)
+    device = torch.device(device)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # what they say to each other stays on the machine
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -160,9 +154,9 @@ def join_ranks(
         init_method=meeting,
         rank=rank,
         world_size=size,
-        timeout=answer,
+        timeout=ANSWER,
     )
-    return Ranks(device, answer)
+    return Ranks(device)
 
 
 def _bytes_of(tensor: Tensor) -> Tensor:

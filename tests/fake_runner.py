@@ -8,7 +8,8 @@ import torch
 
 from orthrus_core import EngineConfig, OrthrusLM
 from orthrus_core.attention.plain import PlainAttention
-from orthrus_core.attention.rows import RowBuffer, Spans, TokenRows, fill, span_rows
+from orthrus_core.attention.rows import LINES, RowBuffer, Spans, TokenRows, fill, span_rows
+from orthrus_core.attention.spec import AttentionSpec
 from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.models.readout import Hidden, Readout, read_out
 
@@ -49,8 +50,8 @@ class FakeRunner:
             num_branches=4,
             cells_per_branch=config.block_size or model.config.block_size,
         )
-        self.backend = PlainAttention(num_kv_heads=1, head_dim=1, dtype=torch.float32)
-        self.cache = self.backend.new_cache(num_layers=1, num_pages=1, page_size=1, device=self.device)
+        self.backend = PlainAttention(AttentionSpec(1, 1, 1, 1, 1, torch.float32, self.device))
+        self.cache = self.backend.new_cache(num_layers=1, num_pages=1)
         self._page_size = config.page_size
         self._vocab_size = model.config.vocab_size
         self._is_wrong = is_wrong
@@ -93,9 +94,9 @@ class FakeRunner:
         return read_out(torch.cat([ar.chosen(hidden.states[:T]), hidden.states[T:]]))
 
     def _answers(self, rows: TokenRows, view: str) -> Hidden:
-        used = range(rows.num_used)
+        used, cells = range(rows.num_used), rows.packed[LINES.index("cells")].tolist()
         for row in used:
-            cell = int(rows.cells[row])
+            cell = cells[row]
             assert cell >= self._page_size, "a used row writes to the scratch page"
             self._cells[cell] = (int(rows.positions[row]), int(rows.token_ids[row]), view)
         logits = torch.zeros(len(rows.token_ids), self._vocab_size)
@@ -117,9 +118,9 @@ class FakeRunner:
         return (truth + 1) % self._vocab_size if self._is_wrong() else truth
 
     def _visible(self, rows: TokenRows, row: int) -> list[tuple[int, int, str]]:
-        pages = self.tables.pages[int(rows.slots[row])].tolist()
-        limit = int(rows.limits[row])
+        facts = dict(zip(LINES, rows.packed[:, row].tolist(), strict=True))
+        pages = self.tables.pages[facts["slots"]].tolist()
         return [
             self._cells[pages[cell // self._page_size] * self._page_size + cell % self._page_size]
-            for cell in range(limit + 1)
+            for cell in range(facts["limits"] + 1)
         ]

@@ -9,8 +9,9 @@ import llguidance
 import torch
 
 from orthrus_core import SamplingParams
-from orthrus_core.choosers.filters import Filters, filter_logits
+from orthrus_core.choosers.filters import filter_logits
 from orthrus_core.choosers.noise import gumbel_noise
+from tests.filters import filters_of
 from tests.small_models import small_orthrus
 from tests.tokenizers import fast_tokenizer
 
@@ -95,7 +96,7 @@ def slow_decoding(model, prompt: list[int], params: SamplingParams, sample: int 
         if params.temperature:
             position = torch.tensor([len(prompt) + len(emitted)])
             noise = gumbel_noise(torch.tensor([params.seed]), torch.tensor([sample]), position, V)
-            scores = filter_logits(scores, Filters.of([params], torch.device("cpu"))) + noise
+            scores = filter_logits(scores, filters_of([params])) + noise
         emitted.append(int(scores.argmax()))
         if emitted[-1] == EOS:
             break

@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple, Protocol
 
-import torch
 from torch import Tensor
 
 from orthrus_core.attention.rows import SpanRows
@@ -22,11 +21,11 @@ class AttentionBackend(Protocol):
     name: str
     has_static_shapes: bool
 
-    def new_cache(self, *, num_layers: int, num_pages: int, page_size: int, device: torch.device) -> KVCache:
+    def new_cache(self, *, num_layers: int, num_pages: int) -> KVCache:
         """Allocate the pages of all layers."""
         ...
 
-    def arrange(self, spans: SpanRows, num_rows: int, device: torch.device) -> Any:
+    def arrange(self, spans: SpanRows, num_rows: int) -> Any:
         """Derive, once per forward and on the host, what `attend` needs beside the rows.
 
         Args:
@@ -35,19 +34,7 @@ class AttentionBackend(Protocol):
         """
         ...
 
-    def attend(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        layer: AttentionLayer,
-        *,
-        keys: Tensor,
-        values: Tensor,
-        packed: Tensor,
-        page_tables: Tensor,
-        arrangement: Any,
-    ) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, layer: AttentionLayer, at: "LayerAttend") -> Tensor:
         """Write T rows' K/V to their cells, then let every row attend up to its limit.
 
         Args:
@@ -55,10 +42,7 @@ class AttentionBackend(Protocol):
             k: (T, Hkv, Dh).
             v: (T, Hkv, Dh).
             layer: whose scaling, sliding window and softcap count.
-            keys: one layer's pages, laid out as `new_cache` made them; so are `values`.
-            packed: (5, T) int64, see `TokenRows`.
-            page_tables: (slots, pages per sequence) int64.
-            arrangement: from `arrange`.
+            at: the layer's pages and the rows.
         Returns:
             (T, H, Dh); what rows left over get means nothing.
         """
@@ -81,7 +65,7 @@ class PagedAttend:
         copies: Tensor | None = None,
     ):
         """Args: copies are of the pages that rows in branches begin with, as from `PageTables.branch`, on
-        the device; None: there are no branches. The others as in `AttentionBackend.attend`.
+        the device; None: there are no branches. The others as in `LayerAttend`.
         """
         self._cache = cache
         self._arguments = backend, packed, page_tables, arrangement, copies
@@ -99,7 +83,12 @@ class LayerAttend(NamedTuple):
     """`PagedAttend` of one layer, whichever layer asks.
 
     Attributes:
-        keys: the layer's pages; so are `values`.
+        keys: the layer's pages, laid out as `AttentionBackend.new_cache` made them; so are `values`.
+        backend: does the attention.
+        packed: (5, T) int64, see `TokenRows`.
+        page_tables: (slots, pages per sequence) int64.
+        arrangement: from `AttentionBackend.arrange`.
+        copies: see `PagedAttend`.
     """
 
     keys: Tensor
@@ -108,22 +97,11 @@ class LayerAttend(NamedTuple):
     packed: Tensor
     page_tables: Tensor
     arrangement: Any
-    copies: Tensor | None
+    copies: Tensor | None = None
 
     def __call__(self, layer: AttentionLayer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See `Attend`; here B = 1 and N = T."""
         if self.copies is not None:
             copy_pages((self.keys, self.values), *self.copies)
         q, k, v = (x[0].transpose(0, 1) for x in (q, k, v))  # (T, heads, Dh)
-        out = self.backend.attend(
-            q,
-            k,
-            v,
-            layer,
-            keys=self.keys,
-            values=self.values,
-            packed=self.packed,
-            page_tables=self.page_tables,
-            arrangement=self.arrangement,
-        )
-        return out[None]
+        return self.backend.attend(q, k, v, layer, self)[None]

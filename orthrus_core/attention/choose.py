@@ -55,7 +55,7 @@ def choose_backend(spec: AttentionSpec, wanted: Choice = "auto") -> AttentionBac
             reason = str(error)
     if wanted == "auto":
         logger.warning("attention=plain, exact but slower than a compiled kernel, because %s", reason)
-    return PlainAttention(num_kv_heads=spec.num_kv_heads, head_dim=spec.head_dim, dtype=spec.dtype)
+    return PlainAttention(spec)
 
 
 @functools.cache

@@ -12,18 +12,16 @@ from torch import Tensor
 
 from orthrus_core.attention.rows import LINES
 from orthrus_core.errors import ConfigError
-from orthrus_core.native import KernelError, build_library, load_library
+from orthrus_core.native import INT, LONG, POINTER, KernelError, build_library, load_function, load_library
 
 SOURCE = Path(__file__).with_name("native.cpp")
-OPTIONS = ("-ffp-contract=off",)
 CELLS_PER_VECTOR = 16
-_pointer, _long = ctypes.c_void_p, ctypes.c_int64
 PROTOTYPE = (
-    *(_pointer, _long, _long) * 3,  # q, k, v, each with its strides
-    *(_pointer, _pointer, _long),  # keys, values, Hkv
-    *(_pointer,) * 5,  # cells, slots, limits, positions, page tables
-    *(_long,) * 3,  # pages per slot, rows, window
-    *(ctypes.c_float, ctypes.c_float, ctypes.c_int, _pointer),  # scaling, softcap, threads, out
+    *(POINTER, LONG, LONG) * 3,  # q, k, v, each with its strides
+    *(POINTER, POINTER, LONG),  # keys, values, Hkv
+    *(POINTER,) * 5,  # cells, slots, limits, positions, page tables
+    *(LONG,) * 3,  # pages per slot, rows, window
+    *(ctypes.c_float, ctypes.c_float, INT, POINTER),  # scaling, softcap, threads, out
 )
 
 
@@ -71,17 +69,15 @@ def build_kernel(shape: KernelShape) -> str:
         KernelError: no compiler, a compiler that refuses, or a shape the kernel is not written for.
     """
     shape.check()
-    return build_library("paged_attend", SOURCE, [*OPTIONS, *shape.macros])
+    return build_library("paged_attend", SOURCE, shape.macros)
 
 
 @functools.cache
 def load_kernel(path: str) -> tuple[Any, KernelShape]:
     """Return the function of a compiled kernel and what it is compiled for, loaded once per process."""
-    library = load_library(path)
-    library.paged_attend.argtypes, library.paged_attend.restype = PROTOTYPE, None
-    head_dim, repeats, page_size, num_bytes = (_long * 4).in_dll(library, "compiled_for")
+    head_dim, repeats, page_size, num_bytes = (LONG * 4).in_dll(load_library(path), "compiled_for")
     dtype = torch.float32 if num_bytes == 4 else torch.bfloat16
-    return library.paged_attend, KernelShape(head_dim, repeats, page_size, dtype)
+    return load_function(path, "paged_attend", PROTOTYPE), KernelShape(head_dim, repeats, page_size, dtype)
 
 
 def paged_attend(

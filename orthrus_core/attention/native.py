@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from orthrus_core.attention.backend import LayerAttend
 from orthrus_core.attention.kernel import KernelShape, paged_attend
 from orthrus_core.attention.rows import SpanRows
 from orthrus_core.attention.view import AttentionLayer
@@ -33,36 +34,25 @@ class NativeAttention:
         self._shape = shape
         self._num_kv_heads = num_kv_heads
 
-    def new_cache(self, *, num_layers: int, num_pages: int, page_size: int, device: torch.device) -> KVCache:
+    def new_cache(self, *, num_layers: int, num_pages: int) -> KVCache:
         """Allocate keys (num_pages, Hkv, Dh, page_size), values (num_pages, Hkv, page_size, Dh)."""
-        Hkv, Dh = self._num_kv_heads, self._shape.head_dim
+        Hkv, Dh, page_size = self._num_kv_heads, self._shape.head_dim, self._shape.page_size
         return KVCache(
             num_layers=num_layers,
             key_shape=(num_pages, Hkv, Dh, page_size),
             value_shape=(num_pages, Hkv, page_size, Dh),
             page_size=page_size,
             dtype=self._shape.dtype,
-            device=device,
+            device=torch.device("cpu"),
         )
 
-    def arrange(self, spans: SpanRows, num_rows: int, device: torch.device) -> None:
+    def arrange(self, spans: SpanRows, num_rows: int) -> None:
         """Nothing: the packed rows are all the kernel needs."""
 
-    def attend(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        layer: AttentionLayer,
-        *,
-        keys: Tensor,
-        values: Tensor,
-        packed: Tensor,
-        page_tables: Tensor,
-        arrangement: None,
-    ) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, layer: AttentionLayer, at: LayerAttend) -> Tensor:
         """See `AttentionBackend.attend`."""
         window, softcap = layer.sliding_window or 0, layer.softcap or 0.0
         return torch.ops.orthrus.paged_attend(
-            q, k, v, keys, values, packed, page_tables, layer.scaling, window, softcap, self._kernel
+            *(q, k, v, at.keys, at.values, at.packed, at.page_tables),
+            *(layer.scaling, window, softcap, self._kernel),
         )

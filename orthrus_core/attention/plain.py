@@ -1,11 +1,11 @@
 """Attention in plain words: what every kernel is tested against, and what runs where none can be had."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from orthrus_core.attention.backend import LayerAttend
 from orthrus_core.attention.rows import SpanRows
+from orthrus_core.attention.spec import AttentionSpec
 from orthrus_core.attention.view import AttentionLayer
 from orthrus_core.cache import KVCache
 
@@ -42,43 +42,25 @@ class PlainAttention:
     name = "plain"
     has_static_shapes = False
 
-    def __init__(self, *, num_kv_heads: int, head_dim: int, dtype: torch.dtype):
-        self._cell_shape = (num_kv_heads, head_dim)
-        self._dtype = dtype
+    def __init__(self, spec: AttentionSpec):
+        self._spec = spec
 
-    def new_cache(self, *, num_layers: int, num_pages: int, page_size: int, device: torch.device) -> KVCache:
+    def new_cache(self, *, num_layers: int, num_pages: int) -> KVCache:
         """Allocate the pages of all layers."""
-        shape = (num_pages, page_size, *self._cell_shape)
-        return KVCache(
-            num_layers=num_layers, key_shape=shape, value_shape=shape, page_size=page_size,
-            dtype=self._dtype, device=device,
-        )  # fmt: skip
+        return self._spec.new_cache(num_layers=num_layers, num_pages=num_pages)
 
-    def arrange(self, spans: SpanRows, num_rows: int, device: torch.device) -> None:
+    def arrange(self, spans: SpanRows, num_rows: int) -> None:
         """Nothing to arrange."""
 
-    def attend(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        layer: AttentionLayer,
-        *,
-        keys: Tensor,
-        values: Tensor,
-        packed: Tensor,
-        page_tables: Tensor,
-        arrangement: Any,
-    ) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, layer: AttentionLayer, at: LayerAttend) -> Tensor:
         """See `AttentionBackend.attend`."""
-        cells = packed[1]
-        page_size = keys.shape[1]
+        keys, values, cells, page_size = at.keys, at.values, at.packed[1], at.keys.shape[1]
         keys.flatten(0, 1)[cells], values.flatten(0, 1)[cells] = k, v
         out = torch.zeros_like(q)
-        slots, limits, positions = packed[2:].tolist()
+        slots, limits, positions = at.packed[2:].tolist()
         for row, (slot, limit, position) in enumerate(zip(slots, limits, positions, strict=True)):
             seen = torch.arange(first_seen(position, layer.sliding_window), limit + 1, device=q.device)
             if len(seen):
-                at = page_tables[slot][seen // page_size], seen % page_size
-                out[row] = attend_row(q[row], keys[at], values[at], layer).to(q.dtype)
+                own = at.page_tables[slot][seen // page_size], seen % page_size
+                out[row] = attend_row(q[row], keys[own], values[own], layer).to(q.dtype)
         return out

@@ -85,8 +85,9 @@ class TokenRows:
     """One forward's rows, on the device.
 
     Attributes:
-        packed: (5, T) int64, the lines that `LINES` names. Rows left over write to the scratch page and have
-            the limit SEES_NOTHING.
+        packed: (5, T) int64, the lines that `LINES` names. A row's cell, page * page_size + offset, is where
+            its K/V is written, its slot the line in the page tables, its limit the last cell of its own
+            sequence that it sees. Rows left over write to the scratch page and have the limit SEES_NOTHING.
         num_used: rows that carry a token; the rest are padding.
         arrangement: what the attention backend made of the rows; None if it needs nothing else.
         choosing: (R,) int64, the rows that choose a token, padded with others; None: all T.
@@ -105,21 +106,6 @@ class TokenRows:
     def token_ids(self) -> Tensor:
         """(T,) int64."""
         return self.packed[0]
-
-    @property
-    def cells(self) -> Tensor:
-        """(T,) int64, page * page_size + offset: where each row's K/V is written."""
-        return self.packed[1]
-
-    @property
-    def slots(self) -> Tensor:
-        """(T,) int64, each row's line in the page tables."""
-        return self.packed[2]
-
-    @property
-    def limits(self) -> Tensor:
-        """(T,) int64, last cell of its own sequence that each row sees."""
-        return self.packed[3]
 
     @property
     def positions(self) -> Tensor:

@@ -36,14 +36,14 @@ class AttentionSpec:
         """Query heads per K/V head."""
         return self.num_heads // self.num_kv_heads
 
-    def new_cache(self, *, num_layers: int, num_pages: int, page_size: int, device: torch.device) -> KVCache:
+    def new_cache(self, *, num_layers: int, num_pages: int) -> KVCache:
         """Allocate (num_pages, page_size, Hkv, Dh) for keys and for values."""
-        shape = (num_pages, page_size, self.num_kv_heads, self.head_dim)
+        shape = (num_pages, self.page_size, self.num_kv_heads, self.head_dim)
         return KVCache(
             num_layers=num_layers,
             key_shape=shape,
             value_shape=shape,
-            page_size=page_size,
+            page_size=self.page_size,
             dtype=self.dtype,
-            device=device,
+            device=self.device,
         )

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from orthrus_core.attention.backend import AttentionBackend
-from orthrus_core.attention.plain import attend_row, first_seen
+from orthrus_core.attention.backend import AttentionBackend, LayerAttend
+from orthrus_core.attention.plain import PlainAttention
 from orthrus_core.attention.rows import RowBuffer, Span, SpanRows, fill, span_rows
 from orthrus_core.attention.spec import AttentionSpec
 from orthrus_core.attention.view import AttentionLayer, View
@@ -30,6 +30,7 @@ class Trial:
         packed: (5, T) int64, see `TokenRows`.
         page_tables: (slots, pages per sequence) int64.
         spans: the rows in use.
+        spec: sizes, dtype and device.
     """
 
     q: Tensor
@@ -40,6 +41,7 @@ class Trial:
     packed: Tensor
     page_tables: Tensor
     spans: SpanRows
+    spec: AttentionSpec
 
     @property
     def num_used(self) -> int:
@@ -55,31 +57,17 @@ class Trial:
         softcap: float | None = None,
     ) -> Tensor:
         """Return a backend's answer (T, H, Dh); the trial's own cache stays as it is."""
-        return backend.attend(
-            self.q,
-            self.k,
-            self.v,
-            AttentionLayer(0, scaling, window, softcap),
-            keys=self.keys.clone(),
-            values=self.values.clone(),
-            packed=self.packed,
-            page_tables=self.page_tables,
-            arrangement=backend.arrange(self.spans, len(self.q), self.q.device),
-        )
+        arrangement = backend.arrange(self.spans, len(self.q))
+        keys, values = self.keys.clone(), self.values.clone()
+        at = LayerAttend(keys, values, backend, self.packed, self.page_tables, arrangement)
+        return backend.attend(self.q, self.k, self.v, AttentionLayer(0, scaling, window, softcap), at)
 
     def answer(self, *, scaling: float, window: int | None = None, softcap: float | None = None) -> Tensor:
         """Return (rows in use, H, Dh) float32, each row attending in plain words."""
-        page_size, layer = self.keys.shape[1], AttentionLayer(0, scaling, softcap=softcap)
-        keys, values = (
-            cache.flatten(0, 1).index_copy(0, self.packed[1], new)
-            for cache, new in ((self.keys, self.k), (self.values, self.v))
-        )
-        out = torch.empty(self.num_used, *self.q.shape[1:], device=keys.device)
-        for row, (slot, limit, position) in enumerate(self.packed[2:, : self.num_used].T.tolist()):
-            seen = torch.arange(first_seen(position, window), limit + 1, device=keys.device)
-            own = self.page_tables[slot][seen // page_size] * page_size + seen % page_size
-            out[row] = attend_row(self.q[row], keys[own], values[own], layer)
-        return out
+        promoted = {name: getattr(self, name).float() for name in ("q", "k", "v", "keys", "values")}
+        plain = PlainAttention(self.spec)
+        out = replace(self, **promoted).run(plain, scaling=scaling, window=window, softcap=softcap)
+        return out[: self.num_used]
 
 
 def random_trial(
@@ -88,25 +76,23 @@ def random_trial(
     *,
     token_budget: int,
     causal: bool = True,
-    seed: int = 0,
     num_slots: int | None = None,
 ) -> Trial:
     """Return a forward over sequences of at most `max_context` cells, their pages in random order.
 
-    Queries, keys and values are a function of the seed, the number of slots, and a row's slot and position.
-    Cells before a span hold what earlier forwards would have written there, all others noise. So a row of
-    the AR view sees the same however its sequence is cut into spans.
+    Queries, keys and values are a function of the number of slots, and a row's slot and position. Cells
+    before a span hold what earlier forwards would have written there, all others noise. So a row of the AR
+    view sees the same however its sequence is cut into spans.
 
     Args:
         spec: sizes, dtype and device.
         spans: at most T rows, one span per slot.
         token_budget: T.
         causal: the AR view's limits, else the diffusion view's.
-        seed: of contents and pages.
         num_slots: sequences; None: those of the spans.
     """
     num_slots = num_slots or max(span.slot for span in spans) + 1
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     pages_each = -(-spec.max_context // spec.page_size)
     pages = torch.randperm(num_slots * pages_each, generator=generator).view(num_slots, -1) + 1
     view: View = "ar" if causal else "diffusion"
@@ -128,7 +114,8 @@ def random_trial(
     slots, positions = torch.from_numpy(buffer.array[2]), torch.from_numpy(buffer.array[4])
     q_rows, k_rows, v_rows = (x[slots, positions].to(spec.device) for x in (q, k, v))
     keys, values = (cache(x).to(spec.device) for x in (k, v))
-    return Trial(q_rows, k_rows, v_rows, keys, values, buffer.to_device(), pages.to(spec.device), rows)
+    tables = pages.to(spec.device)
+    return Trial(q_rows, k_rows, v_rows, keys, values, buffer.to_device(), tables, rows, spec)
 
 
 def trial_error(backend: AttentionBackend, spec: AttentionSpec) -> float:
@@ -152,7 +139,7 @@ def keeps_bits(backend: AttentionBackend, spec: AttentionSpec) -> bool:
     """
     num_pages, page_size = -(-TRIAL_CELLS // spec.page_size), spec.page_size
     device, generator = spec.device, torch.Generator().manual_seed(0)
-    cache = backend.new_cache(num_layers=1, num_pages=1 + num_pages, page_size=page_size, device=device)
+    cache = backend.new_cache(num_layers=1, num_pages=1 + num_pages)
     tables = torch.arange(1, 1 + num_pages)[None]
     heads = (spec.num_heads, spec.num_kv_heads, spec.num_kv_heads)
     q, k, v = (
@@ -166,17 +153,9 @@ def keeps_bits(backend: AttentionBackend, spec: AttentionSpec) -> bool:
         )
         buffer, own = RowBuffer(count, device), slice(first, first + count)
         fill(buffer, rows)
-        return backend.attend(
-            q[own],
-            k[own],
-            v[own],
-            layer,
-            keys=cache.keys[0],
-            values=cache.values[0],
-            packed=buffer.to_device(),
-            page_tables=tables.to(device),
-            arrangement=backend.arrange(rows, count, device),
-        )
+        packed, arrangement = buffer.to_device(), backend.arrange(rows, count)
+        at = LayerAttend(cache.keys[0], cache.values[0], backend, packed, tables.to(device), arrangement)
+        return backend.attend(q[own], k[own], v[own], layer, at)
 
     together = run(0, TRIAL_CELLS)
     parts = [(first, size) for size in TRIAL_ROWS for first in range(0, TRIAL_CELLS - size, 7 * size)]

@@ -14,13 +14,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from orthrus_core.attention.plans import PlanBuffers
+from orthrus_core.attention.backend import LayerAttend
 from orthrus_core.attention.rows import SpanRows
 from orthrus_core.attention.spec import AttentionSpec
 from orthrus_core.attention.tiling import Tiling
 from orthrus_core.attention.view import AttentionLayer
 from orthrus_core.cache import KVCache
 from orthrus_core.errors import ConfigError
+from orthrus_core.transfer import stage
 
 ROWS_PER_TILE = 16  # token rows, where so many times the query heads of a K/V head are not too many queries
 MAX_REPEATS = 128
@@ -144,43 +145,37 @@ class TritonBackend:
             programs_per_head=self.sizes.programs / spec.num_kv_heads,
         )
         self._spec = spec
-        self._buffers = PlanBuffers(spec.device)
+        self._plans: dict[tuple[bool, int], Tensor] = {}  # by view and number of rows
 
-    def new_cache(self, *, num_layers: int, num_pages: int, page_size: int, device: torch.device) -> KVCache:
+    def new_cache(self, *, num_layers: int, num_pages: int) -> KVCache:
         """Allocate (num_pages, page_size, Hkv, Dh) for keys and for values."""
-        return self._spec.new_cache(
-            num_layers=num_layers, num_pages=num_pages, page_size=page_size, device=device
-        )
+        return self._spec.new_cache(num_layers=num_layers, num_pages=num_pages)
 
-    def arrange(self, spans: SpanRows, num_rows: int, device: torch.device) -> Tensor:
-        """Plan one forward of T rows; the tensor is the same one for every forward of T rows of a view."""
-        plan = self.tiling.plan(spans, num_rows)
-        return self._buffers.put(plan, spans, num_rows, size=self.tiling.plan_size(num_rows))
+    def arrange(self, spans: SpanRows, num_rows: int) -> Tensor:
+        """Plan one forward of T rows.
 
-    def attend(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        layer: AttentionLayer,
-        *,
-        keys: Tensor,
-        values: Tensor,
-        packed: Tensor,
-        page_tables: Tensor,
-        arrangement: Tensor,
-    ) -> Tensor:
+        The tensor is the same one, at an address that CUDA graphs can rely on, for every forward of T rows of
+        a view, and as long as their longest plan.
+        """
+        plan, device, key = self.tiling.plan(spans, num_rows), self._spec.device, (spans.causal, num_rows)
+        if key not in self._plans:
+            size = self.tiling.plan_size(num_rows)
+            self._plans[key] = torch.zeros(size, dtype=torch.int32, device=device)
+        self._plans[key][: len(plan)].copy_(stage(plan, device), non_blocking=True)
+        return self._plans[key]
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, layer: AttentionLayer, at: LayerAttend) -> Tensor:
         """See `AttentionBackend.attend`; q, k and v may have any strides over rows and heads."""
         sizes, T = self.sizes, q.shape[0]
         return write_then_attend(
             q,
             k,
             v,
-            keys,
-            values,
-            packed,
-            page_tables,
-            arrangement,
+            at.keys,
+            at.values,
+            at.packed,
+            at.page_tables,
+            at.arrangement,
             layer.scaling,
             layer.softcap or 0.0,
             layer.sliding_window or 0,

@@ -4,13 +4,10 @@ The slow form. It is what the kernels of `native_draw` and `triton_draw` are hel
 neither can be had.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from orthrus_core.request import SamplingParams
 
 EXCLUDED = float("-inf")
 ONE = 2.0**42  # the weight of the likeliest token: sums of 2^21 such are below 2^63
@@ -35,20 +32,6 @@ class Filters:
     top_k: Tensor
     top_p: Tensor
     min_p: Tensor
-
-    @classmethod
-    def of(cls, rows: Sequence[SamplingParams], device: torch.device) -> "Filters":
-        """Collect the filters of rows that sample."""
-
-        def column(name: str, dtype: torch.dtype) -> Tensor:
-            return torch.tensor([getattr(params, name) for params in rows], dtype=dtype, device=device)
-
-        return cls(
-            temperature=column("temperature", torch.float32),
-            top_k=column("top_k", torch.int64),
-            top_p=column("top_p", torch.float64),
-            min_p=column("min_p", torch.float32),
-        )
 
 
 def filter_logits(logits: Tensor, filters: Filters) -> Tensor:

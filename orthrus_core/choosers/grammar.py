@@ -1,32 +1,17 @@
 """Choosing under a grammar: every row among what may stand at its place."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from orthrus_core.choosers.choice import choose
 from orthrus_core.choosers.coupled import Coupled
-from orthrus_core.choosers.grammar_state import GrammarState, walk_over
+from orthrus_core.choosers.grammar_state import walk_over
 from orthrus_core.choosers.masks import RowMasks, allows
 from orthrus_core.choosers.sampling import sampling_of
 from orthrus_core.engine.layout import ChoosingRows, StepLayout
 from orthrus_core.engine.step import Choices
 from orthrus_core.models.readout import Readout
-
-
-@dataclass(frozen=True)
-class BoundBlock:
-    """A block of drafts that a grammar binds, and its rows in the draft forward."""
-
-    rows: ChoosingRows
-    grammar: GrammarState
-
-    @property
-    def samples(self) -> bool:
-        """Whether its tokens are drawn."""
-        return self.rows.sequence.params.temperature > 0
 
 
 class UnderGrammar(Coupled):
@@ -52,11 +37,7 @@ class UnderGrammar(Coupled):
     def propose(self, step: StepLayout, readout: Readout, positions: Tensor) -> Tensor:
         """See `Chooser`."""
         proposals = super().propose(step, readout, positions)
-        blocks = [
-            BoundBlock(rows, rows.sequence.constraint)
-            for rows in step.drafting()
-            if rows.sequence.constraint is not None
-        ]
+        blocks = [rows for rows in step.drafting() if rows.sequence.constraint is not None]
         if not blocks:
             return proposals
         ids = proposals.tolist()
@@ -70,37 +51,41 @@ class UnderGrammar(Coupled):
         masks = self._row_masks(step, draft_ids, positions.device)
         return self.draw(step.verifying(), readout, positions, masks)
 
-    def _walk(self, blocks: list[BoundBlock], ids: list[int], readout: Readout, positions: Tensor) -> None:
+    def _walk(self, blocks: list[ChoosingRows], ids: list[int], readout: Readout, positions: Tensor) -> None:
         """Walk the grammars of blocks over their drafts `ids`, one place after the other; drafts change."""
         for block in blocks:
-            block.grammar.begin_walk()
+            block.sequence.constraint.begin_walk()
         walking = blocks
-        for offset in range(max(block.rows.count for block in blocks)):
-            walking = [block for block in walking if offset < block.rows.count]
+        for offset in range(max(block.count for block in blocks)):
+            walking = [block for block in walking if offset < block.count]
             again = [
                 block
                 for block in walking
-                if not allows(block.grammar.mask, ids[block.rows.first + offset])
-                or (self._keep_scores and block.samples)
+                if not allows(block.sequence.constraint.mask, ids[block.first + offset])
+                or (self._keep_scores and block.sequence.params.temperature > 0)
             ]
             if again:
                 chosen = self._choose_again(again, offset, readout, positions)
                 for block, token_id in zip(again, chosen, strict=True):
-                    ids[block.rows.first + offset] = token_id
-            walking = [block for block in walking if block.grammar.step(ids[block.rows.first + offset])]
+                    ids[block.first + offset] = token_id
+            walking = [
+                block for block in walking if block.sequence.constraint.step(ids[block.first + offset])
+            ]
         for block in blocks:
-            self._walked[block.rows.line] = block.grammar.end_walk()
+            self._walked[block.line] = block.sequence.constraint.end_walk()
 
     def _choose_again(
-        self, blocks: list[BoundBlock], offset: int, readout: Readout, positions: Tensor
+        self, blocks: list[ChoosingRows], offset: int, readout: Readout, positions: Tensor
     ) -> list[int]:
         """Return the token of each block at one place under its mask."""
-        rows = torch.tensor([block.rows.first + offset for block in blocks]).to(positions.device)
+        rows = torch.tensor([block.first + offset for block in blocks]).to(positions.device)
         sampling = sampling_of(
-            [ChoosingRows(block.rows.line, block.rows.sequence, row, 1) for row, block in enumerate(blocks)],
+            [ChoosingRows(block.line, block.sequence, row, 1) for row, block in enumerate(blocks)],
             positions.device,
         )
-        masks = RowMasks.of(range(len(blocks)), [block.grammar.mask for block in blocks], positions.device)
+        masks = RowMasks.of(
+            range(len(blocks)), [block.sequence.constraint.mask for block in blocks], positions.device
+        )
         own = Readout(*(part[rows] for part in readout))
         ids, _, scores = choose(own, positions[rows], sampling, masks, keep_scores=self._keep_scores)
         if scores is not None and sampling is not None:

@@ -25,46 +25,17 @@ class TritonDraw:
         keep_scores: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """See `Draw`."""
-        ids, scores = draw(
-            logits,
-            positions,
-            sampling.packed,
-            masks.bits if masks else None,
-            masks.lines(len(logits)) if masks else None,
-            keep_scores,
-        )
+        from orthrus_core.choosers.triton_kernels import draw_rows  # triton is optional
+
+        logits = logits if logits.stride(1) == 1 else logits.contiguous()
+        packed, positions = sampling.packed.contiguous(), positions.contiguous()
+        R, V = packed.shape[1], logits.shape[1]
+        bits, lines = (masks.bits, masks.lines(len(logits))) if masks else (packed, packed)
+        ids = packed.new_empty(R)
+        scores = torch.empty(R if keep_scores else 0, V, dtype=torch.float32, device=logits.device)
+        draw_rows[(R,)](
+            logits, logits.stride(0), positions, packed, R, bits, lines, bits.shape[1], ids, scores,
+            V=V, HAS_MASKS=masks is not None, KEEP_SCORES=keep_scores, BLOCK=BLOCK,
+            num_warps=NUM_WARPS, enable_fp_fusion=False,
+        )  # fmt: skip
         return ids, scores if keep_scores else None
-
-
-@torch.library.custom_op("orthrus::triton_draw", mutates_args=())
-def draw(
-    logits: Tensor,
-    positions: Tensor,
-    packed: Tensor,
-    mask_bits: Tensor | None,
-    mask_lines: Tensor | None,
-    keep_scores: bool,
-) -> tuple[Tensor, Tensor]:
-    """`TritonDraw` as one operator: ids (R,) int64, scores (R, V) float32 or of no row."""
-    from orthrus_core.choosers.triton_kernels import draw_rows  # triton is optional
-
-    R, V = packed.shape[1], logits.shape[1]
-    logits = logits if logits.stride(1) == 1 else logits.contiguous()
-    packed, positions = packed.contiguous(), positions.contiguous()
-    ids = packed.new_empty(R)
-    scores = torch.empty(R if keep_scores else 0, V, dtype=torch.float32, device=logits.device)
-    has_masks = mask_bits is not None
-    draw_rows[(R,)](
-        logits, logits.stride(0), positions, packed, R,
-        mask_bits if has_masks else packed, mask_lines if has_masks else packed,
-        mask_bits.shape[1] if mask_bits is not None else 0, ids, scores,
-        V=V, HAS_MASKS=has_masks, KEEP_SCORES=keep_scores, BLOCK=BLOCK,
-        num_warps=NUM_WARPS, enable_fp_fusion=False,
-    )  # fmt: skip
-    return ids, scores
-
-
-@draw.register_fake
-def _shapes(logits: Tensor, _: Tensor, packed: Tensor, __: object, ___: object, keep_scores: bool):
-    R, V = packed.shape[1], logits.shape[1]
-    return packed.new_empty(R), logits.new_empty(R if keep_scores else 0, V, dtype=torch.float32)

@@ -79,8 +79,6 @@ class ModelRunner:
         self.cache = self.backend.new_cache(
             num_layers=model.config.num_hidden_layers,
             num_pages=tables.num_pages,
-            page_size=pool.page_size,
-            device=model.device,
         )
         self.tables = tables
         self._page_tables = torch.from_numpy(tables.pages).to(self.device)
@@ -133,7 +131,7 @@ class ModelRunner:
         return TokenRows(
             buffer.to_device(),
             num_used,
-            self.backend.arrange(rows, T, self.device),
+            self.backend.arrange(rows, T),
             None if choosing is None else to_device(choosing, self.device),
         )
 

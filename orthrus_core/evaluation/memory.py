@@ -38,7 +38,13 @@ class Memory:
     cache_bytes_per_token: int
 
 
-def measure_memory(
+def in_fresh_process(function: Callable, *args, **kwargs):
+    """Call a function of a module in a process that inherits no memory, and return its result."""
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *args, **kwargs).result()
+
+
+def decode_and_weigh(
     path: str,
     prompts: Prompts,
     *,
@@ -48,32 +54,13 @@ def measure_memory(
     params: SamplingParams,
     config: EngineConfig,
 ) -> Memory:
-    """Decode prompts in a fresh process and return its peaks.
+    """Load a model, decode prompts and return the peaks of this process, which is to be a fresh one.
 
     Args:
         path: checkpoint directory.
         dtype: name of a torch dtype, or "auto".
         config: of the engine, mode included.
     """
-    return in_fresh_process(decode_and_weigh, path, prompts, dtype, device, threads, params, config)
-
-
-def in_fresh_process(function: Callable, *args):
-    """Call a function of a module in a process that inherits no memory, and return its result."""
-    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(function, *args).result()
-
-
-def decode_and_weigh(
-    path: str,
-    prompts: Prompts,
-    dtype: str,
-    device: str,
-    threads: int,
-    params: SamplingParams,
-    config: EngineConfig,
-) -> Memory:
-    """Load, decode and weigh this process; the arguments are those of `measure_memory`."""
     torch.set_num_threads(threads)
     model = load_model(
         path, dtype=dtype if dtype == "auto" else getattr(torch, dtype), device=device, needs_head=False

@@ -1,32 +1,34 @@
 """Models with random weights, of any shape, to measure speed where no trained head is at hand."""
 
-from typing import Any
-
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers.initialization import no_init_weights
 
+from orthrus_core.models.config import OrthrusConfig
 from orthrus_core.models.cost import ModelShape
-from orthrus_core.models.head import add_diffusion_head
 from orthrus_core.models.model import OrthrusLM
 
+WEIGHT_STD = 0.02
 
+
+@torch.no_grad()
 def random_model(
     shape: ModelShape,
     *,
-    block_size: int,
+    block_size: int = 32,
     max_context: int,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     seed: int = 0,
 ) -> OrthrusLM:
-    """Return a model whose weights are a function of shape and seed; its vocabulary has no EOS.
+    """Return a model of normal weights, made on the device; its two views differ, its vocabulary has no EOS.
 
     Args:
         shape: `dtype_bytes` plays no part.
         block_size: K of its untrained head.
         max_context: positions that it takes.
+        seed: of the weights, on a device of one kind.
     """
-    config = Qwen3Config(
+    config = OrthrusConfig(
         vocab_size=shape.vocab_size,
         hidden_size=shape.hidden_size,
         intermediate_size=shape.intermediate_size,
@@ -39,12 +41,19 @@ def random_model(
         bos_token_id=None,
         eos_token_id=None,
         pad_token_id=None,
+        block_size=block_size,
+        mask_token_id=shape.vocab_size - 1,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        backbone: Any = Qwen3ForCausalLM(config)
-    backbone = backbone.to(device=device, dtype=dtype)
-    return add_diffusion_head(backbone, block_size=block_size, mask_token_id=shape.vocab_size - 1)
+    with torch.device(device), no_init_weights():
+        model = OrthrusLM._from_config(config, dtype=dtype)
+    model.tie_weights()
+    generator = torch.Generator(device).manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            parameter.fill_(1.0)
+        else:
+            parameter.normal_(std=WEIGHT_STD, generator=generator)
+    return model.eval()
 
 
 def random_prompts(count: int, length: int, *, vocab_size: int, seed: int = 0) -> list[list[int]]:

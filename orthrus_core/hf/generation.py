@@ -18,6 +18,7 @@ from orthrus_core.hf.options import SAMPLING_DEFAULTS, merge_options
 from orthrus_core.linear.choose import linear_backends
 from orthrus_core.models.model import DualViewLM, OrthrusLM
 from orthrus_core.readiness.engine import Engine
+from orthrus_core.readiness.ladder import round_up
 from orthrus_core.readiness.selfcheck import check_exactness
 from orthrus_core.request import Request, SamplingParams
 from orthrus_core.text.stop_strings import Decoder
@@ -142,7 +143,7 @@ def _plan(
         config = EngineConfig.model_validate(
             {
                 "mode": mode,
-                "token_budget": options.get("token_budget", _round_up(num_sequences * (block_size + 1), 16)),
+                "token_budget": options.get("token_budget", round_up(num_sequences * (block_size + 1))),
                 "block_size": block_size,
                 "max_sequences": num_sequences,
                 "max_context": min(longest + params.max_new_tokens, model.config.max_position_embeddings),
@@ -179,10 +180,6 @@ def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
     name = ".".join(map(str, problem["loc"]))
     return f"{name}: {problem['msg']}, got {problem['input']!r}" if name else problem["msg"]
-
-
-def _round_up(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple
 
 
 def _pad(input_ids: Tensor, completions: list[Completion], pad_token_id: int | None) -> Tensor:

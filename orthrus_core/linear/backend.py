@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from orthrus_core.linear.quantised import BYTE_DTYPES, QuantisedLinear, plain_product
+from orthrus_core.twins import sharing
 
 
 class LinearBackend(Protocol):
@@ -60,9 +61,7 @@ class BackedLinear(nn.Linear):
 
 def backed(layer: nn.Linear, backend: LinearBackend) -> BackedLinear:
     """Return a layer that shares everything with the given one but the product."""
-    twin = BackedLinear.__new__(BackedLinear)
-    twin.__dict__.update(layer.__dict__, backend=backend)
-    return twin
+    return sharing(layer, BackedLinear, backend=backend)
 
 
 def has_plain_weights(layer: nn.Linear, *, dtype: torch.dtype, device_type: str) -> bool:

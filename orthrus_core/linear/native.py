@@ -3,7 +3,6 @@
 It reads weights as they lie in the model, so that nothing is packed, copied or out of date.
 """
 
-import ctypes
 import functools
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,12 @@ from torch import Tensor, nn
 
 from orthrus_core.linear.backend import has_plain_weights
 from orthrus_core.linear.quantised import plain_product
-from orthrus_core.native import KernelError, build_library, load_library
+from orthrus_core.native import INT, LONG, POINTER, KernelError, build_library, load_function, load_library
 
 SOURCE = Path(__file__).with_name("native.cpp")
-OPTIONS = ("-ffp-contract=off",)
 MACROS: dict[torch.dtype, tuple[str, ...]] = {torch.float32: (), torch.bfloat16: ("-DBF16",)}
 BYTE_KINDS = {torch.int8: 1, torch.float8_e4m3fn: 2}  # of weights, as the kernel numbers them
-_pointer, _long, _int = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+PROTOTYPE = (*(POINTER,) * 5, *(LONG,) * 3, INT, INT)
 
 
 def build_kernel(dtype: torch.dtype) -> str:
@@ -30,17 +28,15 @@ def build_kernel(dtype: torch.dtype) -> str:
     """
     if dtype not in MACROS:
         raise KernelError(f"dtype must be float32 or bfloat16, got {dtype}")
-    return build_library("row_linear", SOURCE, [*OPTIONS, *MACROS[dtype]])
+    return build_library("row_linear", SOURCE, MACROS[dtype])
 
 
 @functools.cache
 def _load(path: str) -> tuple[Any, torch.dtype]:
     """Return the function of a compiled kernel and the dtype that it is compiled for."""
-    library = load_library(path)
-    library.row_linear.argtypes = (*(_pointer,) * 5, *(_long,) * 3, _int, _int)
-    library.row_linear.restype = None
-    num_bytes = _long.in_dll(library, "bytes_of_a_number").value
-    return library.row_linear, torch.float32 if num_bytes == 4 else torch.bfloat16
+    num_bytes = LONG.in_dll(load_library(path), "bytes_of_a_number").value
+    dtype = torch.float32 if num_bytes == 4 else torch.bfloat16
+    return load_function(path, "row_linear", PROTOTYPE), dtype
 
 
 def row_linear(

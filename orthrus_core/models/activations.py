@@ -1,6 +1,5 @@
 """Activations of MLPs on CPUs, whose bits do not depend on where in a forward a row is."""
 
-import ctypes
 import functools
 import logging
 from pathlib import Path
@@ -9,14 +8,13 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from orthrus_core.native import KernelError, build_library, load_library
+from orthrus_core.native import INT, LONG, POINTER, KernelError, build_library, load_function
+from orthrus_core.twins import sharing
 
 SOURCE = Path(__file__).with_name("activation.cpp")
-OPTIONS = ("-ffp-contract=off",)
 DTYPES = (torch.float32, torch.bfloat16)
 NAMES = (("silu", "swish"), ("gelu_pytorch_tanh", "gelu_new", "gelu_fast"))  # by kind, as the kernel counts
 SERIAL = 32768  # numbers that one thread takes alone
-_pointer, _long, _int = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +51,7 @@ def row_wise(module: nn.Module) -> nn.Module:
     except KernelError as error:
         logger.info("activation=torch because %s", error)
         return module
-    twin = RowWiseActivation.__new__(RowWiseActivation)
-    twin.__dict__.update(module.__dict__, _kind=kind, _modules={"_own": module})
-    return twin
+    return sharing(module, RowWiseActivation, _kind=kind, _modules={"_own": module})
 
 
 @functools.cache
@@ -65,6 +61,5 @@ def _kinds() -> dict[type, int]:
 
 @functools.cache
 def _kernel():
-    function = load_library(build_library("activation", SOURCE, OPTIONS)).activate
-    function.argtypes, function.restype = (_pointer, _pointer, _long, _int, _int, _int), None
-    return function
+    arguments = (POINTER, POINTER, LONG, INT, INT, INT)
+    return load_function(build_library("activation", SOURCE), "activate", arguments)

@@ -16,6 +16,7 @@ from transformers import AttentionInterface
 
 from orthrus_core.attention.view import Attend, AttentionLayer, BothViews, View
 from orthrus_core.models.config import DIFFUSION_SUFFIX
+from orthrus_core.twins import sharing
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 ATTENTION_NAME = "orthrus_attend"
@@ -133,9 +134,7 @@ def _view_of(attention: nn.Module, view_class: type[nn.Module], config: Any) -> 
     Its settings are the attention's of now. It is never in training mode: the backbone is frozen, and dropout
     in it would tell the views apart.
     """
-    view = view_class.__new__(view_class)
-    view.__dict__.update(attention.__dict__, config=config, training=False)
-    return view
+    return sharing(attention, view_class, config=config, training=False)
 
 
 @functools.cache

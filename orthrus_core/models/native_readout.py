@@ -1,6 +1,5 @@
 """Reading logits out on CPUs through the compiled kernel `readout.cpp`."""
 
-import ctypes
 import functools
 import logging
 from pathlib import Path
@@ -8,12 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from orthrus_core.native import KernelError, build_library, load_library
+from orthrus_core.native import INT, LONG, POINTER, KernelError, build_library, load_function
 
 SOURCE = Path(__file__).with_name("readout.cpp")
-OPTIONS = ("-ffp-contract=off",)
 DTYPES = (torch.float32, torch.bfloat16)
-_pointer, _long, _int = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+PROTOTYPE = (POINTER, LONG, LONG, LONG, INT, INT, POINTER, POINTER)
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +25,7 @@ def readout_kernel() -> str | None:
 @functools.cache
 def _build() -> str | None:
     try:
-        library = build_library("readout", SOURCE, OPTIONS)
+        library = build_library("readout", SOURCE)
         _function(library)
     except KernelError as error:
         logger.info("readout=plain because %s", error)
@@ -37,10 +35,7 @@ def _build() -> str | None:
 
 @functools.cache
 def _function(path: str):
-    function = load_library(path).read_out
-    function.argtypes = (_pointer, *(_long,) * 3, _int, _int, _pointer, _pointer)
-    function.restype = None
-    return function
+    return load_function(path, "read_out", PROTOTYPE)
 
 
 def read_rows(logits: Tensor, kernel: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:

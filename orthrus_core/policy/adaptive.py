@@ -9,7 +9,7 @@ from orthrus_core.engine.blocks import Deal, Demand, Offer
 from orthrus_core.policy.ahead import AheadDealer
 from orthrus_core.policy.dealer import Dealer, PricedDeal, Prospects
 from orthrus_core.policy.patience import Patience
-from orthrus_core.policy.record import Kind, Prediction, TrackRecord
+from orthrus_core.policy.record import Kind, TrackRecord
 from orthrus_core.policy.survival import SurvivalEstimates
 from orthrus_core.policy.tail import Tail
 
@@ -63,7 +63,7 @@ class AdaptiveBlocks:
         self._drafted_at = np.zeros(num_slots, dtype=np.int64)  # number of the last step with a draft
         self._record = TrackRecord()
         self._patience = Patience()
-        self._predicted: Prediction | None = None
+        self._predicted: tuple[Kind, float] | None = None  # of the step, and its seconds
         self._searched_s = 0.0  # in this step, for drafts to look up
         self._is_ahead = False  # whether the last step with sequences drafted for the next one
         self._num_ahead = 0  # sequences of the last step, if it did, and not as the first of several
@@ -135,7 +135,7 @@ class AdaptiveBlocks:
     def _expect(self, deal: PricedDeal, slots: np.ndarray) -> PricedDeal:
         """Remember what to expect of a deal, and whose blocks it has."""
         # the search is the business of patience: held against lookup here, it would count twice
-        self._predicted = Prediction(_kind_of(deal), deal.seconds + self._searched_s)
+        self._predicted = _kind_of(deal), deal.seconds + self._searched_s
         is_ahead = deal.blocks is not None
         self._num_ahead = len(slots) if is_ahead and self._is_ahead else 0
         if len(slots):
@@ -227,7 +227,7 @@ class AdaptiveBlocks:
     def time(self, seconds: float) -> None:
         """As in `BlockPolicy`."""
         if self._predicted is not None:
-            self._record.note(self._predicted, seconds)
+            self._record.note(*self._predicted, seconds)
             self._predicted = None
 
     def forget(self, slot: int) -> None:

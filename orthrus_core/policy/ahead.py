@@ -67,11 +67,7 @@ class AheadDealer:
         self._costs = costs
         self._num_slots = num_slots
         self._budgets = np.array(costs.budgets)
-        most = costs.choosing_budgets[-1]
-        seconds = [
-            s + costs.reading_s(min(T, most)) for T, s in zip(costs.budgets, costs.verify_s, strict=True)
-        ]
-        self._forward_s = np.minimum.accumulate(np.array(seconds)[::-1])[::-1]
+        self._forward_s = np.minimum.accumulate(np.array(costs.whole_verify_s)[::-1])[::-1]
         self._record = TokenRecord()
         self._stride: _Stride | None = None
         self._lengths = np.array([length for length in LENGTHS if length < block_size] + [block_size])

@@ -1,6 +1,5 @@
 """How long steps took beside what was predicted: costs are measured once, and machines change."""
 
-from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
@@ -22,19 +21,6 @@ class Kind(IntEnum):
     AHEAD = 3
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What a deal was expected to take.
-
-    Attributes:
-        kind: of the step.
-        seconds: that it takes.
-    """
-
-    kind: Kind
-    seconds: float
-
-
 class TrackRecord:
     """Compares the seconds of steps with their predictions, those of one kind with those without drafts.
 
@@ -53,12 +39,12 @@ class TrackRecord:
         ratios = self._ratios / self._weights
         return float(np.clip(ratios[kind] / ratios[Kind.PLAIN], LEAST, MOST))
 
-    def note(self, prediction: Prediction, seconds: float) -> None:
-        """Add one step and the seconds that it took."""
+    def note(self, kind: Kind, predicted_s: float, seconds: float) -> None:
+        """Add one step, the seconds that it was to take and those that it took."""
         self._ratios = FIRST_GUESS + MEMORY * (self._ratios - FIRST_GUESS)
         self._weights = FIRST_GUESS + MEMORY * (self._weights - FIRST_GUESS)
-        self._ratios[prediction.kind] += prediction.seconds / seconds
-        self._weights[prediction.kind] += 1.0
+        self._ratios[kind] += predicted_s / seconds
+        self._weights[kind] += 1.0
 
 
 class TokenRecord:

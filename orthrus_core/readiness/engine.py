@@ -64,7 +64,6 @@ class Engine(EngineCore):
         *,
         draft: DraftSource | None = None,
         policy: BlockPolicy | None = None,
-        scheduler: Scheduler | None = None,
         ready: Readiness | None = None,
     ):
         """Allocate the cache and check exactness.
@@ -76,7 +75,6 @@ class Engine(EngineCore):
                 that can only `decode` does for stop strings, and with a `backend_tokenizer` for grammars.
             draft: makes the drafts that are not looked up; None: the diffusion view.
             policy: shares the rows of a step; None: as `config` says.
-            scheduler: over the runner's page tables; None: one with that policy.
             ready: budgets, their costs and exactness; None: found out here.
         Raises:
             ConfigError: the model has no second view, the config does not fit it, or they are other things.
@@ -93,7 +91,7 @@ class Engine(EngineCore):
         if draft is not None:  # blocks for the next step would be the diffusion view's
             ready = replace(ready, costs=replace(ready.costs, both_s=None))
         self.exactness, self.costs, self._ready = ready.exactness, ready.costs, ready
-        scheduler = scheduler or Scheduler(
+        scheduler = Scheduler(
             config,
             runner.tables,
             block_size=self.block_size,

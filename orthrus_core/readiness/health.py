@@ -24,6 +24,7 @@ class DraftAlarm:
     Attributes:
         is_on: whether drafts have stopped standing. It goes off only when the window is clearly better, so
             that a rate near the limit warns once.
+        tokens_per_step: accepted drafts + 1 over the window; None before the first drafting step.
     """
 
     def __init__(self, *, num_steps: int = ALARM_STEPS):
@@ -33,11 +34,7 @@ class DraftAlarm:
         self._steps = 0
         self._accepted = 0
         self.is_on = False
-
-    @property
-    def tokens_per_step(self) -> float | None:
-        """Accepted drafts + 1 over the window; None before the first drafting step."""
-        return 1 + self._accepted / self._steps if self._steps else None
+        self.tokens_per_step: float | None = None
 
     def saw(self, step: StepLayout, verdicts: Sequence[Verdict]) -> None:
         """See `Observer`."""
@@ -65,7 +62,7 @@ class DraftAlarm:
         self._judge()
 
     def _judge(self) -> None:
-        rate = 1 + self._accepted / self._steps
+        rate = self.tokens_per_step = 1 + self._accepted / self._steps
         if self.is_on:
             self.is_on = rate < CALM_FROM
         elif self._steps >= self._num_steps and rate < ALARM_BELOW:

@@ -86,6 +86,6 @@ def seconds_per_row(rungs: Sequence[int], seconds: Mapping[int, float], demands:
     return total / len(demands)
 
 
-def round_up(number: int, multiple: int = MULTIPLE) -> int:
-    """Return the next multiple."""
-    return -(-number // multiple) * multiple
+def round_up(number: int) -> int:
+    """Return the next multiple of MULTIPLE."""
+    return -(-number // MULTIPLE) * MULTIPLE

@@ -24,11 +24,11 @@ from orthrus_core.readiness.compilation import compile_forwards, should_compile
 from orthrus_core.readiness.ladder import (
     FINE_FROM,
     candidate_budgets,
-    choose_token_budget,
     most_choosing,
     seconds_per_row,
 )
 from orthrus_core.readiness.linear import MARGIN, by_speed
+from orthrus_core.readiness.memory import token_budget
 from orthrus_core.readiness.selfcheck import Exactness, check_exactness
 
 HOST_STEP_S = 0.25e-3  # planning, laying out and committing a step (measured: CPU, demo model), and
@@ -66,8 +66,9 @@ def get_ready(runner: ModelRunner, config: EngineConfig) -> Readiness:
         ConfigError: linear layers as the config wants them cannot be had.
     """
     started_at = time.perf_counter()
-    budgets = config.budgets or _budgets_to_try(config, runner.device.type, runner.model.config.block_size)
     device_type = runner.device.type
+    T = token_budget(runner.model.config, config, device_type)
+    budgets = config.budgets or (candidate_budgets(T, device_type) if config.self_check else (T,))
     most_drafts = config.most_drafts(runner.model.config)
     backends = linear_backends(config.linear, dtype=runner.model.dtype, device_type=device_type)
     if not config.self_check:
@@ -187,13 +188,3 @@ def _install(runner: ModelRunner, model: OrthrusLM, backend: LinearBackend, conf
     num_layers = model.config.num_hidden_layers
     if should_compile(config, device_type=runner.device.type, num_layers=num_layers):
         compile_forwards(runner, KINDS if config.uses_head(model.config) else ("ar",))
-
-
-def _budgets_to_try(config: EngineConfig, device_type: str, head_block_size: int) -> tuple[int, ...]:
-    """Return the ladder below T, or T alone where nothing is checked."""
-    T = config.token_budget or choose_token_budget(
-        max_sequences=config.max_sequences,
-        block_size=config.block_size or head_block_size,
-        device_type=device_type,
-    )
-    return candidate_budgets(T, device_type) if config.self_check else (T,)

@@ -1,6 +1,6 @@
 """Which tokens of a packed batch become anchors, and which slots of their blocks can be trained."""
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,8 +8,7 @@ from torch import Tensor
 from orthrus_core.training.packing import PackedBatch, has_next
 
 
-@dataclass(frozen=True)
-class Blocks:
+class Blocks(NamedTuple):
     """Blocks to train in one packed batch: A per packed row, K slots each.
 
     Slot i of a block anchored at token t proposes token t + i + 1, as the AR view does at token t + i.
@@ -28,16 +27,12 @@ class Blocks:
 
     def to(self, device: torch.device) -> "Blocks":
         """The same blocks on `device`."""
-        return Blocks(*(part.to(device) for part in _parts(self)))
+        return Blocks(*(part.to(device) for part in self))
 
     def shortened(self, length: int) -> "Blocks":
         """The same blocks cut to at most `length` slots, as a loaded engine does; shapes stay."""
         kept = torch.arange(self.in_block.shape[-1], device=self.in_block.device) < length
-        return replace(self, in_block=self.in_block & kept, is_trained=self.is_trained & kept)
-
-
-def _parts(blocks: Blocks) -> tuple[Tensor, ...]:
-    return blocks.anchor_idx, blocks.slot_idx, blocks.in_block, blocks.is_trained
+        return self._replace(in_block=self.in_block & kept, is_trained=self.is_trained & kept)
 
 
 def can_anchor(batch: PackedBatch) -> Tensor:

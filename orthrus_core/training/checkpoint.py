@@ -13,30 +13,19 @@ from transformers import PreTrainedModel
 STATE_FILE = "training.json"
 
 
-def bfloat16_state(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The state dict as it is saved: floating-point tensors rounded to BF16, tied tensors still tied."""
-    rounded: dict[int, Tensor] = {}
-    state = {}
-    for name, value in model.state_dict().items():
-        if value.is_floating_point():
-            value = rounded.setdefault(value.data_ptr(), value.detach().to(torch.bfloat16))
-        state[name] = value
-    return state
-
-
 def save_model(
     model: PreTrainedModel,
     directory: Path,
     *,
     state: Mapping[str, Any],
-    weights: Mapping[str, Tensor] | None = None,
+    weights: Mapping[str, Tensor],
 ) -> None:
     """Write the weights in BF16, the config and `training.json`; the model in memory stays as it is.
 
     Args:
-        weights: the state dict to write, whole and in BF16, of a model that is sharded; None: the model's.
+        weights: the state dict to write, whole and in BF16, though the model may be sharded.
     """
-    model.save_pretrained(directory, state_dict=dict(weights) if weights else bfloat16_state(model))
+    model.save_pretrained(directory, state_dict=dict(weights))
     # save_pretrained writes the dtype of the model in memory into config.json, not that of the state dict.
     config = copy.deepcopy(model.config)
     config.dtype = torch.bfloat16

@@ -55,5 +55,4 @@ def check_finite(
 
 def _joined(batches: Sequence[PackedBatch]) -> PackedBatch:
     """All packed rows as one batch."""
-    names = ("input_ids", "position_ids", "document_idx", "is_completion")
-    return PackedBatch(*(torch.cat([getattr(batch, name) for batch in batches]) for name in names))
+    return PackedBatch(*map(torch.cat, zip(*batches, strict=True)))

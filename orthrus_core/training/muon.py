@@ -13,6 +13,7 @@ from orthrus_core.training.sharding import full_tensor, shard_like
 # Keller Jordan's quintic iteration (https://kellerjordan.github.io/posts/muon/): its steepest form at zero.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 NUM_ITERATIONS = 5
+MOMENTUM = 0.95
 EPSILON = 1e-7
 MAX_ELEMENTS = 1 << 26  # orthogonalised at a time: about half a gibibyte with the iteration's own tensors
 
@@ -31,10 +32,9 @@ class Muon(torch.optim.Optimizer):
         *,
         lr: float,
         weight_decay: float = 0.0,
-        momentum: float = 0.95,
     ) -> None:
         """parameters: matrices, or groups of them; each group whole or sharded."""
-        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -45,17 +45,17 @@ class Muon(torch.optim.Optimizer):
             if group["weight_decay"] and parameters:
                 torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
             for alike in _alike(parameters):
-                updates = self._updates(alike, group["momentum"])
+                updates = self._updates(alike)
                 scale = group["lr"] * 0.2 * math.sqrt(max(alike[0].shape))
                 for parameter, update in zip(alike, updates, strict=True):
                     parameter.add_(shard_like(update, parameter), alpha=-scale)
 
-    def _updates(self, parameters: Sequence[Parameter], momentum: float) -> Tensor:
+    def _updates(self, parameters: Sequence[Parameter]) -> Tensor:
         """(P, M, N) BF16 for P matrices of one shape, whole."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         momenta = [self._momentum_of(parameter) for parameter in parameters]
-        torch._foreach_lerp_(momenta, gradients, 1 - momentum)
-        ahead = torch._foreach_lerp(gradients, momenta, momentum)  # Nesterov
+        torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+        ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)  # Nesterov
         return orthogonalise(torch.stack([full_tensor(update.to(torch.bfloat16)) for update in ahead]))
 
     def _momentum_of(self, parameter: Parameter) -> Tensor:

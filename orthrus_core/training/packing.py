@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,8 +24,7 @@ class Document:
         return len(self.prompt_ids) + len(self.completion_ids)
 
 
-@dataclass(frozen=True)
-class PackedBatch:
+class PackedBatch(NamedTuple):
     """Documents laid side by side; B packed rows of N tokens.
 
     Attributes:
@@ -46,12 +46,7 @@ class PackedBatch:
 
     def to(self, device: torch.device) -> "PackedBatch":
         """The same batch on `device`."""
-        return PackedBatch(
-            self.input_ids.to(device),
-            self.position_ids.to(device),
-            self.document_idx.to(device),
-            self.is_completion.to(device),
-        )
+        return PackedBatch(*(part.to(device) for part in self))
 
     def padded(self, multiple: int) -> "PackedBatch":
         """The same batch with padding at the end of its rows, their length a multiple of `multiple`."""

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -281,8 +280,7 @@ def _padding_like(batch: PackedBatch | None) -> PackedBatch:
     """A batch of the same shape without documents."""
     assert batch is not None
     nothing = torch.zeros_like(batch.input_ids)
-    return replace(
-        batch,
+    return batch._replace(
         input_ids=nothing,
         position_ids=nothing,
         document_idx=torch.full_like(nothing, PADDING_DOCUMENT),

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from orthrus_core.evaluation.memory import measure_memory
+from orthrus_core.evaluation.memory import decode_and_weigh, in_fresh_process
 from pipelines.checkpoint.directory import Checkpoint, fetch
 from pipelines.evaluate.config import EvaluateConfig
 from pipelines.evaluate.prompts import PromptSet
@@ -33,7 +33,8 @@ def weigh_modes(
         logger.info("weighing mode=%s rows=%d", name, len(prompts))
         budget = token_budgets(load)[CONSENSUS]
         engine = engine_config(config, name, max_sequences=load.batch, token_budget=budget)
-        memory = measure_memory(
+        memory = in_fresh_process(
+            decode_and_weigh,
             path,
             prompts,
             dtype=config.model.dtype,

@@ -9,7 +9,7 @@ import itertools
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,11 +77,7 @@ def report(spec: AttentionSpec, sizes: KernelSizes, *, gemma: bool) -> Row:
 
 
 def compile_variant(spec: AttentionSpec, sizes: KernelSizes, *, gemma: bool) -> Any:
-    """Return triton's compiled kernel for sm_90."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
+    """Return the attention kernel of one variant."""
     from orthrus_core.attention.triton_kernels import attend_tiles
 
     number = "*bf16" if spec.dtype == torch.bfloat16 else "*fp32"
@@ -103,16 +99,39 @@ def compile_variant(spec: AttentionSpec, sizes: KernelSizes, *, gemma: bool) -> 
         "STAGES": sizes.num_stages,
         "PROGRAMS": 264,
     }
-    types |= dict.fromkeys(constants, "constexpr")
-    names = attend_tiles.arg_names
-    aligned = [name for name in names if types[name][0] == "*" or name in ("q_row", "q_head")]
+    aligned = [name for name in types if types[name][0] == "*" or name in ("q_row", "q_head")]
+    options = {"num_warps": sizes.num_warps, "enable_fp_fusion": False}
+    return compile_for_hopper(attend_tiles, types, constants, aligned=aligned, **options)
+
+
+def compile_for_hopper(
+    kernel: Any,
+    types: dict[str, str],
+    constants: dict[str, Any],
+    *,
+    aligned: Iterable[str] = (),
+    **options: Any,
+) -> Any:
+    """Return a kernel that triton compiled for sm_90.
+
+    Args:
+        kernel: triton's function.
+        types: of its arguments, by name.
+        constants: the other arguments.
+        aligned: arguments that are multiples of 16.
+        options: of the compiler.
+    """
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    names, types = kernel.arg_names, types | dict.fromkeys(constants, "constexpr")
     source = ASTSource(
-        attend_tiles,
+        kernel,
         signature={name: types[name] for name in names},
         constexprs={(names.index(name),): value for name, value in constants.items()},
         attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
     )
-    options = {"num_warps": sizes.num_warps, "enable_fp_fusion": False}
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
 
 

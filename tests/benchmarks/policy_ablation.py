@@ -134,8 +134,8 @@ def flat_posterior(self: SurvivalEstimates) -> np.ndarray:
 
 
 ABLATIONS: dict[str, Callable[[], AbstractContextManager]] = {
-    "record": method(TrackRecord, "handicap", 1.0),
-    "tail": method(Tail, "worth", lambda self, remaining: np.ones(len(remaining))),
+    "record": method(TrackRecord, "handicap", lambda self, kind: 1.0),
+    "tail": method(Tail, "worth", lambda self, remaining, contexts: np.ones(len(remaining))),
     "trials": method(AdaptiveBlocks, "_trial", lambda *_: None),
     "free blocks": constant("adaptive.FREE_BLOCKS", 0),
     "boost": constant("adaptive._boost", lambda *_: 0.0),
@@ -222,7 +222,7 @@ def _say_host_time() -> None:
     for S in TOKENS:
         cell = Cell("gpu", "low", S)
         resting = _deal_us(cell)
-        with method(AdaptiveBlocks, "_may_rest", lambda self, demand: not demand.caps.any())():
+        with method(AdaptiveBlocks, "_may_rest", lambda self, demand, step: not demand.caps.any())():
             awake = _deal_us(cell)
         print(f"a deal of {S} sequences of hard text: {resting:.0f} us, without resting {awake:.0f} us")
 

@@ -12,7 +12,8 @@ import time
 
 import torch
 
-from tests.benchmarks.gpu.shapes import model_shape, random_model
+from orthrus_core.evaluation.random_model import random_model
+from tests.benchmarks.gpu.shapes import model_shape
 from tests.benchmarks.gpu.training import matmul_flops_per_s
 from tests.benchmarks.gpu.training_load import TrainingLoad, TrainingStep, flops_by_part
 from tests.live_bytes import LiveBytes

@@ -14,9 +14,9 @@ from orthrus_core.attention.spec import AttentionSpec
 from orthrus_core.attention.trial import TRIAL_TOLERANCE, random_trial
 from orthrus_core.attention.triton_paged import TritonBackend
 from orthrus_core.errors import ConfigError
+from orthrus_core.evaluation.random_model import random_model
 from orthrus_core.models.cost import ModelShape
 from orthrus_core.request import SamplingParams
-from tests.benchmarks.gpu.shapes import random_model
 
 Row = dict[str, Any]
 CONTEXT = 700  # three splits, the last one short
@@ -99,7 +99,7 @@ def check_engine(
         model = random_model(shape, device=device, dtype=dtype, max_context=1024)
         chance = random.Random(1)
         prompts = [
-            [chance.randrange(1, shape.vocab_size) for _ in range(chance.randint(1, 300))] for _ in range(6)
+            [chance.randrange(shape.vocab_size - 1) for _ in range(chance.randint(1, 300))] for _ in range(6)
         ]
         greedy = SamplingParams(max_new_tokens=24, ignore_eos=True)
         sampled = SamplingParams(max_new_tokens=24, ignore_eos=True, temperature=0.8, seed=3)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from orthrus_core import Completion, Engine, EngineConfig, SamplingParams
+from orthrus_core.evaluation.random_model import random_model, random_prompts
 from orthrus_core.models.cost import ModelShape, forward_flops
 from orthrus_core.models.model import OrthrusLM
-from tests.benchmarks.gpu.shapes import random_model
 
 Row = dict[str, Any]
 MAX_CONTEXT = 2048
@@ -65,12 +65,6 @@ def new_engine(
         compile="on" if compiled else "off",
     )
     return Engine(model, config)
-
-
-def random_prompts(count: int, length: int, *, vocab_size: int, seed: int = 0) -> list[list[int]]:
-    """Return prompts of random tokens."""
-    chance = random.Random(seed)
-    return [[chance.randrange(1, vocab_size) for _ in range(length)] for _ in range(count)]
 
 
 def prefill_rate(engine: Engine, shape: ModelShape) -> Row:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from orthrus_core.attention.backend import PagedAttend
 from orthrus_core.attention.rows import RowBuffer, Span, fill, span_rows
 from orthrus_core.attention.spec import AttentionSpec
 from orthrus_core.attention.triton_paged import TritonBackend, default_sizes
@@ -84,12 +85,7 @@ class _Layers:
         cell_bytes = 2 * spec.num_kv_heads * spec.head_dim * spec.dtype.itemsize
         self.bytes_read = load.sequences * load.context * cell_bytes
         self._num_layers = min(MOST_LAYERS, 1 + COLD_BYTES // self.bytes_read) if _on_cuda(spec) else 1
-        self._cache = spec.new_cache(
-            num_layers=self._num_layers,
-            num_pages=len(pages) + 1,
-            page_size=spec.page_size,
-            device=spec.device,
-        )
+        self._cache = spec.new_cache(num_layers=self._num_layers, num_pages=len(pages) + 1)
         for tensor in (*self._cache.keys, *self._cache.values):
             tensor.normal_()
         self._q = self._random(spec.num_heads)
@@ -97,23 +93,14 @@ class _Layers:
 
     def seconds(self, backend: TritonBackend) -> float:
         """Return the seconds of one layer."""
-        arrangement = backend.arrange(self._rows, len(self._q), self._spec.device)
+        arrangement = backend.arrange(self._rows, len(self._q))
+        attend = PagedAttend(backend, self._cache, self._packed, self._page_tables, arrangement)
         layer = AttentionLayer(0, self._spec.head_dim**-0.5)
 
         def forward() -> tuple[Tensor]:
             out = self._q
-            for keys, values in zip(self._cache.keys, self._cache.values, strict=True):
-                out = backend.attend(
-                    self._q,
-                    self._k,
-                    self._v,
-                    layer,
-                    keys=keys,
-                    values=values,
-                    packed=self._packed,
-                    page_tables=self._page_tables,
-                    arrangement=arrangement,
-                )
+            for index in range(self._num_layers):
+                out = backend.attend(self._q, self._k, self._v, layer, attend.of_layer(index))
             return (out,)
 
         call: Callable[[], object] = forward

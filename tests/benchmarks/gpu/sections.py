@@ -14,11 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from orthrus_core.errors import ConfigError
 from orthrus_core.evaluation.curve import AcceptanceCurve
+from orthrus_core.evaluation.random_model import random_model
 from tests.benchmarks.gpu import checks, engines, steps, training
 from tests.benchmarks.gpu.kernels import Load, time_kernels
 from tests.benchmarks.gpu.products import time_products
 from tests.benchmarks.gpu.report import Report, Section
-from tests.benchmarks.gpu.shapes import model_shape, random_model
+from tests.benchmarks.gpu.shapes import model_shape
 
 logger = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ class Exact(PlainAttention):
     name = "triton"
 
     def __init__(self):
-        super().__init__(num_kv_heads=SPEC.num_kv_heads, head_dim=SPEC.head_dim, dtype=torch.float32)
+        super().__init__(SPEC)
 
 
 class LooksAtNeighbours(Exact):

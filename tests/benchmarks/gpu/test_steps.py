@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from orthrus_core.evaluation.curve import AcceptanceCurve
-from tests.benchmarks.gpu.shapes import model_shape, random_model
+from orthrus_core.evaluation.random_model import random_model
+from tests.benchmarks.gpu.shapes import model_shape
 from tests.benchmarks.gpu.steps import StepTimer, replay_decoding, rung_for, time_steps
 from tests.orthrus_core.evaluation.shapes import TINY
 
@@ -88,19 +89,3 @@ def test_a_timer_runs_both_views(timer):
     timer.hold(2, 40)
     for view in ("ar", "diffusion"):
         assert timer.forward_s(view, sequences=2, rows_each=8, context=40, budget=16) > 0
-
-
-def test_a_random_model_has_as_many_numbers_as_its_shape_says():
-    shape = model_shape("tiny", dtype=torch.float32)
-    model = random_model(shape, device=torch.device("cpu"), dtype=torch.float32, max_context=64)
-    assert sum(p.numel() for p in model.parameters()) == shape.backbone_params + shape.head_params
-
-
-def test_a_random_model_is_the_same_for_the_same_seed():
-    shape = model_shape("tiny", dtype=torch.float32)
-    one, two, other = (
-        random_model(shape, device=torch.device("cpu"), dtype=torch.float32, max_context=64, seed=seed)
-        for seed in (1, 1, 2)
-    )
-    assert torch.equal(one.lm_head.weight, two.lm_head.weight)
-    assert not torch.equal(one.lm_head.weight, other.lm_head.weight)

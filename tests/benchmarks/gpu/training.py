@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 import torch
 
+from orthrus_core.evaluation.random_model import random_model
 from orthrus_core.models.cost import ModelShape
-from tests.benchmarks.gpu.shapes import random_model
 from tests.benchmarks.gpu.steps import seconds_of
 from tests.benchmarks.gpu.training_load import TrainingLoad, TrainingStep
 

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from orthrus_core.attention.backend import PagedAttend
 from orthrus_core.attention.kernel import KernelShape, build_kernel
 from orthrus_core.attention.native import NativeAttention
 from orthrus_core.attention.plain import PlainAttention
 from orthrus_core.attention.rows import LINES, RowBuffer, Span, fill, span_rows
+from orthrus_core.attention.spec import AttentionSpec
 from orthrus_core.attention.view import AttentionLayer
 from orthrus_core.cache import PagePool, PageTables
 
@@ -20,7 +22,7 @@ def new_backend(name: str, *, H: int, Hkv: int, Dh: int, page_size: int, dtype: 
     if name == "native":
         shape = KernelShape(Dh, H // Hkv, page_size, dtype)
         return NativeAttention(build_kernel(shape), shape, num_kv_heads=Hkv)
-    return PlainAttention(num_kv_heads=Hkv, head_dim=Dh, dtype=dtype)
+    return PlainAttention(AttentionSpec(H, Hkv, Dh, page_size, 1024, dtype, CPU))
 
 
 class Rig:
@@ -41,9 +43,7 @@ class Rig:
         num_pages = sum(-(-length // page_size) for length in lengths) + 1
         pool = PagePool(num_pages, page_size)
         self.tables = PageTables(pool, num_slots=len(lengths), pages_per_sequence=num_pages - 1)
-        self.cache = self.backend.new_cache(
-            num_layers=1, num_pages=num_pages, page_size=page_size, device=CPU
-        )
+        self.cache = self.backend.new_cache(num_layers=1, num_pages=num_pages)
         generator = torch.Generator().manual_seed(0)
         self.q, self.k, self.v = (
             [torch.randn(length, heads, Dh, generator=generator).to(dtype) for length in lengths]
@@ -72,14 +72,14 @@ class Rig:
         )
         buffer = RowBuffer(T, CPU)
         fill(buffer, rows)
+        attend = PagedAttend(
+            *(self.backend, self.cache, buffer.to_device()),
+            *(torch.from_numpy(self.tables.pages), self.backend.arrange(rows, T)),
+        )
         out = self.backend.attend(
             *(self._stack(x, spans, T) for x in (self.q, self.k, self.v)),
             AttentionLayer(0, SCALING, window, softcap),
-            keys=self.cache.keys[0],
-            values=self.cache.values[0],
-            packed=buffer.to_device(),
-            page_tables=torch.from_numpy(self.tables.pages),
-            arrangement=self.backend.arrange(rows, T, CPU),
+            attend.of_layer(0),
         )
         return list(out[: sum(counts)].split(counts))
 

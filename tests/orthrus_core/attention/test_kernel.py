@@ -5,7 +5,7 @@ import torch
 
 from orthrus_core import Engine, EngineConfig
 from orthrus_core.attention.choose import choose_backend, spec_of
-from orthrus_core.attention.kernel import OPTIONS, SOURCE, KernelShape, build_kernel, paged_attend
+from orthrus_core.attention.kernel import SOURCE, KernelShape, build_kernel, paged_attend
 from orthrus_core.attention.rows import LINES
 from orthrus_core.errors import ConfigError
 from orthrus_core.native import KernelError, build_library
@@ -147,7 +147,7 @@ def test_the_engine_does_not_run_under_autocast():
 def test_a_row_has_the_bits_that_it_has_alone_whoever_of_its_sequence_runs_beside_it(options, repeats, dtype):
     length, page, generator = 160, 16, torch.Generator().manual_seed(0)
     shape = KernelShape(head_dim=32, repeats=repeats, page_size=page, dtype=dtype)
-    kernel = build_library("paged_attend", SOURCE, [*OPTIONS, *options, *shape.macros])
+    kernel = build_library("paged_attend", SOURCE, [*options, *shape.macros])
     sizes = {"q": repeats, "k": 1, "v": 1}
     rows = {
         name: torch.randn(length, count, 32, generator=generator).to(dtype) for name, count in sizes.items()

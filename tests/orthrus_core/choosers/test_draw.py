@@ -1,12 +1,8 @@
 """The kernels that draw tokens against the slow form, bit for bit, and against themselves."""
 
 import ctypes
-import importlib.util
-import os
 import random
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -14,16 +10,15 @@ from torch import Tensor
 
 import orthrus_core.choosers.draw as draw_module
 from orthrus_core import Engine, EngineConfig, SamplingParams
-from orthrus_core.choosers import native_draw
 from orthrus_core.choosers.choice import choose
 from orthrus_core.choosers.draw import PlainDraw, draw_for, trial_choices, trial_sampling
 from orthrus_core.choosers.masks import RowMasks, bits_of
-from orthrus_core.choosers.native_draw import OPTIONS, SOURCE, NativeDraw
+from orthrus_core.choosers.native_draw import SOURCE, NativeDraw
 from orthrus_core.choosers.noise import gumbel_noise
 from orthrus_core.choosers.sampling import RowSampling, pack
 from orthrus_core.choosers.triton_draw import TritonDraw
 from orthrus_core.models.readout import read_out
-from orthrus_core.native import build_library, load_library
+from orthrus_core.native import FLAGS, build_library, load_library
 from tests.orthrus_core.linear.test_native import WITHOUT_AVX512
 from tests.small_models import small_orthrus
 
@@ -94,7 +89,7 @@ def test_the_native_kernel_equals_the_slow_form_on_a_large_vocabulary():
 
 
 def test_on_processors_without_wide_vectors_it_equals_the_slow_form_too(monkeypatch):
-    monkeypatch.setattr(native_draw, "OPTIONS", (*OPTIONS, *WITHOUT_AVX512))
+    monkeypatch.setattr("orthrus_core.native.FLAGS", (*FLAGS, *WITHOUT_AVX512))
     for seed in range(10):
         assert_equals_the_slow_form(NativeDraw(), seed, sizes=SIZES, most_rows=24)
 
@@ -131,7 +126,7 @@ def test_a_row_draws_the_same_in_forwards_of_any_length():
 def test_the_kernels_noise_has_the_bits_of_the_slow_form(key):
     noise = torch.empty(20_000)
     address = ctypes.c_void_p(noise.data_ptr())
-    load_library(build_library("draw", SOURCE, OPTIONS)).noise(*map(ctypes.c_int64, (*key, 20_000)), address)
+    load_library(build_library("draw", SOURCE)).noise(*map(ctypes.c_int64, (*key, 20_000)), address)
     assert torch.equal(noise, gumbel_noise(*torch.tensor(key)[:, None], 20_000)[0])
 
 
@@ -201,37 +196,21 @@ def test_a_kernel_that_draws_otherwise_is_not_trusted(fresh_choice, monkeypatch,
 
 
 COMPILE = """
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from orthrus_core.choosers.triton_kernels import draw_rows as kernel
+from orthrus_core.choosers.triton_kernels import draw_rows
+from tests.benchmarks.kernel_report import compile_for_hopper
 
-signature = dict.fromkeys(("positions", "packed", "mask_lines", "ids"), "*i64")
-signature |= {"logits": "*bf16", "mask_bits": "*i32", "filtered": "*fp32"}
-signature |= dict.fromkeys(("row_stride", "num_rows", "num_words"), "i32")
+types = dict.fromkeys(("positions", "packed", "mask_lines", "ids"), "*i64")
+types |= {"logits": "*bf16", "mask_bits": "*i32", "filtered": "*fp32"}
+types |= dict.fromkeys(("row_stride", "num_rows", "num_words"), "i32")
 constants = dict(V=151936, HAS_MASKS=False, KEEP_SCORES=False, BLOCK=1024)
-signature |= dict.fromkeys(constants, "constexpr")
-source = ASTSource(
-    kernel,
-    signature={name: signature[name] for name in kernel.arg_names},
-    constexprs={(kernel.arg_names.index(name),): value for name, value in constants.items()},
-)
-options = {"num_warps": 8, "enable_fp_fusion": False}
-print(triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"])
+compiled = compile_for_hopper(draw_rows, types, constants, num_warps=8, enable_fp_fusion=False)
+print(compiled.asm["ptx"])
 """
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-def test_compiles_for_hopper_without_spills_and_without_fusing_what_the_noise_is_made_of(tmp_path):
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment |= {
-        "TRITON_CACHE_DIR": str(tmp_path),
-        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-    }
-    result = subprocess.run(
-        [sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True, check=True
-    )
-    assert ".local" not in result.stdout
-    assert not re.findall(r"fma\S*\.f64", result.stdout)
-    assert not re.findall(r"fma\.rn\.f32", result.stdout)  # those of the logarithm that only bounds are .ftz
+def test_compiles_for_hopper_without_spills_and_without_fusing_what_the_noise_is_made_of(output_for_hopper):
+    ptx = output_for_hopper(COMPILE)
+    assert ".local" not in ptx
+    assert not re.findall(r"fma\S*\.f64", ptx)
+    assert not re.findall(r"fma\.rn\.f32", ptx)  # those of the logarithm that only bounds are .ftz

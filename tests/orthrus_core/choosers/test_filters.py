@@ -11,7 +11,8 @@ from transformers import (
 )
 
 from orthrus_core import SamplingParams
-from orthrus_core.choosers.filters import Filters, filter_logits
+from orthrus_core.choosers.filters import filter_logits
+from tests.filters import filters_of
 
 V = 97
 CASES = [
@@ -55,7 +56,7 @@ def assert_same(scores, expected, *, ties: bool):
 @pytest.mark.parametrize("ties", [False, True])
 def test_a_filter_gives_the_numbers_of_transformers(params, ties):
     logits = some_logits(50, ties=ties)
-    scores = filter_logits(logits, Filters.of([params] * 50, logits.device))
+    scores = filter_logits(logits, filters_of([params] * 50))
     assert_same(scores, of_transformers(logits, params), ties=ties)
 
 
@@ -63,7 +64,7 @@ def test_a_filter_gives_the_numbers_of_transformers(params, ties):
 def test_rows_of_one_batch_keep_their_own_filters(ties):
     rows = CASES * 3
     logits = some_logits(len(rows), ties=ties)
-    scores = filter_logits(logits, Filters.of(rows, logits.device))
+    scores = filter_logits(logits, filters_of(rows))
     for row, params in enumerate(rows):
         one = logits[row : row + 1]
         assert_same(scores[row : row + 1], of_transformers(one, params), ties=ties)
@@ -73,24 +74,24 @@ def test_the_place_of_a_row_and_its_neighbours_leave_no_trace():
     logits = some_logits(64)
     rows = (CASES * 7)[:64]
     order = torch.randperm(64, generator=torch.Generator().manual_seed(2))
-    scores = filter_logits(logits, Filters.of(rows, logits.device))
-    moved = filter_logits(logits[order], Filters.of([rows[i] for i in order], logits.device))
+    scores = filter_logits(logits, filters_of(rows))
+    moved = filter_logits(logits[order], filters_of([rows[i] for i in order]))
     assert torch.equal(moved, scores[order])
 
 
 def test_top_k_keeps_all_that_tie_with_the_last():
     logits = torch.tensor([[1.0, 3.0, 2.0, 2.0, 0.0]])
-    filters = Filters.of([SamplingParams(temperature=1.0, top_k=2)], logits.device)
+    filters = filters_of([SamplingParams(temperature=1.0, top_k=2)])
     assert filter_logits(logits, filters).isfinite().tolist() == [[False, True, True, True, False]]
 
 
 def test_top_p_keeps_the_fewest_tokens_that_reach_p():
     logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
-    filters = Filters.of([SamplingParams(temperature=1.0, top_p=0.7)], logits.device)
+    filters = filters_of([SamplingParams(temperature=1.0, top_p=0.7)])
     assert filter_logits(logits, filters).isfinite().tolist() == [[True, True, False, False]]
 
 
 def test_top_p_keeps_the_higher_ids_of_a_tie():
-    filters = Filters.of([SamplingParams(temperature=1.0, top_p=0.45)], torch.device("cpu"))
+    filters = filters_of([SamplingParams(temperature=1.0, top_p=0.45)])
     kept = filter_logits(torch.zeros(1, 4), filters).isfinite()
     assert kept.tolist() == [[False, False, True, True]]

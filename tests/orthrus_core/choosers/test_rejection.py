@@ -9,10 +9,11 @@ from torch import Tensor
 import orthrus_core.choosers.rejection as rejection
 from orthrus_core import Engine, EngineConfig, Request, SamplingParams
 from orthrus_core.attention.rows import TokenRows
-from orthrus_core.choosers.filters import Filters, filter_logits
+from orthrus_core.choosers.filters import filter_logits
 from orthrus_core.choosers.noise import gumbel_noise
 from orthrus_core.choosers.rejection import Distributions, NoiseKeys, emitted_ids, judge, resample, stands
 from orthrus_core.models.readout import Hidden, Readout, read_out
+from tests.filters import filters_of
 from tests.small_models import small_orthrus
 
 V = 5
@@ -132,7 +133,7 @@ def misfit(texts: Tensor, engine: Engine, params: SamplingParams) -> float:
     The exact joint of a pair comes from the chain of AR distributions, p(next | last token).
     """
     logits = engine.runner.ar_logits
-    chain = filter_logits(logits, Filters.of([params] * V, logits.device)).softmax(dim=-1).double()
+    chain = filter_logits(logits, filters_of([params] * V)).softmax(dim=-1).double()
     before, ratios = chain[PROMPT[-1]], []
     for first in range(LENGTH - 1):
         counts = torch.bincount(texts[:, first] * V + texts[:, first + 1], minlength=V * V).view(V, V)

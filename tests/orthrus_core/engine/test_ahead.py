@@ -10,7 +10,6 @@ import torch
 from orthrus_core import Engine, EngineConfig, Request, SamplingParams
 from orthrus_core.costs import Costs
 from orthrus_core.engine.blocks import Blocks, Deal
-from orthrus_core.engine.scheduler import Scheduler
 from orthrus_core.engine.step import DiffusionDrafts
 from orthrus_core.linear.native import NativeLinear
 from orthrus_core.readiness.engine import new_runner
@@ -29,15 +28,14 @@ def ahead_engine(
     model, seed: int, *, runner=None, consensus="coupled", **fields
 ) -> tuple[Engine, RandomAhead]:
     """An engine whose policy draws its steps at random."""
-    config = EngineConfig(self_check=False, consensus=consensus, **fields)
+    config = EngineConfig(self_check=False, consensus=consensus, lookup_tokens=0, **fields)
     K, T = config.block_size, config.token_budget
     if runner is None:
         runner = new_runner(model, config)
         runner.use(model, NativeLinear(model.dtype))
     costs = Costs((T // 2, T), (1.0, 1.0), (1.0, 1.1), both_s=0.0)
     policy = RandomAhead(random.Random(seed), token_budget=T, block_size=K)
-    scheduler = Scheduler(config, runner.tables, block_size=K, costs=costs, policy=policy)
-    return Engine(runner, config, scheduler=scheduler, ready=Readiness("exact", costs)), policy
+    return Engine(runner, config, policy=policy, ready=Readiness("exact", costs)), policy
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -26,8 +26,7 @@ def test_logits_equal_those_of_slow_attention(kernel_device, view):
     heads = (config.num_attention_heads, config.num_key_value_heads, config.head_dim)
     spec = AttentionSpec(*heads, 16, 128, torch.float32, kernel_device)
     kernels = TritonBackend(spec, KernelSizes(queries=16, tile_cells=16, split_length=32, programs=4))
-    slow = PlainAttention(num_kv_heads=heads[1], head_dim=heads[2], dtype=torch.float32)
-    fast, expected = (runner_with(backend, model) for backend in (kernels, slow))
+    fast, expected = (runner_with(backend, model) for backend in (kernels, PlainAttention(spec)))
     for first in range(0, 60, 12):
         spans = [Span(1, first, list(range(1, 13))), Span(0, first // 2, [7, 8])]
         mine, its = (
@@ -44,8 +43,7 @@ def test_replayed_forwards_of_both_views_and_several_budgets_leave_each_other_al
     config = model.config
     heads = (config.num_attention_heads, config.num_key_value_heads, config.head_dim)
     spec = AttentionSpec(*heads, 16, 128, torch.float32, device)
-    slow = PlainAttention(num_kv_heads=heads[1], head_dim=heads[2], dtype=torch.float32)
-    fast, expected = (runner_with(backend, model) for backend in (TritonBackend(spec), slow))
+    fast, expected = (runner_with(backend, model) for backend in (TritonBackend(spec), PlainAttention(spec)))
     for first in range(0, 60, 12):
         for view, budget in (("diffusion", 32), ("ar", 16), ("diffusion", 16), ("ar", 64)):
             spans = [Span(1, first, list(range(1, 13))), Span(0, first // 2, [7, 8])]

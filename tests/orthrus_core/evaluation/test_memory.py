@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from orthrus_core import EngineConfig, SamplingParams
-from orthrus_core.evaluation.memory import in_fresh_process, measure_memory, peak_rss_bytes
+from orthrus_core.evaluation.memory import decode_and_weigh, in_fresh_process, peak_rss_bytes
 from tests.small_models import small_orthrus
 
 pytestmark = pytest.mark.slow  # fresh processes that import torch
@@ -16,7 +16,8 @@ def weighed(tmp_path_factory):
     path = tmp_path_factory.mktemp("model")
     small_orthrus(eos_token_id=2).save_pretrained(path)
     return {
-        mode: measure_memory(
+        mode: in_fresh_process(
+            decode_and_weigh,
             str(path),
             [[5, 6, 7], [8, 9]],
             dtype="float32",

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from orthrus_core.linear.native import NativeLinear, build_kernel, row_linear
-from orthrus_core.native import KernelError
+from orthrus_core.native import FLAGS, KernelError
 
 # K and N: even, odd, shorter than a vector, more columns than a panel
 SHAPES = [(64, 32), (100, 50), (33, 7), (5, 3), (1, 1), (577, 130), (1536, 64)]
@@ -66,7 +66,7 @@ def test_threads_change_no_bits(dtype):
 
 
 def test_on_processors_without_wide_vectors_rows_keep_their_bits_too(monkeypatch):
-    monkeypatch.setattr("orthrus_core.linear.native.OPTIONS", ("-ffp-contract=off", *WITHOUT_AVX512))
+    monkeypatch.setattr("orthrus_core.native.FLAGS", (*FLAGS, *WITHOUT_AVX512))
     for dtype in DTYPES:
         rows, weight, bias = operands(100, 50, dtype=dtype, rows=40)
         kernel = build_kernel(dtype)

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import orthrus_core.linear.native as native
 from orthrus_core.linear.backend import backed
 from orthrus_core.linear.native import NativeLinear, build_kernel, row_linear
 from orthrus_core.linear.quantised import BYTE_DTYPES, QuantisedLinear, dequantised, quantised
+from orthrus_core.native import FLAGS
 from tests.orthrus_core.linear.test_native import SHAPES, WITHOUT_AVX512, operands
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -88,7 +88,7 @@ def test_neither_threads_nor_narrow_vectors_change_what_is_right(kind, monkeypat
         assert torch.equal(product(rows, weight, scale, bias), expected)
     finally:
         torch.set_num_threads(num_threads)
-    monkeypatch.setattr(native, "OPTIONS", (*native.OPTIONS, *WITHOUT_AVX512))
+    monkeypatch.setattr("orthrus_core.native.FLAGS", (*FLAGS, *WITHOUT_AVX512))
     narrow = product(rows, weight, scale, bias)
     torch.testing.assert_close(narrow, expected, atol=1e-4, rtol=2**-7)
     assert torch.equal(product(rows[:5], weight, scale, bias), narrow[:5])

@@ -1,9 +1,6 @@
 """The Triton kernel of linear layers: right, and each row by itself."""
 
 import importlib.util
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -103,42 +100,24 @@ def test_without_triton_it_cannot_be_had(monkeypatch):
 COMPILE = """
 import itertools
 
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from orthrus_core.linear.triton_kernels import multiply_rows as kernel
+from orthrus_core.linear.triton_kernels import multiply_rows
 from orthrus_core.linear.triton_linear import NUM_STAGES, NUM_WARPS, TILE_COLUMNS, TILE_DEPTH, TILE_ROWS
+from tests.benchmarks.kernel_report import compile_for_hopper
 
 kinds = ("*bf16", "*i8", "*fp8e4nv")
 for kind, columns in itertools.product(kinds, TILE_COLUMNS.values()):
     numbers = dict.fromkeys(("rows", "bias", "out"), "*bf16") | dict(weight=kind, scale="*fp32")
     constants = dict(N=4096, K=4096, HAS_BIAS=False, HAS_SCALE=kind != "*bf16", TILE_ROWS=TILE_ROWS,
                      TILE_COLUMNS=columns, TILE_DEPTH=TILE_DEPTH[2])
-    signature = numbers | dict(num_rows="i32") | dict.fromkeys(constants, "constexpr")
-    source = ASTSource(
-        kernel,
-        signature={name: signature[name] for name in kernel.arg_names},
-        constexprs={(kernel.arg_names.index(name),): value for name, value in constants.items()},
-        attrs={(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in numbers},
-    )
-    options = {"num_warps": NUM_WARPS, "num_stages": NUM_STAGES}
-    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    types, options = numbers | dict(num_rows="i32"), dict(num_warps=NUM_WARPS, num_stages=NUM_STAGES)
+    compiled = compile_for_hopper(multiply_rows, types, constants, aligned=numbers, **options)
     ptx = compiled.asm["ptx"]
     print("wgmma" in ptx, "cp.async" in ptx, ".local" in ptx, compiled.metadata.shared)
 """
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-def test_compiles_for_hopper_onto_tensor_cores_without_spills(tmp_path):
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment |= {
-        "TRITON_CACHE_DIR": str(tmp_path),
-        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-    }
-    result = subprocess.run(
-        [sys.executable, "-c", COMPILE], env=environment, capture_output=True, text=True, check=True
-    )
-    for line in result.stdout.splitlines():
+def test_compiles_for_hopper_onto_tensor_cores_without_spills(output_for_hopper):
+    for line in output_for_hopper(COMPILE).splitlines():
         tensor_cores, pipelined, spills, shared = line.split()
         assert (tensor_cores, pipelined, spills) == ("True", "True", "False")
         assert int(shared) < 114 * 1024  # two programs per processor of 228 KiB

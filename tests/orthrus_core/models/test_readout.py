@@ -5,6 +5,7 @@ import torch
 
 from orthrus_core.models import native_readout
 from orthrus_core.models.readout import Readout, plain_read_out, read_out
+from orthrus_core.native import FLAGS
 from tests.orthrus_core.linear.test_native import WITHOUT_AVX512
 
 SIZES = (1, 2, 7, 8, 15, 16, 17, 255, 256, 257, 1000, 5003)
@@ -25,7 +26,7 @@ def form(request, monkeypatch):
     if request.param == "plain":
         monkeypatch.setattr("orthrus_core.models.readout.readout_kernel", lambda: None)
     elif request.param != "kernel":
-        monkeypatch.setattr(native_readout, "OPTIONS", (*native_readout.OPTIONS, *WITHOUT_AVX512))
+        monkeypatch.setattr("orthrus_core.native.FLAGS", (*FLAGS, *WITHOUT_AVX512))
     yield
     native_readout._build.cache_clear()
 

@@ -1,16 +1,16 @@
 import pytest
 
-from orthrus_core.policy.record import FIRST_GUESS, LEAST, MOST, Kind, Prediction, TrackRecord
+from orthrus_core.policy.record import FIRST_GUESS, LEAST, MOST, Kind, TrackRecord
 
-DRAFTING = Prediction(kind=Kind.BLOCKS, seconds=2.0)
-PLAIN = Prediction(kind=Kind.PLAIN, seconds=1.0)
+DRAFTING = Kind.BLOCKS, 2.0  # predicted seconds
+PLAIN = Kind.PLAIN, 1.0
 
 
-def noted(*steps: tuple[Prediction, float], times: int = 1) -> TrackRecord:
+def noted(*steps: tuple[tuple[Kind, float], float], times: int = 1) -> TrackRecord:
     record = TrackRecord()
     for _ in range(times):
         for prediction, seconds in steps:
-            record.note(prediction, seconds)
+            record.note(*prediction, seconds)
     return record
 
 
@@ -43,7 +43,7 @@ def test_the_handicap_is_bounded():
 def test_old_steps_are_forgotten():
     record = noted((DRAFTING, 4.0), times=100)
     for _ in range(800):
-        record.note(PLAIN, 1.0)
+        record.note(*PLAIN, 1.0)
     assert record.handicap(Kind.BLOCKS) == pytest.approx(1.0, abs=0.03)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from orthrus_core import Engine, EngineConfig, EngineError, Request, SamplingParams
+from orthrus_core.attention.rows import LINES
 from orthrus_core.models.readout import read_out
 from orthrus_core.readiness.health import DraftAlarm
 from tests.drafts import ChangedDrafts
@@ -97,7 +98,7 @@ class BreakingRunner:
 
     def lay_out(self, spans, view, **options):
         rows = self._runner.lay_out(spans, view, **options)
-        self._slots = rows.slots[: rows.num_used].tolist()
+        self._slots = rows.packed[LINES.index("slots"), : rows.num_used].tolist()
         return rows
 
     def run(self, rows, view):

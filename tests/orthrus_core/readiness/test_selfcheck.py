@@ -48,9 +48,8 @@ def test_small_engines_are_checked_too():
 def test_bits_that_depend_on_the_neighbours_are_caught(monkeypatch, caplog):
     attend = native.NativeAttention.attend
 
-    def leaky(self, q, k, v, layer, *, packed, **arguments):
-        out = attend(self, q, k, v, layer, packed=packed, **arguments)
-        return out * (1 + 1e-6 * (packed[3] >= 0).sum())
+    def leaky(self, q, k, v, layer, at):
+        return attend(self, q, k, v, layer, at) * (1 + 1e-6 * (at.packed[3] >= 0).sum())
 
     monkeypatch.setattr(native.NativeAttention, "attend", leaky)
     engine = Engine(small_orthrus(), CONFIG)
@@ -149,10 +148,10 @@ def test_a_rung_whose_last_rows_differ_is_left_out(monkeypatch):
 def test_sequences_that_share_pages_are_checked(monkeypatch, caplog):
     attend = native.NativeAttention.attend
 
-    def forgetful(self, q, k, v, layer, *, packed, page_tables, **arguments):
-        out = attend(self, q, k, v, layer, packed=packed, page_tables=page_tables, **arguments)
-        shares = (page_tables[0, :1] == page_tables[1, :1]) & (page_tables[0, :1] > 0)
-        return out * (1 + 1e-6 * shares)
+    def forgetful(self, q, k, v, layer, at):
+        first, second = at.page_tables[:2, :1]
+        shares = (first == second) & (first > 0)
+        return attend(self, q, k, v, layer, at) * (1 + 1e-6 * shares)
 
     monkeypatch.setattr(native.NativeAttention, "attend", forgetful)
     assert Engine(small_orthrus(), CONFIG).exactness == "unverified"
