@@ -74,19 +74,19 @@ def _keys_of(scores):
 
 
 @triton.jit
-def _scores_of(logits, token, mask, is_masked, temperature, V, HAS_MASKS: tl.constexpr):
+def _scores_of(logits, token, mask, num_masked, temperature, V, HAS_MASKS: tl.constexpr):
     inside = token < V
     logit = tl.load(logits + token, mask=inside, other=float("-inf")).to(tl.float32)
     score = tl.div_rn(logit, tl.zeros_like(logit) + temperature)
     if HAS_MASKS:
-        word = tl.load(mask + token // 32, mask=inside & is_masked, other=-1)
+        word = tl.load(mask + token // 32, mask=token < num_masked, other=-1)
         score = tl.where(((word >> (token % 32)) & 1) != 0, score, float("-inf"))
     return score
 
 
 @triton.jit
 def _search(
-    logits, mask, is_masked, temperature, V, top, least, limit,
+    logits, mask, num_masked, temperature, V, top, least, limit,
     low, high, HAS_MASKS: tl.constexpr, WEIGHTED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Return the largest key in [low, high) with at most `limit` of mass from key `least` to below it.
@@ -99,7 +99,7 @@ def _search(
         below = tl.zeros([WAYS], tl.int64)
         for first in range(0, V, BLOCK):
             token = first + tl.arange(0, BLOCK)
-            score = _scores_of(logits, token, mask, is_masked, temperature, V, HAS_MASKS)
+            score = _scores_of(logits, token, mask, num_masked, temperature, V, HAS_MASKS)
             key = _keys_of(score)
             mass = tl.where((token < V) & (key >= least), 1, 0).to(tl.int64)
             if WEIGHTED:
@@ -111,11 +111,11 @@ def _search(
 
 
 @triton.jit
-def _top_of(logits, mask, is_masked, temperature, V, HAS_MASKS: tl.constexpr, BLOCK: tl.constexpr):
+def _top_of(logits, mask, num_masked, temperature, V, HAS_MASKS: tl.constexpr, BLOCK: tl.constexpr):
     """Return the largest score, and whether it is finite and no score is NaN."""
     top, num_nan = float("-inf"), 0
     for first in range(0, V, BLOCK):
-        score = _scores_of(logits, first + tl.arange(0, BLOCK), mask, is_masked, temperature, V, HAS_MASKS)
+        score = _scores_of(logits, first + tl.arange(0, BLOCK), mask, num_masked, temperature, V, HAS_MASKS)
         num_nan += tl.sum((score != score).to(tl.int32))
         top = tl.maximum(top, tl.max(tl.where(score == score, score, float("-inf")), 0))
     return top, (num_nan == 0) & (top - top == 0.0)
@@ -123,7 +123,7 @@ def _top_of(logits, mask, is_masked, temperature, V, HAS_MASKS: tl.constexpr, BL
 
 @triton.jit
 def _in_top_p(
-    logits, mask, is_masked, temperature, V, top, least, highest, top_p,
+    logits, mask, num_masked, temperature, V, top, least, highest, top_p,
     HAS_MASKS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Return the key of the least likely token that top-p keeps, and how many tokens of that key it excludes.
@@ -133,7 +133,7 @@ def _in_top_p(
     total = tl.zeros([], tl.int64)
     for first in range(0, V, BLOCK):
         token = first + tl.arange(0, BLOCK)
-        score = _scores_of(logits, token, mask, is_masked, temperature, V, HAS_MASKS)
+        score = _scores_of(logits, token, mask, num_masked, temperature, V, HAS_MASKS)
         weight = (_exp_of(score - top) * ONE).to(tl.int64)
         total += tl.sum(tl.where(_keys_of(score) >= least, weight, 0), 0)
     cut = ((1.0 - top_p).to(tl.float32).to(tl.float64) * total.to(tl.float64)).to(tl.int64)
@@ -142,14 +142,14 @@ def _in_top_p(
     light = tl.maximum(light, WEIGHTLESS) - 1e-2 - tl.abs(top) * 1e-6
     low = tl.maximum(tl.max(_keys_of(tl.zeros([2], tl.float32) + (top + light)), 0), least)
     cut_key = _search(
-        logits, mask, is_masked, temperature, V, top, least, cut,
+        logits, mask, num_masked, temperature, V, top, least, cut,
         low, highest, HAS_MASKS, True, BLOCK,
     )  # fmt: skip
     below = tl.zeros([], tl.int64)
     own, count = tl.zeros([], tl.int64), tl.zeros([], tl.int64)
     for first in range(0, V, BLOCK):
         token = first + tl.arange(0, BLOCK)
-        score = _scores_of(logits, token, mask, is_masked, temperature, V, HAS_MASKS)
+        score = _scores_of(logits, token, mask, num_masked, temperature, V, HAS_MASKS)
         key = _keys_of(score)
         weight = (_exp_of(score - top) * ONE).to(tl.int64)
         below += tl.sum(tl.where((key >= least) & (key < cut_key), weight, 0), 0)
@@ -171,24 +171,24 @@ def draw_rows(
     top_p = tl.load(packed + 5 * num_rows + place).to(tl.float64, bitcast=True)
     min_p = tl.load(packed + 6 * num_rows + place).to(tl.float64, bitcast=True).to(tl.float32)
     logits += row * row_stride
-    mask, is_masked = mask_bits, False
+    mask, num_masked = mask_bits, 0
     if HAS_MASKS:
         line = tl.load(mask_lines + row)
-        is_masked = line >= 0
+        num_masked = tl.where(line >= 0, V, 0)
         mask += tl.maximum(line, 0) * num_words
 
-    top, is_sound = _top_of(logits, mask, is_masked, temperature, V, HAS_MASKS, BLOCK)
+    top, is_sound = _top_of(logits, mask, num_masked, temperature, V, HAS_MASKS, BLOCK)
     least = tl.full([], LOWEST_KEY, tl.int64)
     num_tied = tl.zeros([], tl.int64)  # of the tokens whose key is `least`, those that are excluded
     highest = tl.max(_keys_of(tl.zeros([2], tl.float32) + top), 0) + 1
     if is_sound & (top_k > 0) & (top_k < V):
         least = _search(
-            logits, mask, is_masked, temperature, V, top, tl.full([], -(2**40), tl.int64), V - top_k,
+            logits, mask, num_masked, temperature, V, top, tl.full([], -(2**40), tl.int64), V - top_k,
             least, highest, HAS_MASKS, False, BLOCK,
         )  # fmt: skip
     if is_sound & (top_p < 1.0):
         least, num_tied = _in_top_p(
-            logits, mask, is_masked, temperature, V, top, least, highest, top_p, HAS_MASKS, BLOCK
+            logits, mask, num_masked, temperature, V, top, least, highest, top_p, HAS_MASKS, BLOCK
         )
 
     noise_key = _mix(tl.load(packed + num_rows + place).to(tl.uint64, bitcast=True) + STEP)
@@ -198,7 +198,7 @@ def draw_rows(
     seen = tl.zeros([], tl.int64)
     for first in range(0, V, BLOCK):
         token = first + tl.arange(0, BLOCK)
-        score = _scores_of(logits, token, mask, is_masked, temperature, V, HAS_MASKS)
+        score = _scores_of(logits, token, mask, num_masked, temperature, V, HAS_MASKS)
         key = _keys_of(score)
         kept = key > least
         tie = (key == least).to(tl.int64)

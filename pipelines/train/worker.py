@@ -132,7 +132,7 @@ class WorkerRun:
             name = f"step-{error.step:08}-rank-{self._parallel.rank}.pt"
             own = join(self._run_url, DIVERGED, name)
             with scratch(self._run_url) as directory:
-                torch.save(vars(error.batch.to(torch.device("cpu"))), directory / name)
+                torch.save(error.batch.to(torch.device("cpu"))._asdict(), directory / name)
                 upload(str(directory / name), own)
         kept = [url for url in self._parallel.gather(own) if url is not None]
         last = self._snapshots.list()

@@ -137,12 +137,12 @@ def compile_for_hopper(
 
 def assemble(ptx: str) -> dict[str, int]:
     """Return the registers of a thread and the bytes that it spills, as ptxas counts them."""
-    import triton
+    from triton.backends.nvidia.compiler import get_ptxas
 
     with tempfile.TemporaryDirectory() as directory:
         source = Path(directory) / "kernel.ptx"
         source.write_text(ptx)
-        command = [triton.knobs.nvidia.ptxas.path, "-v", "--fmad=false", "--gpu-name=sm_90a", str(source)]
+        command = [get_ptxas(90).path, "-v", "--fmad=false", "--gpu-name=sm_90a", str(source)]
         said = subprocess.run(
             [*command, "-o", f"{source}.cubin"], capture_output=True, text=True, check=True
         ).stderr

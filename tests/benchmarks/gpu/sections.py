@@ -236,7 +236,8 @@ def _run(section: Section, rows: Iterator[dict[str, Any]], report: Report, ends_
 
 
 def _versions() -> dict[str, Any]:
-    found = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "pydantic")}
+    found = {name: importlib.metadata.version(name) for name in ("transformers", "pydantic")}
+    found["torch"] = torch.__version__
     found["triton"] = importlib.metadata.version("triton") if importlib.util.find_spec("triton") else "none"
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
