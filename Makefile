@@ -33,7 +33,7 @@ TEST_PROCESSES ?= 2
 ACTORS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo local-head dry-run real-model real-demo test test-slow test-runs test-faults lint bench bench-peers bench-gpu bench-overhead bench-scale bench-train kernel-report ablations policy-ablation check-infra check-docker demo-model clean
+.PHONY: help install demo local-head dry-run real-model real-demo test test-slow test-runs test-faults test-oldest lint bench bench-peers bench-gpu bench-overhead bench-scale bench-train kernel-report ablations policy-ablation check-infra check-docker demo-model clean
 
 help:
 	@echo "make demo        generate completions for the shipped prompts with the shipped model"
@@ -44,6 +44,7 @@ help:
 	@echo "make test-slow   the long ones: compiled forwards, the block policy over many seeds, runs and trainings killed and resumed (25 minutes)"
 	@echo "make test-runs   of these, runs on Ray that end badly, are resumed or have damaged files (3 minutes)"
 	@echo "make test-faults kill, break and starve runs, compare what comes out (half an hour), table in build/faults.md"
+	@echo "make test-oldest the engine's tests on the oldest torch and transformers that are allowed, in build/oldest (25 minutes)"
 	@echo "make lint        ruff, mypy, and who may import whom (import-linter)"
 	@echo "make bench       measure exactness, acceptance, memory, and speed against AR and transformers (under 10 minutes)"
 	@echo "                 PROMPTS=FILE COLUMN=NAME ROWS=100 adds prompts of your own, Parquet or JSONL"
@@ -103,6 +104,16 @@ test-runs: $(INSTALLED)
 
 test-faults: $(INSTALLED)
 	$(BIN)/python -m pytest -m fault tests/faults
+
+# In an environment of its own; torch's wheels for CUDA take 5 GB, those of its CPU index 1.
+build/oldest: pyproject.toml infra/oldest.txt
+	$(PYTHON) -m venv $@
+	$@/bin/pip install --quiet --disable-pip-version-check --constraint infra/oldest.txt --editable '.[dev]'
+	touch $@
+
+test-oldest: build/oldest
+	$</bin/python -m pytest -m "not gpu and not slow and not fault" tests/orthrus_core
+	$</bin/python -m pytest -m "slow and not gpu" tests/orthrus_core/compilation
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
