@@ -25,7 +25,7 @@ SAMPLING_BYTES = {  # of a logit, by the rule for sampled text; drawing itself t
     "rejection": 24,  # scores and probabilities of both views, and what is left of them (measured: 21.6)
 }
 GRAPH_LAYER_BYTES = 2**18  # of a layer in a CUDA graph: assumed, not measured
-GRAPH_LOGITS = 2  # of a graph of both views: what its head returns lives beside the pool
+GRAPH_LOGITS = 2  # copies, of both views: what a graph returns lives beside its pool
 ACTIVATIONS = 6  # of hidden size that live at once beside the MLP's two and attention's q, k, v and output
 
 
@@ -38,11 +38,12 @@ class MemoryPlan:
         head: of the diffusion head, loaded in AR mode too.
         cache: pages of keys and values.
         partials: results of splits of long sequences, on CUDA, of one layer at a time.
-        logits: of the R rows that may choose in a forward of each view, and the readout's copies.
+        logits: of the R rows that may choose in a forward of each view, the readout's copies, and on CUDA
+            what graphs of both views return.
         sampling: what one forward needs where all these sample.
         branches: pages of blocks that run beside their sequences' rows.
-        activations: of a layer of the largest forward.
-        graphs: CUDA graphs.
+        activations: of a layer of the largest forward, all of its experts.
+        graphs: CUDA graphs, of each view and of both.
     """
 
     weights: int
@@ -94,7 +95,7 @@ def plan_memory(model: Any, config: EngineConfig, *, device_type: str) -> Memory
     has_parts = model.lm_head.out_features < V  # of several ranks, before they lie side by side
     attention = 2 * (spec.num_heads + spec.num_kv_heads) * spec.head_dim
     width = ACTIVATIONS * shape.hidden_size + 2 * (shape.intermediate_size or 0) + attention
-    shapes = views * len(budgets) + (views - 1) * len(budgets) * (len(budgets) + 1) // 2  # and of both views
+    shapes = views * len(budgets) + (views - 1) * len(budgets) * (len(budgets) + 1) // 2
     copies = views + has_parts + GRAPH_LOGITS * on_cuda * (views - 1)
     (head, weights), page = model_bytes(model), page_bytes(model, config.page_size)
     num_branches, most_rows = branches_of(model, config, device_type)

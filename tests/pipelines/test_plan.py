@@ -214,6 +214,14 @@ def test_a_trial_without_tokens_says_why(monkeypatch):
         _trial(monkeypatch, FakeEngine("too long"))
 
 
+def test_a_trial_loads_what_the_jobs_actors_load_adapter_and_all(plan_of, monkeypatch):
+    specs, adapter = [], object()
+    monkeypatch.setattr(plan, "load_engine", specs.append)
+    monkeypatch.setattr(plan, "run_trial", lambda *_, **options: plan.Speed(1.0, 1.0, "a trial"))
+    plan.trial_speed(replace(prepare(plan_of()), adapter=adapter), Sample(1, [1], []), 0.1)
+    assert specs[0].adapter is adapter
+
+
 def test_without_a_source_the_jobs_own_engine_is_tried(plan_of, tree):
     tree["decode"] |= {"self_check": False, "compile": "off"}
     assert "trial on this machine:" in _text(plan_job(plan_of(trial_s=0.2)))

@@ -9,6 +9,7 @@ import torch
 from orthrus_core.attention.rows import Span
 from orthrus_core.cache import PagePool, PageTables
 from orthrus_core.engine.runner import ModelRunner
+from orthrus_core.errors import ConfigError
 from tests.small_models import MASK_TOKEN_ID, small_orthrus
 
 PROMPT = 29
@@ -66,6 +67,16 @@ def test_a_graph_of_both_views_has_room_for_the_copies_of_the_first_forward(monk
     monkeypatch.setattr("orthrus_core.engine.runner.compiled", lambda forward: forward)
     runner.compile(["both"], by_layer=False)
     assert runner.is_compiled
+
+
+def test_a_model_on_another_device_than_the_current_one_is_refused(monkeypatch):
+    runner = ModelRunner.__new__(ModelRunner)
+    runner.device = torch.device("cuda:1")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    with pytest.raises(ConfigError, match=r"current CUDA device, cuda:0, .*set_device\(1\) first"):
+        runner._refuse_other_device()
+    runner.device = torch.device("cuda:0")
+    runner._refuse_other_device()
 
 
 def draft_forward(model, slot: int, point: int, count: int, **options) -> torch.Tensor:
